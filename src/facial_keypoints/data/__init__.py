@@ -1,0 +1,1 @@
+"""Reading, cleaning, checking, splitting, drawing and saving faces with keypoints."""
