@@ -1,0 +1,38 @@
+"""Which library Keras computes with, decided before Keras is imported.
+
+``KERAS_BACKEND`` is respected. When it is not set, the first installed of TensorFlow, JAX and
+PyTorch is used, since a machine with a GPU may have only one of the latter two.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+from facial_keypoints.errors import MissingExtraError
+
+__all__ = ["choose_backend"]
+
+_LIBRARIES = ("tensorflow", "jax", "torch")  # fastest first for the study's CNN on a CPU
+
+
+def choose_backend() -> str:
+    """Set ``KERAS_BACKEND`` if nobody has, and quieten TensorFlow's start-up notices.
+
+    Returns:
+        The name of the backend.
+
+    Raises:
+        MissingExtraError: Keras or every library it can compute with is missing.
+    """
+    if importlib.util.find_spec("keras") is None:
+        raise MissingExtraError("keras", "train", "Training and Keras models")
+    if "KERAS_BACKEND" not in os.environ:
+        for library in _LIBRARIES:
+            if importlib.util.find_spec(library) is not None:
+                os.environ["KERAS_BACKEND"] = library
+                break
+        else:
+            raise MissingExtraError("tensorflow", "train", "Training and Keras models")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return os.environ["KERAS_BACKEND"]

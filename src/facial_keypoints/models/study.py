@@ -1,0 +1,104 @@
+"""The networks of the study: a fully connected one and a convolutional one.
+
+Both take raw grey pictures (B, H, W, 1) with values 0-255, scale them to [0, 1] inside the graph,
+and answer (B, K, 2) coordinates as the study's targets: (x - W/2) / (W/2), so (x - 48) / 48 on
+96-pixel pictures. They know nothing of files, label styles or training.
+
+Layer sizes are those of the Keras study on Kaggle's *Facial Keypoints Detection*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+__all__ = ["build_cnn", "build_fc", "build_specialists"]
+
+SMALLEST_CNN_SIDE = 56  # four 2x2 poolings and three unpadded convolutions leave nothing below this
+
+
+def build_fc(num_keypoints: int, input_size: tuple[int, int]) -> keras.Model:
+    """The fully connected network: 128 relu, dropout 0.1, 64 relu, 2K.
+
+    Args:
+        num_keypoints: K.
+        input_size: (height, width) of the pictures in pixels.
+    """
+    inputs = keras.Input((*input_size, 1), name="image")
+    x = layers.Rescaling(1 / 255)(inputs)
+    x = layers.Flatten()(x)
+    x = layers.Dense(128, activation="relu")(x)
+    x = layers.Dropout(0.1)(x)
+    x = layers.Dense(64, activation="relu")(x)
+    x = layers.Dense(2 * num_keypoints, name="coordinates")(x)
+    return keras.Model(inputs, layers.Reshape((num_keypoints, 2), name="xy")(x), name="fc")
+
+
+def build_cnn(num_keypoints: int, input_size: tuple[int, int], *, name: str = "cnn") -> keras.Model:
+    """The convolutional network: four convolution blocks, then 500, 128 and 2K units.
+
+    Args:
+        num_keypoints: K.
+        input_size: (height, width) of the pictures in pixels, each at least 56.
+        name: Name of the model.
+
+    Raises:
+        ValueError: The pictures are too small for the four poolings.
+    """
+    if min(input_size) < SMALLEST_CNN_SIDE:
+        raise ValueError(
+            f"the cnn needs pictures of at least {SMALLEST_CNN_SIDE}×{SMALLEST_CNN_SIDE} pixels, "
+            f"received {input_size[1]}×{input_size[0]}; use the recipe 'fc' or enlarge the pictures."
+        )
+    inputs = keras.Input((*input_size, 1), name="image")
+    x = layers.Rescaling(1 / 255)(inputs)
+    x = layers.Conv2D(16, 2, padding="same", activation="relu")(x)
+    x = layers.Dropout(0.1)(x)
+    x = layers.MaxPooling2D()(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Conv2D(32, 5, activation="relu")(x)
+    x = layers.MaxPooling2D()(x)
+    x = layers.Dropout(0.2)(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Conv2D(64, 5, activation="relu")(x)
+    x = layers.MaxPooling2D()(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Conv2D(128, 3, activation="relu")(x)
+    x = layers.MaxPooling2D()(x)
+    x = layers.Dropout(0.4)(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(500, activation="relu")(x)
+    x = layers.Dropout(0.1)(x)
+    x = layers.Dense(128, activation="relu")(x)
+    x = layers.Dropout(0.1)(x)
+    x = layers.Dense(2 * num_keypoints, name="coordinates")(x)
+    return keras.Model(inputs, layers.Reshape((num_keypoints, 2), name="xy")(x), name=name)
+
+
+def build_specialists(
+    experts: Sequence[keras.Model], groups: Sequence[Sequence[int]], input_size: tuple[int, int]
+) -> keras.Model:
+    """One model that asks each expert for its own keypoints and puts the answers in schema order.
+
+    Args:
+        experts: One model per group, (B, H, W, 1) -> (B, len(group), 2).
+        groups: Keypoint indices that each expert answers; together 0..K-1, each once.
+        input_size: (height, width) of the pictures in pixels.
+
+    Raises:
+        ValueError: The groups do not cover every keypoint exactly once.
+    """
+    order = [index for group in groups for index in group]
+    if sorted(order) != list(range(len(order))):
+        raise ValueError(f"groups must name each keypoint once, received {list(groups)}.")
+    inputs = keras.Input((*input_size, 1), name="image")
+    answers = [expert(inputs) for expert in experts]
+    together = layers.Concatenate(axis=1)(answers) if len(answers) > 1 else answers[0]
+    # Slices are layers that every backend and the ONNX export know; a gather with a captured
+    # constant is not.
+    singles = [together[:, order.index(k) : order.index(k) + 1] for k in range(len(order))]
+    outputs = layers.Concatenate(axis=1, name="xy")(singles) if len(singles) > 1 else singles[0]
+    return keras.Model(inputs, outputs, name="specialists")

@@ -1,0 +1,105 @@
+"""What a model file says about itself: schema, label styles, input, version, data.
+
+The same JSON travels inside a ``.keras`` archive (as an extra member), inside an ONNX file's
+metadata, and beside the weights of a run.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from facial_keypoints._version import __version__
+from facial_keypoints.errors import ModelError
+from facial_keypoints.types import KeypointSchema
+
+__all__ = ["METADATA_KEY", "ModelSpec", "embed_spec", "read_embedded_spec"]
+
+METADATA_KEY = "facial_keypoints_spec"
+_MEMBER = f"{METADATA_KEY}.json"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a caller must know to use a model.
+
+    Args:
+        name: Recipe that trained it.
+        schema: Its keypoints.
+        styles: Label styles that it answers in, in the order of its style axis; one empty name for
+            a model that knows no styles.
+        input_size: (height, width) of its input in pixels.
+        channels: 1 grey or 3 RGB.
+        data_digest: SHA-256 of the pixels and labels it was trained on.
+        confidence: What its confidence means; empty if it gives none.
+        version: Version of this package that wrote it.
+    """
+
+    name: str
+    schema: KeypointSchema
+    input_size: tuple[int, int]
+    styles: tuple[str, ...] = ("",)
+    channels: int = 1
+    data_digest: str = ""
+    confidence: str = ""
+    version: str = __version__
+
+    def to_json(self) -> str:
+        """The spec as a JSON object."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Read what :meth:`to_json` wrote; unknown keys of newer versions are ignored.
+
+        Raises:
+            ModelError: The text is no model spec.
+        """
+        try:
+            value: dict[str, Any] = json.loads(text)
+            schema = value["schema"]
+            return cls(
+                name=str(value["name"]),
+                schema=KeypointSchema(
+                    name=str(schema["name"]),
+                    keypoint_names=tuple(schema["keypoint_names"]),
+                    swap=tuple(int(i) for i in schema["swap"]),
+                    norm_pair=(schema["norm_pair"][0], schema["norm_pair"][1]),
+                    edges=tuple((int(a), int(b)) for a, b in schema.get("edges", ())),
+                    styles=tuple(schema.get("styles", ())),
+                ),
+                input_size=(int(value["input_size"][0]), int(value["input_size"][1])),
+                styles=tuple(value.get("styles", ("",))),
+                channels=int(value.get("channels", 1)),
+                data_digest=str(value.get("data_digest", "")),
+                confidence=str(value.get("confidence", "")),
+                version=str(value.get("version", "")),
+            )
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ModelError(f"the model's description of itself cannot be read ({error!r}).") from error
+
+
+def embed_spec(keras_file: Path, spec: ModelSpec) -> None:
+    """Add the spec to a ``.keras`` archive, which is a zip that Keras reads by member name."""
+    with zipfile.ZipFile(keras_file, "a") as archive:
+        archive.writestr(_MEMBER, spec.to_json())
+
+
+def read_embedded_spec(keras_file: Path) -> ModelSpec:
+    """Read the spec from a ``.keras`` archive.
+
+    Raises:
+        ModelError: The file is no archive or carries no spec.
+    """
+    try:
+        with zipfile.ZipFile(keras_file) as archive:
+            return ModelSpec.from_json(archive.read(_MEMBER).decode())
+    except KeyError:
+        raise ModelError(
+            f"{keras_file} was not saved by this package: it carries no {_MEMBER}."
+        ) from None
+    except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{keras_file} is no readable .keras file ({error}).") from error

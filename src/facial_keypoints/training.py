@@ -1,0 +1,590 @@
+"""Training one recipe: compile, fit, checkpoint, resume, and the run folder that is left behind.
+
+A run folder holds::
+
+    run.json         recipe, seed, versions, git revision, digest of the data, times
+    split.json       which rows trained, chose the best epoch, and tested
+    schema.json      the keypoints
+    history.csv      error of every epoch, in pixels
+    model.keras      the weights of the best epoch, with the model spec inside
+    checkpoint/      the last epoch, to continue from; gone when training is complete
+
+Training is repeatable: with one seed, on one machine, an interrupted and resumed run ends with the
+same weights as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from facial_keypoints._version import __version__
+from facial_keypoints.data.kaggle import data_digest
+from facial_keypoints.data.missing import check_trainable, fill_missing
+from facial_keypoints.data.splits import Split
+from facial_keypoints.errors import DataError, ModelError, OutputError
+from facial_keypoints.files import atomic_path, prepare_directory, read_json, write_json, write_text
+from facial_keypoints.geometry import signed_to_pixels
+from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
+from facial_keypoints.pipeline import TrainingBatches, targets_and_weights
+from facial_keypoints.recipes import SPECIALIST_GROUPS, Recipe
+from facial_keypoints.spec import ModelSpec, embed_spec, read_embedded_spec
+from facial_keypoints.types import FaceDataset, ImageArray
+
+__all__ = [
+    "RmsePixels",
+    "TrainedRun",
+    "load_keras_model",
+    "load_run",
+    "predict_keypoints",
+    "train",
+]
+
+CHECKPOINT_SECONDS = 15.0  # writing a checkpoint costs about 0.1 s; losing this much work is bearable
+
+
+@keras.saving.register_keras_serializable(package="facial_keypoints")
+class RmsePixels(keras.metrics.Metric):  # type: ignore[misc]
+    """The study's RMSE over labelled coordinates, in pixels.
+
+    Args:
+        half_size: (W/2, H/2) of the pictures: targets times this are pixels.
+    """
+
+    def __init__(
+        self, half_size: Sequence[float], name: str = "rmse_px", **kwargs: Any
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        self.half_size = [float(v) for v in half_size]
+        self.total = self.add_weight(name="total", initializer="zeros")
+        self.count = self.add_weight(name="count", initializer="zeros")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add (B, K, 2) targets and answers with weights (B, K)."""
+        half = keras.ops.convert_to_tensor(self.half_size, dtype="float32")
+        error = (keras.ops.cast(y_true, "float32") - keras.ops.cast(y_pred, "float32")) * half
+        squared = keras.ops.mean(keras.ops.square(error), axis=-1)
+        weight = keras.ops.ones_like(squared) if sample_weight is None else sample_weight
+        weight = keras.ops.cast(weight, "float32")
+        self.total.assign_add(keras.ops.sum(squared * weight))
+        self.count.assign_add(keras.ops.sum(weight))
+
+    def result(self) -> Any:
+        """Root of the total over the number of labelled points; 0 before any."""
+        return keras.ops.sqrt(self.total / keras.ops.maximum(self.count, 1e-7))
+
+    def get_config(self) -> dict[str, Any]:
+        """What is needed to build the metric again."""
+        return {**super().get_config(), "half_size": self.half_size}
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run folder.
+
+    Args:
+        directory: The folder.
+        recipe: What was trained.
+        spec: The model's description of itself.
+        split: Rows that trained, chose the epoch, and are left for the test.
+        history: Per epoch ``loss``, ``rmse_px``, ``val_loss``, ``val_rmse_px``.
+        best_epoch: The epoch whose weights were kept, counted from 1.
+        train_seconds: Time spent in training, all sittings together.
+        num_parameters: Trainable and fixed weights of the model.
+    """
+
+    directory: Path
+    recipe: Recipe
+    spec: ModelSpec
+    split: Split
+    history: Mapping[str, list[float]]
+    best_epoch: int
+    train_seconds: float
+    num_parameters: int
+
+    @property
+    def model_path(self) -> Path:
+        """The model file of the best epoch."""
+        return self.directory / "model.keras"
+
+    def load_model(self) -> keras.Model:
+        """The Keras model with the weights of the best epoch."""
+        return load_keras_model(self.model_path)
+
+
+def load_keras_model(path: Path) -> keras.Model:
+    """Load a ``.keras`` file for prediction, running no code that it may carry.
+
+    Raises:
+        ModelError: The file is missing, corrupt, or wants to run code.
+    """
+    if not path.is_file():
+        raise ModelError(f"there is no model file {path}.")
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, KeyError, OSError, AttributeError, ImportError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"the model file {path} cannot be loaded: {reason}") from error
+
+
+def predict_keypoints(
+    model: keras.Model, images: ImageArray, *, batch_size: int = 256
+) -> NDArray[np.float32]:
+    """Ask a model of the study for keypoints.
+
+    Args:
+        model: (B, H, W, 1) -> (B, K, 2) in the study's targets.
+        images: (N, H, W, 1) uint8 pictures.
+        batch_size: Pictures per step.
+
+    Returns:
+        (N, K, 2) float32 in pixels of the pictures.
+    """
+    height, width = images.shape[1:3]
+    if len(images) == 0:
+        return np.zeros((0, int(model.output_shape[1]), 2), np.float32)
+    signed = np.asarray(model.predict(images, batch_size=batch_size, verbose=0))
+    return signed_to_pixels(signed, (height, width))
+
+
+def _compile(model: keras.Model, recipe: Recipe, image_size: tuple[int, int]) -> None:
+    optimizer = keras.optimizers.get(
+        {"class_name": recipe.optimizer, "config": dict(recipe.optimizer_options)}
+    )
+    loss = keras.losses.get(recipe.loss)
+    # Keras' default divides by all points, labelled or not, so sparse batches would learn less.
+    loss.reduction = "mean_with_sample_weight"
+    half_size = (image_size[1] / 2, image_size[0] / 2)
+    model.compile(optimizer=optimizer, loss=loss, weighted_metrics=[RmsePixels(half_size)])
+
+
+@dataclass
+class _Progress:
+    """Where training stands; saved with each checkpoint."""
+
+    epoch: int = 0  # epochs done
+    best_epoch: int = 0
+    best_error: float = float("inf")
+    seconds: float = 0.0
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+
+def _dropout_states(model: keras.Model) -> list[keras.Variable]:
+    """The states of the dropout layers' generators, which Keras does not save with a model."""
+    return [v for v in model.variables if v.path.endswith("seed_generator_state")]
+
+
+def _load_arrays(path: Path) -> list[NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
+
+
+class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
+    """Remember the best epoch, save the last one, stop early, and continue from what was saved."""
+
+    def __init__(self, directory: Path, *, patience: int, context: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.directory = directory
+        self.patience = patience
+        self.context = dict(context)
+        self.progress = _Progress()
+        self.best_weights: list[NDArray[Any]] = []
+        self._clock = self._saved = time.monotonic()
+
+    def load(self) -> keras.Model | None:
+        """The model as it was at the last checkpoint, or ``None`` if there is none."""
+        latest = self.directory / "latest"
+        if not latest.is_dir():
+            return None
+        try:
+            progress = read_json(latest / "state.json")
+            if progress.pop("context") != self.context:
+                raise OutputError(
+                    f"{self.directory.parent} was begun with other settings or other data: resume it with "
+                    "the same ones, or start over with --force."
+                )
+            self.progress = _Progress(**progress)
+            self.best_weights = _load_arrays(latest / "best.npz")
+            model = keras.saving.load_model(latest / "last.keras", safe_mode=True)
+            for state, value in zip(
+                _dropout_states(model), _load_arrays(latest / "dropout.npz"), strict=True
+            ):
+                state.assign(value)
+            return model
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"the checkpoint in {self.directory} cannot be read ({error}): start over with --force."
+            ) from error
+
+    def save(self) -> None:
+        """Write the last epoch and the best weights; one rename makes them valid together."""
+        fresh, latest = self.directory / "fresh", self.directory / "latest"
+        self._saved = time.monotonic()
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            fresh.mkdir(parents=True)
+            self.model.save(fresh / "last.keras")
+            np.savez(fresh / "best.npz", *self.best_weights)
+            np.savez(
+                fresh / "dropout.npz",
+                *[keras.ops.convert_to_numpy(state) for state in _dropout_states(self.model)],
+            )
+            write_json(fresh / "state.json", {**asdict(self.progress), "context": self.context})
+            old = self.directory / "old"
+            shutil.rmtree(old, ignore_errors=True)
+            if latest.exists():
+                os.replace(latest, old)
+            os.replace(fresh, latest)
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write a checkpoint to {self.directory} ({error.strerror or error}): free some "
+                "space and continue with --resume."
+            ) from error
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        now, progress = time.monotonic(), self.progress
+        logs = logs or {}
+        progress.epoch = epoch + 1
+        progress.seconds += now - self._clock
+        self._clock = now
+        for name, value in logs.items():
+            progress.history.setdefault(name, []).append(float(value))
+        error = float(logs.get("val_rmse_px", logs.get("rmse_px", float("nan"))))
+        if not np.isfinite(error):
+            raise DataError(
+                f"training diverged in epoch {epoch + 1} (the error is {error}): lower the learning rate "
+                "with --learning-rate."
+            )
+        if error < progress.best_error:
+            progress.best_error, progress.best_epoch = error, epoch + 1
+            self.best_weights = self.model.get_weights()
+        if self.patience and progress.epoch - progress.best_epoch >= self.patience:
+            self.model.stop_training = True
+        if now - self._saved > CHECKPOINT_SECONDS:
+            self.save()
+
+
+def _fit(
+    model: keras.Model,
+    recipe: Recipe,
+    train_rows: FaceDataset,
+    val_rows: FaceDataset,
+    directory: Path,
+    *,
+    seed: int,
+    digest: str,
+    keypoints: NDArray[np.int64] | None = None,
+    epochs: int,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+) -> tuple[keras.Model, _Progress]:
+    """Train a model, or continue where its checkpoint stands; return it with its best weights."""
+    context = {"recipe": _recipe_json(recipe), "seed": seed, "data": digest, "epochs": epochs}
+    checkpoints = _Checkpoints(
+        directory / "checkpoint", patience=recipe.patience, context=context
+    )
+    saved = checkpoints.load()
+    if saved is not None:
+        model = saved
+    else:
+        _compile(model, recipe, train_rows.image_size)
+    done = checkpoints.progress.epoch
+    stopped = recipe.patience and done - checkpoints.progress.best_epoch >= recipe.patience
+    if done < epochs and not stopped:
+        validation = (val_rows.images, *targets_and_weights(val_rows, keypoints))
+        batches = TrainingBatches(
+            train_rows,
+            batch_size=recipe.batch_size,
+            seed=seed,
+            flip_probability=recipe.flip_probability,
+            keypoints=keypoints,
+            epoch=done,
+        )
+        model.fit(
+            batches,
+            validation_data=validation if len(val_rows) else None,
+            validation_batch_size=256,
+            epochs=epochs,
+            initial_epoch=done,
+            shuffle=False,  # TrainingBatches shuffles rows, repeatably
+            verbose=0,
+            callbacks=[checkpoints, *callbacks],
+        )
+    model.set_weights(checkpoints.best_weights)
+    return model, checkpoints.progress
+
+
+def _recipe_json(recipe: Recipe) -> dict[str, Any]:
+    return {**asdict(recipe), "optimizer_options": dict(recipe.optimizer_options)}
+
+
+def _build(recipe: Recipe, num_keypoints: int, image_size: tuple[int, int]) -> keras.Model:
+    build = {"fc": build_fc, "cnn": build_cnn}[recipe.network]
+    return build(num_keypoints, image_size)
+
+
+def _reached(rows: FaceDataset, keypoints: NDArray[np.int64]) -> FaceDataset:
+    """The rows that label at least one of the keypoints."""
+    return rows.subset(np.flatnonzero(rows.keypoints.labeled[:, keypoints].any(axis=1)))
+
+
+def _train_specialists(
+    base: keras.Model,
+    recipe: Recipe,
+    train_rows: FaceDataset,
+    val_rows: FaceDataset,
+    directory: Path,
+    *,
+    seed: int,
+    digest: str,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> tuple[keras.Model, _Progress]:
+    """Train one copy of ``base`` per group of keypoints, then join them into one model."""
+    schema = train_rows.schema
+    groups = {
+        name: [schema.index(point) for point in points]
+        for name, points in SPECIALIST_GROUPS.items()
+        if set(points) <= set(schema.keypoint_names)
+    }
+    experts, total = [], _Progress()
+    kernel, bias = base.get_layer("coordinates").get_weights()
+    for name, group in groups.items():
+        keypoints = np.array(group)
+        expert = build_cnn(len(group), train_rows.image_size, name=name.replace("-", "_"))
+        # Same weights as the base but for the last layer, of which this group's columns are kept:
+        # before its own training the expert answers exactly what the base answers.
+        for mine, theirs in zip(expert.layers, base.layers, strict=True):
+            if mine.name != "coordinates":
+                mine.set_weights(theirs.get_weights())
+        columns = np.stack([2 * keypoints, 2 * keypoints + 1], axis=1).ravel()
+        expert.get_layer("coordinates").set_weights([kernel[:, columns], bias[columns]])
+        expert, progress = _fit(
+            expert,
+            recipe,
+            _reached(train_rows, keypoints),
+            _reached(val_rows, keypoints),
+            directory / "specialists" / name,
+            seed=seed,
+            digest=digest,
+            keypoints=keypoints,
+            epochs=recipe.specialist_epochs,
+            callbacks=callbacks,
+        )
+        experts.append(expert)
+        total.seconds += progress.seconds
+        total.best_epoch = max(total.best_epoch, progress.best_epoch)
+        for key, values in progress.history.items():
+            total.history[f"{name}/{key}"] = values
+    joined = build_specialists(experts, list(groups.values()), train_rows.image_size)
+    return joined, total
+
+
+def train(
+    dataset: FaceDataset,
+    split: Split,
+    recipe: Recipe,
+    directory: Path | str,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    force: bool = False,
+    warm_start: Path | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> TrainedRun:
+    """Train a recipe and leave a run folder.
+
+    Missing labels are filled, as the recipe says, in the training rows alone: validation and test
+    are always measured on what was labelled.
+
+    Args:
+        dataset: All faces, NaN = not labelled.
+        split: Which rows train, choose the best epoch, and are never looked at here (test).
+        recipe: What to build and how to train it.
+        directory: The run folder to make.
+        seed: Seed of weights, dropout, shuffling and mirroring.
+        resume: Continue the run in ``directory``, or return it if it is complete.
+        force: Replace what is in ``directory``.
+        warm_start: For ``specialists``: run folder of a ``cnn`` trained on the same training rows.
+            One is trained first when left out.
+        callbacks: Further Keras callbacks, for progress bars.
+
+    Raises:
+        DataError: The data cannot be trained on, or training diverged.
+        OutputError: The folder exists, or cannot be written.
+    """
+    directory = Path(directory)
+    prepare_directory(directory, force=force, keep=resume)
+    digest = data_digest(dataset)
+    if (directory / "run.json").exists():
+        done = load_run(directory)
+        same = read_json(directory / "run.json")
+        if same["recipe"] != _json_round(_recipe_json(recipe)) or same["data_digest"] != digest or (
+            same["seed"] != seed
+        ):
+            raise OutputError(
+                f"{directory} holds a finished run with other settings or other data: choose another "
+                "folder, or replace it with --force."
+            )
+        return done
+    train_rows = fill_missing(dataset.subset(split.train), recipe.missing)
+    check_trainable(train_rows)
+    val_rows = dataset.subset(split.val)
+    keras.utils.set_random_seed(seed)
+    split.save(directory / "split.json")
+    write_json(directory / "schema.json", asdict(dataset.schema))
+
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    common: dict[str, Any] = {"seed": seed, "digest": digest}
+    spec = ModelSpec(
+        name=recipe.name,
+        schema=dataset.schema,
+        input_size=dataset.image_size,
+        channels=int(dataset.images.shape[3]),
+        data_digest=digest,
+    )
+    try:
+        model = _build(recipe, dataset.schema.num_keypoints, dataset.image_size)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    if recipe.specialists:
+        history: dict[str, list[float]] = {}
+        seconds = 0.0
+        if warm_start is None:
+            model, progress = _fit(
+                model, recipe, train_rows, val_rows, directory / "base",
+                epochs=recipe.epochs, callbacks=callbacks, **common,
+            )  # fmt: skip
+            seconds, history = progress.seconds, dict(progress.history)
+        else:
+            model = _warm_start_model(warm_start, split, digest)
+        model, progress = _train_specialists(
+            model, recipe, train_rows, val_rows, directory, callbacks=callbacks, **common
+        )
+        progress.seconds += seconds
+        progress.history.update(history)
+    else:
+        model, progress = _fit(
+            model, recipe, train_rows, val_rows, directory,
+            epochs=recipe.epochs, callbacks=callbacks, **common,
+        )  # fmt: skip
+
+    with atomic_path(directory / "model.keras") as temporary:
+        model.save(temporary)
+        embed_spec(temporary, spec)
+    write_text(directory / "history.csv", _history_csv(progress.history))
+    write_json(
+        directory / "run.json",
+        {
+            "recipe": _recipe_json(recipe),
+            "seed": seed,
+            "data_source": dataset.source,
+            "data_digest": digest,
+            "rows": {"train": len(train_rows), "val": len(val_rows), "test": len(split.test)},
+            "best_epoch": progress.best_epoch,
+            "train_seconds": round(progress.seconds, 3),
+            "num_parameters": int(model.count_params()),
+            "history": progress.history,
+            "warm_start": str(warm_start) if warm_start else None,
+            "started": started,
+            "versions": _versions(),
+            "git_revision": _git_revision(),
+        },
+    )
+    for leftover in ("checkpoint", "base", "specialists"):
+        shutil.rmtree(directory / leftover, ignore_errors=True)
+    return load_run(directory)
+
+
+def _warm_start_model(directory: Path, split: Split, digest: str) -> keras.Model:
+    """The model of a run, after making sure that it has seen none of our validation or test rows."""
+    run = load_run(directory)
+    if run.spec.data_digest != digest or not np.array_equal(
+        np.sort(run.split.train), np.sort(split.train)
+    ):
+        raise DataError(
+            f"the run {directory} was trained on other rows, so a warm start from it could leak test "
+            "faces into training: train its recipe on this data and split first."
+        )
+    return run.load_model()
+
+
+def _json_round(value: Any) -> Any:
+    """The value as JSON gives it back (tuples become lists)."""
+    import json
+
+    return json.loads(json.dumps(value))
+
+
+def load_run(directory: Path | str) -> TrainedRun:
+    """Open a finished run folder.
+
+    Raises:
+        ModelError: The folder is no finished run.
+    """
+    directory = Path(directory)
+    try:
+        run = read_json(directory / "run.json")
+        return TrainedRun(
+            directory=directory,
+            recipe=Recipe(**run["recipe"]),
+            spec=read_embedded_spec(directory / "model.keras"),
+            split=Split.load(directory / "split.json"),
+            history=run["history"],
+            best_epoch=int(run["best_epoch"]),
+            train_seconds=float(run["train_seconds"]),
+            num_parameters=int(run["num_parameters"]),
+        )
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{directory} is not a finished run ({error}): continue its training with --resume."
+        ) from error
+
+
+def _history_csv(history: Mapping[str, list[float]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = list(history)
+    writer.writerow(["epoch", *names])
+    for epoch in range(max((len(values) for values in history.values()), default=0)):
+        cells = [f"{history[n][epoch]:.6g}" if epoch < len(history[n]) else "" for n in names]
+        writer.writerow([epoch + 1, *cells])
+    return buffer.getvalue()
+
+
+def _versions() -> dict[str, str]:
+    backend = keras.backend.backend()
+    import importlib
+
+    library = importlib.import_module({"tensorflow": "tensorflow"}.get(backend, backend))
+    return {
+        "facial-keypoints": __version__,
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        backend: str(library.__version__),
+        "numpy": np.__version__,
+    }
+
+
+def _git_revision() -> str | None:
+    """The revision of the source that ran, or ``None`` when it is not a git checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
