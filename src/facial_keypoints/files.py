@@ -40,7 +40,7 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # mkstemp makes files private; outputs are ordinary files
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as error:
         raise _output_error(target, error) from error
     finally:
@@ -50,7 +50,9 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
 
 def _output_error(target: Path, error: OSError) -> OutputError:
     if error.errno == errno.ENOSPC:
-        return OutputError(f"no space left on the disk while writing {target}: free some and run again.")
+        return OutputError(
+            f"no space left on the disk while writing {target}: free some and run again."
+        )
     reason = error.strerror or str(error)
     return OutputError(f"cannot write {target} ({reason}): choose another output.")
 
@@ -109,7 +111,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON under a temporary name and rename it; NaN becomes null."""
-    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(
+        path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def read_json(path: Path) -> Any:

@@ -68,11 +68,13 @@ class TrainingProgress(keras.callbacks.Callback):  # type: ignore[misc]
         self._bars.stop()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Begin a bar."""
         self._best = float("inf")
         self._spoken = time.monotonic()
         self._task = self._bars.add_task(self.title, total=self.params.get("epochs"), error="")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Move the bar, or say a line where there is no terminal."""
         now = float((logs or {}).get("val_rmse_px", float("nan")))
         self._best = min(self._best, now)
         error = f"{now:.2f} px (best {self._best:.2f})"
@@ -83,6 +85,7 @@ class TrainingProgress(keras.callbacks.Callback):  # type: ignore[misc]
             self.console.print(f"{self.title}: epoch {epoch + 1} of {total}, {error}")
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Fill the bar."""
         task = self._bars.tasks[self._task] if self._bars.tasks else None
         if task is not None:  # stopped early: what is done is all there is to do
             self._bars.update(self._task, total=task.completed)

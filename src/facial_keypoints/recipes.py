@@ -72,9 +72,13 @@ class Recipe:
         if self.batch_size < 1 or self.epochs < 1 or self.specialist_epochs < 1:
             raise ValueError("batch size and epochs must be at least 1.")
         if self.patience < 0:
-            raise ValueError(f"patience must be 0 (never stop early) or more, received {self.patience}.")
+            raise ValueError(
+                f"patience must be 0 (never stop early) or more, received {self.patience}."
+            )
         if not 0.0 <= self.flip_probability <= 1.0:
-            raise ValueError(f"flip probability must be in [0, 1], received {self.flip_probability}.")
+            raise ValueError(
+                f"flip probability must be in [0, 1], received {self.flip_probability}."
+            )
 
     def override(self, **changes: Any) -> Recipe:
         """The recipe with the given fields replaced; ``None`` keeps the recipe's own value.
@@ -146,4 +150,6 @@ def get_recipe(name: str) -> Recipe:
     try:
         return RECIPES[name]
     except KeyError:
-        raise ValueError(f"no recipe is named '{name}'; choose from {', '.join(RECIPES)}.") from None
+        raise ValueError(
+            f"no recipe is named '{name}'; choose from {', '.join(RECIPES)}."
+        ) from None

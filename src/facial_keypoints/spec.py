@@ -79,7 +79,9 @@ class ModelSpec:
                 version=str(value.get("version", "")),
             )
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ModelError(f"the model's description of itself cannot be read ({error!r}).") from error
+            raise ModelError(
+                f"the model's description of itself cannot be read ({error!r})."
+            ) from error
 
 
 def embed_spec(keras_file: Path, spec: ModelSpec) -> None:

@@ -16,14 +16,15 @@ same weights as an undisturbed one.
 from __future__ import annotations
 
 import csv
+import importlib
 import io
-import os
+import json
 import platform
 import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints._version import __version__
-from facial_keypoints.data.kaggle import data_digest
+from facial_keypoints.data.audit import audit, flagged_rows
+from facial_keypoints.data.cache import data_digest
+from facial_keypoints.data.duplicates import duplicate_groups
 from facial_keypoints.data.missing import check_trainable, fill_missing
-from facial_keypoints.data.splits import Split
+from facial_keypoints.data.splits import Split, split_dataset
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import atomic_path, prepare_directory, read_json, write_json, write_text
 from facial_keypoints.geometry import signed_to_pixels
@@ -45,15 +48,20 @@ from facial_keypoints.spec import ModelSpec, embed_spec, read_embedded_spec
 from facial_keypoints.types import FaceDataset, ImageArray
 
 __all__ = [
+    "OpenedModel",
     "RmsePixels",
     "TrainedRun",
     "load_keras_model",
     "load_run",
+    "open_model",
     "predict_keypoints",
+    "split_faces",
     "train",
 ]
 
-CHECKPOINT_SECONDS = 15.0  # writing a checkpoint costs about 0.1 s; losing this much work is bearable
+CHECKPOINT_SECONDS = (
+    15.0  # writing a checkpoint costs about 0.1 s; losing this much work is bearable
+)
 
 
 @keras.saving.register_keras_serializable(package="facial_keypoints")
@@ -64,9 +72,7 @@ class RmsePixels(keras.metrics.Metric):  # type: ignore[misc]
         half_size: (W/2, H/2) of the pictures: targets times this are pixels.
     """
 
-    def __init__(
-        self, half_size: Sequence[float], name: str = "rmse_px", **kwargs: Any
-    ) -> None:
+    def __init__(self, half_size: Sequence[float], name: str = "rmse_px", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.half_size = [float(v) for v in half_size]
         self.total = self.add_weight(name="total", initializer="zeros")
@@ -123,6 +129,79 @@ class TrainedRun:
     def load_model(self) -> keras.Model:
         """The Keras model with the weights of the best epoch."""
         return load_keras_model(self.model_path)
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A Keras model with its spec, and its split where it came with a run folder."""
+
+    model: keras.Model
+    spec: ModelSpec
+    split: Split | None
+
+    def check_fits(self, faces: FaceDataset) -> None:
+        """Make sure that the model can be asked about these faces.
+
+        Raises:
+            ModelError: Its input size, channels or keypoints are others.
+        """
+        if (faces.image_size, faces.images.shape[3]) != (self.spec.input_size, self.spec.channels):
+            height, width = self.spec.input_size
+            raise ModelError(
+                f"the model '{self.spec.name}' takes pictures of {width}×{height} pixels with "
+                f"{self.spec.channels} channel(s), but the data has {faces.images.shape[2]}×"
+                f"{faces.images.shape[1]} with {faces.images.shape[3]}: resize the data or choose another model."
+            )
+        if faces.schema.keypoint_names != self.spec.schema.keypoint_names:
+            raise ModelError(
+                f"the model '{self.spec.name}' answers the schema '{self.spec.schema.name}', but the data "
+                f"is labelled in '{faces.schema.name}': convert the data or choose another model."
+            )
+
+
+def open_model(path: Path) -> OpenedModel:
+    """Open a run folder or a ``.keras`` file that this package saved.
+
+    Raises:
+        ModelError: It is neither, or it is corrupt.
+    """
+    if path.is_dir():
+        run = load_run(path)
+        return OpenedModel(run.load_model(), run.spec, run.split)
+    if not path.is_file():
+        raise ModelError(f"there is no model {path}: name a run folder or a .keras file.")
+    return OpenedModel(load_keras_model(path), read_embedded_spec(path), None)
+
+
+def split_faces(
+    dataset: FaceDataset,
+    *,
+    seed: int = 0,
+    group_duplicates: bool = True,
+    exclude_flagged: bool = False,
+) -> tuple[FaceDataset, Split, int]:
+    """Group the faces and split them, as ``train`` and ``compare`` do.
+
+    Args:
+        dataset: Labelled faces.
+        seed: Seed of the split.
+        group_duplicates: Find near-duplicate pictures and keep them on one side; False where
+            ``dataset.groups`` is already right.
+        exclude_flagged: Leave out the training rows that the audit finds suspicious. Test rows
+            stay: an error measured only on easy labels would flatter.
+
+    Returns:
+        The dataset with its groups, the split, and the number of rows left out.
+    """
+    if group_duplicates:
+        dataset = dataset.with_groups(
+            np.array([f"g{group}" for group in duplicate_groups(dataset.images)])
+        )
+    split = split_dataset(dataset, seed=seed)
+    if not exclude_flagged:
+        return dataset, split, 0
+    kept = np.setdiff1d(split.train, flagged_rows(audit(dataset)))
+    return dataset, replace(split, train=kept), len(split.train) - len(kept)
 
 
 def load_keras_model(path: Path) -> keras.Model:
@@ -208,6 +287,8 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         """The model as it was at the last checkpoint, or ``None`` if there is none."""
         latest = self.directory / "latest"
         if not latest.is_dir():
+            latest = self.directory / "old"  # killed between the two renames of save()
+        if not latest.is_dir():
             return None
         try:
             progress = read_json(latest / "state.json")
@@ -231,7 +312,7 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
 
     def save(self) -> None:
         """Write the last epoch and the best weights; one rename makes them valid together."""
-        fresh, latest = self.directory / "fresh", self.directory / "latest"
+        fresh, latest, old = (self.directory / name for name in ("fresh", "latest", "old"))
         self._saved = time.monotonic()
         shutil.rmtree(fresh, ignore_errors=True)
         try:
@@ -243,11 +324,10 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
                 *[keras.ops.convert_to_numpy(state) for state in _dropout_states(self.model)],
             )
             write_json(fresh / "state.json", {**asdict(self.progress), "context": self.context})
-            old = self.directory / "old"
             shutil.rmtree(old, ignore_errors=True)
             if latest.exists():
-                os.replace(latest, old)
-            os.replace(fresh, latest)
+                latest.replace(old)
+            fresh.replace(latest)
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             raise OutputError(
@@ -293,9 +373,7 @@ def _fit(
 ) -> tuple[keras.Model, _Progress]:
     """Train a model, or continue where its checkpoint stands; return it with its best weights."""
     context = {"recipe": _recipe_json(recipe), "seed": seed, "data": digest, "epochs": epochs}
-    checkpoints = _Checkpoints(
-        directory / "checkpoint", patience=recipe.patience, context=context
-    )
+    checkpoints = _Checkpoints(directory / "checkpoint", patience=recipe.patience, context=context)
     saved = checkpoints.load()
     if saved is not None:
         model = saved
@@ -431,8 +509,10 @@ def train(
     if (directory / "run.json").exists():
         done = load_run(directory)
         same = read_json(directory / "run.json")
-        if same["recipe"] != _json_round(_recipe_json(recipe)) or same["data_digest"] != digest or (
-            same["seed"] != seed
+        if (
+            same["recipe"] != _json_round(_recipe_json(recipe))
+            or same["data_digest"] != digest
+            or (same["seed"] != seed)
         ):
             raise OutputError(
                 f"{directory} holds a finished run with other settings or other data: choose another "
@@ -523,8 +603,6 @@ def _warm_start_model(directory: Path, split: Split, digest: str) -> keras.Model
 
 def _json_round(value: Any) -> Any:
     """The value as JSON gives it back (tuples become lists)."""
-    import json
-
     return json.loads(json.dumps(value))
 
 
@@ -566,9 +644,7 @@ def _history_csv(history: Mapping[str, list[float]]) -> str:
 
 def _versions() -> dict[str, str]:
     backend = keras.backend.backend()
-    import importlib
-
-    library = importlib.import_module({"tensorflow": "tensorflow"}.get(backend, backend))
+    library = importlib.import_module(backend)
     return {
         "facial-keypoints": __version__,
         "python": platform.python_version(),

@@ -1,0 +1,48 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= demo
+
+.PHONY: demo test test-backends lint types fix docs bench clean
+
+demo: $(VENV)/.installed ## train and compare the three networks on built-in faces
+	$(BIN)/facial-keypoints compare --quick --force -o $(OUT)
+
+test: $(VENV)/.installed-dev ## every test, on TensorFlow
+	$(BIN)/pytest -n 2 --dist worksteal
+
+test-backends: $(VENV)/.installed-dev ## the training tests again, on JAX
+	$(BIN)/pip install -q -c constraints.txt jax
+	KERAS_BACKEND=jax $(BIN)/pytest -m backends
+
+lint: $(VENV)/.installed-dev ## format and lint, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev ## strict type check of src
+	$(BIN)/mypy
+
+fix: $(VENV)/.installed-dev ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed-dev ## rewrite the parts of the docs that are made from the code
+	$(BIN)/python -m tests.docs --write
+
+bench: $(VENV)/.installed-dev ## measure speed; DATA=DIR adds the benchmarks on Kaggle's files
+	$(BIN)/pip install -q -c constraints.txt --group bench
+	for script in benchmarks/*.py; do $(BIN)/python $$script $(if $(DATA),--data $(DATA)) || exit 1; done
+
+clean: ## forget the environment and the demo
+	rm -rf $(VENV) demo
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q -c constraints.txt -e '.[train,plots]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[all]' --group test --group lint
+	touch $@

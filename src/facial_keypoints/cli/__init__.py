@@ -1,0 +1,113 @@
+"""The command line: arguments, exit codes and printing; no logic.
+
+Results go to stdout or files, progress and logs to stderr. Exit 0 done, 1 failed, 2 wrong usage.
+Heavy libraries are imported inside the verbs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from facial_keypoints._version import __version__
+from facial_keypoints.errors import FacialKeypointsError, MissingExtraError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="facial-keypoints",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+Train, compare, ship and use facial keypoint detectors.
+
+Examples:
+
+    facial-keypoints compare -o out                    # three networks on built-in faces
+
+    facial-keypoints compare --data kaggle/ -o out     # the same on Kaggle's files
+""",
+)
+
+EXTRAS = {
+    "keras": ("train", "Training and Keras models"),
+    "tensorflow": ("train", "Training and Keras models"),
+    "matplotlib": ("plots", "Drawing figures"),
+}
+
+
+def _show_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    typer.echo(f"facial-keypoints {__version__}")
+    for name in ("numpy", "onnxruntime", "keras", "tensorflow-cpu", "tensorflow", "torch", "jax"):
+        typer.echo(f"  {name} {installed(name)}")
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the versions of this package and of the libraries it uses, and exit.",
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _fail(message: str) -> int:
+    from rich.console import Console
+
+    Console(stderr=True).print(f"[bold red]error:[/] {_escape(message)}", soft_wrap=True)
+    return 1
+
+
+def _escape(message: str) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(message.split()))
+
+
+def main() -> None:
+    """Run the command line; a user's mistake becomes one sentence and exit 1, never a traceback."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notices
+    try:
+        app()
+    except FacialKeypointsError as error:
+        sys.exit(_fail(str(error)))
+    except KeyboardInterrupt:
+        _fail("interrupted; work that was finished is kept.")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in EXTRAS:
+            raise
+        extra, purpose = EXTRAS[package]
+        sys.exit(_fail(str(MissingExtraError(package, extra, purpose))))
+
+
+from facial_keypoints.cli import compare, data, train  # noqa: E402  (verbs register themselves on app)
+
+_ = (compare, data, train)

@@ -1,0 +1,138 @@
+"""``facial-keypoints data``: audit, synthesize, convert, download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facial_keypoints.cli import app
+from facial_keypoints.cli import options as o
+from facial_keypoints.errors import DataError
+
+if TYPE_CHECKING:
+    from facial_keypoints.types import FaceDataset
+
+data_app = typer.Typer(no_args_is_help=True, help="Look at, draw, fetch and convert faces.")
+app.add_typer(data_app, name="data")
+
+DRAWN_FACES = 3000
+
+
+def load_faces(data: Path | None, *, seed: int = 0, group_by: str | None = None) -> FaceDataset:
+    """The labelled faces that a verb was asked to use: the user's, or drawn ones without a path."""
+    if data is None:
+        from facial_keypoints.data.synthetic import draw_kaggle_like
+
+        return draw_kaggle_like(DRAWN_FACES, seed=seed)
+    from facial_keypoints.data import load_dataset
+
+    return load_dataset(data, group_by=group_by)
+
+
+@data_app.command("audit")
+def audit_command(
+    data: Annotated[Path, typer.Argument(help="Labelled faces: Kaggle's files, COCO, csv, .pts.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for audit.html and audit.json."),
+    ] = None,
+    force: o.Force = False,
+) -> None:
+    """Look at the data before training: missing labels, duplicates, doubtful labels, odd pictures.
+
+    Examples:
+        facial-keypoints data audit kaggle/
+
+        facial-keypoints data audit kaggle/ -o audit
+    """
+    from rich.console import Console
+
+    from facial_keypoints.data.audit import audit, render_audit, write_audit
+    from facial_keypoints.data.kaggle import load_kaggle
+    from facial_keypoints.files import prepare_directory
+
+    if out is not None:
+        prepare_directory(out, force=force)
+    log = Console(stderr=True)
+    with log.status("reading"):
+        dataset = load_faces(data)
+        try:
+            test: FaceDataset | None = load_kaggle(data, part="test")
+        except DataError:
+            test = None  # no test pictures beside the training ones: nothing to compare with
+    with log.status("looking at the faces"):
+        report = audit(dataset, test)
+    Console().print(render_audit(report))
+    if out is not None:
+        write_audit(report, out)
+        log.print(f"open {out / 'audit.html'}", soft_wrap=True)
+
+
+@data_app.command("synthesize")
+def synthesize_command(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
+    train: Annotated[int, typer.Option(min=1, help="Labelled faces.")] = 3000,
+    test: Annotated[int, typer.Option(min=0, help="Faces of the test file.")] = 500,
+    seed: o.Seed = 0,
+    force: o.Force = False,
+) -> None:
+    """Draw faces with known keypoints and save them exactly as Kaggle ships its files.
+
+    The truth of the test faces goes to test_labels.csv.
+
+    Examples:
+        facial-keypoints data synthesize -o drawn
+
+        facial-keypoints data synthesize --train 500 --test 100 --seed 7 -o drawn
+    """
+    from rich.console import Console
+
+    from facial_keypoints.data.synthetic import write_kaggle_folder
+
+    log = Console(stderr=True)
+    with log.status(f"drawing {train + test} faces"):
+        write_kaggle_folder(out, train=train, test=test, seed=seed, force=force)
+    log.print(f"wrote {out}", soft_wrap=True)
+
+
+@data_app.command("download")
+def download_command(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
+    force: o.Force = False,
+) -> None:
+    """Fetch Kaggle's files with your own Kaggle account (needs the extra 'kaggle').
+
+    Accept the competition's rules on Kaggle first, and log in with kagglehub or KAGGLE_USERNAME
+    and KAGGLE_KEY.
+
+    Examples:
+        facial-keypoints data download -o kaggle
+
+        KAGGLE_USERNAME=me KAGGLE_KEY=... facial-keypoints data download -o kaggle
+    """
+    import shutil
+
+    from rich.console import Console
+
+    from facial_keypoints.files import prepare_directory
+
+    try:
+        import kagglehub
+    except ModuleNotFoundError as error:
+        from facial_keypoints.errors import MissingExtraError
+
+        raise MissingExtraError("kagglehub", "kaggle", "Downloading from Kaggle") from error
+    prepare_directory(out, force=force)
+    try:
+        folder = Path(kagglehub.competition_download("facial-keypoints-detection"))
+    except Exception as error:  # kagglehub raises errors of several HTTP libraries, none its own
+        raise DataError(
+            f"Kaggle did not hand the files over ({' '.join(str(error).split())[:200]}): accept the "
+            "competition's rules on its page and check your Kaggle credentials."
+        ) from error
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            shutil.copy2(file, out / file.name)
+    Console(stderr=True).print(f"wrote {out}", soft_wrap=True)

@@ -1,0 +1,87 @@
+"""Flags that mean the same thing in each verb, written once."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facial_keypoints.recipes import RECIPES
+
+__all__ = [
+    "BatchSize",
+    "Data",
+    "Epochs",
+    "ExcludeFlagged",
+    "FlipProbability",
+    "Force",
+    "GroupBy",
+    "LearningRate",
+    "Missing",
+    "Patience",
+    "RecipeName",
+    "Resume",
+    "Seed",
+]
+
+# Choices come from the registries, not from a second list.
+RecipeName = Enum("RecipeName", {name: name for name in RECIPES}, type=str)  # type: ignore[misc]
+
+# The same names as data.missing.MISSING_STRATEGIES, which a test compares: importing that module
+# here would make every --help wait for numpy.
+MissingName = Enum(  # type: ignore[misc]
+    "MissingName", {n: n for n in ("interpolate", "drop", "mean", "ffill", "mask")}, type=str
+)
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        envvar="FACIAL_KEYPOINTS_DATA",
+        help="Kaggle's files: a folder, training.csv, training.zip, or one zip with all of them.",
+        show_default="faces drawn by this package",
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, the weights and the drawing.")]
+Epochs = Annotated[
+    int | None, typer.Option(min=1, help="Passes over the training faces.", show_default="recipe's")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Faces per training step.", show_default="recipe's")
+]
+LearningRate = Annotated[
+    float | None, typer.Option(min=0, help="Optimiser's rate.", show_default="recipe's")
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Stop after this many epochs without a better validation error; 0 = never.",
+        show_default="recipe's",
+    ),
+]
+FlipProbability = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Share of faces mirrored.", show_default="recipe's"),
+]
+Missing = Annotated[
+    MissingName | None,
+    typer.Option(
+        help="What to do with keypoints that are not labelled in the training faces.",
+        show_default="recipe's",
+    ),
+]
+ExcludeFlagged = Annotated[
+    bool, typer.Option("--exclude-flagged", help="Train without the rows that the audit flags.")
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        help="Column that names a group (a person): its rows stay on one side of the split.",
+        show_default="near-duplicate pictures",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]

@@ -1,0 +1,80 @@
+"""The folder listing is the architecture: imports go one way, and light things stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import facial_keypoints
+
+ROOT = Path(facial_keypoints.__file__).parent
+
+# Lowest first. A module imports only from lower layers or from its own.
+LAYERS: list[set[str]] = [
+    {"errors", "_version", "types"},
+    {"schemas", "geometry", "metrics", "files", "spec", "recipes", "backend", "drawing"},
+    {"data", "codecs", "models", "losses", "pipeline", "progress"},
+    {"evaluation", "training", "runtime"},
+    {"plots", "export", "predict", "train_default"},
+    {"report"},
+    {"compare", "video", "service"},
+    {"cli"},
+]
+LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
+KERAS_ALLOWED = {"models", "losses", "pipeline", "progress", "training", "export", "train_default"}
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def sources() -> list[Path]:
+    return [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def upward(path: Path, names: set[str]) -> set[str]:
+    mine = LAYER[module_of(path)]
+    ours = {n.split(".")[1] for n in names if n.startswith("facial_keypoints.")}
+    return {name for name in ours if name in LAYER and LAYER[name] > mine}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_import_points_upward(path: Path) -> None:
+    assert module_of(path) in LAYER, f"say in LAYERS where {module_of(path)} belongs"
+    assert upward(path, imported(path)) == set()
+
+
+def test_an_upward_import_would_be_seen() -> None:
+    assert upward(ROOT / "types.py", {"facial_keypoints.cli"}) == {"cli"}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_keras_is_imported_only_where_models_are_built_and_trained(path: Path) -> None:
+    names = {n.split(".")[0] for n in imported(path)}
+    if module_of(path) not in KERAS_ALLOWED | {"runtime"}:
+        assert not names & {"keras", "tensorflow", "torch", "jax"}
+
+
+def test_importing_the_package_starts_no_heavy_library() -> None:
+    code = (
+        "import sys, facial_keypoints, facial_keypoints.cli\n"
+        "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'matplotlib', 'cv2', 'pyarrow', 'onnxruntime'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import dotted_faces
+
+keras = pytest.importorskip("keras")
+
+from facial_keypoints import training
+from facial_keypoints.data.splits import Split
+from facial_keypoints.errors import DataError, ModelError, OutputError
+from facial_keypoints.recipes import RECIPES, Recipe
+from facial_keypoints.training import RmsePixels, load_run, open_model, predict_keypoints, train
+from facial_keypoints.types import FaceDataset
+
+pytestmark = pytest.mark.backends
+
+FC = RECIPES["fc"].override(epochs=3, batch_size=16)
+
+
+def thirds(dataset: FaceDataset) -> Split:
+    """Every third row tests, every third chooses, the rest train."""
+    rows = np.arange(len(dataset))
+    return Split(train=rows[rows % 3 == 0], val=rows[rows % 3 == 1], test=rows[rows % 3 == 2])
+
+
+def weights_of(directory: Path) -> list[np.ndarray]:
+    return list(load_run(directory).load_model().get_weights())
+
+
+def test_the_metric_is_the_studys_rmse_over_labelled_points() -> None:
+    metric = RmsePixels((48.0, 48.0))
+    truth = np.zeros((2, 2, 2), np.float32)
+    answer = np.full((2, 2, 2), 1 / 48, np.float32)
+    answer[1, 1] = 100.0  # not labelled, so it does not count
+    metric.update_state(truth, answer, np.array([[1, 1], [1, 0]], np.float32))
+    assert float(metric.result()) == pytest.approx(1.0)
+
+
+def test_the_metric_uses_each_axis_own_size() -> None:
+    metric = RmsePixels((10.0, 20.0))
+    metric.update_state(np.zeros((1, 1, 2)), np.full((1, 1, 2), 0.1), np.ones((1, 1)))
+    assert float(metric.result()) == pytest.approx(np.sqrt((1 + 4) / 2))
+
+
+def test_moving_an_unlabelled_target_changes_nothing(tmp_path: Path) -> None:
+    # With 'mask', what stands where no label is must not reach the weights.
+    faces = dotted_faces(60)
+    a = train(faces, thirds(faces), FC, tmp_path / "a")
+    original = training.targets_and_weights
+
+    def with_garbage(*args: object) -> tuple[np.ndarray, np.ndarray]:
+        targets, weights = original(*args)  # type: ignore[arg-type]
+        targets[weights == 0] = 0.77
+        return targets, weights
+
+    from facial_keypoints import pipeline
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(pipeline, "targets_and_weights", with_garbage)
+    b = train(faces, thirds(faces), FC, tmp_path / "b")
+    patch.undo()
+    for x, y in zip(weights_of(a.directory), weights_of(b.directory), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_training_lowers_the_error(tmp_path: Path) -> None:
+    faces = dotted_faces(90)
+    run = train(faces, thirds(faces), FC.override(epochs=25), tmp_path / "run")
+    assert run.history["rmse_px"][-1] < 0.7 * run.history["rmse_px"][0]
+
+
+def test_a_run_folder_explains_itself(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    run = train(faces, thirds(faces), FC, tmp_path / "run", seed=5)
+    names = {p.name for p in run.directory.iterdir()}
+    assert names == {"run.json", "split.json", "schema.json", "history.csv", "model.keras"}
+    told = json.loads((run.directory / "run.json").read_text())
+    assert told["seed"] == 5
+    assert told["recipe"]["optimizer_options"]["nesterov"] is True
+    assert told["rows"] == {"train": 20, "val": 20, "test": 20}
+    assert told["versions"]["keras"] == keras.__version__
+    assert len((run.directory / "history.csv").read_text().splitlines()) == 4
+    assert run.split.test.tolist() == thirds(faces).test.tolist()
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_training(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    recipe = FC.override(epochs=40, patience=2, learning_rate=0.3)
+    run = train(faces, thirds(faces), recipe, tmp_path / "run")
+    errors = run.history["val_rmse_px"]
+    assert len(errors) < 40
+    assert run.best_epoch == int(np.argmin(errors)) + 1
+    val = faces.subset(thirds(faces).val)
+    xy = predict_keypoints(run.load_model(), val.images)
+    error = np.sqrt(np.nanmean((xy - val.keypoints.xy) ** 2))
+    assert error == pytest.approx(min(errors), rel=1e-4)
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Stop as Ctrl-C would, in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["fc", "cnn-flip", "specialists"])
+def test_resumed_training_ends_with_the_same_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    faces = dotted_faces(30, height=56, width=57)
+    recipe = Recipe(
+        **{**vars(RECIPES[name]), "epochs": 4, "specialist_epochs": 2, "batch_size": 8}
+    )
+    whole = train(faces, thirds(faces), recipe, tmp_path / "whole", seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(faces, thirds(faces), recipe, tmp_path / "cut", seed=3, callbacks=[Interrupt(2)])
+    cut = train(faces, thirds(faces), recipe, tmp_path / "cut", seed=3, resume=True)
+    for x, y in zip(weights_of(whole.directory), weights_of(cut.directory), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert whole.history["val_rmse_px"] == cut.history["val_rmse_px"]
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from facial_keypoints.backend import choose_backend
+choose_backend()
+from conftest import dotted_faces
+from test_training import thirds, SLOW
+from facial_keypoints import training
+training.CHECKPOINT_SECONDS = 0.0
+faces = dotted_faces(60)
+training.train(faces, thirds(faces), SLOW, {out!r}, seed=1, resume=True)
+"""
+SLOW = RECIPES["fc"].override(epochs=120, batch_size=4, patience=0)
+
+
+def test_training_killed_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    code = KILLED.format(tests=str(Path(__file__).parent), out=str(out))
+    state = out / "checkpoint" / "latest" / "state.json"
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ})
+    deadline = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "training ended before it could be killed"
+    assert not (out / "model.keras").exists()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
+
+    faces = dotted_faces(60)
+    whole = train(faces, thirds(faces), SLOW, tmp_path / "whole", seed=1)
+    for x, y in zip(weights_of(whole.directory), weights_of(out), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_finished_run_is_returned_not_repeated(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    first = train(faces, thirds(faces), FC, tmp_path / "run")
+    stamp = (tmp_path / "run" / "model.keras").stat().st_mtime_ns
+    second = train(faces, thirds(faces), FC, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "model.keras").stat().st_mtime_ns == stamp
+    assert first.best_epoch == second.best_epoch
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    train(faces, thirds(faces), FC, tmp_path / "run")
+    with pytest.raises(OutputError, match="--resume"):
+        train(faces, thirds(faces), FC, tmp_path / "run")
+    with pytest.raises(OutputError, match="other settings"):
+        train(faces, thirds(faces), FC, tmp_path / "run", resume=True, seed=9)
+
+
+def test_the_specialists_warm_start_answers_like_its_base(tmp_path: Path) -> None:
+    # With a rate of nearly zero each expert still answers what the cnn answers.
+    faces = dotted_faces(30, height=56, width=57)
+    cnn = Recipe(**{**vars(RECIPES["cnn"]), "epochs": 1, "batch_size": 8})
+    base = train(faces, thirds(faces), cnn, tmp_path / "cnn")
+    recipe = RECIPES["specialists"].override(
+        learning_rate=1e-12, specialist_epochs=1, batch_size=8, epochs=1
+    )
+    run = train(
+        faces, thirds(faces), recipe, tmp_path / "specialists", warm_start=base.directory
+    )
+    # Batch statistics move in training even at rate zero, so the answers are near, not equal.
+    ours = predict_keypoints(run.load_model(), faces.images)
+    theirs = predict_keypoints(base.load_model(), faces.images)
+    assert np.abs(ours - theirs).max() < 3.0
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.99
+
+
+def test_a_warm_start_from_other_rows_is_refused(tmp_path: Path) -> None:
+    faces = dotted_faces(30, height=56, width=57)
+    cnn = Recipe(**{**vars(RECIPES["cnn"]), "epochs": 1, "batch_size": 8})
+    split = thirds(faces)
+    other = Split(train=split.test, val=split.val, test=split.train)
+    base = train(faces, other, cnn, tmp_path / "cnn")
+    recipe = RECIPES["specialists"].override(specialist_epochs=1)
+    with pytest.raises(DataError, match="leak"):
+        train(faces, split, recipe, tmp_path / "out", warm_start=base.directory)
+
+
+def test_small_pictures_get_a_sentence(tmp_path: Path) -> None:
+    faces = dotted_faces(30)
+    with pytest.raises(DataError, match="at least 56×56"):
+        train(faces, thirds(faces), RECIPES["cnn"], tmp_path / "run")
+
+
+def test_a_rate_that_diverges_gets_a_sentence(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    with pytest.raises(DataError, match="--learning-rate"):
+        train(faces, thirds(faces), FC.override(learning_rate=1e6, epochs=30), tmp_path / "run")
+
+
+def test_a_model_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Lambda(lambda x: x)(inputs))
+    model.save(tmp_path / "lambda.keras")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        training.load_keras_model(tmp_path / "lambda.keras")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04broken"])
+def test_a_corrupt_model_gets_a_sentence(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "model.keras"
+    file.write_bytes(content)
+    with pytest.raises(ModelError):
+        open_model(file)
+
+
+def test_a_model_of_somebody_else_gets_a_sentence(tmp_path: Path) -> None:
+    inputs = keras.Input((4,))
+    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "m.keras")
+    with pytest.raises(ModelError, match="not saved by this package"):
+        open_model(tmp_path / "m.keras")
+
+
+def test_the_spec_travels_inside_the_model_file(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    run = train(faces, thirds(faces), FC, tmp_path / "run")
+    alone = tmp_path / "alone.keras"
+    alone.write_bytes(run.model_path.read_bytes())
+    assert zipfile.is_zipfile(alone)
+    spec = open_model(alone).spec
+    assert spec.schema == faces.schema
+    assert spec.input_size == (40, 32)
+    assert spec == run.spec
+
+
+def test_a_model_is_not_asked_about_pictures_of_another_size(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    run = train(faces, thirds(faces), FC, tmp_path / "run")
+    with pytest.raises(ModelError, match="32×40"):
+        open_model(run.directory).check_fits(dotted_faces(3, height=50))
