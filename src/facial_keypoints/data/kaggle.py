@@ -23,10 +23,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import ModuleType
-from typing import IO, Literal
+from typing import IO, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +36,21 @@ from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints
 
 inflate: ModuleType = zlib
-_INFLATE_ERRORS: tuple[type[Exception], ...] = (zlib.error,)
+_READ_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 with suppress(ImportError):  # igzip inflates 2.4 times as fast; some platforms have no wheel of it
     from isal import isal_zlib
 
     inflate = isal_zlib
-    _INFLATE_ERRORS = (zlib.error, isal_zlib.error)
+    _READ_ERRORS += (cast("type[Exception]", isal_zlib.error),)
 
 __all__ = [
     "Lookup",
@@ -56,7 +64,7 @@ __all__ = [
 
 Part = Literal["train", "test"]
 _FILE_STEMS: dict[str, str] = {"train": "training", "test": "test"}
-_COMPRESSED_STEP = 1 << 18  # bytes of deflate read at once: about 1 MB of text, stays in cache
+_COMPRESSED_STEP = 1 << 18  # bytes of deflate read at once: about 1 MB of text
 _BATCH_SIZE = 1 << 18  # bytes of pixel text parsed at once
 _LONGEST_LINE = 1 << 26  # bytes; a 4096 x 4096 picture fits, an endless line does not fill memory
 _LARGEST_COORDINATE = 1e6  # pixels; anything beyond is a slip and would overflow float32 sums
@@ -260,42 +268,44 @@ def _member_chunks(
 
 
 def _guarded(chunks: Iterator[bytes], label: str) -> Iterator[bytes]:
-    """The same chunks, read one ahead in a thread, with errors of the zip told as DataError."""
-    iterator = iter(chunks)
-    with ThreadPoolExecutor(1, thread_name_prefix="inflate") as pool:
-        try:
-            ahead = pool.submit(next, iterator, b"")
-            while chunk := ahead.result():
-                ahead = pool.submit(next, iterator, b"")
-                yield chunk
-        except DataError:
-            raise
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            RuntimeError,
-            NotImplementedError,
-            struct.error,
-            zipfile.BadZipFile,
-            *_INFLATE_ERRORS,
-        ) as error:
-            raise DataError(f"{label} is damaged or cut short ({error}); get it again.") from error
+    """The same chunks, with everything that goes wrong on the way told as DataError."""
+    try:
+        yield from chunks
+    except _READ_ERRORS as error:
+        raise DataError(f"{label} is damaged or cut short ({error}); get it again.") from error
 
 
 def _lines(table: _Table) -> Iterator[bytes]:
-    """Lines without their end (LF or CRLF) and without a byte order mark; blank ones are kept."""
-    rest, first = b"", True
-    for chunk in chain(table.chunks, (b"\n",)):  # the last line may lack its end
+    """Lines without their end (LF or CRLF) and without a byte order mark; blank ones are kept.
+
+    A thread reads, inflates and cuts one piece ahead of the caller; it spends its time outside the
+    interpreter's lock.
+    """
+    pieces = _cut_lines(table)
+    first = True
+    with ThreadPoolExecutor(1, thread_name_prefix="inflate") as pool:
+        ahead = pool.submit(next, pieces, None)
+        while (lines := ahead.result()) is not None:
+            ahead = pool.submit(next, pieces, None)
+            for line in lines:
+                yield (line.removeprefix(b"\xef\xbb\xbf") if first else line).removesuffix(b"\r")
+                first = False
+
+
+def _cut_lines(table: _Table) -> Iterator[list[bytes]]:
+    rest = b""
+    for chunk in table.chunks:
         text = rest + chunk
-        start = 0
+        lines, start = [], 0
         while (end := text.find(b"\n", start)) >= 0:  # faster than split, which looks at each byte
-            line = text[start:end]
-            yield (line.removeprefix(b"\xef\xbb\xbf") if first else line).removesuffix(b"\r")
-            start, first = end + 1, False
+            lines.append(text[start:end])
+            start = end + 1
         rest = text[start:]
         if len(rest) > _LONGEST_LINE:
             raise DataError(f"{table.label} has no line ends where rows should be; is it a csv?")
+        yield lines
+    if rest:
+        yield [rest]
 
 
 def _fields(line: bytes, columns: int = -1) -> list[bytes]:
@@ -453,8 +463,9 @@ def _parse_pixels(
     ones + 10 tens + 100 hundreds, where the digits before it are neighbours in memory. Three spaces
     in front let the look-back start at once; one or two behind end the last number on an even place.
     """
-    joined = b" ".join(images)
-    text = np.frombuffer(b"   " + joined + (b"  " if len(joined) % 2 else b" "), np.uint8)
+    length = sum(map(len, images)) + len(images) - 1
+    padded = b" ".join([b"  ", *images, b" " if length % 2 else b""])
+    text = np.frombuffer(padded, np.uint8)
     size = len(text) - 3
     if scratch.shape[1] < len(text):
         scratch = np.empty((len(scratch), 2 * len(text)), np.uint8)
@@ -467,7 +478,7 @@ def _parse_pixels(
         return None  # something that is neither digit nor space
     expected = count * len(images)
     ends = np.cumsum([len(image) + 1 for image in images]) - 2
-    if len(joined) - np.count_nonzero(mask) != expected - 1 or not mask[ends + 3].all():
+    if length - np.count_nonzero(mask) != expected - 1 or not mask[ends + 3].all():
         return None
     here, before = mask[3:], mask[2:-1]
     np.multiply(digits[2:-1], 10, out=low)
