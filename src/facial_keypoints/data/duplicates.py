@@ -1,0 +1,178 @@
+"""Which pictures show the same thing: exact copies, near copies, frames of one person.
+
+Rows of one group must stay on one side of a split, or a model is scored on pictures it has seen.
+
+Two likenesses, both correlations of small pictures, so brightness and contrast do not count: of the
+whole picture (copies, resized or recompressed copies) and, where eye centres are known, of the face
+turned and scaled to common eyes with slow light removed (frames of one person at one sitting, however
+the crop moved). Thresholds were chosen by looking at the groups on Kaggle's rows: below 0.90 strangers
+chain into one blob, above it a sitting falls apart.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facial_keypoints.types import ImageArray, Keypoints
+
+__all__ = ["duplicate_groups", "exact_groups", "face_features", "near_pairs", "picture_features"]
+
+PICTURE_THRESHOLD = 0.95  # correlation of whole pictures: Kaggle's pairs above are copies
+FACE_THRESHOLD = 0.90  # correlation of aligned faces: one person at one sitting
+_SITTING_ROWS = 8  # so many linked rows make a sitting, whose mean face is worth comparing with
+_SITTING_THRESHOLD = 0.80  # correlation of two mean faces: sittings of one person, mostly
+_STRAGGLER_THRESHOLD = 0.85  # correlation with a mean face; at 0.80 strangers join
+_LARGEST_SHARE = 0.2  # a bigger group is a chain of strangers: cut at stricter thresholds
+_SIDE = 24  # pixels of the small pictures
+_BLOCK = 256  # rows compared with all others at once; bounds memory for 50,000 pictures
+
+
+def picture_features(images: ImageArray) -> NDArray[np.float32]:
+    """(N, 576) small pictures with mean 0 and length 1 (0 for a blank one)."""
+    small = [cv2.resize(_grey(i), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) for i in images]
+    return _unit(np.asarray(small, np.float32).reshape(len(images), _SIDE * _SIDE))
+
+
+def face_features(images: ImageArray, keypoints: Keypoints) -> NDArray[np.float32]:
+    """(N, 576) small faces brought to common eyes, slow light removed, mean 0 and length 1.
+
+    Rows without both eye centres (the schema's ``norm_pair``), or with eyes in one place, are 0.
+    """
+    left, right = (keypoints.xy[:, i].astype(np.float64) for i in keypoints.schema.norm_indices)
+    features = np.zeros((len(images), _SIDE, _SIDE), np.float32)
+    # Eyes half a side apart, three eighths of the side from the top: brows to mouth fill the square.
+    to_left = complex(0.75 * _SIDE - 0.5, 0.375 * _SIDE - 0.5)
+    to_right = complex(0.25 * _SIDE - 0.5, 0.375 * _SIDE - 0.5)
+    for i, image in enumerate(images):
+        span = complex(*(left[i] - right[i]))
+        if not abs(span) >= 2.0:  # pixels; also skips NaN
+            continue
+        turn = (to_left - to_right) / span
+        shift = to_right - turn * complex(*right[i])
+        matrix = np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+        smooth = cv2.GaussianBlur(_grey(image), (0, 0), max(0.5 / abs(turn), 0.3))  # no aliasing
+        face = cv2.warpAffine(
+            smooth, matrix, (_SIDE, _SIDE), borderMode=cv2.BORDER_REPLICATE
+        ).astype(np.float32)
+        features[i] = face - cv2.GaussianBlur(face, (0, 0), 5.0)
+    return _unit(features.reshape(len(images), _SIDE * _SIDE))
+
+
+def exact_groups(images: ImageArray) -> NDArray[np.int64]:
+    """(N,) group number of each picture; pixel-identical pictures share one."""
+    flat = np.ascontiguousarray(images.reshape(len(images), -1))
+    rows = flat.view(np.dtype((np.void, max(1, flat.shape[1])))).ravel()
+    return np.asarray(np.unique(rows, return_inverse=True)[1], np.int64).reshape(-1)
+
+
+def near_pairs(
+    a: NDArray[np.float32], b: NDArray[np.float32], threshold: float
+) -> NDArray[np.int64]:
+    """(P, 2) rows of ``a`` and ``b`` whose features correlate above ``threshold``.
+
+    Given one array twice, each pair comes once, smaller row first, and no row with itself.
+    """
+    found = [np.empty((0, 2), np.int64)]
+    for start in range(0, len(a), _BLOCK):
+        pairs = np.argwhere(a[start : start + _BLOCK] @ b.T > threshold)
+        pairs[:, 0] += start
+        found.append(pairs[pairs[:, 0] < pairs[:, 1]] if a is b else pairs)
+    return np.concatenate(found)
+
+
+def duplicate_groups(images: ImageArray, keypoints: Keypoints | None = None) -> NDArray[np.int64]:
+    """(N,) group number of each picture, from 0; likely copies and frames of one person share one.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        keypoints: Labels with eye centres, where there are any: without them only copies of whole
+            pictures are found, not a person whose crop moved.
+
+    Returns:
+        Group numbers in the order of first appearance.
+    """
+    exact = exact_groups(images)
+    first = np.unique(exact, return_index=True)[1]  # one picture stands for all its copies
+    spaces = [(picture_features(images[first]), PICTURE_THRESHOLD)]
+    if keypoints is not None:
+        spaces.append((face_features(images[first], keypoints.subset(first)), FACE_THRESHOLD))
+    groups = np.arange(len(first))
+    largest = max(_LARGEST_SHARE * len(first), _SITTING_ROWS)
+    for features, threshold in spaces:
+        groups = _union(groups, _components(features, threshold, largest))
+    if keypoints is not None:
+        groups = _join_sittings(groups, spaces[1][0], largest)
+    of_row = groups[exact]
+    _, appearance, inverse = np.unique(of_row, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(appearance))[inverse], np.int64)
+
+
+def _components(
+    features: NDArray[np.float32], threshold: float, largest: float
+) -> NDArray[np.int64]:
+    """Connected components of the likeness above a threshold, raised where one grows too big."""
+    labels = np.arange(len(features))
+    for start in range(0, len(features), _BLOCK):
+        rows, others = np.nonzero(features[start : start + _BLOCK] @ features.T > threshold)
+        labels = _merge(labels, rows + start, others)
+    if threshold < 0.99:
+        for label in np.flatnonzero(np.bincount(labels) > largest):
+            inside = np.flatnonzero(labels == label)
+            stricter = threshold + (1.0 - threshold) / 3.0
+            labels[inside] = inside[_components(features[inside], stricter, largest)]
+    return labels
+
+
+def _merge(
+    labels: NDArray[np.int64], i: NDArray[np.int64], j: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Labels after joining the components of ``i`` and ``j`` (each label is its least row)."""
+    parent = np.arange(len(labels))
+    a, b = labels[i], labels[j]
+    while np.any(a != b):
+        least = np.minimum(a, b)
+        np.minimum.at(parent, a, least)
+        np.minimum.at(parent, b, least)
+        while np.any(parent != parent[parent]):
+            parent = parent[parent]
+        a, b = parent[a], parent[b]
+    return parent[labels]
+
+
+def _union(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Components of two partitions together."""
+    return _merge(first, np.arange(len(second)), second)
+
+
+def _join_sittings(
+    groups: NDArray[np.int64], features: NDArray[np.float32], largest: float
+) -> NDArray[np.int64]:
+    """Join big groups with alike mean faces, and rows with the mean face that they resemble."""
+    sizes = np.bincount(groups, minlength=len(groups))
+    big = np.flatnonzero(sizes >= _SITTING_ROWS)
+    if not len(big):
+        return groups
+    means = _unit(np.stack([features[groups == g].mean(axis=0) for g in big]))
+    likeness = features @ means.T
+    best = likeness.argmax(axis=1)
+    alone = sizes[groups] < _SITTING_ROWS
+    near = np.flatnonzero(alone & (likeness.max(axis=1) > _STRAGGLER_THRESHOLD))
+    joined = _merge(groups, near, big[best[near]])
+    a, b = np.nonzero(np.triu(means @ means.T > _SITTING_THRESHOLD, 1))
+    together = _merge(joined, big[a], big[b])
+    # Mean faces of strangers can be alike too (drawn faces are): then sittings stay apart.
+    return joined if np.bincount(together).max() > largest else together
+
+
+def _grey(image: ImageArray) -> ImageArray:
+    if image.shape[2] == 1:
+        return image[..., 0]
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    centred = features - features.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.where(length > 1e-3, centred / np.maximum(length, 1e-3), 0.0).astype(np.float32)
