@@ -1,0 +1,625 @@
+"""A look at the data before training: what is labelled, what is doubled, what looks wrong.
+
+Nothing is changed here. :func:`audit` measures, :func:`flagged_rows` names rows worth leaving out,
+the two writers show it to a person. Flags are meant to be few and right: robust statistics with wide
+limits, since heavy-tailed human labels are no mistakes.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facial_keypoints.data.duplicates import (
+    exact_groups,
+    face_features,
+    near_pairs,
+    picture_features,
+)
+from facial_keypoints.files import write_json, write_text
+from facial_keypoints.geometry import inside_image
+from facial_keypoints.types import FaceDataset
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+__all__ = [
+    "AuditReport",
+    "Flag",
+    "StyleOffset",
+    "audit",
+    "flagged_rows",
+    "render_audit",
+    "write_audit",
+]
+
+NEAR_THRESHOLD = (
+    0.97  # correlation of whole small pictures; copies that were resized or recompressed
+)
+DISAGREEMENT_EYES = 0.2  # eye distances between two labels of one point on identical pictures
+BLANK_CONTRAST = 6.0  # grey levels, standard deviation of a picture
+# Robust distances in units of the typical row's (its median is 1). Looked at on Kaggle's rows: below
+# these limits come turned heads, glasses and open mouths, which are no mistakes.
+SHAPE_LIMIT = 4.0  # about a point of a four-point face 15 of 96 pixels off
+PLACE_LIMIT = 8.0
+FACE_LIMIT = 4.0  # robust standard deviations of the reconstruction error
+_ENOUGH_ROWS = 30  # fewer rows tell nothing about what is usual
+_COMPONENTS = 30  # principal components that describe usual faces
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One reason to look at a row.
+
+    Args:
+        row: Index into the data set.
+        sample_id: The row's identifier.
+        reason: Short name of the check: ``swapped``, ``outside``, ``shape``, ``placement``,
+            ``blank``, ``no face``, ``copies disagree``.
+        detail: One sentence for a person.
+        score: How far beyond usual; the limit is 1.
+    """
+
+    row: int
+    sample_id: str
+    reason: str
+    detail: str
+    score: float
+
+
+@dataclass(frozen=True)
+class StyleOffset:
+    """Where one label style puts a keypoint compared with another.
+
+    Args:
+        keypoint: Its name.
+        style: The style compared.
+        reference: The style compared with.
+        dx: Median difference in pixels of a face at the usual eye distance, along the eyes towards
+            the person's left.
+        dy: The same, downwards.
+        count: Labels of ``style`` behind it.
+        reference_count: Labels of ``reference`` behind it.
+    """
+
+    keypoint: str
+    style: str
+    reference: str
+    dx: float
+    dy: float
+    count: int
+    reference_count: int
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What :func:`audit` found; ``thumbnails`` holds PNG bytes of flagged rows by row index."""
+
+    source: str
+    rows: int
+    image_size: tuple[int, int]
+    label_counts: dict[str, int]
+    styles: dict[str, int]
+    patterns: list[tuple[int, tuple[str, ...]]]
+    exact_groups: int
+    exact_rows: int
+    near_pairs: list[tuple[str, str]]
+    disagreeing_pairs: int
+    test_exact: list[tuple[str, str]]
+    test_near: list[tuple[str, str]]
+    style_offsets: list[StyleOffset]
+    flags: list[Flag]
+    thumbnails: dict[int, bytes] = field(default_factory=dict, repr=False)
+
+
+def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
+    """Look a data set over.
+
+    Args:
+        dataset: Labelled faces.
+        test: Further pictures to look for among the training ones.
+
+    Returns:
+        Counts, duplicates, offsets between label styles, and flagged rows.
+    """
+    schema = dataset.schema
+    labeled = dataset.keypoints.labeled
+    patterns = Counter(map(tuple, labeled.tolist()))
+    exact = exact_groups(dataset.images)
+    sizes = np.bincount(exact)
+    pictures = picture_features(dataset.images)
+    near = near_pairs(pictures, pictures, NEAR_THRESHOLD)
+    near = near[exact[near[:, 0]] != exact[near[:, 1]]]
+    copies = _copy_pairs(exact)
+    copy_flags, disagreeing = _disagreements(dataset, copies)
+    flags = [
+        *_blank_flags(dataset),
+        *_outside_flags(dataset),
+        *_swapped_flags(dataset),
+        *_shape_flags(dataset),
+        *_face_flags(dataset),
+        *copy_flags,
+    ]
+    flags.sort(key=lambda flag: -flag.score)
+    test_exact, test_near = _shared(dataset, test, pictures)
+    ids = dataset.sample_ids
+    return AuditReport(
+        source=dataset.source,
+        rows=len(dataset),
+        image_size=dataset.image_size,
+        label_counts=dict(zip(schema.keypoint_names, map(int, dataset.label_counts), strict=True)),
+        styles={str(s): int(c) for s, c in Counter(dataset.styles.tolist()).most_common()},
+        patterns=[
+            (count, tuple(n for n, on in zip(schema.keypoint_names, on_off, strict=True) if not on))
+            for on_off, count in patterns.most_common()
+        ],
+        exact_groups=int((sizes > 1).sum()),
+        exact_rows=int(sizes[sizes > 1].sum()),
+        near_pairs=[(str(ids[i]), str(ids[j])) for i, j in near],
+        disagreeing_pairs=disagreeing,
+        test_exact=test_exact,
+        test_near=test_near,
+        style_offsets=_style_offsets(dataset),
+        flags=flags,
+        thumbnails={f.row: _thumbnail(dataset, f.row) for f in flags},
+    )
+
+
+def flagged_rows(report: AuditReport) -> NDArray[np.int64]:
+    """Row indices, ascending, that ``--exclude-flagged`` leaves out of training."""
+    return np.unique(np.array([flag.row for flag in report.flags], np.int64))
+
+
+# --- checks ---------------------------------------------------------------------------------------
+
+
+def _blank_flags(dataset: FaceDataset) -> list[Flag]:
+    contrast = dataset.images.reshape(len(dataset), -1).std(axis=1)
+    return [
+        Flag(
+            int(i),
+            str(dataset.sample_ids[i]),
+            "blank",
+            f"The picture is nearly of one colour (contrast {contrast[i]:.1f} of 255).",
+            float(BLANK_CONTRAST / max(contrast[i], 0.1)),
+        )
+        for i in np.flatnonzero(contrast < BLANK_CONTRAST)
+    ]
+
+
+def _outside_flags(dataset: FaceDataset) -> list[Flag]:
+    xy = dataset.keypoints.xy
+    outside = dataset.keypoints.labeled & ~inside_image(xy, dataset.image_size)
+    flags = []
+    for i in np.flatnonzero(outside.any(axis=1)):
+        k = int(np.argmax(outside[i]))
+        flags.append(
+            Flag(
+                int(i),
+                str(dataset.sample_ids[i]),
+                "outside",
+                f"{dataset.schema.keypoint_names[k]} at ({xy[i, k, 0]:.1f}, {xy[i, k, 1]:.1f}) lies "
+                "outside the picture.",
+                1.0,
+            )
+        )
+    return flags
+
+
+def _swapped_flags(dataset: FaceDataset) -> list[Flag]:
+    """Pairs of which the left point is on the right one's side."""
+    schema = dataset.schema
+    left = np.array([i for i, j in enumerate(schema.swap) if i < j], np.int64)
+    if not len(left):
+        return []
+    xy = dataset.keypoints.xy
+    dx = xy[:, left, 0] - xy[:, np.array(schema.swap)[left], 0]
+    known = np.isfinite(dx)
+    # Which partner comes first says nothing about sides; what most rows do says what is right.
+    usual = np.where((dx > 0).sum(axis=0) >= (dx < 0).sum(axis=0), 1, -1)
+    wrong = known & (dx * usual < 0)
+    return [
+        Flag(
+            int(i),
+            str(dataset.sample_ids[i]),
+            "swapped",
+            f"{schema.keypoint_names[left[np.argmax(wrong[i])]]} and its partner are on each "
+            "other's side.",
+            2.0,
+        )
+        for i in np.flatnonzero(wrong.any(axis=1))
+    ]
+
+
+def _shape_flags(dataset: FaceDataset) -> list[Flag]:
+    """Rows whose points form an unusual face, or sit in an unusual place, for their style."""
+    flags: list[Flag] = []
+    for style in np.unique(dataset.styles):
+        rows = np.flatnonzero((dataset.styles == style) & dataset.keypoints.labeled.any(axis=1))
+        if len(rows) < _ENOUGH_ROWS:
+            continue
+        xy = dataset.keypoints.xy[rows].astype(np.float64)
+        kept = np.isfinite(xy[..., 0]).mean(axis=0) > 0.5
+        full = np.isfinite(xy[:, kept, 0]).sum(axis=1) >= min(3, int(kept.sum()))
+        rows, xy = rows[full], xy[full][:, kept]
+        if len(rows) < _ENOUGH_ROWS or xy.shape[1] < 3:
+            continue
+        names = np.array(dataset.schema.keypoint_names)[kept]
+        reference = np.nanmedian(xy, axis=0)
+        fitted, pose = _align(xy, reference)
+        reference = np.nanmedian(fitted, axis=0)
+        fitted, pose = _align(xy, reference)
+        residual = np.nan_to_num(fitted - np.nanmedian(fitted, axis=0))
+        shape = _robust_distance(residual.reshape(len(rows), -1), lost=4)
+        place = _robust_distance(pose)
+        for i in np.flatnonzero(shape > SHAPE_LIMIT):
+            k = int(np.argmax(np.linalg.norm(residual[i], axis=1)))
+            flags.append(
+                Flag(
+                    int(rows[i]),
+                    str(dataset.sample_ids[rows[i]]),
+                    "shape",
+                    f"The points form no usual face of style '{style}'; {names[k]} is furthest off.",
+                    float(shape[i] / SHAPE_LIMIT),
+                )
+            )
+        flags += [
+            Flag(
+                int(rows[i]),
+                str(dataset.sample_ids[rows[i]]),
+                "placement",
+                f"The face is unusually placed, sized or turned for style '{style}'.",
+                float(place[i] / PLACE_LIMIT),
+            )
+            for i in np.flatnonzero((place > PLACE_LIMIT) & (shape <= SHAPE_LIMIT))
+        ]
+    return flags
+
+
+def _face_flags(dataset: FaceDataset) -> list[Flag]:
+    """Pictures that, brought to common eyes, are not made of what other faces are made of."""
+    features = face_features(dataset.images, dataset.keypoints)
+    rows = np.flatnonzero(features.any(axis=1))
+    if len(rows) < 2 * _COMPONENTS:
+        return []
+    x = features[rows]
+    inlier = np.ones(len(x), bool)
+    error = np.zeros(len(x))
+    for _ in range(3):  # odd pictures must not teach what is usual
+        mean = x[inlier].mean(axis=0)
+        _, vectors = np.linalg.eigh(np.cov((x[inlier] - mean).T))
+        basis = vectors[:, -_COMPONENTS:]
+        centred = x - mean
+        error = np.linalg.norm(centred - centred @ basis @ basis.T, axis=1)
+        inlier = error <= np.quantile(error, 0.95)
+    median = float(np.median(error))
+    spread = max(1.4826 * float(np.median(np.abs(error - median))), 1e-6)
+    score = (error - median) / spread
+    return [
+        Flag(
+            int(rows[i]),
+            str(dataset.sample_ids[rows[i]]),
+            "no face",
+            "Between the labelled eyes there is no usual face: wrong labels, or another picture.",
+            float(score[i] / FACE_LIMIT),
+        )
+        for i in np.flatnonzero(score > FACE_LIMIT)
+    ]
+
+
+def _copy_pairs(exact: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Each later copy with the first of its group."""
+    order = np.argsort(exact, kind="stable")
+    first: dict[int, int] = {}
+    pairs = []
+    for row in order.tolist():
+        group = int(exact[row])
+        if group in first:
+            pairs.append((first[group], row))
+        else:
+            first[group] = row
+    return pairs
+
+
+def _disagreements(dataset: FaceDataset, pairs: list[tuple[int, int]]) -> tuple[list[Flag], int]:
+    """Flags for identical pictures with different labels, and the number of such pairs."""
+    xy = dataset.keypoints.xy
+    a, b = dataset.schema.norm_indices
+    eyes = np.nanmedian(np.linalg.norm(xy[:, a] - xy[:, b], axis=1)) if pairs else np.nan
+    flags: dict[int, Flag] = {}
+    count = 0
+    for i, j in pairs:
+        apart = np.linalg.norm(xy[i] - xy[j], axis=1)
+        if not np.isfinite(apart).any():
+            continue
+        k = int(np.nanargmax(apart))
+        count += bool(apart[k] > 0)
+        if not apart[k] > DISAGREEMENT_EYES * eyes:
+            continue
+        for row, other in ((i, j), (j, i)):
+            flags[row] = Flag(
+                row,
+                str(dataset.sample_ids[row]),
+                "copies disagree",
+                f"{dataset.schema.keypoint_names[k]} is {apart[k]:.1f} px from where the identical "
+                f"picture {dataset.sample_ids[other]} has it.",
+                float(apart[k] / (DISAGREEMENT_EYES * eyes)),
+            )
+    return list(flags.values()), count
+
+
+def _shared(
+    dataset: FaceDataset, test: FaceDataset | None, pictures: NDArray[np.float32]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(training id, test id) of identical and of nearly identical pictures."""
+    if test is None or test.images.shape[1:] != dataset.images.shape[1:]:
+        return [], []
+    both = exact_groups(np.concatenate([dataset.images, test.images]))
+    train_key, test_key = both[: len(dataset)], both[len(dataset) :]
+    exact: list[tuple[str, str]] = []
+    for j in np.flatnonzero(np.isin(test_key, train_key)):
+        i = int(np.argmax(train_key == test_key[j]))
+        exact.append((str(dataset.sample_ids[i]), str(test.sample_ids[j])))
+    pairs = near_pairs(pictures, picture_features(test.images), NEAR_THRESHOLD)
+    pairs = pairs[train_key[pairs[:, 0]] != test_key[pairs[:, 1]]]
+    near = [(str(dataset.sample_ids[i]), str(test.sample_ids[j])) for i, j in pairs]
+    return exact, near
+
+
+# --- geometry of label sets -----------------------------------------------------------------------
+
+
+def _align(
+    xy: NDArray[np.float64], reference: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Turn, scale and shift each row's points onto the reference, by least squares.
+
+    Returns:
+        (N, K, 2) aligned points and (N, 4) pose: centre x, centre y, log scale, roll in radians.
+    """
+    z = xy[..., 0] + 1j * xy[..., 1]
+    r = np.broadcast_to(reference[:, 0] + 1j * reference[:, 1], z.shape)
+    r = np.where(np.isnan(z), np.nan, r)
+    z_mean, r_mean = np.nanmean(z, axis=1), np.nanmean(r, axis=1)
+    z0, r0 = z - z_mean[:, None], r - r_mean[:, None]
+    turn = np.nansum(np.conj(z0) * r0, axis=1) / np.maximum(
+        np.nansum(np.abs(z0) ** 2, axis=1), 1e-9
+    )
+    aligned = z0 * turn[:, None] + r_mean[:, None]
+    pose = np.column_stack(
+        [z_mean.real, z_mean.imag, -np.log(np.maximum(np.abs(turn), 1e-6)), -np.angle(turn)]
+    )
+    return np.stack([aligned.real, aligned.imag], axis=-1), pose
+
+
+def _robust_distance(x: NDArray[np.float64], lost: int = 0) -> NDArray[np.float64]:
+    """(N,) Mahalanobis distance to the bulk of the rows; the typical row's is 1.
+
+    The covariance comes from the 90 % nearest rows, found by repetition. ``lost`` directions (those
+    that an alignment removed) have no variance and are left out.
+    """
+    apart = np.abs(x - np.median(x, axis=0))
+    worst = (apart / (np.median(apart, axis=0) + 1e-6)).max(axis=1)
+    inside = worst <= np.quantile(worst, 0.75)
+    distance = np.ones(len(x))
+    for _ in range(5):
+        centre = x[inside].mean(axis=0)
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov((x[inside] - centre).T)))
+        keep = slice(lost, None)
+        scale = np.sqrt(np.maximum(values[keep], 1e-3 * values[-1] + 1e-9))
+        distance = np.linalg.norm((x - centre) @ vectors[:, keep] / scale, axis=1)
+        inside = distance <= np.quantile(distance, 0.9)
+    return distance / max(float(np.median(distance)), 1e-9)
+
+
+def _style_offsets(dataset: FaceDataset) -> list[StyleOffset]:
+    """Median place of each keypoint in a frame fixed by the eyes, each style against the largest."""
+    a, b = dataset.schema.norm_indices  # the person's left and right
+    xy = dataset.keypoints.xy.astype(np.float64)
+    z = xy[..., 0] + 1j * xy[..., 1]
+    span = z[:, a] - z[:, b]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        frame = (z - ((z[:, a] + z[:, b]) / 2)[:, None]) / span[:, None]
+    frame[~(np.abs(span) > 1.0)] = np.nan
+    styles = [s for s, _ in Counter(s for s in dataset.styles.tolist() if s).most_common()]
+    if len(styles) < 2 or not np.isfinite(frame).any():
+        return []
+    eyes = float(np.nanmedian(np.abs(span)))
+    offsets = []
+    for style in styles[1:]:
+        mine, theirs = frame[dataset.styles == style], frame[dataset.styles == styles[0]]
+        for k, name in enumerate(dataset.schema.keypoint_names):
+            p, q = mine[np.isfinite(mine[:, k]), k], theirs[np.isfinite(theirs[:, k]), k]
+            if k in (a, b) or not len(p) or not len(q):
+                continue  # the eyes are the frame
+            offsets.append(
+                StyleOffset(
+                    keypoint=name,
+                    style=style,
+                    reference=styles[0],
+                    dx=float(np.median(p.real) - np.median(q.real)) * eyes,
+                    dy=float(np.median(p.imag) - np.median(q.imag)) * eyes,
+                    count=len(p),
+                    reference_count=len(q),
+                )
+            )
+    return offsets
+
+
+# --- showing it -----------------------------------------------------------------------------------
+
+_THUMBNAIL_SIDE = 144  # pixels
+
+
+def _thumbnail(dataset: FaceDataset, row: int) -> bytes:
+    """The picture with its labels as PNG."""
+    image = dataset.images[row]
+    scale = _THUMBNAIL_SIDE / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    code = cv2.COLOR_GRAY2BGR if image.shape[2] == 1 else cv2.COLOR_RGB2BGR
+    canvas = cv2.resize(cv2.cvtColor(image, code), size, interpolation=cv2.INTER_CUBIC)
+    for x, y in dataset.keypoints.xy[row]:
+        if np.isfinite(x) and inside_image(np.array([x, y]), dataset.image_size):
+            centre = (round((float(x) + 0.5) * scale), round((float(y) + 0.5) * scale))
+            cv2.circle(canvas, centre, 3, (60, 220, 60), -1, cv2.LINE_AA)
+    return bytes(cv2.imencode(".png", canvas)[1])
+
+
+def _facts(report: AuditReport) -> list[tuple[str, str]]:
+    """The report's headline numbers as (name, value)."""
+    height, width = report.image_size
+    styles = ", ".join(f"{name or 'unlabelled'} {n:,}" for name, n in report.styles.items())
+    return [
+        ("faces", f"{report.rows:,} of {width} × {height} pixels"),
+        ("label styles", styles or "none"),
+        ("identical pictures", f"{report.exact_rows:,} rows in {report.exact_groups:,} groups"),
+        ("of these with differing labels", f"{report.disagreeing_pairs:,} pairs"),
+        ("nearly identical pictures", f"{len(report.near_pairs):,} pairs"),
+        ("training pictures also in the test set", f"{len(report.test_exact):,} identical, {len(report.test_near):,} nearly"),
+        ("rows flagged", f"{len(flagged_rows(report)):,}"),
+    ]  # fmt: skip
+
+
+def render_audit(report: AuditReport) -> Group:
+    """The report for a terminal, as a ``rich`` renderable."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    def table(title: str, *columns: str) -> Table:
+        made = Table(title=title, title_justify="left", title_style="bold", box=None)
+        for i, column in enumerate(columns):
+            made.add_column(column, justify="left" if i == 0 else "right")
+        return made
+
+    facts = table(f"Audit of {report.source or 'the data'}", "", "")
+    for name, value in _facts(report):
+        facts.add_row(name, Text(value))
+    labels = table("Labels per keypoint", "keypoint", "labels", "share")
+    for name, count in report.label_counts.items():
+        labels.add_row(name, f"{count:,}", f"{count / max(report.rows, 1):.1%}")
+    patterns = table("Patterns of missing labels", "missing", "rows")
+    for count, missing in report.patterns[:8]:
+        patterns.add_row(_missing_text(missing), f"{count:,}")
+    parts = [facts, labels, patterns]
+    if report.style_offsets:
+        first = report.style_offsets[0]
+        offsets = table(
+            f"Where styles differ (px, against {first.reference}, eyes held fixed)",
+            "keypoint", "style", "right in picture", "down",
+        )  # fmt: skip
+        for o in report.style_offsets:
+            offsets.add_row(o.keypoint, o.style, f"{o.dx:+.1f}", f"{o.dy:+.1f}")
+        parts.append(offsets)
+    if report.flags:
+        flags = table("Rows to look at", "row", "reason", "score")
+        flags.columns[1].justify = "left"
+        for flag in report.flags[:15]:
+            flags.add_row(
+                flag.sample_id, Text(f"{flag.reason}: {flag.detail}"), f"{flag.score:.1f}"
+            )
+        if len(report.flags) > 15:
+            flags.add_row("…", f"{len(report.flags) - 15} more in the written report", "")
+        parts.append(flags)
+    return Group(*(item for part in parts for item in (part, "")))
+
+
+def _missing_text(missing: tuple[str, ...]) -> str:
+    if not missing:
+        return "nothing"
+    return ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+
+
+def write_audit(report: AuditReport, directory: Path | str) -> None:
+    """Write ``audit.json`` and ``audit.html`` (self-contained) into a folder, which is made.
+
+    Raises:
+        OutputError: They cannot be written.
+    """
+    folder = Path(directory)
+    content = {k: v for k, v in asdict(report).items() if k != "thumbnails"}
+    content["patterns"] = [{"rows": n, "missing": list(m)} for n, m in report.patterns]
+    content["flagged_rows"] = flagged_rows(report).tolist()
+    write_json(folder / "audit.json", content)
+    write_text(folder / "audit.html", _html(report))
+
+
+_CSS = """
+:root { color-scheme: light dark; --ink: #1d2430; --paper: #fbfbf9; --line: #d9dbe0; --bar: #4a7fb5; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e7ec; --paper: #16191f; --line: #343a45; --bar: #6fa3d8; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; } td, th { padding: .2rem .9rem .2rem 0; text-align: left;
+  border-bottom: 1px solid var(--line); font-weight: normal; } th { opacity: .7; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.bar { width: 14rem; } td.bar div { height: .6rem; background: var(--bar); border-radius: 2px; }
+.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 1rem; }
+figure { margin: 0; } img { width: 100%; border-radius: 4px; display: block; }
+figcaption { font-size: .8rem; line-height: 1.3; margin-top: .3rem; } b { font-weight: 600; }
+"""
+
+
+def _html(report: AuditReport) -> str:
+    def rows(cells: list[tuple[str, ...]]) -> str:
+        return "".join(
+            "<tr>" + "".join(f"<td{'' if i == 0 else ' class=n'}>{c}</td>" for i, c in enumerate(r)) + "</tr>"
+            for r in cells
+        )  # fmt: skip
+
+    escape = html.escape
+    labels = "".join(
+        f"<tr><td>{escape(name)}</td><td class=n>{count:,}</td><td class=bar>"
+        f"<div style='width:{100 * count / max(report.rows, 1):.1f}%'></div></td></tr>"
+        for name, count in report.label_counts.items()
+    )
+    patterns = rows([(escape(_missing_text(m)), f"{n:,}") for n, m in report.patterns[:20]])
+    offsets = rows(
+        [
+            (escape(o.keypoint), escape(o.style), f"{o.dx:+.1f}", f"{o.dy:+.1f}")
+            for o in report.style_offsets
+        ]
+    )
+    faces = "".join(
+        f"<figure><img alt='row {escape(flag.sample_id)}' src='data:image/png;base64,"
+        f"{base64.b64encode(report.thumbnails[flag.row]).decode()}'><figcaption><b>"
+        f"{escape(flag.sample_id)} · {escape(flag.reason)}</b> {escape(flag.detail)}"
+        "</figcaption></figure>"
+        for flag in report.flags[:200]
+        if flag.row in report.thumbnails
+    )
+    shared = rows([(escape(a), escape(b)) for a, b in (report.test_exact + report.test_near)[:50]])
+    facts = rows([(escape(name), escape(value)) for name, value in _facts(report)])
+    parts = [
+        f"<h1>Audit of {escape(Path(report.source).name or 'the data')}</h1><table>{facts}</table>",
+        f"<h2>Labels per keypoint</h2><table>{labels}</table>",
+        f"<h2>Patterns of missing labels</h2><table>{patterns}</table>",
+    ]
+    if offsets:
+        reference = escape(report.style_offsets[0].reference)
+        parts.append(
+            f"<h2>Where label styles differ</h2><p>Pixels against {reference}, eyes held fixed.</p>"
+            "<table><tr><th>keypoint</th><th class=n>style</th><th class=n>right</th>"
+            f"<th class=n>down</th></tr>{offsets}</table>"
+        )
+    if shared:
+        parts.append(
+            "<h2>Training pictures in the test set</h2><table><tr><th>training row</th>"
+            f"<th class=n>test picture</th></tr>{shared}</table>"
+        )
+    if faces:
+        parts.append(f"<h2>Rows to look at</h2><div class=faces>{faces}</div>")
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width'><title>Audit</title>"
+        f"<style>{_CSS}</style>{''.join(parts)}</html>\n"
+    )
