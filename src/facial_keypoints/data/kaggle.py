@@ -207,15 +207,19 @@ def _find_in_zip(
         }
         if info := by_name.get(name):
             chunks = _member_chunks(handle, archive, info)
-            label = f"{label}/{info.filename}"
+            label = f"{label}/{_printable(info.filename)}"
             return _Table(_guarded(chunks, label), label, file)
         if info := by_name.get(f"{PurePosixPath(name).stem}.zip"):
             inner = stack.enter_context(archive.open(info))
-            return _find_in_zip(inner, name, f"{label}/{info.filename}", file, stack)
+            return _find_in_zip(inner, name, f"{label}/{_printable(info.filename)}", file, stack)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{label} is a damaged zip file ({error}); download it again.") from error
+        raise DataError(
+            f"{label} is a damaged zip file ({_printable(str(error))}); download it again."
+        ) from error
     except (ValueError, struct.error, UnicodeError, OverflowError) as error:
-        raise DataError(f"{label} is no valid zip file ({error}); download it again.") from error
+        raise DataError(
+            f"{label} is no valid zip file ({_printable(str(error))}); download it again."
+        ) from error
     return None
 
 
@@ -223,7 +227,7 @@ def _check_member_name(name: str, label: str) -> None:
     windows = PureWindowsPath(name)  # splits at both kinds of slash and knows drive letters
     if ".." in windows.parts or windows.drive or windows.root:
         raise DataError(
-            f"{label} holds the unsafe path '{name[:80]}', which leaves the folder; "
+            f"{label} holds the unsafe path '{_printable(name)}', which leaves the folder; "
             "do not use this zip."
         )
 
@@ -272,7 +276,9 @@ def _guarded(chunks: Iterator[bytes], label: str) -> Iterator[bytes]:
     try:
         yield from chunks
     except _READ_ERRORS as error:
-        raise DataError(f"{label} is damaged or cut short ({error}); get it again.") from error
+        raise DataError(
+            f"{label} is damaged or cut short ({_printable(str(error))}); get it again."
+        ) from error
 
 
 def _lines(table: _Table) -> Iterator[bytes]:
@@ -346,7 +352,7 @@ def _rows(table: _Table, columns: Sequence[str]) -> Iterator[tuple[int, list[byt
     extra = [name for name in header if name not in columns]
     if extra:
         raise DataError(
-            f"{table.label} has a column '{extra[0][:80]}' that Kaggle's file does not; remove it "
+            f"{table.label} has a column '{_printable(extra[0])}' that Kaggle's file does not; remove it "
             "(or name it as the group column)."
         )
     blank_since = 0
@@ -595,8 +601,12 @@ def _text(field: bytes, number: int, column: str, label: str) -> str:
 
 
 def _shown(field: bytes) -> str:
-    text = field[:40].decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return _printable(field[:40].decode("utf-8", "replace"))
+
+
+def _printable(text: str) -> str:
+    """A foreign name fit for a message: short, on one line, without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text[:80])
 
 
 # --- the submission -------------------------------------------------------------------------------
