@@ -261,7 +261,7 @@ def _shape_flags(dataset: FaceDataset) -> list[Flag]:
         shape = _robust_distance(residual.reshape(len(rows), -1), lost=4)
         place = _robust_distance(pose)
         for i in np.flatnonzero(shape > SHAPE_LIMIT):
-            k = int(np.argmax(np.linalg.norm(residual[i], axis=1)))
+            k = _odd_point(xy[i], reference)
             flags.append(
                 Flag(
                     int(rows[i]),
@@ -288,17 +288,21 @@ def _face_flags(dataset: FaceDataset) -> list[Flag]:
     """Pictures that, brought to common eyes, are not made of what other faces are made of."""
     features = face_features(dataset.images, dataset.keypoints)
     rows = np.flatnonzero(features.any(axis=1))
-    if len(rows) < 2 * _COMPONENTS:
+    if len(rows) < 10 * _COMPONENTS:  # fewer faces do not span what faces can be
         return []
     x = features[rows]
     inlier = np.ones(len(x), bool)
     error = np.zeros(len(x))
-    for _ in range(3):  # odd pictures must not teach what is usual
-        mean = x[inlier].mean(axis=0)
-        _, vectors = np.linalg.eigh(np.cov((x[inlier] - mean).T))
-        basis = vectors[:, -_COMPONENTS:]
-        centred = x - mean
-        error = np.linalg.norm(centred - centred @ basis @ basis.T, axis=1)
+    even = np.arange(len(x)) % 2 == 0
+    for _ in range(2):  # the second time without what the first found odd
+        for mine in (even, ~even):
+            # Components come from the other half: a row would describe itself with one of its own.
+            others = x[~mine & inlier]
+            mean = others.mean(axis=0)
+            _, vectors = np.linalg.eigh(np.cov((others - mean).T))
+            basis = vectors[:, -_COMPONENTS:]
+            centred = x[mine] - mean
+            error[mine] = np.linalg.norm(centred - centred @ basis @ basis.T, axis=1)
         inlier = error <= np.quantile(error, 0.95)
     median = float(np.median(error))
     spread = max(1.4826 * float(np.median(np.abs(error - median))), 1e-6)
@@ -398,6 +402,14 @@ def _align(
         [z_mean.real, z_mean.imag, -np.log(np.maximum(np.abs(turn), 1e-6)), -np.angle(turn)]
     )
     return np.stack([aligned.real, aligned.imag], axis=-1), pose
+
+
+def _odd_point(xy: NDArray[np.float64], reference: NDArray[np.float64]) -> int:
+    """The point (K, 2) without which the others fit the reference best."""
+    others = np.repeat(xy[None], len(xy), axis=0)
+    others[np.arange(len(xy)), np.arange(len(xy))] = np.nan
+    misfit = np.nansum((_align(others, reference)[0] - reference) ** 2, axis=(1, 2))
+    return int(np.argmin(np.where(np.isnan(xy[:, 0]), np.inf, misfit)))
 
 
 def _robust_distance(x: NDArray[np.float64], lost: int = 0) -> NDArray[np.float64]:

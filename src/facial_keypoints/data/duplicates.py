@@ -62,7 +62,7 @@ def face_features(images: ImageArray, keypoints: Keypoints) -> NDArray[np.float3
 
 def exact_groups(images: ImageArray) -> NDArray[np.int64]:
     """(N,) group number of each picture; pixel-identical pictures share one."""
-    flat = np.ascontiguousarray(images.reshape(len(images), -1))
+    flat = np.ascontiguousarray(images).reshape(len(images), int(np.prod(images.shape[1:])))
     rows = flat.view(np.dtype((np.void, max(1, flat.shape[1])))).ravel()
     return np.asarray(np.unique(rows, return_inverse=True)[1], np.int64).reshape(-1)
 
