@@ -1,5 +1,97 @@
-"""Train, compare, ship and use facial keypoint detectors."""
+"""Train, compare, ship and use facial keypoint detectors.
+
+Public names are looked up when they are first used, so that importing the package starts neither
+Keras nor any other heavy library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from facial_keypoints._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from facial_keypoints.data import load_dataset
+    from facial_keypoints.errors import (
+        DataError,
+        FacialKeypointsError,
+        MissingExtraError,
+        ModelError,
+        OutputError,
+        PictureError,
+    )
+    from facial_keypoints.evaluation import EvaluationReport, evaluate_predictions
+    from facial_keypoints.export import export_onnx
+    from facial_keypoints.pictures import read_picture
+    from facial_keypoints.predict import FaceDetector, Predictor, load_predictor
+    from facial_keypoints.runtime import Runtime, load_runtime, shipped_models
+    from facial_keypoints.schemas import get_schema, list_schemas
+    from facial_keypoints.spec import ModelSpec
+    from facial_keypoints.types import (
+        CropTransform,
+        FaceDataset,
+        Keypoints,
+        KeypointSchema,
+        Prediction,
+    )
+
+_HOMES = {
+    "data": ("load_dataset",),
+    "errors": (
+        "DataError",
+        "FacialKeypointsError",
+        "MissingExtraError",
+        "ModelError",
+        "OutputError",
+        "PictureError",
+    ),
+    "evaluation": ("EvaluationReport", "evaluate_predictions"),
+    "export": ("export_onnx",),
+    "pictures": ("read_picture",),
+    "predict": ("FaceDetector", "Predictor", "load_predictor"),
+    "runtime": ("Runtime", "load_runtime", "shipped_models"),
+    "schemas": ("get_schema", "list_schemas"),
+    "spec": ("ModelSpec",),
+    "types": ("CropTransform", "FaceDataset", "KeypointSchema", "Keypoints", "Prediction"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CropTransform",
+    "DataError",
+    "EvaluationReport",
+    "FaceDataset",
+    "FaceDetector",
+    "FacialKeypointsError",
+    "KeypointSchema",
+    "Keypoints",
+    "MissingExtraError",
+    "ModelError",
+    "ModelSpec",
+    "OutputError",
+    "PictureError",
+    "Prediction",
+    "Predictor",
+    "Runtime",
+    "__version__",
+    "evaluate_predictions",
+    "export_onnx",
+    "get_schema",
+    "list_schemas",
+    "load_dataset",
+    "load_predictor",
+    "load_runtime",
+    "read_picture",
+    "shipped_models",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'facial_keypoints' has no attribute '{name}'")
+    return getattr(import_module(f"facial_keypoints.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,286 @@
+"""Picture files to arrays, in order, by several threads; and arrays to a model's input.
+
+Pillow decodes, not OpenCV: it reads the size from the header before it decodes anything, turns
+pictures as their EXIF data says in every format, and refuses what is cut off, where OpenCV hands
+over a picture that is half grey. What that costs in time is in ``benchmarks/results``.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import struct
+import sys
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from facial_keypoints.errors import DataError, PictureError
+from facial_keypoints.geometry import resize_transform
+from facial_keypoints.types import CropTransform, ImageArray
+
+__all__ = [
+    "MAX_PIXELS",
+    "PICTURE_SUFFIXES",
+    "find_pictures",
+    "fit_picture",
+    "in_order",
+    "read_picture",
+]
+
+MAX_PIXELS = 128_000_000
+"""Pixels of the largest picture that is decoded unless asked otherwise: the largest phone camera
+that is common takes 108 million; decoded in colour, this many fill 384 MB."""
+
+# Formats of photographs. EPS, PDF and the like would start other programs.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+PICTURE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp",
+    ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".jp2", ".avif",
+})  # fmt: skip
+"""Names that a folder is searched for; a file named by itself may have any name."""
+
+# What Pillow's readers raise on damaged files.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
+    AttributeError, MemoryError, RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+
+_header_lock = threading.Lock()
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def read_picture(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
+) -> ImageArray:
+    """Read one picture, upright as its EXIF orientation says.
+
+    Of an animated picture the first frame is read; what is transparent becomes white; 16-bit grey
+    is divided by 257.
+
+    Args:
+        source: A file, or the bytes of one.
+        channels: 1 for grey, 3 for RGB.
+        max_pixels: Refuse larger pictures, told from the header before anything is decoded.
+        name: What to call the picture in messages; the path when left out.
+
+    Returns:
+        (H, W, channels) uint8.
+
+    Raises:
+        PictureError: It is missing, empty, damaged, cut off, too large or no picture.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (grey) or 3 (RGB), received {channels}.")
+    shown = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
+    try:
+        content = source if isinstance(source, bytes) else _content(Path(source), max_pixels)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PictureError(f"{shown}: cannot be read ({reason}).") from error
+    if not content:
+        raise PictureError(f"{shown}: the file is empty.")
+    try:
+        with _open(content) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                raise PictureError(
+                    f"{shown}: {width}×{height} pixels are more than the limit of "
+                    f"{max_pixels:,}: make it smaller, or raise --max-pixels."
+                )
+            if picture.mode == "F":
+                raise PictureError(
+                    f"{shown}: its pixels are floating-point numbers of unknown range: save it with 8 or "
+                    "16 bits."
+                )
+            return _to_array(picture, channels)
+    except UnidentifiedImageError:
+        raise PictureError(f"{shown}: not a picture in a known format.") from None
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{shown}: {error}") from error
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise PictureError(f"{shown}: the picture is damaged or cut off ({reason}).") from error
+
+
+def _content(path: Path, max_pixels: int) -> bytes:
+    if path.exists() and not path.is_file():
+        raise ValueError("not a file")  # a pipe or a device may never end
+    if path.stat().st_size > 16 * max_pixels:  # twice 16-bit RGBA without compression
+        raise ValueError("the file is too large for a picture")
+    return path.read_bytes()
+
+
+def _open(content: bytes) -> Image.Image:
+    """Read the header, without Pillow's own limit: it is one for the whole process, and only warns."""
+    with _header_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(content), formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _to_array(picture: Image.Image, channels: int) -> ImageArray:
+    if channels == 1 and picture.format in ("JPEG", "MPO") and picture.mode == "RGB":
+        picture.draft("L", picture.size)  # a grey answer needs no colours decoded
+    picture = _upright(picture)
+    mode = picture.mode
+    if mode.startswith("I"):  # 16 bits a pixel, in 16 or 32
+        values = np.asarray(picture).astype(np.float32) / 257.0
+        grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)[..., np.newaxis]
+        return np.repeat(grey, channels, axis=2)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, picture)
+    if channels == 1 and mode not in ("L", "1"):
+        picture = picture.convert("RGB")  # CMYK, palette and Lab know no direct way to grey
+    array: ImageArray = np.array(picture.convert("L" if channels == 1 else "RGB"), np.uint8)
+    return array.reshape(picture.height, picture.width, channels)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    picture.load()
+    try:
+        return ImageOps.exif_transpose(picture)
+    except _DAMAGE:
+        return picture  # EXIF data that cannot be read says nothing about the orientation
+
+
+def fit_picture(
+    picture: ImageArray, input_size: tuple[int, int], channels: int
+) -> tuple[ImageArray, CropTransform]:
+    """Bring a whole picture to a model's input: as large as fits, in the middle, edges repeated.
+
+    The aspect ratio stays, so that a face in a crop that is not square keeps its shape.
+
+    Args:
+        picture: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+        input_size: (height, width) of the input.
+        channels: 1 grey or 3 RGB.
+
+    Returns:
+        (height, width, channels) uint8, and the map from picture pixels to input pixels.
+
+    Raises:
+        ValueError: The array is no such picture.
+    """
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.size == 0:
+        raise ValueError(
+            "a picture must be uint8 with shape (H, W), (H, W, 1) or (H, W, 3), "
+            f"received {picture.dtype} {picture.shape}."
+        )
+    array = picture[..., np.newaxis] if picture.ndim == 2 else picture
+    if array.shape[2] not in (1, 3):
+        raise ValueError(f"a picture must have 1 or 3 channels, received {array.shape[2]}.")
+    height, width = array.shape[:2]
+    scale = min(input_size[0] / height, input_size[1] / width)
+    inner = (
+        min(input_size[0], max(1, round(height * scale))),
+        min(input_size[1], max(1, round(width * scale))),
+    )
+    if inner != (height, width):
+        # Averaging over areas when shrinking: single samples would make noise of fine detail.
+        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        array = _resized(array, inner, method)
+    top, left = (input_size[0] - inner[0]) // 2, (input_size[1] - inner[1]) // 2
+    if inner != input_size:
+        rows = np.clip(np.arange(input_size[0]) - top, 0, inner[0] - 1)
+        columns = np.clip(np.arange(input_size[1]) - left, 0, inner[1] - 1)
+        array = array[rows[:, np.newaxis], columns]
+    if array.shape[2] != channels:
+        code = cv2.COLOR_RGB2GRAY if channels == 1 else cv2.COLOR_GRAY2RGB
+        array = np.asarray(cv2.cvtColor(np.ascontiguousarray(array), code), np.uint8)
+    matrix = resize_transform((height, width), inner).matrix.copy()
+    matrix[:, 2] += (left, top)
+    return array.reshape(*input_size, channels), CropTransform(matrix, input_size)
+
+
+def _resized(array: ImageArray, size: tuple[int, int], method: int) -> ImageArray:
+    resized: NDArray[Any] = cv2.resize(array, (size[1], size[0]), interpolation=method)
+    return resized.reshape(*size, array.shape[2])
+
+
+def find_pictures(inputs: Iterable[str]) -> Iterator[Path]:
+    """The pictures that the inputs name, one at a time.
+
+    Folders are searched with all below them, in order of name, for files with a picture's suffix;
+    hidden files are passed over. A pattern with ``*``, ``?`` or ``[]`` stands for what it matches,
+    ``**`` for any depth. ``-`` reads one path a line from standard input.
+
+    Raises:
+        DataError: An input names nothing.
+    """
+    for name in inputs:
+        path = Path(name)
+        if name == "-":
+            for line in sys.stdin:
+                if line.strip():
+                    yield Path(line.rstrip("\r\n"))
+        elif path.is_dir():
+            yield from _in_folder(path)
+        elif path.exists() or not any(sign in name for sign in "*?["):
+            if not path.exists():
+                raise DataError(f"there is no picture or folder {name}.")
+            yield path
+        else:
+            # Path.glob knows no absolute patterns.
+            matches = sorted(p for p in glob.iglob(name, recursive=True) if not Path(p).is_dir())  # noqa: PTH207
+            if not matches:
+                raise DataError(f"no file matches {name}.")
+            yield from map(Path, matches)
+
+
+def _in_folder(folder: Path) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(
+                # A link to a folder above would go round for ever, so links are not followed.
+                (e.name, e.is_dir(follow_symlinks=False))
+                for e in entries
+                if not e.name.startswith(".")
+            )
+    except OSError as error:
+        raise DataError(f"cannot look into {folder} ({error.strerror}).") from error
+    for name, is_folder in found:
+        if is_folder:
+            yield from _in_folder(folder / name)
+        elif Path(name).suffix.lower() in PICTURE_SUFFIXES:
+            yield folder / name
+
+
+def in_order(
+    function: Callable[[_T], _R], items: Iterable[_T], *, threads: int, ahead: int
+) -> Iterator[_R]:
+    """Results of ``function`` in the order of ``items``, worked out by threads.
+
+    Never more than ``ahead`` results are under way or waiting, so memory does not grow with the
+    number of items. When the reader stops early, what has not begun is dropped.
+    """
+    pending: deque[Future[_R]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

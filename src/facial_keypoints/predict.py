@@ -1,0 +1,272 @@
+"""From pictures to keypoints in the pixels of the original picture.
+
+Knows runtimes and pictures, not how models are stored nor where predictions go.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facial_keypoints.errors import ModelError, PictureError
+from facial_keypoints.geometry import flip_images, flip_xy
+from facial_keypoints.pictures import MAX_PIXELS, fit_picture, in_order, read_picture
+from facial_keypoints.runtime import Runtime, available_cores, load_runtime
+from facial_keypoints.spec import ModelSpec
+from facial_keypoints.types import CropTransform, FaceDataset, ImageArray, Keypoints, Prediction
+
+__all__ = ["SMALLEST_SIDE", "FaceDetector", "Predictor", "load_predictor"]
+
+SMALLEST_SIDE = 8
+"""Pixels; in a smaller picture even two eyes and a mouth would share pixels."""
+
+
+class FaceDetector(Protocol):
+    """Finds faces in a photo."""
+
+    def detect(self, image: ImageArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Find the faces of one picture.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            Boxes (N, 4) xyxy in image pixels and scores (N,) in [0, 1]; N = 0 where none is found.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class _Crop:
+    """One picture at the model's input, and the way back."""
+
+    image: ImageArray
+    transform: CropTransform
+    image_size: tuple[int, int]
+    source: str
+
+
+class Predictor:
+    """A model with the choices of how to ask it.
+
+    Args:
+        runtime: The loaded model.
+        style: Label style to answer in. When left out: ``kaggle-a`` if the model has it, else its
+            first.
+        flip: Ask about the mirrored picture too and average: slightly better, twice the time.
+
+    Raises:
+        ModelError: The model does not answer in that style.
+
+    Example:
+        >>> predictor = load_predictor("default")  # doctest: +SKIP
+        >>> predictor.predict_crops([picture])[0].keypoints.xy  # doctest: +SKIP
+    """
+
+    def __init__(self, runtime: Runtime, *, style: str | None = None, flip: bool = False) -> None:
+        styles = runtime.spec.styles
+        if style is None:
+            style = "kaggle-a" if "kaggle-a" in styles else styles[0]
+        if style not in styles:
+            known = ", ".join(styles) if any(styles) else "none: it was trained without styles"
+            raise ModelError(
+                f"the model '{runtime.spec.name}' does not answer in the label style '{style}'; its "
+                f"styles: {known}."
+            )
+        self.runtime = runtime
+        self.style = style
+        self.flip = flip
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model says about itself."""
+        return self.runtime.spec
+
+    def check_fits(self, faces: FaceDataset) -> None:
+        """Make sure that the model can be asked about these faces as they are.
+
+        Raises:
+            ModelError: Its input size, channels or keypoints are others.
+        """
+        spec = self.spec
+        if (faces.image_size, faces.images.shape[3]) != (spec.input_size, spec.channels):
+            height, width = spec.input_size
+            raise ModelError(
+                f"the model '{spec.name}' takes pictures of {width}×{height} pixels with "
+                f"{spec.channels} channel(s), but the data has {faces.images.shape[2]}×"
+                f"{faces.images.shape[1]} with {faces.images.shape[3]}: resize the data or choose "
+                "another model."
+            )
+        if faces.schema.keypoint_names != spec.schema.keypoint_names:
+            raise ModelError(
+                f"the model '{spec.name}' answers the schema '{spec.schema.name}', but the data is "
+                f"labelled in '{faces.schema.name}': convert the data or choose another model."
+            )
+
+    def predict_batch(
+        self,
+        images: ImageArray,
+        *,
+        styles: Sequence[str] | NDArray[np.str_] | None = None,
+        batch_size: int = 256,
+    ) -> Keypoints:
+        """Answer pictures that are at the model's input size already.
+
+        Args:
+            images: (N, H, W, C) uint8.
+            styles: (N,) label style of each answer; the predictor's own where a style is unknown to
+                the model, and for all when left out.
+            batch_size: Pictures computed at once.
+
+        Returns:
+            N faces in input pixels.
+        """
+        spec = self.spec
+        default = spec.styles.index(self.style)
+        chosen = np.full(len(images), default)
+        if styles is not None:
+            if len(styles) != len(images):
+                raise ValueError(
+                    f"styles must have one entry per image ({len(images)}), received {len(styles)}."
+                )
+            index = {style: i for i, style in enumerate(spec.styles)}
+            chosen = np.array([index.get(str(style), default) for style in styles], np.intp)
+        points, sure = [], []
+        for start in range(0, max(len(images), 1), batch_size):
+            batch = images[start : start + batch_size]
+            xy, confidence = self.runtime.run(batch)
+            if self.flip:
+                mirrored, mirrored_sure = self.runtime.run(flip_images(batch))
+                back = flip_xy(mirrored, spec.input_size[1], spec.schema)
+                xy = np.mean([xy, back], axis=0, dtype=np.float32)
+                if confidence is not None and mirrored_sure is not None:
+                    back = mirrored_sure[..., list(spec.schema.swap)]
+                    confidence = np.mean([confidence, back], axis=0, dtype=np.float32)
+            rows, own = np.arange(len(batch)), chosen[start : start + batch_size]
+            points.append(xy[rows, own])
+            if confidence is not None:
+                sure.append(confidence[rows, own])
+        return Keypoints(
+            np.concatenate(points), spec.schema, confidence=np.concatenate(sure) if sure else None
+        )
+
+    def predict_crops(
+        self, images: Sequence[ImageArray], *, sources: Sequence[str] | None = None
+    ) -> list[Prediction]:
+        """Answer pictures that are one face each.
+
+        A picture is brought to the model's input whole: as large as fits, in the middle, its edges
+        repeated where it is not as wide as high.
+
+        Args:
+            images: Pictures of any size, (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+            sources: Name of each picture.
+
+        Returns:
+            One prediction per picture, of one face whose box is the whole picture, in the pixels
+            of that picture.
+
+        Raises:
+            PictureError: A picture is smaller than 8×8.
+        """
+        names = [""] * len(images) if sources is None else list(sources)
+        return self._answer([self._crop(*pair) for pair in zip(images, names, strict=True)])
+
+    def predict_files(
+        self,
+        files: Iterable[str | os.PathLike[str]],
+        *,
+        batch_size: int = 128,
+        readers: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Iterator[Prediction | PictureError]:
+        """Answer picture files that are one face each, one after the other.
+
+        Memory does not grow with the number of files: no more than two batches of small input
+        pictures, and one decoded picture per reader, exist at any time.
+
+        Args:
+            files: Paths, taken as they are needed.
+            batch_size: Pictures computed at once.
+            readers: Threads that read and decode; the number of cores when left out.
+            max_pixels: Refuse larger pictures.
+
+        Yields:
+            For each file in order its prediction, or the error that says why there is none.
+        """
+
+        def prepare(file: str | os.PathLike[str]) -> _Crop | PictureError:
+            try:
+                picture = read_picture(file, channels=self.spec.channels, max_pixels=max_pixels)
+                return self._crop(picture, os.fspath(file))
+            except PictureError as error:
+                return error
+
+        # One more batch is read while this one is computed.
+        prepared = in_order(
+            prepare, files, threads=readers or available_cores(), ahead=2 * batch_size
+        )
+        while batch := list(islice(prepared, batch_size)):
+            answers = iter(self._answer([crop for crop in batch if isinstance(crop, _Crop)]))
+            for item in batch:
+                yield next(answers) if isinstance(item, _Crop) else item
+
+    def _crop(self, picture: ImageArray, source: str) -> _Crop:
+        height, width = picture.shape[:2]
+        if min(height, width) < SMALLEST_SIDE:
+            raise PictureError(
+                f"{source or 'picture'}: {width}×{height} pixels are too few for a face "
+                f"(at least {SMALLEST_SIDE}×{SMALLEST_SIDE})."
+            )
+        image, transform = fit_picture(picture, self.spec.input_size, self.spec.channels)
+        return _Crop(image, transform, (height, width), source)
+
+    def _answer(self, crops: Sequence[_Crop]) -> list[Prediction]:
+        if not crops:
+            return []
+        found = self.predict_batch(np.stack([crop.image for crop in crops]))
+        predictions = []
+        for i, crop in enumerate(crops):
+            face = found.subset(slice(i, i + 1))
+            height, width = crop.image_size
+            predictions.append(
+                Prediction(
+                    keypoints=Keypoints(
+                        np.asarray(crop.transform.inverse().apply(face.xy), np.float32),
+                        face.schema,
+                        confidence=face.confidence,
+                    ),
+                    boxes=np.array([[0, 0, width, height]], np.float32),
+                    scores=np.full(1, np.nan, np.float32),
+                    image_size=crop.image_size,
+                    source=crop.source,
+                )
+            )
+        return predictions
+
+
+def load_predictor(
+    model: str | os.PathLike[str] = "default",
+    *,
+    style: str | None = None,
+    flip: bool = False,
+    threads: int | None = None,
+) -> Predictor:
+    """Open a model and make a predictor of it.
+
+    Args:
+        model: ``default`` or another shipped name, a run folder, a ``.keras`` or an ``.onnx`` file.
+        style: As for :class:`Predictor`.
+        flip: As for :class:`Predictor`.
+        threads: As for :func:`facial_keypoints.runtime.load_runtime`.
+
+    Raises:
+        ModelError: There is no such model, it is corrupt, or it does not know the style.
+        MissingExtraError: It is a Keras model and Keras is not installed.
+    """
+    return Predictor(load_runtime(model, threads=threads), style=style, flip=flip)
