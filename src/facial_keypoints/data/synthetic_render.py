@@ -1,0 +1,592 @@
+"""Paint faces: parameters in, grey pictures out.
+
+Every shape is a formula evaluated on the grid of face coordinates of a batch of pictures, with an
+edge that is one pixel soft; form comes from one relief (head, nose, sockets, cheeks, lips) whose
+slope is lit from one side. Eyes and mouth are painted in small windows only. numpy for the shapes,
+OpenCV for blur and JPEG. Where the keypoints are is decided in ``synthetic_geometry``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facial_keypoints.data.synthetic_geometry import REFERENCE_SIZE, FaceParameters
+
+__all__ = ["render_faces"]
+
+Floats = NDArray[np.float32]
+Window = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+def _cover(distance: Floats, softness: Floats | float) -> Floats:
+    """Share of a pixel inside a shape, from the signed distance to its edge (negative inside)."""
+    share = 0.5 - distance / softness
+    return np.clip(share, 0.0, 1.0, out=share)
+
+
+def _ramp(x: Floats, low: Floats | float, high: Floats | float) -> Floats:
+    """Smooth step from 0 at ``low`` to 1 at ``high``."""
+    t = np.clip((x - low) / (high - low), 0.0, 1.0)
+    return t * t * (3.0 - 2.0 * t)
+
+
+def _bump(squared: Floats) -> Floats:
+    """(1 - r^2)^2 inside the unit circle: a hill that costs no exponential."""
+    hill = np.maximum(1.0 - squared, 0.0)
+    return hill * hill
+
+
+def _blend(picture: Floats, value: Floats | float, share: Floats) -> None:
+    """Paint ``value`` over ``picture`` in place where ``share`` is 1."""
+    picture += (value - picture) * share
+
+
+@cache
+def _streaks() -> Floats:
+    """A closed ring of 4096 smooth random values around 0: strands of hair."""
+    rng = np.random.default_rng(7)
+    white = rng.standard_normal(4096)
+    ring = sum(
+        np.convolve(np.tile(white, 3), np.hanning(n) / np.hanning(n).sum(), "same")[4096:8192]
+        * n**0.5
+        for n in (8, 20, 60)
+    )
+    return np.asarray(ring / np.std(ring), np.float32)
+
+
+@cache
+def _clouds() -> Floats:
+    """A 512 x 512 sheet of smooth noise around 0 for skin, curls, cloth and walls."""
+    rng = np.random.default_rng(8)
+    sheet = np.zeros((512, 512), np.float32)
+    for sigma, weight in ((1.0, 1.0), (3.0, 0.8), (9.0, 0.8)):
+        layer = cv2.GaussianBlur(rng.standard_normal((512, 512)).astype(np.float32), (0, 0), sigma)
+        sheet += weight * layer / layer.std()
+    return sheet / sheet.std()
+
+
+class _Canvas:
+    """The pixel grids and buffers of one batch; each method paints one layer onto ``scene``."""
+
+    def __init__(self, faces: FaceParameters, image_size: int) -> None:
+        p = self.p = faces
+        self.size = image_size
+        self.unit = REFERENCE_SIZE / image_size  # pixels of size 96 per picture pixel
+        line = ((np.arange(image_size, dtype=np.float32) + 0.5) * self.unit - 0.5).astype(
+            np.float32
+        )
+        self.px, self.py = line[None, None, :], line[None, :, None]
+        self.x, self.y = faces.picture_to_plane(self.px, self.py)
+        self.u, self.v = faces.plane_to_face(self.x, self.y)
+        self.nu, self.nv = faces.face_to_nose(self.u, self.v)
+        self.ua = np.abs(self.u)
+        self.soft = 1.2 * self.unit / p["scale"]  # width of an edge, face units
+        self.right = np.where(self.u > 0, np.float32(1), np.float32(-1))
+        self.noise = self._texture(p["texture_x"], p["texture_y"])
+        # Tones: reflectance of skin, hair and lips, 0 black to 1 white.
+        self.skin = 0.30 + 0.52 * p["skin"] ** 0.8
+        grey = _ramp(p["age"], 0.65, 1.0) * 0.45
+        self.hair = np.minimum(0.05 + 0.75 * p["hair_tone"] ** 2.2 * p["skin"] + grey, 0.85)
+        self.male = (p["femininity"] < 0.5).astype(np.float32)
+        self.outline()
+        self.scene = np.empty_like(self.u)
+
+    def _texture(self, at_x: Floats, at_y: Floats) -> Floats:
+        sheet, n = _clouds(), self.size
+        if n > 256:
+            sheet = np.tile(sheet, (1 + n // 256, 1 + n // 256))
+        room = len(sheet) - n
+        x, y = (at_x.ravel() * room).astype(int), (at_y.ravel() * room).astype(int)
+        return np.stack([sheet[j : j + n, i : i + n] for i, j in zip(x, y, strict=True)])
+
+    def outline(self) -> None:
+        """The head's silhouette: an egg whose chin follows the pose, in the plane of the face."""
+        p = self.p
+        chin_x, chin_y = p.face_to_plane(0.0 * p["chin_v"], p["chin_v"])
+        sin, cos = np.sin(p["yaw"]), np.cos(p["yaw"])
+        self.half = p["face_width"] * np.sqrt(cos**2 + (1.08 * sin) ** 2)
+        self.middle_y = 4.0 - 20.0 * np.sin(p["pitch"])
+        self.chin_y = chin_y
+        down = np.clip((self.y - self.middle_y) / (chin_y - self.middle_y), 0.0, 1.3)
+        self.centre_x = 8.0 * sin + down * (chin_x - 8.0 * sin)
+        taper = 1.0 - p["jaw"] * down * down * (1.4 - 0.4 * down)
+        crown = self.middle_y - (p["crown_v"] - 4.0)
+        below = self.y > self.middle_y
+        ry = (self.y - self.middle_y) / np.where(
+            below, chin_y - self.middle_y, self.middle_y - (p["crown_v"] + 4.0 * sin * 0)
+        )
+        del crown
+        rx = (self.x - self.centre_x) / (self.half * taper)
+        self.radius2 = rx * rx + ry * ry
+        radius = np.sqrt(self.radius2 + 1e-6)
+        self.rim = (radius - 1.0) * (0.9 * self.half)  # about the distance to the outline
+
+    # -- behind the head ---------------------------------------------------------------------
+
+    def background(self) -> None:
+        p = self.p
+        tone = 0.08 + 0.85 * p["back_tone"]
+        wall = tone + (p["back_slope_x"] - 0.5) * (self.px / 96 - 0.5) * 0.5
+        wall = wall + (p["back_slope_y"] - 0.5) * (self.py / 96 - 0.5) * 0.5
+        tilt = (p["back_tilt"] - 0.5) * 1.5
+        edge = self.px - 96 * p["back_split"] + tilt * (self.py - 48)
+        second = (p["back_delta"] - 0.5) * 0.9 * (p["back_radius"] > 0.35)
+        wall = wall + second * _cover(edge, 3.0 + 10 * p["back_radius"])
+        bx, by = self.px - 96 * p["back_x"], self.py - 96 * p["back_y"]
+        size = 8 + 30 * p["back_radius"]
+        wall += (0.5 - p["back_delta"]) * _bump((bx * bx + by * by) / (size * size))
+        wall += 0.10 * p["back_texture"] ** 2 * self.noise
+        self.scene[...] = np.clip(wall, 0.02, 1.0)
+
+    def hair_behind(self) -> None:
+        """Long hair hangs behind the neck; the strands of all hair are laid out here."""
+        p = self.p
+        fan = (self.x - self.centre_x) / (0.55 * self.y + 75.0 * (1 + 0.1 * p["streak"]))
+        fan = np.where(self.y > -60, fan, fan * 0)
+        wave = (
+            fan * 700 + 40 * p["streak"] + 9 * p["curl"] * np.sin(0.25 * self.y + 6 * p["streak"])
+        )
+        index = (wave + 4096 * p["streak"]).astype(np.int64) & 4095
+        strands = np.take(_streaks(), index)
+        curly = _ramp(p["curl"], 0.6, 0.8)
+        strands = strands + (1.6 * self.noise - strands) * curly
+        shine = _bump(((self.y + 36 + 6 * p["light_y"]) / 16) ** 2) * 0.25
+        gloss = 1.0 + (0.26 + 0.2 * (1 - curly)) * 0.7 * strands + shine
+        side = 0.18 * p["light_x"] * (self.x / 40)
+        self.hair_paint = np.clip(self.hair * np.maximum(gloss + side, 0.25), 0.02, 1.0)
+        self.bald = self.male * (p["hair_style"] < 0.10 + 0.15 * p["age"])
+        female_long = (1 - self.male) * (p["hair_length"] < 0.75)
+        self.long = np.maximum(female_long, self.male * (p["hair_length"] < 0.08) * (1 - self.bald))
+        width = self.half + 5 + 9 * p["fringe"] + 2.0 * curly * self.noise
+        length = 40 + 90 * p["hair_length"]
+        hang = np.abs(self.x - 0.4 * self.centre_x) - width * (
+            0.9 + 0.1 * _ramp(self.y, -40.0, 30.0)
+        )
+        top = -(self.y + 10)
+        shape = np.maximum(np.maximum(hang, top), (self.y - length) * 0.5)
+        _blend(self.scene, self.hair_paint * 0.75, _cover(shape, 3.0) * self.long)
+
+    def body(self) -> None:
+        """Neck, then shoulders in a shirt; the neck lies in the chin's shadow."""
+        p = self.p
+        tone = self.skin * self.gain * 0.72
+        neck_x = self.x - 0.35 * self.centre_x
+        neck = np.abs(neck_x) - self.half * (0.50 + 0.1 * self.male)
+        shade = tone * (0.6 + 0.4 * _ramp(self.y, self.chin_y + 2, self.chin_y + 26))
+        shade = shade * (1.0 - 0.012 * np.abs(neck_x) + 0.006 * p["light_x"] * neck_x)
+        below = self.chin_y - 22 - self.y
+        _blend(self.scene, shade, _cover(np.maximum(neck, below), 2.0))
+        collar = self.chin_y + 13 + 8 * p["collar"] - 0.55 * np.maximum(18 - np.abs(neck_x), 0.0)
+        slope = 0.28 * np.maximum(np.abs(neck_x) - 22, 0.0)
+        cloth = np.clip(0.06 + 0.85 * p["clothes"] + 0.05 * self.noise, 0.02, 1.0)
+        cloth = cloth * self.gain * (0.85 + 0.004 * p["light_x"] * self.x)
+        _blend(self.scene, cloth, _cover(collar + slope - self.y, 2.0))
+
+    def ears(self) -> None:
+        p = self.p
+        sin = np.sin(p["yaw"])
+        for side in (-1.0, 1.0):
+            # The far ear slips behind the head as it turns.
+            hidden = np.maximum(side * sin, 0.0) * 14
+            ex = (self.x - 8.0 * sin - side * (self.half + 0.2 - hidden)) / (0.75 * p["ear"])
+            ey = (self.y - 8 + 15 * np.sin(p["pitch"])) / (2.0 * p["ear"])
+            r2 = ex * ex + ey * ey
+            lit = 0.70 + 0.15 * side * p["light_x"] - 0.30 * _bump(r2 * 2.2)
+            _blend(
+                self.scene, self.skin * self.gain * lit, _cover((np.sqrt(r2) - 1) * 5, self.soft)
+            )
+
+    # -- the head ----------------------------------------------------------------------------
+
+    def relief(self) -> Floats:
+        """Height of the face toward the camera, face units."""
+        p = self.p
+        ua, v = self.ua, self.v
+        height = 36.0 * np.sqrt(np.maximum(1.0 - 0.93 * self.radius2, 0.0) + 0.004)
+        tip, base = p["nose_v"], p["nose_v"] + p["nose_base"]
+        grow = np.clip((self.nv + 3) / (tip + 3), 0.0, 1.2)
+        width = 4.2 + (0.75 * p["nose_width"] - 1.0) * grow * grow
+        ridge = 0.72 * p.ridge(self.nv)
+        height += ridge * _bump((self.nu / (width * 1.45)) ** 2)
+        ball = self.nu**2 + (self.nv - tip - 0.5) ** 2
+        height += 1.3 * _bump(ball / 26)
+        wing_u = (np.abs(self.nu) - 0.78 * p["nose_width"]) / 3.4
+        height += 2.2 * _bump(wing_u**2 + ((self.nv - base + 2.4) / 3.8) ** 2)
+        eye_u = (ua - p["eye_u"] + 1.5) / 12
+        height -= 4.4 * _bump(eye_u * eye_u + ((v + 0.5) / 8.5) ** 2)
+        height += 1.8 * _bump(((ua - p["eye_u"]) / 8.5) ** 2 + (v / 5.5) ** 2)
+        height += (1.2 + 1.4 * self.male) * _bump(((ua - 17) / 19) ** 2 + ((v + 10) / 7) ** 2)
+        full = 2.2 + 0.7 * np.maximum(p["smile"], 0.0)
+        height += full * _bump(((ua - 22) / 15) ** 2 + ((v - 20) / 15) ** 2)
+        height += 2.4 * _bump((self.u / 15) ** 2 + ((v - p["chin_v"] + 8) / 9) ** 2)
+        height -= 1.5 * _bump((self.u / 14) ** 2 + ((v - p["lip_bottom"] - 3.5) / 5) ** 2)
+        height += 2.4 * _bump((self.u / 19) ** 2 + ((v - p["mouth_v"]) / 13) ** 2)
+        return height
+
+    def lighting(self) -> None:
+        """Brightness of a white surface at each pixel, and the mirror-like highlight."""
+        p = self.p
+        height = self.relief()
+        step = self.unit / p["scale"]
+        slope_x, slope_y = np.empty_like(height), np.empty_like(height)
+        slope_x[:, :, 1:-1] = (height[:, :, 2:] - height[:, :, :-2]) * (0.5 / step)
+        slope_y[:, 1:-1] = (height[:, 2:] - height[:, :-2]) * (0.5 / step)
+        slope_x[:, :, 0], slope_x[:, :, -1] = slope_x[:, :, 1], slope_x[:, :, -2]
+        slope_y[:, 0], slope_y[:, -1] = slope_y[:, 1], slope_y[:, -2]
+        lx, ly = p["light_x"], p["light_y"]
+        length = np.sqrt(lx * lx + ly * ly + 0.85**2)
+        normal = 1.0 / np.sqrt(slope_x * slope_x + slope_y * slope_y + 1.0)
+        facing = (0.85 - lx * slope_x - ly * slope_y) * normal / length
+        # Half way between light and camera: where skin shines.
+        hz = (0.85 / length + 1.0) * 1.0
+        hx, hy = lx / length, ly / length
+        shine = (hz - hx * slope_x - hy * slope_y) * normal / np.sqrt(hx**2 + hy**2 + hz**2)
+        shine = np.maximum(shine, 0.0)
+        for _ in range(4):
+            shine *= shine
+        self.shine = shine * shine
+        ambient = 0.28 + 0.42 * p["ambient"]
+        wrapped = np.maximum(facing * 0.85 + 0.15, 0.0)
+        self.light = ambient + (1.22 - ambient) * wrapped
+
+    def shadows(self) -> Floats:
+        """Soft darkening that relief alone does not give: folds, sockets, under the nose and lip."""
+        p = self.p
+        ua, v = self.ua, self.v
+        base = p["nose_v"] + p["nose_base"]
+        dark = 0.22 * _bump(((ua - p["eye_u"] + 6.5) / 5.5) ** 2 + ((v + 1.5) / 6.5) ** 2)
+        dark += 0.16 * _bump(((ua - p["eye_u"]) / 10) ** 2 + ((v + 4) / 5) ** 2)
+        bag = (0.06 + 0.16 * p["age"]) * _bump(
+            ((ua - p["eye_u"] + 1) / 8) ** 2 + ((v - 5.6) / 2.6) ** 2
+        )
+        dark += bag
+        dark += 0.34 * _bump(
+            (self.nu / (p["nose_width"] + 1.5)) ** 2 + ((self.nv - base - 1) / 4) ** 2
+        )
+        wing = (np.abs(self.nu) - p["nose_width"] - 0.6) / 1.7
+        dark += 0.20 * _bump(wing * wing + ((self.nv - base + 2.6) / 4.5) ** 2)
+        dark += 0.20 * _bump((self.u / 9) ** 2 + ((v - p["lip_bottom"] - 2.2) / 3) ** 2)
+        # The fold from the nose's wing to beside the mouth's corner.
+        along = np.clip((v - base + 3) / (p["mouth_v"] - base + 3), 0.0, 1.0)
+        fold_u = p["nose_width"] + 2.0 + along * (p["mouth_half"] - p["nose_width"] + 2.5)
+        fold = (
+            _bump(((ua - fold_u) / 2.2) ** 2)
+            * _ramp(along, 0.0, 0.25)
+            * (1 - _ramp(along, 0.7, 1.0))
+        )
+        dark += fold * (0.05 + 0.10 * p["age"] + 0.06 * np.maximum(p["smile"], 0.0))
+        return np.minimum(dark, 0.8)
+
+    def nostrils(self, albedo: Floats) -> None:
+        p = self.p
+        base = p["nose_v"] + p["nose_base"]
+        du = (np.abs(self.nu) - 0.52 * p["nose_width"]) / (0.30 * p["nose_width"])
+        dv = (self.nv - base + 0.9 + 0.5 * np.abs(du)) / 1.35
+        look = np.clip(0.62 + 1.6 * np.sin(p["pitch"]), 0.15, 0.95)
+        _blend(albedo, 0.04, _cover(np.sqrt(du * du + dv * dv) - 0.85, 0.8) * look)
+
+    def brows(self, albedo: Floats) -> None:
+        p = self.p
+        span = p["brow_outer_u"] - p["brow_inner_u"]
+        t = np.clip((self.ua - p["brow_inner_u"]) / span, 0.0, 1.0)
+        line = (
+            p["brow_top"] + p["brow_slope"] * t - p["brow_arch"] * 4 * t * (1 - t) * (0.6 + 0.6 * t)
+        )
+        thick = p["brow_thick"] * (1.15 - 0.85 * t) * np.minimum(1.0, 0.55 + 4 * t)
+        beyond = np.maximum(
+            p["brow_inner_u"] - self.ua, np.maximum(self.ua - p["brow_outer_u"], 0.0)
+        )
+        distance = np.sqrt((self.v - line) ** 2 + beyond * beyond) - thick
+        strength = np.clip(0.95 - 0.7 * (self.hair - 0.1), 0.45, 0.95) * (0.9 + 0.1 * self.noise)
+        tone = np.minimum(self.hair * 0.7 + 0.02, self.skin * 0.55)
+        _blend(albedo, tone, _cover(distance, self.soft + 0.9) * np.clip(strength, 0.0, 1.0))
+
+    def _window(self, u: Floats, v: Floats, half_u: float, half_v: float) -> Window:
+        """Index of a rectangle around (u, v) big enough for any pose."""
+        p = self.p
+        x, y = p.face_to_plane(u, v)
+        cos, sin = np.cos(p["roll"]) * p["scale"], np.sin(p["roll"]) * p["scale"]
+        cx = (cos * x - sin * y + p["shift_x"] + 0.5) / self.unit
+        cy = (sin * x + cos * y + p["shift_y"] + 0.5) / self.unit
+        most = float(p["scale"].max())
+        w = min(int(2 * half_u * most / self.unit) + 2, self.size)
+        h = min(int(2 * half_v * most / self.unit) + 2, self.size)
+        left = np.clip((cx - w / 2).astype(np.int64), 0, self.size - w)
+        top = np.clip((cy - h / 2).astype(np.int64), 0, self.size - h)
+        rows = top + np.arange(h)[None, :, None]
+        return np.arange(len(p))[:, None, None], rows, left + np.arange(w)[None, None, :]
+
+    def eyes(self, albedo: Floats) -> None:
+        p = self.p
+        self.catch: list[tuple[Window, Floats]] = []
+        for sign in (1.0, -1.0):
+            at = self._window(sign * p["eye_u"], 0.0 * p["eye_u"], 13.0, 10.0)
+            patch = albedo[at]
+            du = (self.u[at] - sign * p["eye_u"]) * sign  # positive away from the nose
+            half = p["eye_half_width"]
+            t = np.clip(du / half, -1.0, 1.0)
+            dv = self.v[at] - 0.9 + p["eye_tilt"] * t
+            arch = 1.0 - t * t
+            # The opening's highest point lies a little to the nose's side of the middle.
+            upper = -(p["lid_height"] + 0.9) * p["openness"] * arch * (1.0 - 0.12 * t)
+            lower = 1.25 * arch * (0.35 + 0.65 * p["openness"]) * (1.0 + 0.15 * t)
+            beyond = np.maximum(np.abs(du) - half, 0.0)
+            inside = _cover(np.maximum(np.maximum(upper - dv, dv - lower), beyond), self.soft)
+            # Sclera: darker in the corners and under the upper lid.
+            white = 0.86 - 0.22 * t * t - 0.28 * _cover(dv - upper - 1.3, 1.8)
+            _blend(patch, white * (0.75 + 0.25 * self.skin), inside)
+            iu = self.u[at] - sign * p["eye_u"] - p["gaze_u"]
+            iv = self.v[at] - p["gaze_v"]
+            r = np.sqrt(iu * iu + iv * iv)
+            iris = 0.10 + 0.32 * p["eye_tone"] ** 2
+            tone = iris * (1.15 - 0.5 * _cover(np.abs(r - p["iris_radius"]) - 0.4, 1.0))
+            tone = tone + (0.02 - tone) * _cover(r - 1.25, self.soft)
+            _blend(patch, tone, _cover(r - p["iris_radius"], self.soft) * inside)
+            # Lashes, crease of the lid, rim of the lower lid.
+            lash = np.sqrt((dv - upper) ** 2 + beyond * beyond)
+            thick = 0.55 + 0.55 * p["makeup"] * (1 - self.male) + 0.25 * np.maximum(t, 0.0)
+            _blend(patch, 0.07, _cover(lash - thick, self.soft + 0.3) * 0.85)
+            crease = np.sqrt((dv - upper * 1.05 + 2.5) ** 2 + (beyond * 0.8) ** 2)
+            _blend(patch, self.skin * 0.45, _cover(crease - 0.4, 1.8) * 0.55)
+            rim = np.sqrt((dv - lower) ** 2 + beyond * beyond)
+            _blend(patch, self.skin * 0.4, _cover(rim - 0.2, 1.4) * (0.40 + 0.3 * p["makeup"]))
+            albedo[at] = patch
+            lx, ly = np.sign(p["light_x"]) * 0.9, -1.0
+            spot = np.sqrt((iu - lx) ** 2 + (iv - ly) ** 2)
+            self.catch.append((at, _cover(spot - 0.55, self.soft) * inside * 0.85))
+
+    def mouth(self, albedo: Floats) -> None:
+        p = self.p
+        middle = 0.5 * (p["lip_top"] + p["lip_bottom"])
+        at = self._window(0.0 * middle, middle, 21.0, 14.5)
+        patch = albedo[at]
+        u, v = self.u[at], self.v[at]
+        half = p["mouth_half"]
+        t = np.clip(u / half, -1.0, 1.0)
+        arch = 1.0 - t * t
+        beyond = np.maximum(np.abs(u) - half, 0.0)
+        seam = p["mouth_v"] - p["mouth_lift"] * t * t
+        gap = p["mouth_gap"]
+        inner_top = seam - 0.3 * gap * arch
+        inner_low = seam + 0.7 * gap * arch
+        dip = 1.0 - 0.5 * p["cupid"] * _bump((u / 4.5) ** 2)  # cupid's bow
+        top = inner_top - p["upper_lip"] * dip * np.minimum(arch * 1.0, 1.0) ** 0.8
+        low = inner_low + p["lower_lip"] * arch**0.75
+        rosy = 0.72 - 0.28 * p["makeup"] * (1 - self.male) - 0.05 * self.male
+        upper = _cover(np.maximum(np.maximum(top - v, v - inner_top), beyond), self.soft)
+        lower = _cover(np.maximum(np.maximum(inner_low - v, v - low), beyond), self.soft)
+        _blend(patch, self.skin * rosy * 0.86, upper)
+        belly = _bump((u / (0.6 * half)) ** 2 + ((v - 0.45 * inner_low - 0.55 * low) / 2.2) ** 2)
+        _blend(patch, self.skin * (rosy + 0.22 * belly), lower)
+        hollow = _cover(np.maximum(np.maximum(inner_top - v, v - inner_low), beyond), self.soft)
+        tongue = 0.05 + 0.10 * _ramp((v - inner_top) / (gap + 1.0), 0.4, 1.0)
+        _blend(patch, tongue, hollow)
+        teeth = hollow * _cover(v - inner_top - 0.62 * gap * arch, self.soft + 0.4) * p["teeth"]
+        _blend(patch, 0.90 - 0.35 * t * t - 0.06 * np.abs(np.sin(u * 1.1)), teeth)
+        closed = 1.0 - _ramp(gap, 0.3, 1.5)
+        line = np.sqrt((v - seam) ** 2 + beyond * beyond) - 0.45
+        _blend(patch, self.skin * 0.25, _cover(line, self.soft + 0.5) * (0.25 + 0.6 * closed))
+        corner = (np.abs(u) - half - 0.3) ** 2 + (v - seam) ** 2
+        _blend(patch, self.skin * 0.35, _bump(corner / 6.0) * 0.7)
+        albedo[at] = patch
+
+    def beard(self, albedo: Floats) -> None:
+        """Stubble, beard or moustache, on men only; the lips stay free."""
+        p = self.p
+        kind = p["beard"]
+        grown = self.male * (kind < 0.24)
+        stubble = self.male * (kind > 0.24) * (kind < 0.5)
+        whiskers = self.male * np.maximum(p["moustache"] < 0.14, grown)
+        if not (grown + stubble + whiskers).any():
+            return
+        v, ua = self.v, self.ua
+        base = p["nose_v"] + p["nose_base"] + 2.5
+        half = p["mouth_half"]
+        lip_u = np.minimum(ua / (half + 1.5), 1.0)
+        free = np.sqrt(1.0 - lip_u * lip_u)
+        middle = p["mouth_v"] - p["mouth_lift"] * lip_u * lip_u
+        off_lips = np.maximum(
+            middle - (middle - p["lip_top"] + 0.6) * free - v,
+            v - middle - (p["lip_bottom"] + 0.6 - middle) * free,
+        )
+        # Cheek line: high at the ears, low beside the nose.
+        line = base + 13 - 0.006 * np.maximum(ua - 12, 0.0) ** 2 * 4
+        goatee = (kind < 0.09).astype(np.float32)
+        line = line + goatee * np.maximum(ua - half - 3, 0.0) * 5
+        jaw = np.maximum(line - v, 0.8 - off_lips)
+        lip = np.maximum(
+            np.maximum(base - v + 0.02 * ua * ua, v - p["mouth_v"] - 1), ua - half - 2.5
+        )
+        lip = np.maximum(lip, 0.8 - off_lips)
+        tone = np.clip(self.hair * (0.85 + 0.22 * self.noise), 0.03, 1.0)
+        area = _cover(jaw, 4.0)
+        upper_lip = _cover(lip, 2.0)
+        share = 0.9 * np.maximum(area * grown, upper_lip * whiskers)
+        light = 0.28 * stubble * np.maximum(area, upper_lip)
+        _blend(albedo, np.minimum(tone, self.skin), np.clip(share + light, 0.0, 1.0))
+
+    def head(self) -> None:
+        """The lit head with all its features."""
+        p = self.p
+        self.lighting()
+        albedo = self.skin * (1.0 + 0.03 * self.noise) * np.ones_like(self.u)
+        self.beard(albedo)
+        self.brows(albedo)
+        self.mouth(albedo)
+        self.eyes(albedo)
+        self.nostrils(albedo)
+        albedo *= 1.0 - self.shadows()
+        albedo *= self.light
+        albedo += (0.04 + 0.16 * p["exposure"] * p["glare"]) * self.shine
+        for at, share in self.catch:
+            patch = albedo[at]
+            _blend(patch, 1.0, share)
+            albedo[at] = patch
+        _blend(self.scene, albedo * self.gain, _cover(self.rim, self.soft))
+
+    # -- in front ----------------------------------------------------------------------------
+
+    def hair_front(self) -> None:
+        p = self.p
+        curly = _ramp(p["curl"], 0.6, 0.8)
+        volume = (2.0 + 5.0 * p["hair_style"] + 4.0 * curly) * _ramp(-self.y, -25.0, 10.0)
+        outer = self.rim - volume + (0.5 + 1.2 * curly) * self.noise
+        outer = outer + 60.0 * self.bald * _ramp(-self.y, 8.0, 22.0)
+        fringe = (p["fringe"] < 0.25) * (1.0 - self.bald)
+        recede = self.male * p["age"] * 8.0
+        line = p["hairline_v"] - recede + p["hairline_curve"] * self.u**2
+        line = line + fringe * (11.0 + 5.0 * np.sin(0.07 * self.u + 6 * p["streak"]))
+        line = line - self.bald * 14
+        ragged = 1.0 + 1.2 * fringe + 1.2 * curly
+        above = self.v - line + ragged * self.noise
+        # Sides: down to the ears, or past the jaw for long hair.
+        inset = p["face_width"] * (0.84 + 0.05 * p["fringe"]) - 2.5 * self.long
+        low = 8.0 + 100 * self.long
+        side = np.maximum(inset - self.ua - 0.10 * np.maximum(-8 - self.v, 0.0), self.v - low)
+        inner = np.minimum(above, np.maximum(side + 0.7 * self.noise, -10.0 * np.ones_like(side)))
+        shape = np.maximum(outer, inner)
+        shade = self.gain * (0.75 + 0.35 * np.clip(self.light, 0.0, 1.2))
+        share = _cover(shape, self.soft + 1.2)
+        # Hair casts a soft shadow on the brow.
+        cast = _cover(above - 3.0, 5.0) * (1 - self.bald) * _cover(self.rim, 1.0)
+        self.scene *= 1.0 - 0.22 * cast * (1 - share)
+        _blend(self.scene, np.minimum(self.hair_paint * shade, 1.0), share)
+
+    def glasses(self) -> None:
+        p = self.p
+        worn = (p["glasses"] < 0.22) * (p["glasses_off"] < 0.85)
+        if not worn.any():
+            return
+        shape = p["glasses_shape"]
+        wide, tall = 10.2 + 2.0 * shape, 7.2 + 2.6 * (1 - shape)
+        du, dv = np.abs(self.ua - p["eye_u"] - 0.6) / wide, np.abs(self.v - 1.5) / tall
+        square = (shape * 1.4) % 1.0 > 0.4
+        du2, dv2 = du * du, dv * dv
+        r = np.where(square, np.sqrt(np.sqrt(du2 * du2 + dv2 * dv2)), np.sqrt(du2 + dv2))
+        edge = (r - 1.0) * tall
+        thick = 0.35 + 0.75 * (p["glasses_shape"] * 7 % 1)
+        bridge = np.maximum(
+            np.abs(self.v + 0.8 - 0.02 * self.ua**2) - 0.5, self.ua - p["eye_u"] + wide - 0.8
+        )
+        temple = np.maximum(np.abs(self.v + 1.5) - 0.7, p["eye_u"] + wide - self.ua)
+        temple = np.maximum(temple, self.rim)
+        frame = np.minimum(np.minimum(np.abs(edge) - thick, bridge), temple)
+        lens = _cover(edge, self.soft) * worn
+        dark = (p["dark_lens"] < 0.10) * worn
+        _blend(self.scene, 0.05 + 0.003 * (self.v + 10), lens * dark * 0.93)
+        reflection = _bump(((self.u - self.right * p["eye_u"] - 3 + self.v) / 5) ** 2)
+        _blend(self.scene, 0.9, lens * reflection * 0.28 * (p["glare"] > 0.5))
+        metal = 0.08 + 0.5 * (p["glasses_shape"] * 3 % 1 > 0.7)
+        _blend(self.scene, metal * self.gain, _cover(frame, self.soft + 0.2) * worn * 0.92)
+        # The frame's shadow on the cheek.
+        self.scene *= 1.0 - 0.12 * worn * _bump(((edge - 1.8) / 2.2) ** 2) * _cover(-self.v, 4.0)
+
+    def hat(self) -> None:
+        """Cap, beanie or headband over the hair."""
+        p = self.p
+        worn = p["hat"] < 0.07
+        if not worn.any():
+            return
+        kind = p["hat_shape"]
+        cap, beanie = kind < 0.45, (kind >= 0.45) & (kind < 0.8)
+        line = -22.0 + 0.006 * self.u**2 - 2.0 * p["fringe"]
+        top = self.rim - 6.0
+        band = np.where(cap | beanie, -100.0, (line - 9.0) - self.v)
+        shape = np.maximum(np.maximum(top, self.v - line), band)
+        knit = np.where(beanie, 0.10 * np.sin(self.u * 1.3), 0.03 * self.noise)
+        fold = np.where(beanie, 0.75 + 0.25 * _cover(line - 9 - self.v, 1.5), 1.0)
+        tone = (0.08 + 0.8 * p["hat_tone"]) * (1 + knit) * fold
+        tone = tone * self.gain * (0.55 + 0.5 * np.clip(self.light, 0.0, 1.2))
+        cast = _cover(self.v - line - 5, 6.0) * _cover(self.rim, 1.0) * worn
+        self.scene *= 1.0 - 0.35 * cast
+        _blend(self.scene, tone, _cover(shape, self.soft) * worn)
+        # A cap's peak stands out from the brow.
+        peak = np.maximum(np.abs(self.v - line + 1.5 - 0.004 * self.u**2) - 3.2, self.ua - 33)
+        _blend(self.scene, tone * 0.7, _cover(peak, self.soft) * (worn & cap))
+
+    def paint(self) -> Floats:
+        """All layers, back to front; (N, S, S) about 0 to 1."""
+        self.gain = 0.75 + 0.4 * self.p["exposure"]
+        self.background()
+        self.hair_behind()
+        self.body()
+        self.ears()
+        self.head()
+        self.hair_front()
+        self.hat()
+        self.glasses()
+        return self.scene
+
+
+def _photograph(
+    scene: Floats, faces: FaceParameters, generators: list[np.random.Generator]
+) -> NDArray[np.uint8]:
+    """Contrast, gamma, blur, sensor noise, poor scans and JPEG, picture by picture."""
+    contrast = 0.75 + 0.45 * faces["contrast"]
+    gamma = 0.75 + 0.6 * faces["gamma"]
+    bright = np.clip((scene - 0.42) * contrast + 0.45, 0.004, 1.0)
+    np.power(bright, gamma, out=bright)
+    bright *= 255.0
+    n, size = scene.shape[:2]
+    pixels = np.empty((n, size, size), np.uint8)
+    per_unit = size / REFERENCE_SIZE
+    blur, noise = faces["blur"].ravel(), faces["noise"].ravel()
+    degrade = faces["degrade"].ravel()
+    for i, rng in enumerate(generators):
+        picture = bright[i]
+        sigma = (0.35 + 1.2 * float(blur[i]) ** 3) * per_unit
+        picture = cv2.GaussianBlur(picture, (0, 0), sigma)
+        if degrade[i] < 0.10:  # enlarged from a smaller picture
+            small = max(8, int(size * (0.35 + 3.0 * float(degrade[i]))))
+            picture = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
+            picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
+        grain = rng.standard_normal((size, size), dtype=np.float32)
+        picture = picture + grain * np.float32(0.8 + 7.0 * float(noise[i]) ** 3)
+        flat = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+        if degrade[i] > 0.75:
+            quality = int(35 + 200 * (float(degrade[i]) - 0.75))
+            coded = cv2.imencode(".jpg", flat, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+            flat = cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)
+        pixels[i] = flat
+    return pixels
+
+
+def render_faces(
+    faces: FaceParameters, image_size: int, generators: list[np.random.Generator]
+) -> NDArray[np.uint8]:
+    """Paint a batch of faces.
+
+    Args:
+        faces: N sets of parameters.
+        image_size: Side S of the square pictures in pixels.
+        generators: N random generators, one per picture, for its noise.
+
+    Returns:
+        (N, S, S, 1) uint8. A picture does not depend on the others of its batch.
+    """
+    scene = _Canvas(faces, image_size).paint()
+    return _photograph(scene, faces, generators)[..., None]
