@@ -22,11 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from facial_keypoints import plots, report
 from facial_keypoints.data.kaggle import Lookup, write_submission
 from facial_keypoints.data.missing import MISSING_STRATEGIES
 from facial_keypoints.errors import DataError
-from facial_keypoints.evaluation import ComparisonResult, RecipeResult, evaluate_predictions
+from facial_keypoints.evaluation import (
+    CED_THRESHOLDS,
+    ComparisonResult,
+    RecipeResult,
+    evaluate_predictions,
+)
 from facial_keypoints.files import prepare_directory, read_json
 from facial_keypoints.progress import TrainingProgress
 from facial_keypoints.recipes import Recipe
@@ -60,7 +67,6 @@ def compare(
     kaggle_test: KaggleTest | None = None,
     missing_recipe: Recipe | None = None,
     exclude_flagged: bool = False,
-    group_duplicates: bool = True,
     resume: bool = False,
     force: bool = False,
     command: str = "",
@@ -77,7 +83,6 @@ def compare(
         missing_recipe: A recipe to train once under each missing-label strategy, to show what the
             choice costs; ``None`` leaves that table out.
         exclude_flagged: See :func:`training.split_faces`.
-        group_duplicates: See :func:`training.split_faces`.
         resume: Continue an interrupted comparison.
         force: Replace what is in ``directory``.
         command: The command line, for the report.
@@ -90,9 +95,7 @@ def compare(
     directory = Path(directory)
     prepare_directory(directory, force=force, keep=resume)
     say("looking for near-duplicate pictures")
-    dataset, split, flagged = split_faces(
-        dataset, seed=seed, group_duplicates=group_duplicates, exclude_flagged=exclude_flagged
-    )
+    dataset, split, flagged = split_faces(dataset, seed=seed, exclude_flagged=exclude_flagged)
     audit_summary: dict[str, Any] = {}
     if exclude_flagged:
         audit_summary = {"rows flagged by the audit and left out of training": flagged}
@@ -207,19 +210,30 @@ def _submit(run: TrainedRun, name: str, kaggle_test: KaggleTest, directory: Path
 def _write(result: ComparisonResult, directory: Path) -> None:
     report.write_results_json(directory / "results.json", result)
     report.write_results_csv(directory / "results.csv", result)
-    by_name = {recipe.name: recipe for recipe in result.recipes}
-    for name, recipe in by_name.items():
-        title = f"{name}: {recipe.report.overall.rmse_px:.2f} px RMSE on held-out faces"
-        file = PICTURES.get(name, f"keypoints_{name}.png")
-        figure = plots.plot_keypoints_grid(result.test, recipe.predicted_xy, title=title)
-        plots.save_figure(figure, directory / file)
-        figure = plots.plot_worst_best(result.test, recipe.predicted_xy, title=name)
-        plots.save_figure(figure, directory / f"worst_and_best_{name}.png")
-    histories = {name: recipe.history for name, recipe in by_name.items() if recipe.history}
-    plots.save_figure(plots.plot_learning_curves(histories), directory / "learning_curves.png")
-    reports = {name: recipe.report for name, recipe in by_name.items()}
-    plots.save_figure(plots.plot_keypoint_errors(reports), directory / "keypoint_errors.png")
-    plots.save_figure(plots.plot_ced(reports), directory / "ced.png")
+    for recipe in result.recipes:
+        figure = plots.plot_keypoints_grid(result.test, recipe.predicted_xy, recipe=recipe.name)
+        plots.save_figure(
+            figure, directory / PICTURES.get(recipe.name, f"keypoints_{recipe.name}.png")
+        )
+        figure = plots.plot_worst_best(result.test, recipe.predicted_xy, recipe=recipe.name)
+        plots.save_figure(figure, directory / f"worst_and_best_{recipe.name}.png")
+    scores = {recipe.name: recipe.report.overall for recipe in result.recipes}
+    errors = {
+        name: (
+            np.array([point.rmse_px for point in score.keypoints]),
+            np.array([point.rmse_interval for point in score.keypoints]),
+        )
+        for name, score in scores.items()
+    }
+    figures = {
+        "learning_curves": plots.plot_learning_curves({r.name: r.history for r in result.recipes}),
+        "keypoint_errors": plots.plot_keypoint_errors(
+            result.test.schema.keypoint_names, errors, num_labels=result.test.label_counts.tolist()
+        ),
+        "ced": plots.plot_ced(CED_THRESHOLDS, {name: score.ced for name, score in scores.items()}),
+    }
+    for name, figure in figures.items():
+        plots.save_figure(figure, directory / f"{name}.png")
     report.write_report(directory / "report.html", result)
 
 

@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 from facial_keypoints._version import __version__
 from facial_keypoints.data.audit import audit, flagged_rows
 from facial_keypoints.data.cache import data_digest
-from facial_keypoints.data.duplicates import duplicate_groups
-from facial_keypoints.data.missing import check_trainable, fill_missing
+from facial_keypoints.data.duplicates import duplicate_groups, join_groups
+from facial_keypoints.data.missing import MissingStrategy, check_trainable, fill_missing
 from facial_keypoints.data.splits import Split, split_dataset
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import atomic_path, prepare_directory, read_json, write_json, write_text
@@ -51,6 +51,7 @@ __all__ = [
     "OpenedModel",
     "RmsePixels",
     "TrainedRun",
+    "compile_model",
     "load_keras_model",
     "load_run",
     "open_model",
@@ -177,26 +178,25 @@ def split_faces(
     dataset: FaceDataset,
     *,
     seed: int = 0,
-    group_duplicates: bool = True,
     exclude_flagged: bool = False,
 ) -> tuple[FaceDataset, Split, int]:
     """Group the faces and split them, as ``train`` and ``compare`` do.
 
+    Rows that share a group of the dataset (a person) stay on one side, and so do near-duplicate
+    pictures.
+
     Args:
         dataset: Labelled faces.
         seed: Seed of the split.
-        group_duplicates: Find near-duplicate pictures and keep them on one side; False where
-            ``dataset.groups`` is already right.
         exclude_flagged: Leave out the training rows that the audit finds suspicious. Test rows
             stay: an error measured only on easy labels would flatter.
 
     Returns:
         The dataset with its groups, the split, and the number of rows left out.
     """
-    if group_duplicates:
-        dataset = dataset.with_groups(
-            np.array([f"g{group}" for group in duplicate_groups(dataset.images)])
-        )
+    alike = duplicate_groups(dataset.images, dataset.keypoints)
+    groups = join_groups(dataset.groups, alike)
+    dataset = dataset.with_groups(np.array([f"g{group}" for group in groups]))
     split = split_dataset(dataset, seed=seed)
     if not exclude_flagged:
         return dataset, split, 0
@@ -239,7 +239,8 @@ def predict_keypoints(
     return signed_to_pixels(signed, (height, width))
 
 
-def _compile(model: keras.Model, recipe: Recipe, image_size: tuple[int, int]) -> None:
+def compile_model(model: keras.Model, recipe: Recipe, image_size: tuple[int, int]) -> None:
+    """Compile with the recipe's optimiser and loss, averaged over labelled points only."""
     optimizer = keras.optimizers.get(
         {"class_name": recipe.optimizer, "config": dict(recipe.optimizer_options)}
     )
@@ -378,7 +379,7 @@ def _fit(
     if saved is not None:
         model = saved
     else:
-        _compile(model, recipe, train_rows.image_size)
+        compile_model(model, recipe, train_rows.image_size)
     done = checkpoints.progress.epoch
     stopped = recipe.patience and done - checkpoints.progress.best_epoch >= recipe.patience
     if done < epochs and not stopped:
@@ -419,6 +420,24 @@ def _reached(rows: FaceDataset, keypoints: NDArray[np.int64]) -> FaceDataset:
     return rows.subset(np.flatnonzero(rows.keypoints.labeled[:, keypoints].any(axis=1)))
 
 
+def build_expert(base: keras.Model, group: Sequence[int], *, name: str) -> keras.Model:
+    """A cnn for some keypoints that begins by answering exactly what ``base`` answers for them.
+
+    Args:
+        base: A ``cnn`` for all keypoints.
+        group: Indices of the expert's keypoints.
+        name: Name of the expert.
+    """
+    expert = build_cnn(len(group), base.input_shape[1:3], name=name)
+    for mine, theirs in zip(expert.layers, base.layers, strict=True):
+        if mine.name != "coordinates":
+            mine.set_weights(theirs.get_weights())
+    kernel, bias = base.get_layer("coordinates").get_weights()
+    columns = np.array([[2 * k, 2 * k + 1] for k in group]).ravel()
+    expert.get_layer("coordinates").set_weights([kernel[:, columns], bias[columns]])
+    return expert
+
+
 def _train_specialists(
     base: keras.Model,
     recipe: Recipe,
@@ -438,17 +457,11 @@ def _train_specialists(
         if set(points) <= set(schema.keypoint_names)
     }
     experts, total = [], _Progress()
-    kernel, bias = base.get_layer("coordinates").get_weights()
-    for name, group in groups.items():
+    for number, (name, group) in enumerate(groups.items()):
         keypoints = np.array(group)
-        expert = build_cnn(len(group), train_rows.image_size, name=name.replace("-", "_"))
-        # Same weights as the base but for the last layer, of which this group's columns are kept:
-        # before its own training the expert answers exactly what the base answers.
-        for mine, theirs in zip(expert.layers, base.layers, strict=True):
-            if mine.name != "coordinates":
-                mine.set_weights(theirs.get_weights())
-        columns = np.stack([2 * keypoints, 2 * keypoints + 1], axis=1).ravel()
-        expert.get_layer("coordinates").set_weights([kernel[:, columns], bias[columns]])
+        # A seed of its own, so that a resumed run does not depend on how much was done before.
+        keras.utils.set_random_seed(seed + 1 + number)
+        expert = build_expert(base, group, name=name.replace("-", "_"))
         expert, progress = _fit(
             expert,
             recipe,
@@ -519,7 +532,8 @@ def train(
                 "folder, or replace it with --force."
             )
         return done
-    train_rows = fill_missing(dataset.subset(split.train), recipe.missing)
+    strategy = cast(MissingStrategy, recipe.missing)  # fill_missing refuses unknown names
+    train_rows = fill_missing(dataset.subset(split.train), strategy)
     check_trainable(train_rows)
     val_rows = dataset.subset(split.val)
     keras.utils.set_random_seed(seed)

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from facial_keypoints.types import ImageArray, Keypoints
 
-__all__ = ["duplicate_groups", "exact_groups", "face_features", "near_pairs", "picture_features"]
+__all__ = [
+    "duplicate_groups",
+    "exact_groups",
+    "face_features",
+    "join_groups",
+    "near_pairs",
+    "picture_features",
+]
 
 PICTURE_THRESHOLD = 0.95  # correlation of whole pictures: Kaggle's pairs above are copies
 FACE_THRESHOLD = 0.90  # correlation of aligned faces: one person at one sitting
@@ -139,6 +146,15 @@ def _merge(
             parent = parent[parent]
         a, b = parent[a], parent[b]
     return parent[labels]
+
+
+def join_groups(first: NDArray[np.generic], second: NDArray[np.generic]) -> NDArray[np.int64]:
+    """(N,) group numbers of rows that share a group in either of two (N,) groupings, or a chain."""
+    labels = []
+    for grouping in (first, second):
+        _, index, inverse = np.unique(grouping, return_index=True, return_inverse=True)
+        labels.append(index[inverse])
+    return _union(labels[0], labels[1])
 
 
 def _union(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -113,13 +113,19 @@ def load_kaggle(
 
 def _assemble(arrays: dict[str, NDArray[np.generic]], source: str) -> FaceDataset:
     keypoints = Keypoints(arrays["xy"].astype(np.float32, copy=False), KAGGLE15)
+    ids = arrays["ids"].astype(np.str_, copy=False)
+    groups = None
+    if "groups" in arrays:
+        groups = arrays["groups"].astype(np.str_, copy=False)
+        # An empty cell says nothing: such a row is a group of its own.
+        groups = np.where(groups == "", np.char.add("row ", ids), groups)
     return FaceDataset(
         images=arrays["images"].astype(np.uint8, copy=False),
         keypoints=keypoints,
-        sample_ids=arrays["ids"].astype(np.str_, copy=False),
+        sample_ids=ids,
         source=source,
         styles=style_of_rows(keypoints),
-        groups=arrays["groups"].astype(np.str_, copy=False) if "groups" in arrays else None,  # type: ignore[arg-type]
+        groups=groups,  # type: ignore[arg-type]
     )
 
 

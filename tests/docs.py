@@ -1,0 +1,60 @@
+"""The parts of README.md that are made from the code, so that they cannot drift from it.
+
+``python tests/docs.py --write`` rewrites them; ``tests/test_docs.py`` fails when they are stale.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = re.compile(r"(<!-- commands -->\n).*?(\n<!-- /commands -->)", re.DOTALL)
+
+
+def verbs() -> Iterator[tuple[str, str]]:
+    """Each verb's usage and the first sentence of its help, in the order of ``--help``."""
+    from facial_keypoints.cli import app
+
+    def walk(group: object, prefix: str) -> Iterator[tuple[str, str]]:
+        for name, command in group.commands.items():  # type: ignore[attr-defined]
+            path = f"{prefix}{name}"
+            if hasattr(command, "commands"):
+                yield from walk(command, f"{path} ")
+                continue
+            needed = [
+                (p.human_readable_name.upper() + ("..." if p.nargs == -1 else ""))
+                if p.param_type_name == "argument"
+                else f"{p.opts[0]} {p.human_readable_name.upper()}"
+                for p in command.params
+                if p.required
+            ]
+            sentence = " ".join((command.help or "").split("\n\n")[0].split())
+            yield " ".join([path, *needed]), sentence
+
+    yield from walk(typer.main.get_command(app), "")
+
+
+def command_table() -> str:
+    """The README's table of commands."""
+    rows = [f"| `{usage}` | {sentence} |" for usage, sentence in verbs()]
+    return "\n".join(["| verb | does |", "|---|---|", *rows])
+
+
+def rewritten(text: str) -> str:
+    """README's text with fresh generated parts."""
+    if not BLOCK.search(text):
+        raise SystemExit("README.md has lost its <!-- commands --> block.")
+    return BLOCK.sub(lambda m: m[1] + command_table() + m[2], text)
+
+
+if __name__ == "__main__":
+    fresh = rewritten(README.read_text())
+    if "--write" in sys.argv:
+        README.write_text(fresh)
+    elif fresh != README.read_text():
+        sys.exit("README.md is stale: run make docs.")
