@@ -57,13 +57,14 @@ def _paint(
     images = np.empty((n, image_size, image_size, 1), np.uint8)
     full = np.empty((n, KAGGLE15.num_keypoints, 2), np.float32)
     four = np.empty_like(full)
-    for start in range(0, n, _BATCH):
-        part = slice(start, start + _BATCH)
-        faces = sample_faces(rows[part], identities[part], seed=seed, framing=framing)
-        noise = [np.random.default_rng([seed, 3, int(row)]) for row in rows[part]]
-        images[part] = render_faces(faces, image_size, noise)
-        full[part] = faces.keypoints_xy(image_size)
-        four[part] = faces.four_point_xy(image_size)
+    for start in range(0, n, 32 * _BATCH):
+        many = slice(start, start + 32 * _BATCH)
+        faces = sample_faces(rows[many], identities[many], seed=seed, framing=framing)
+        full[many], four[many] = faces.keypoints_xy(image_size), faces.four_point_xy(image_size)
+        for first in range(0, len(faces), _BATCH):
+            few = slice(first, first + _BATCH)
+            noise = [np.random.default_rng([seed, 3, int(row)]) for row in rows[many][few]]
+            images[many][few] = render_faces(faces.subset(few), image_size, noise)
     return images, full, four
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from facial_keypoints.schemas import KAGGLE15
 
 __all__ = ["NARROW", "WIDE", "FaceParameters", "Framing", "sample_faces"]
 
-Floats = NDArray[np.float32]
+Floats: TypeAlias = NDArray[np.floating[Any]]
 
 REFERENCE_SIZE = 96  # side in pixels of the picture that face units refer to
 # Paraboloid fitted by eye to an ellipsoid of half axes 37 (ear to ear), 56 (height), 40 (depth).
@@ -29,20 +30,20 @@ DEPTH, PIVOT, Q, P = 40.0, 10.0, 0.0165, 0.004
 # (66, 37) and (30, 37), nose tip at 55, mouth corners at 76), in face units.
 _IDENTITY: Mapping[str, tuple[float, float, float, float]] = {
     "face_width": (38.0, 2.2, 33.0, 43.0),
-    "jaw": (0.30, 0.08, 0.12, 0.46),
+    "jaw": (0.13, 0.07, 0.0, 0.28),
     "chin_v": (61.0, 2.5, 55.0, 67.0),
     "crown_v": (-53.0, 3.0, -60.0, -46.0),
     "eye_u": (18.4, 0.8, 16.6, 20.4),
     "eye_half_width": (6.4, 0.45, 5.3, 7.6),
     "eye_tilt": (0.3, 0.6, -1.2, 1.6),
-    "lid_height": (2.5, 0.4, 1.6, 3.4),
-    "iris_radius": (2.9, 0.2, 2.4, 3.4),
+    "lid_height": (2.9, 0.4, 2.0, 3.8),
+    "iris_radius": (3.0, 0.2, 2.5, 3.5),
     "brow_inner_u": (9.0, 1.2, 5.5, 12.0),
     "brow_outer_u": (30.0, 1.2, 27.0, 33.0),
     "brow_v": (-8.0, 1.3, -11.0, -5.0),
     "brow_slope": (0.6, 1.2, -2.0, 3.5),
     "brow_arch": (2.2, 0.8, 0.3, 4.2),
-    "brow_thick": (1.5, 0.45, 0.7, 2.8),
+    "brow_thick": (1.35, 0.4, 0.6, 2.5),
     "nose_v": (18.0, 1.8, 14.0, 22.0),
     "nose_height": (11.0, 1.8, 7.0, 15.0),
     "nose_width": (7.4, 1.0, 5.4, 10.0),
@@ -52,8 +53,8 @@ _IDENTITY: Mapping[str, tuple[float, float, float, float]] = {
     "upper_lip": (3.5, 0.7, 1.8, 5.4),
     "lower_lip": (4.6, 0.8, 2.8, 6.8),
     "cupid": (0.35, 0.12, 0.0, 0.6),
-    "hairline_v": (-28.0, 3.0, -35.0, -20.0),
-    "hairline_curve": (0.006, 0.006, -0.006, 0.02),
+    "hairline_v": (-30.0, 3.0, -38.0, -23.0),
+    "hairline_curve": (0.011, 0.006, -0.002, 0.024),
     "ear": (6.0, 1.0, 3.5, 8.5),
 }
 # Choices that are shared by all pictures of a person: uniform numbers in [0, 1).
@@ -122,6 +123,10 @@ class FaceParameters:
 
     def __len__(self) -> int:
         return len(self.values["yaw"])
+
+    def subset(self, index: NDArray[np.int64] | slice) -> FaceParameters:
+        """The faces selected by ``index``."""
+        return FaceParameters({name: value[index] for name, value in self.values.items()})
 
     def picture_to_plane(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         """Undo shift, roll and scale: picture pixels (at size 96) to the plane of the face."""
@@ -290,6 +295,8 @@ def sample_faces(
     # A third of the mouths are open; wide smiles pull the corners out and up and thin the lips.
     smile = values["smile"]
     gap = np.clip((values["open"] - 0.62) / 0.38, 0.0, 1.0) * 7.0
+    laugh = np.clip(1.6 * smile - 1.2, 0.0, 5.0) * (values["open"] > 0.25)
+    gap = np.maximum(gap, laugh)
     values["teeth"] = np.clip(smile - 0.8, 0.0, 1.0)
     values["mouth_gap"] = gap
     values["mouth_half"] = values["mouth_half_width"] + 0.75 * smile - 0.25 * gap

@@ -8,7 +8,9 @@ OpenCV for blur and JPEG. Where the keypoints are is decided in ``synthetic_geom
 
 from __future__ import annotations
 
+import copy
 from functools import cache
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -18,7 +20,7 @@ from facial_keypoints.data.synthetic_geometry import REFERENCE_SIZE, FaceParamet
 
 __all__ = ["render_faces"]
 
-Floats = NDArray[np.float32]
+Floats: TypeAlias = NDArray[np.floating[Any]]
 Window = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -59,11 +61,14 @@ def _streaks() -> Floats:
 
 
 @cache
-def _clouds() -> Floats:
-    """A 512 x 512 sheet of smooth noise around 0 for skin, curls, cloth and walls."""
-    rng = np.random.default_rng(8)
+def _clouds(kind: int) -> Floats:
+    """A 512 x 512 sheet of smooth noise around 0: 0 fine, for curls and cloth; 1 broad, for walls."""
+    rng = np.random.default_rng(8 + kind)
     sheet = np.zeros((512, 512), np.float32)
-    for sigma, weight in ((1.0, 1.0), (3.0, 0.8), (9.0, 0.8)):
+    blobs = (
+        ((1.0, 1.0), (3.0, 0.8), (9.0, 0.8)) if kind == 0 else ((3.0, 0.3), (9.0, 1.0), (20.0, 1.0))
+    )
+    for sigma, weight in blobs:
         layer = cv2.GaussianBlur(rng.standard_normal((512, 512)).astype(np.float32), (0, 0), sigma)
         sheet += weight * layer / layer.std()
     return sheet / sheet.std()
@@ -86,22 +91,35 @@ class _Canvas:
         self.ua = np.abs(self.u)
         self.soft = 1.2 * self.unit / p["scale"]  # width of an edge, face units
         self.right = np.where(self.u > 0, np.float32(1), np.float32(-1))
-        self.noise = self._texture(p["texture_x"], p["texture_y"])
+        self.noise = self._texture(_clouds(0), p["texture_x"], p["texture_y"])
+        self.mottle = self._texture(_clouds(1), p["texture_y"], p["texture_x"])
         # Tones: reflectance of skin, hair and lips, 0 black to 1 white.
         self.skin = 0.30 + 0.52 * p["skin"] ** 0.8
         grey = _ramp(p["age"], 0.65, 1.0) * 0.45
         self.hair = np.minimum(0.05 + 0.75 * p["hair_tone"] ** 2.2 * p["skin"] + grey, 0.85)
         self.male = (p["femininity"] < 0.5).astype(np.float32)
+        self.with_hat = p["hat"] < 0.07
+        self.with_glasses = (p["glasses"] < 0.22) & (p["glasses_off"] < 0.85)
+        self.with_beard = (self.male > 0) & ((p["beard"] < 0.5) | (p["moustache"] < 0.14))
         self.outline()
         self.scene = np.empty_like(self.u)
 
-    def _texture(self, at_x: Floats, at_y: Floats) -> Floats:
-        sheet, n = _clouds(), self.size
-        if n > 256:
-            sheet = np.tile(sheet, (1 + n // 256, 1 + n // 256))
+    def _texture(self, sheet: Floats, at_x: Floats, at_y: Floats) -> Floats:
+        n = self.size
+        while len(sheet) < 2 * n:  # mirrored copies join without a seam
+            sheet = np.block([[sheet, sheet[:, ::-1]], [sheet[::-1], sheet[::-1, ::-1]]])
         room = len(sheet) - n
         x, y = (at_x.ravel() * room).astype(int), (at_y.ravel() * room).astype(int)
         return np.stack([sheet[j : j + n, i : i + n] for i, j in zip(x, y, strict=True)])
+
+    def _only(self, rows: NDArray[np.int64]) -> _Canvas:
+        """A canvas of some of the faces: rare things are painted for their wearers alone."""
+        part = copy.copy(self)
+        part.p = self.p.subset(rows)
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray) and len(value) == len(self.p):
+                setattr(part, name, value[rows])
+        return part
 
     def outline(self) -> None:
         """The head's silhouette: an egg whose chin follows the pose, in the plane of the face."""
@@ -114,14 +132,12 @@ class _Canvas:
         down = np.clip((self.y - self.middle_y) / (chin_y - self.middle_y), 0.0, 1.3)
         self.centre_x = 8.0 * sin + down * (chin_x - 8.0 * sin)
         taper = 1.0 - p["jaw"] * down * down * (1.4 - 0.4 * down)
-        crown = self.middle_y - (p["crown_v"] - 4.0)
         below = self.y > self.middle_y
-        ry = (self.y - self.middle_y) / np.where(
-            below, chin_y - self.middle_y, self.middle_y - (p["crown_v"] + 4.0 * sin * 0)
-        )
-        del crown
+        reach = np.where(below, chin_y - self.middle_y, self.middle_y - p["crown_v"])
+        ry2 = ((self.y - self.middle_y) / reach) ** 2
         rx = (self.x - self.centre_x) / (self.half * taper)
-        self.radius2 = rx * rx + ry * ry
+        # Between an ellipse (ry^2) and a box (ry^4): cheeks and jaw are squarer than an egg.
+        self.radius2 = rx * rx + ry2 * (0.45 + 0.55 * ry2)
         radius = np.sqrt(self.radius2 + 1e-6)
         self.rim = (radius - 1.0) * (0.9 * self.half)  # about the distance to the outline
 
@@ -139,7 +155,7 @@ class _Canvas:
         bx, by = self.px - 96 * p["back_x"], self.py - 96 * p["back_y"]
         size = 8 + 30 * p["back_radius"]
         wall += (0.5 - p["back_delta"]) * _bump((bx * bx + by * by) / (size * size))
-        wall += 0.10 * p["back_texture"] ** 2 * self.noise
+        wall += 0.13 * p["back_texture"] ** 2 * self.mottle
         self.scene[...] = np.clip(wall, 0.02, 1.0)
 
     def hair_behind(self) -> None:
@@ -148,34 +164,35 @@ class _Canvas:
         fan = (self.x - self.centre_x) / (0.55 * self.y + 75.0 * (1 + 0.1 * p["streak"]))
         fan = np.where(self.y > -60, fan, fan * 0)
         wave = (
-            fan * 700 + 40 * p["streak"] + 9 * p["curl"] * np.sin(0.25 * self.y + 6 * p["streak"])
+            fan * 420 + 40 * p["streak"] + 9 * p["curl"] * np.sin(0.25 * self.y + 6 * p["streak"])
         )
         index = (wave + 4096 * p["streak"]).astype(np.int64) & 4095
         strands = np.take(_streaks(), index)
         curly = _ramp(p["curl"], 0.6, 0.8)
-        strands = strands + (1.6 * self.noise - strands) * curly
+        strands = strands + (1.3 * self.noise - strands) * curly
         shine = _bump(((self.y + 36 + 6 * p["light_y"]) / 16) ** 2) * 0.25
-        gloss = 1.0 + (0.26 + 0.2 * (1 - curly)) * 0.7 * strands + shine
+        gloss = 1.0 + 0.15 * strands + shine * (1 - curly)
         side = 0.18 * p["light_x"] * (self.x / 40)
+        self.strands = strands
         self.hair_paint = np.clip(self.hair * np.maximum(gloss + side, 0.25), 0.02, 1.0)
         self.bald = self.male * (p["hair_style"] < 0.10 + 0.15 * p["age"])
         female_long = (1 - self.male) * (p["hair_length"] < 0.75)
         self.long = np.maximum(female_long, self.male * (p["hair_length"] < 0.08) * (1 - self.bald))
         width = self.half + 5 + 9 * p["fringe"] + 2.0 * curly * self.noise
-        length = 40 + 90 * p["hair_length"]
+        length = 52 + 100 * p["hair_length"]
         hang = np.abs(self.x - 0.4 * self.centre_x) - width * (
-            0.9 + 0.1 * _ramp(self.y, -40.0, 30.0)
+            0.55 + 0.45 * _ramp(self.y, -35.0, 12.0)
         )
-        top = -(self.y + 10)
-        shape = np.maximum(np.maximum(hang, top), (self.y - length) * 0.5)
+        top = -(self.y + 34)
+        shape = np.maximum(np.maximum(hang, top), (self.y - length - 4 * self.strands) * 0.5)
         _blend(self.scene, self.hair_paint * 0.75, _cover(shape, 3.0) * self.long)
 
     def body(self) -> None:
         """Neck, then shoulders in a shirt; the neck lies in the chin's shadow."""
         p = self.p
-        tone = self.skin * self.gain * 0.72
+        tone = self.skin * self.gain * 0.80
         neck_x = self.x - 0.35 * self.centre_x
-        neck = np.abs(neck_x) - self.half * (0.50 + 0.1 * self.male)
+        neck = np.abs(neck_x) - self.half * (0.58 + 0.12 * self.male)
         shade = tone * (0.6 + 0.4 * _ramp(self.y, self.chin_y + 2, self.chin_y + 26))
         shade = shade * (1.0 - 0.012 * np.abs(neck_x) + 0.006 * p["light_x"] * neck_x)
         below = self.chin_y - 22 - self.y
@@ -217,7 +234,7 @@ class _Canvas:
         wing_u = (np.abs(self.nu) - 0.78 * p["nose_width"]) / 3.4
         height += 2.2 * _bump(wing_u**2 + ((self.nv - base + 2.4) / 3.8) ** 2)
         eye_u = (ua - p["eye_u"] + 1.5) / 12
-        height -= 4.4 * _bump(eye_u * eye_u + ((v + 0.5) / 8.5) ** 2)
+        height -= 3.4 * _bump(eye_u * eye_u + ((v + 0.5) / 8.5) ** 2)
         height += 1.8 * _bump(((ua - p["eye_u"]) / 8.5) ** 2 + (v / 5.5) ** 2)
         height += (1.2 + 1.4 * self.male) * _bump(((ua - 17) / 19) ** 2 + ((v + 10) / 7) ** 2)
         full = 2.2 + 0.7 * np.maximum(p["smile"], 0.0)
@@ -264,7 +281,7 @@ class _Canvas:
             ((ua - p["eye_u"] + 1) / 8) ** 2 + ((v - 5.6) / 2.6) ** 2
         )
         dark += bag
-        dark += 0.34 * _bump(
+        dark += 0.22 * _bump(
             (self.nu / (p["nose_width"] + 1.5)) ** 2 + ((self.nv - base - 1) / 4) ** 2
         )
         wing = (np.abs(self.nu) - p["nose_width"] - 0.6) / 1.7
@@ -273,20 +290,21 @@ class _Canvas:
         # The fold from the nose's wing to beside the mouth's corner.
         along = np.clip((v - base + 3) / (p["mouth_v"] - base + 3), 0.0, 1.0)
         fold_u = p["nose_width"] + 2.0 + along * (p["mouth_half"] - p["nose_width"] + 2.5)
+        fold_u = fold_u + 3.0 * along * (1.0 - along)
         fold = (
-            _bump(((ua - fold_u) / 2.2) ** 2)
+            _bump(((ua - fold_u) / 3.4) ** 2)
             * _ramp(along, 0.0, 0.25)
             * (1 - _ramp(along, 0.7, 1.0))
         )
-        dark += fold * (0.05 + 0.10 * p["age"] + 0.06 * np.maximum(p["smile"], 0.0))
+        dark += fold * (0.03 + 0.08 * p["age"] + 0.03 * np.maximum(p["smile"], 0.0))
         return np.minimum(dark, 0.8)
 
     def nostrils(self, albedo: Floats) -> None:
         p = self.p
         base = p["nose_v"] + p["nose_base"]
-        du = (np.abs(self.nu) - 0.52 * p["nose_width"]) / (0.30 * p["nose_width"])
-        dv = (self.nv - base + 0.9 + 0.5 * np.abs(du)) / 1.35
-        look = np.clip(0.62 + 1.6 * np.sin(p["pitch"]), 0.15, 0.95)
+        du = (np.abs(self.nu) - 0.52 * p["nose_width"]) / (0.25 * p["nose_width"])
+        dv = (self.nv - base + 0.9 + 0.4 * np.abs(du)) / 1.15
+        look = np.clip(0.55 + 1.4 * np.sin(p["pitch"]), 0.15, 0.8)
         _blend(albedo, 0.04, _cover(np.sqrt(du * du + dv * dv) - 0.85, 0.8) * look)
 
     def brows(self, albedo: Floats) -> None:
@@ -301,7 +319,7 @@ class _Canvas:
             p["brow_inner_u"] - self.ua, np.maximum(self.ua - p["brow_outer_u"], 0.0)
         )
         distance = np.sqrt((self.v - line) ** 2 + beyond * beyond) - thick
-        strength = np.clip(0.95 - 0.7 * (self.hair - 0.1), 0.45, 0.95) * (0.9 + 0.1 * self.noise)
+        strength = np.clip(0.85 - 0.6 * (self.hair - 0.1), 0.40, 0.85) * (0.85 + 0.15 * self.noise)
         tone = np.minimum(self.hair * 0.7 + 0.02, self.skin * 0.55)
         _blend(albedo, tone, _cover(distance, self.soft + 0.9) * np.clip(strength, 0.0, 1.0))
 
@@ -312,7 +330,7 @@ class _Canvas:
         cos, sin = np.cos(p["roll"]) * p["scale"], np.sin(p["roll"]) * p["scale"]
         cx = (cos * x - sin * y + p["shift_x"] + 0.5) / self.unit
         cy = (sin * x + cos * y + p["shift_y"] + 0.5) / self.unit
-        most = float(p["scale"].max())
+        most = 1.3  # scales reach 1.25; a fixed size keeps pictures apart from their batch
         w = min(int(2 * half_u * most / self.unit) + 2, self.size)
         h = min(int(2 * half_v * most / self.unit) + 2, self.size)
         left = np.clip((cx - w / 2).astype(np.int64), 0, self.size - w)
@@ -333,16 +351,18 @@ class _Canvas:
             arch = 1.0 - t * t
             # The opening's highest point lies a little to the nose's side of the middle.
             upper = -(p["lid_height"] + 0.9) * p["openness"] * arch * (1.0 - 0.12 * t)
-            lower = 1.25 * arch * (0.35 + 0.65 * p["openness"]) * (1.0 + 0.15 * t)
+            lower = 1.7 * arch * (0.35 + 0.65 * p["openness"]) * (1.0 + 0.15 * t)
             beyond = np.maximum(np.abs(du) - half, 0.0)
-            inside = _cover(np.maximum(np.maximum(upper - dv, dv - lower), beyond), self.soft)
+            inside = _cover(
+                np.maximum(np.maximum(upper - dv, dv - lower), np.abs(du) - half), self.soft
+            )
             # Sclera: darker in the corners and under the upper lid.
-            white = 0.86 - 0.22 * t * t - 0.28 * _cover(dv - upper - 1.3, 1.8)
+            white = 0.95 - 0.22 * t * t - 0.28 * _cover(dv - upper - 1.3, 1.8)
             _blend(patch, white * (0.75 + 0.25 * self.skin), inside)
             iu = self.u[at] - sign * p["eye_u"] - p["gaze_u"]
             iv = self.v[at] - p["gaze_v"]
             r = np.sqrt(iu * iu + iv * iv)
-            iris = 0.10 + 0.32 * p["eye_tone"] ** 2
+            iris = 0.08 + 0.34 * p["eye_tone"] ** 2
             tone = iris * (1.15 - 0.5 * _cover(np.abs(r - p["iris_radius"]) - 0.4, 1.0))
             tone = tone + (0.02 - tone) * _cover(r - 1.25, self.soft)
             _blend(patch, tone, _cover(r - p["iris_radius"], self.soft) * inside)
@@ -368,7 +388,8 @@ class _Canvas:
         half = p["mouth_half"]
         t = np.clip(u / half, -1.0, 1.0)
         arch = 1.0 - t * t
-        beyond = np.maximum(np.abs(u) - half, 0.0)
+        past = np.abs(u) - half
+        beyond = np.maximum(past, 0.0)
         seam = p["mouth_v"] - p["mouth_lift"] * t * t
         gap = p["mouth_gap"]
         inner_top = seam - 0.3 * gap * arch
@@ -376,13 +397,13 @@ class _Canvas:
         dip = 1.0 - 0.5 * p["cupid"] * _bump((u / 4.5) ** 2)  # cupid's bow
         top = inner_top - p["upper_lip"] * dip * np.minimum(arch * 1.0, 1.0) ** 0.8
         low = inner_low + p["lower_lip"] * arch**0.75
-        rosy = 0.72 - 0.28 * p["makeup"] * (1 - self.male) - 0.05 * self.male
-        upper = _cover(np.maximum(np.maximum(top - v, v - inner_top), beyond), self.soft)
-        lower = _cover(np.maximum(np.maximum(inner_low - v, v - low), beyond), self.soft)
+        rosy = 0.80 - 0.30 * p["makeup"] * (1 - self.male) - 0.05 * self.male
+        upper = _cover(np.maximum(np.maximum(top - v, v - inner_top), past), self.soft)
+        lower = _cover(np.maximum(np.maximum(inner_low - v, v - low), past), self.soft)
         _blend(patch, self.skin * rosy * 0.86, upper)
         belly = _bump((u / (0.6 * half)) ** 2 + ((v - 0.45 * inner_low - 0.55 * low) / 2.2) ** 2)
         _blend(patch, self.skin * (rosy + 0.22 * belly), lower)
-        hollow = _cover(np.maximum(np.maximum(inner_top - v, v - inner_low), beyond), self.soft)
+        hollow = _cover(np.maximum(np.maximum(inner_top - v, v - inner_low), past), self.soft)
         tongue = 0.05 + 0.10 * _ramp((v - inner_top) / (gap + 1.0), 0.4, 1.0)
         _blend(patch, tongue, hollow)
         teeth = hollow * _cover(v - inner_top - 0.62 * gap * arch, self.soft + 0.4) * p["teeth"]
@@ -398,11 +419,8 @@ class _Canvas:
         """Stubble, beard or moustache, on men only; the lips stay free."""
         p = self.p
         kind = p["beard"]
-        grown = self.male * (kind < 0.24)
-        stubble = self.male * (kind > 0.24) * (kind < 0.5)
-        whiskers = self.male * np.maximum(p["moustache"] < 0.14, grown)
-        if not (grown + stubble + whiskers).any():
-            return
+        grown, stubble = (kind < 0.24).astype(np.float32), (kind > 0.24) * (kind < 0.5)
+        whiskers = np.maximum(p["moustache"] < 0.14, grown)
         v, ua = self.v, self.ua
         base = p["nose_v"] + p["nose_base"] + 2.5
         half = p["mouth_half"]
@@ -423,18 +441,22 @@ class _Canvas:
         )
         lip = np.maximum(lip, 0.8 - off_lips)
         tone = np.clip(self.hair * (0.85 + 0.22 * self.noise), 0.03, 1.0)
-        area = _cover(jaw, 4.0)
-        upper_lip = _cover(lip, 2.0)
-        share = 0.9 * np.maximum(area * grown, upper_lip * whiskers)
-        light = 0.28 * stubble * np.maximum(area, upper_lip)
+        area = _cover(jaw + 0.8 * self.noise, 5.0)
+        upper_lip = _cover(lip + 0.4 * self.noise, 2.5)
+        share = 0.85 * np.maximum(area * grown, upper_lip * whiskers) * (0.9 + 0.12 * self.noise)
+        light = 0.22 * stubble * np.maximum(area, _cover(lip, 5.0))
         _blend(albedo, np.minimum(tone, self.skin), np.clip(share + light, 0.0, 1.0))
 
     def head(self) -> None:
         """The lit head with all its features."""
         p = self.p
         self.lighting()
-        albedo = self.skin * (1.0 + 0.03 * self.noise) * np.ones_like(self.u)
-        self.beard(albedo)
+        albedo = self.skin * (1.0 + 0.02 * self.noise) * np.ones_like(self.u)
+        rows = np.flatnonzero(self.with_beard)
+        if len(rows):
+            bearded = albedo[rows]
+            self._only(rows).beard(bearded)
+            albedo[rows] = bearded
         self.brows(albedo)
         self.mouth(albedo)
         self.eyes(albedo)
@@ -454,33 +476,36 @@ class _Canvas:
         p = self.p
         curly = _ramp(p["curl"], 0.6, 0.8)
         volume = (2.0 + 5.0 * p["hair_style"] + 4.0 * curly) * _ramp(-self.y, -25.0, 10.0)
-        outer = self.rim - volume + (0.5 + 1.2 * curly) * self.noise
-        outer = outer + 60.0 * self.bald * _ramp(-self.y, 8.0, 22.0)
-        fringe = (p["fringe"] < 0.25) * (1.0 - self.bald)
-        recede = self.male * p["age"] * 8.0
-        line = p["hairline_v"] - recede + p["hairline_curve"] * self.u**2
-        line = line + fringe * (11.0 + 5.0 * np.sin(0.07 * self.u + 6 * p["streak"]))
+        outer = self.rim - volume + (0.4 + 0.8 * curly) * self.noise
+        outer = outer + 50.0 * self.bald * _ramp(-self.y, 2.0, 26.0)
+        fringe = (p["fringe"] < 0.22) * (1.0 - self.bald)
+        recede = self.male * p["age"] * 7.0
+        part = 1.6 * (p["streak"] - 0.5)  # hair combed to one side starts higher on the other
+        temples = p["hairline_curve"] * self.u**2 + 0.18 * part * self.u * (1 - fringe)
+        line = p["hairline_v"] - recede * (1.0 + 0.5 * _bump(((self.ua - 16) / 12) ** 2)) + temples
+        line = line + fringe * (13.0 + 4.0 * np.sin(0.07 * self.u + 6 * p["streak"]))
         line = line - self.bald * 14
-        ragged = 1.0 + 1.2 * fringe + 1.2 * curly
-        above = self.v - line + ragged * self.noise
+        ragged = 0.5 + 1.4 * fringe
+        roots = self.strands + curly * (self.noise - self.strands)
+        above = self.v - line + ragged * roots
         # Sides: down to the ears, or past the jaw for long hair.
-        inset = p["face_width"] * (0.84 + 0.05 * p["fringe"]) - 2.5 * self.long
-        low = 8.0 + 100 * self.long
-        side = np.maximum(inset - self.ua - 0.10 * np.maximum(-8 - self.v, 0.0), self.v - low)
-        inner = np.minimum(above, np.maximum(side + 0.7 * self.noise, -10.0 * np.ones_like(side)))
+        inset = p["face_width"] * (0.86 + 0.06 * p["fringe"]) - 3.0 * self.long
+        low = 5.0 + 100 * self.long
+        side = np.maximum(inset - self.ua - 0.12 * np.maximum(-6 - self.v, 0.0), self.v - low)
+        # One soft minimum of both, so that the temples are round.
+        a, b = np.clip(above, -9.0, 9.0), np.clip(side + 0.6 * self.noise, -9.0, 9.0)
+        inner = 0.5 * (a + b - np.sqrt((a - b) ** 2 + 12.0)) + 0.8
         shape = np.maximum(outer, inner)
         shade = self.gain * (0.75 + 0.35 * np.clip(self.light, 0.0, 1.2))
-        share = _cover(shape, self.soft + 1.2)
+        share = _cover(shape, self.soft + 3.5 - 2.5 * fringe - 2.0 * (self.v < -38))
         # Hair casts a soft shadow on the brow.
-        cast = _cover(above - 3.0, 5.0) * (1 - self.bald) * _cover(self.rim, 1.0)
-        self.scene *= 1.0 - 0.22 * cast * (1 - share)
+        cast = _cover(inner - 2.5, 5.0) * (1 - self.bald) * _cover(self.rim, 1.0)
+        self.scene *= 1.0 - 0.20 * cast * (1 - share)
         _blend(self.scene, np.minimum(self.hair_paint * shade, 1.0), share)
 
     def glasses(self) -> None:
         p = self.p
-        worn = (p["glasses"] < 0.22) * (p["glasses_off"] < 0.85)
-        if not worn.any():
-            return
+        worn = self.with_glasses
         shape = p["glasses_shape"]
         wide, tall = 10.2 + 2.0 * shape, 7.2 + 2.6 * (1 - shape)
         du, dv = np.abs(self.ua - p["eye_u"] - 0.6) / wide, np.abs(self.v - 1.5) / tall
@@ -508,9 +533,7 @@ class _Canvas:
     def hat(self) -> None:
         """Cap, beanie or headband over the hair."""
         p = self.p
-        worn = p["hat"] < 0.07
-        if not worn.any():
-            return
+        worn = self.with_hat
         kind = p["hat_shape"]
         cap, beanie = kind < 0.45, (kind >= 0.45) & (kind < 0.8)
         line = -22.0 + 0.006 * self.u**2 - 2.0 * p["fringe"]
@@ -537,8 +560,12 @@ class _Canvas:
         self.ears()
         self.head()
         self.hair_front()
-        self.hat()
-        self.glasses()
+        for worn, paint in ((self.with_hat, _Canvas.hat), (self.with_glasses, _Canvas.glasses)):
+            rows = np.flatnonzero(worn)
+            if len(rows):
+                part = self._only(rows)
+                paint(part)
+                self.scene[rows] = part.scene
         return self.scene
 
 
@@ -546,7 +573,7 @@ def _photograph(
     scene: Floats, faces: FaceParameters, generators: list[np.random.Generator]
 ) -> NDArray[np.uint8]:
     """Contrast, gamma, blur, sensor noise, poor scans and JPEG, picture by picture."""
-    contrast = 0.75 + 0.45 * faces["contrast"]
+    contrast = 0.80 + 0.45 * faces["contrast"]
     gamma = 0.75 + 0.6 * faces["gamma"]
     bright = np.clip((scene - 0.42) * contrast + 0.45, 0.004, 1.0)
     np.power(bright, gamma, out=bright)
