@@ -27,7 +27,6 @@ CONFIDENCE_RADIUS = 1 / 32
 CONFIDENCE = "estimated probability that the point is within 1/32 of the input's side (3 px of 96)"
 
 
-@keras.saving.register_keras_serializable(package="facial_keypoints")
 class DecodeSigned(layers.Layer):  # type: ignore[misc]
     """The study's targets (N, K, 2) to input pixels (N, 1, K, 2).
 
@@ -35,8 +34,8 @@ class DecodeSigned(layers.Layer):  # type: ignore[misc]
         input_size: (height, width) of the input in pixels.
     """
 
-    def __init__(self, input_size: tuple[int, int], **kwargs: Any) -> None:
-        super().__init__(dtype="float32", **kwargs)
+    def __init__(self, input_size: tuple[int, int], name: str) -> None:
+        super().__init__(dtype="float32", name=name)
         self.input_size = (int(input_size[0]), int(input_size[1]))
 
     def call(self, signed: Any) -> Any:
@@ -45,12 +44,7 @@ class DecodeSigned(layers.Layer):  # type: ignore[misc]
         half = np.array([self.input_size[1] / 2, self.input_size[0] / 2], np.float32)
         return ops.expand_dims(signed * half + half, 1)
 
-    def get_config(self) -> dict[str, Any]:
-        """What is needed to build the layer again."""
-        return {**super().get_config(), "input_size": self.input_size}
 
-
-@keras.saving.register_keras_serializable(package="facial_keypoints")
 class DecodePoints(layers.Layer):  # type: ignore[misc]
     """Points with log error scales (N, S, K, 3) to input pixels and confidence.
 
@@ -61,8 +55,8 @@ class DecodePoints(layers.Layer):  # type: ignore[misc]
         input_size: (height, width) of the input in pixels.
     """
 
-    def __init__(self, input_size: tuple[int, int], **kwargs: Any) -> None:
-        super().__init__(dtype="float32", **kwargs)
+    def __init__(self, input_size: tuple[int, int], name: str) -> None:
+        super().__init__(dtype="float32", name=name)
         self.input_size = (int(input_size[0]), int(input_size[1]))
 
     def call(self, points: Any) -> tuple[Any, Any]:
@@ -70,10 +64,6 @@ class DecodePoints(layers.Layer):  # type: ignore[misc]
         ratio = CONFIDENCE_RADIUS * max(self.input_size) * ops.exp(-points[..., 2])
         confidence = 1.0 - (1.0 + ratio) * ops.exp(-ratio)
         return points[..., :2], confidence
-
-    def get_config(self) -> dict[str, Any]:
-        """What is needed to build the layer again."""
-        return {**super().get_config(), "input_size": self.input_size}
 
 
 def with_decoding(model: keras.Model, spec: ModelSpec) -> keras.Model:

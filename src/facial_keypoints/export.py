@@ -1,0 +1,147 @@
+"""Keras model to an ONNX file that answers pixels, checked against Keras before it counts.
+
+The file follows one contract, which :mod:`facial_keypoints.runtime`, the web page and anyone with
+ONNX Runtime relies on: input ``image`` (N, H, W, C) uint8; outputs ``xy`` (N, S, K, 2) float32 in
+input pixels and, where the model estimates it, ``confidence`` (N, S, K) float32 in [0, 1]; metadata
+key ``facial_keypoints_spec`` with the model's description as JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from facial_keypoints.backend import choose_backend
+from facial_keypoints.errors import MissingExtraError, ModelError
+from facial_keypoints.files import atomic_path
+from facial_keypoints.runtime import Runtime, load_runtime
+from facial_keypoints.spec import METADATA_KEY, ModelSpec, read_embedded_spec
+from facial_keypoints.types import ImageArray
+
+if TYPE_CHECKING:
+    import keras
+
+__all__ = ["OPSET", "export_onnx"]
+
+OPSET = 17
+"""Of the ONNX standard; ONNX Runtime Web and every onnxruntime since 1.12 run it."""
+
+LARGEST_DIFFERENCE_PX = 1e-2
+"""Between Keras and ONNX on the same pictures; float32 arithmetic in another order stays below."""
+
+
+def export_onnx(
+    model: str | os.PathLike[str], out: str | os.PathLike[str], *, samples: ImageArray | None = None
+) -> ModelSpec:
+    """Export a run folder or ``.keras`` file to ONNX.
+
+    Nothing is left at ``out`` unless ONNX Runtime and Keras agree to a hundredth of a pixel on
+    random pictures, on drawn faces and on ``samples``, alone and in batches.
+
+    Args:
+        model: Run folder or ``.keras`` file.
+        out: The file to write; replaced in one step.
+        samples: (B, H, W, C) uint8 pictures to compare on as well.
+
+    Returns:
+        The model's description, as it stands in the file.
+
+    Raises:
+        ModelError: The model cannot be opened, cannot be expressed in ONNX, or answers otherwise there.
+        MissingExtraError: Keras or the converter is not installed.
+        OutputError: The file cannot be written.
+    """
+    path = Path(model)
+    if path.is_dir():
+        path = path / "model.keras"
+    if path.suffix.lower() == ".onnx":
+        raise ModelError(f"{path} is an ONNX model already: name a run folder or a .keras file.")
+    spec = read_embedded_spec(path)
+    choose_backend()
+    from facial_keypoints.models.loading import load_decoded
+
+    reference = load_runtime(path)
+    decoded = load_decoded(path, spec)
+    with atomic_path(Path(out)) as temporary:
+        _convert(decoded, spec, temporary)
+        _finish(temporary, spec, sorted(decoded.output))  # the order that Keras flattens them in
+        difference = _difference(reference, load_runtime(temporary), samples)
+        if not difference < LARGEST_DIFFERENCE_PX:
+            raise ModelError(
+                f"the exported model differs from {path} by {difference:.3g} px, so it was not kept: "
+                "report this with the versions that 'facial-keypoints --version' shows."
+            )
+    return spec
+
+
+def _convert(decoded: keras.Model, spec: ModelSpec, path: Path) -> None:
+    import keras
+
+    image = keras.InputSpec(
+        shape=(None, *spec.input_size, spec.channels), dtype="uint8", name="image"
+    )
+    try:
+        with warnings.catch_warnings():
+            # Keras 3.15 asks numpy for names that tf2onnx needs and numpy 2 announces anew.
+            warnings.simplefilter("ignore", FutureWarning)
+            decoded.export(
+                path, format="onnx", opset_version=OPSET, verbose=False, input_signature=[image]
+            )
+    except ImportError as error:
+        raise MissingExtraError(error.name or "tf2onnx", "train", "Exporting to ONNX") from error
+
+
+def _finish(path: Path, spec: ModelSpec, outputs: Sequence[str]) -> None:
+    """Give the batch axis and the outputs the names of the contract, and add the description.
+
+    Args:
+        path: The file to change.
+        spec: The description.
+        outputs: Names of the outputs in the file's order.
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    for value, name in zip(model.graph.output, outputs, strict=True):
+        for node in model.graph.node:  # TensorFlow names them already, PyTorch and JAX do not
+            node.output[:] = [name if n == value.name else n for n in node.output]
+            node.input[:] = [name if n == value.name else n for n in node.input]
+        value.name = name
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def _difference(keras_model: Runtime, onnx_model: Runtime, samples: ImageArray | None) -> float:
+    """Largest difference in pixels, or in confidence, whose whole range is 1."""
+    spec = keras_model.spec
+    shape = (*spec.input_size, spec.channels)
+    rng = np.random.default_rng(0)
+    sets = [rng.integers(0, 256, (3, *shape), dtype=np.uint8), _drawn(spec)]
+    if samples is not None:
+        sets.append(samples)
+    differences = []
+    for images in sets:
+        for batch in (images, images[:1]):
+            expected, sure = keras_model.run(batch)
+            xy, confidence = onnx_model.run(batch)
+            differences.append(np.abs(xy - expected).max())
+            if sure is not None and confidence is not None:
+                differences.append(np.abs(confidence - sure).max())
+    return float(np.max(differences))  # NaN stays NaN, which is not below any limit
+
+
+def _drawn(spec: ModelSpec) -> ImageArray:
+    """Faces of this package's own drawing at the model's input size."""
+    from facial_keypoints.data.synthetic import draw_kaggle_like
+    from facial_keypoints.pictures import fit_picture
+
+    faces = draw_kaggle_like(8, seed=0).images
+    return np.stack([fit_picture(face, spec.input_size, spec.channels)[0] for face in faces])
