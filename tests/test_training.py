@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from conftest import dotted_faces
 
 keras = pytest.importorskip("keras")
@@ -18,13 +19,15 @@ keras = pytest.importorskip("keras")
 from facial_keypoints import training
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, ModelError, OutputError
+from facial_keypoints.models.loading import load_keras_model
 from facial_keypoints.models.study import build_cnn
+from facial_keypoints.predict import load_predictor
 from facial_keypoints.recipes import RECIPES, Recipe
+from facial_keypoints.runtime import load_runtime, read_spec
 from facial_keypoints.training import (
     RmsePixels,
     build_expert,
     load_run,
-    open_model,
     predict_keypoints,
     train,
 )
@@ -133,9 +136,7 @@ def test_resumed_training_ends_with_the_same_weights(
 ) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     faces = dotted_faces(30, height=56, width=57)
-    recipe = Recipe(
-        **{**vars(RECIPES[name]), "epochs": 4, "specialist_epochs": 2, "batch_size": 8}
-    )
+    recipe = Recipe(**{**vars(RECIPES[name]), "epochs": 4, "specialist_epochs": 2, "batch_size": 8})
     whole = train(faces, thirds(faces), recipe, tmp_path / "whole", seed=3)
     with pytest.raises(KeyboardInterrupt):
         train(faces, thirds(faces), recipe, tmp_path / "cut", seed=3, callbacks=[Interrupt(2)])
@@ -234,7 +235,7 @@ def test_a_model_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     model = keras.Model(inputs, keras.layers.Lambda(lambda x: x)(inputs))
     model.save(tmp_path / "lambda.keras")
     with pytest.raises(ModelError, match="cannot be loaded"):
-        training.load_keras_model(tmp_path / "lambda.keras")
+        load_keras_model(tmp_path / "lambda.keras")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04broken"])
@@ -242,14 +243,14 @@ def test_a_corrupt_model_gets_a_sentence(content: bytes, tmp_path: Path) -> None
     file = tmp_path / "model.keras"
     file.write_bytes(content)
     with pytest.raises(ModelError):
-        open_model(file)
+        load_runtime(file)
 
 
 def test_a_model_of_somebody_else_gets_a_sentence(tmp_path: Path) -> None:
     inputs = keras.Input((4,))
     keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "m.keras")
     with pytest.raises(ModelError, match="not saved by this package"):
-        open_model(tmp_path / "m.keras")
+        load_runtime(tmp_path / "m.keras")
 
 
 def test_the_spec_travels_inside_the_model_file(tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_the_spec_travels_inside_the_model_file(tmp_path: Path) -> None:
     alone = tmp_path / "alone.keras"
     alone.write_bytes(run.model_path.read_bytes())
     assert zipfile.is_zipfile(alone)
-    spec = open_model(alone).spec
+    spec = read_spec(alone)
     assert spec.schema == faces.schema
     assert spec.input_size == (40, 32)
     assert spec == run.spec
@@ -268,4 +269,4 @@ def test_a_model_is_not_asked_about_pictures_of_another_size(tmp_path: Path) -> 
     faces = dotted_faces(60)
     run = train(faces, thirds(faces), FC, tmp_path / "run")
     with pytest.raises(ModelError, match="32×40"):
-        open_model(run.directory).check_fits(dotted_faces(3, height=50))
+        load_predictor(run.directory).check_fits(dotted_faces(3, height=50))

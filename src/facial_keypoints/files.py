@@ -85,6 +85,18 @@ def prepare_directory(directory: Path, *, force: bool = False, keep: bool = Fals
         raise _output_error(directory, error) from error
 
 
+def refuse_existing(file: Path, *, force: bool = False) -> None:
+    """Refuse an output file that is there already, before any work is done.
+
+    Raises:
+        OutputError: It exists and ``force`` is False.
+    """
+    if file.exists() and not force:
+        raise OutputError(
+            f"{file} exists already: choose another name, or replace it with --force."
+        )
+
+
 def _refuse_to_empty(directory: Path) -> None:
     """Guard --force against a slip of the finger: a home folder is no output folder."""
     resolved = directory.resolve()

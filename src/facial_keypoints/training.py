@@ -41,6 +41,7 @@ from facial_keypoints.data.splits import Split, split_dataset
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import atomic_path, prepare_directory, read_json, write_json, write_text
 from facial_keypoints.geometry import signed_to_pixels
+from facial_keypoints.models.loading import load_keras_model
 from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
 from facial_keypoints.pipeline import TrainingBatches, targets_and_weights
 from facial_keypoints.recipes import SPECIALIST_GROUPS, Recipe
@@ -48,13 +49,10 @@ from facial_keypoints.spec import ModelSpec, embed_spec, read_embedded_spec
 from facial_keypoints.types import FaceDataset, ImageArray
 
 __all__ = [
-    "OpenedModel",
     "RmsePixels",
     "TrainedRun",
     "compile_model",
-    "load_keras_model",
     "load_run",
-    "open_model",
     "predict_keypoints",
     "split_faces",
     "train",
@@ -132,48 +130,6 @@ class TrainedRun:
         return load_keras_model(self.model_path)
 
 
-@dataclass(frozen=True)
-class OpenedModel:
-    """A Keras model with its spec, and its split where it came with a run folder."""
-
-    model: keras.Model
-    spec: ModelSpec
-    split: Split | None
-
-    def check_fits(self, faces: FaceDataset) -> None:
-        """Make sure that the model can be asked about these faces.
-
-        Raises:
-            ModelError: Its input size, channels or keypoints are others.
-        """
-        if (faces.image_size, faces.images.shape[3]) != (self.spec.input_size, self.spec.channels):
-            height, width = self.spec.input_size
-            raise ModelError(
-                f"the model '{self.spec.name}' takes pictures of {width}×{height} pixels with "
-                f"{self.spec.channels} channel(s), but the data has {faces.images.shape[2]}×"
-                f"{faces.images.shape[1]} with {faces.images.shape[3]}: resize the data or choose another model."
-            )
-        if faces.schema.keypoint_names != self.spec.schema.keypoint_names:
-            raise ModelError(
-                f"the model '{self.spec.name}' answers the schema '{self.spec.schema.name}', but the data "
-                f"is labelled in '{faces.schema.name}': convert the data or choose another model."
-            )
-
-
-def open_model(path: Path) -> OpenedModel:
-    """Open a run folder or a ``.keras`` file that this package saved.
-
-    Raises:
-        ModelError: It is neither, or it is corrupt.
-    """
-    if path.is_dir():
-        run = load_run(path)
-        return OpenedModel(run.load_model(), run.spec, run.split)
-    if not path.is_file():
-        raise ModelError(f"there is no model {path}: name a run folder or a .keras file.")
-    return OpenedModel(load_keras_model(path), read_embedded_spec(path), None)
-
-
 def split_faces(
     dataset: FaceDataset,
     *,
@@ -202,21 +158,6 @@ def split_faces(
         return dataset, split, 0
     kept = np.setdiff1d(split.train, flagged_rows(audit(dataset)))
     return dataset, replace(split, train=kept), len(split.train) - len(kept)
-
-
-def load_keras_model(path: Path) -> keras.Model:
-    """Load a ``.keras`` file for prediction, running no code that it may carry.
-
-    Raises:
-        ModelError: The file is missing, corrupt, or wants to run code.
-    """
-    if not path.is_file():
-        raise ModelError(f"there is no model file {path}.")
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, OSError, AttributeError, ImportError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"the model file {path} cannot be loaded: {reason}") from error
 
 
 def predict_keypoints(

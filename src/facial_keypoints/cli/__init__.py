@@ -108,6 +108,6 @@ def main() -> None:
         sys.exit(_fail(str(MissingExtraError(package, extra, purpose))))
 
 
-from facial_keypoints.cli import compare, data, train  # noqa: E402  (verbs register themselves on app)
+from facial_keypoints.cli import compare, data, predict, train  # noqa: E402  (verbs register themselves on app)
 
-_ = (compare, data, train)
+_ = (compare, data, predict, train)

@@ -15,15 +15,18 @@ __all__ = [
     "Data",
     "Epochs",
     "ExcludeFlagged",
+    "Flip",
     "FlipProbability",
     "Force",
     "GroupBy",
     "LearningRate",
     "Missing",
+    "Model",
     "Patience",
     "RecipeName",
     "Resume",
     "Seed",
+    "Threads",
 ]
 
 # Choices come from the registries, not from a second list.
@@ -84,4 +87,16 @@ GroupBy = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
+Model = Annotated[
+    str,
+    typer.Option(help="default (the shipped one), a run folder, a .keras or an .onnx file."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads to compute with (ONNX models).", show_default="every core"),
+]
+Flip = Annotated[
+    bool,
+    typer.Option("--flip", help="Ask about the mirrored picture too and average: twice the time."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]

@@ -9,7 +9,6 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.errors import OutputError
 from facial_keypoints.recipes import get_recipe
 
 
@@ -68,7 +67,6 @@ def train_command(
     dataset, split, flagged = split_faces(
         dataset,
         seed=seed,
-        group_duplicates=group_by is None and data is not None,
         exclude_flagged=exclude_flagged,
     )
     if exclude_flagged:
@@ -95,7 +93,7 @@ def train_command(
 
 @app.command("evaluate")
 def evaluate_command(
-    model: Annotated[str, typer.Argument(help="A run folder or a .keras file.")],
+    model: Annotated[str, typer.Argument(help="default, a run folder, a .keras or an .onnx file.")],
     data: Annotated[Path, typer.Option(help="Labelled faces, as for train.")],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write the report as JSON.")
@@ -105,44 +103,47 @@ def evaluate_command(
         typer.Option("--all-rows", help="Measure on every row, also those the run trained on."),
     ] = False,
     group_by: o.GroupBy = None,
+    flip: o.Flip = False,
+    threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
     """Measure a model on labelled faces: RMSE with intervals, NME, CED, per style and keypoint.
 
     A run folder is measured on its own held-out test rows when the data is what it was trained on,
-    else on every row.
+    else on every row. A model with label styles answers each face in the style of its labels.
 
     Examples:
-        facial-keypoints evaluate runs/flip --data kaggle/
+        facial-keypoints evaluate default --data kaggle/
 
-        facial-keypoints evaluate model.keras --data kaggle/ -o report.json
+        facial-keypoints evaluate runs/flip --data kaggle/ -o report.json
     """
     from rich.console import Console
 
-    from facial_keypoints.backend import choose_backend
-
-    log = Console(stderr=True)
-    choose_backend()
     from facial_keypoints.cli.data import load_faces
     from facial_keypoints.data.cache import data_digest
+    from facial_keypoints.data.splits import Split
     from facial_keypoints.evaluation import evaluate_predictions
-    from facial_keypoints.files import write_json
+    from facial_keypoints.files import refuse_existing, write_json
+    from facial_keypoints.predict import load_predictor
     from facial_keypoints.report import render_evaluation
-    from facial_keypoints.training import open_model, predict_keypoints
 
-    _refuse_existing(out, force)
-    opened = open_model(Path(model))
+    log = Console(stderr=True)
+    if out is not None:
+        refuse_existing(out, force=force)
+    predictor = load_predictor(model, flip=flip, threads=threads)
     dataset = load_faces(data, group_by=group_by)
-    opened.check_fits(dataset)
+    predictor.check_fits(dataset)
     rows = "every row"
-    if opened.split is not None and not all_rows:
-        if opened.spec.data_digest == data_digest(dataset):
-            dataset = dataset.subset(opened.split.test)
+    split_file = Path(model) / "split.json"
+    if split_file.is_file() and not all_rows:
+        if predictor.spec.data_digest == data_digest(dataset):
+            dataset = dataset.subset(Split.load(split_file).test)
             rows = "the held-out test rows of the run"
         else:
             rows = "every row (the run was trained on other data)"
     log.print(f"measuring on {rows}: {len(dataset)} faces")
-    report = evaluate_predictions(dataset, predict_keypoints(opened.model, dataset.images))
+    answers = predictor.predict_batch(dataset.images, styles=dataset.styles)
+    report = evaluate_predictions(dataset, answers.xy)
     if out is not None:
         write_json(out, report.to_dict())
     Console().print(render_evaluation(report))
@@ -150,38 +151,41 @@ def evaluate_command(
 
 @app.command("submit")
 def submit_command(
-    model: Annotated[str, typer.Argument(help="A run folder or a .keras file.")],
+    model: Annotated[str, typer.Argument(help="default, a run folder, a .keras or an .onnx file.")],
     data: Annotated[
         Path, typer.Option(help="Kaggle's files: test.csv and IdLookupTable.csv among them.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The submission to write (.csv).")],
+    flip: o.Flip = False,
+    threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
     """Answer Kaggle's test pictures and write a submission (RowId,Location).
 
+    A model with label styles answers each picture in the style that its requested points imply.
     Values are clipped to the picture.
 
     Examples:
-        facial-keypoints submit runs/flip --data kaggle/ -o submission.csv
+        facial-keypoints submit default --data kaggle/ -o submission.csv
 
-        facial-keypoints submit model.keras --data kaggle/ -o submission.csv --force
+        facial-keypoints submit runs/flip --data kaggle/ -o submission.csv --force
     """
     from rich.console import Console
 
-    from facial_keypoints.backend import choose_backend
+    from facial_keypoints.data.kaggle import (
+        load_kaggle,
+        load_lookup,
+        requested_styles,
+        write_submission,
+    )
+    from facial_keypoints.files import refuse_existing
+    from facial_keypoints.predict import load_predictor
 
-    choose_backend()
-    from facial_keypoints.data.kaggle import load_kaggle, load_lookup, write_submission
-    from facial_keypoints.training import open_model, predict_keypoints
-
-    _refuse_existing(out, force)
-    opened = open_model(Path(model))
+    refuse_existing(out, force=force)
+    predictor = load_predictor(model, flip=flip, threads=threads)
     faces, lookup = load_kaggle(data, part="test"), load_lookup(data)
-    opened.check_fits(faces)
-    write_submission(out, faces, predict_keypoints(opened.model, faces.images), lookup)
+    predictor.check_fits(faces)
+    styles = requested_styles(lookup, faces.sample_ids)
+    answers = predictor.predict_batch(faces.images, styles=styles)
+    write_submission(out, faces.sample_ids, answers.xy, lookup, side=faces.image_size[1])
     Console(stderr=True).print(f"wrote {out}", soft_wrap=True)
-
-
-def _refuse_existing(out: Path | None, force: bool) -> None:
-    if out is not None and out.exists() and not force:
-        raise OutputError(f"{out} exists already: choose another name, or replace it with --force.")

@@ -1,0 +1,240 @@
+"""``facial-keypoints predict``, ``export`` and ``models``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facial_keypoints.cli import app
+from facial_keypoints.cli import options as o
+from facial_keypoints.errors import DataError, FacialKeypointsError, OutputError, PictureError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from facial_keypoints.spec import ModelSpec
+    from facial_keypoints.types import Prediction
+
+
+@app.command("predict")
+def predict_command(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT",
+            help="Pictures, folders (with all below them), patterns like 'faces/*.jpg', or - for a "
+            "list on standard input, one path a line.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Table to write: .csv, .parquet or .json.")
+    ],
+    model: o.Model = "default",
+    crops: Annotated[
+        bool,
+        typer.Option(
+            "--crops",
+            help="Each picture is one face already. Needed for now: this version finds no faces in "
+            "photos.",
+        ),
+    ] = False,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            help="Label style to answer in, as 'facial-keypoints models' lists them.",
+            show_default="kaggle-a, if the model has it",
+        ),
+    ] = None,
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for copies of the pictures with the points drawn, at the paths they were "
+            "named by."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Faces computed at once.")] = 128,
+    threads: o.Threads = None,
+    flip: o.Flip = False,
+    max_pixels: Annotated[
+        int,
+        typer.Option(min=1, help="Refuse larger pictures; each reading thread holds one of them."),
+    ] = 128_000_000,
+    force: o.Force = False,
+) -> None:
+    """Find keypoints in pictures and write them as a table, in pixels of each picture.
+
+    Pictures that cannot be read are listed, the others are still predicted, and the exit code is 1.
+
+    Examples:
+        facial-keypoints predict --crops faces/ -o keypoints.csv
+
+        find . -name '*.png' | facial-keypoints predict --crops - -o keypoints.parquet
+    """
+    from rich.console import Console
+
+    from facial_keypoints.files import prepare_directory, refuse_existing
+
+    if not crops:
+        raise FacialKeypointsError(
+            "finding the faces in photos is not built in yet: cut them out and use --crops, which takes "
+            "each picture as one face."
+        )
+    from facial_keypoints.pictures import find_pictures
+    from facial_keypoints.predict import load_predictor
+    from facial_keypoints.tables import open_table
+
+    refuse_existing(out, force=force)
+    if draw is not None:
+        prepare_directory(draw, keep=force)  # emptied never: it may be the input's folder
+    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    predictor = load_predictor(model, style=style, flip=flip, threads=threads)
+    # Counted first, so that the bar knows the end; standard input can be read only once.
+    total = None if "-" in inputs else sum(1 for _ in find_pictures(inputs))
+    if total == 0:
+        raise DataError(f"there is no picture in {', '.join(inputs)}.")
+    answers = predictor.predict_files(
+        find_pictures(inputs), batch_size=batch_size, readers=threads, max_pixels=max_pixels
+    )
+    done = bad = 0
+    try:
+        with open_table(out, predictor.spec.schema) as table:
+            for answer in _with_progress(answers, total, log):
+                done += 1
+                if isinstance(answer, PictureError):
+                    bad += 1
+                    log.print(f"skipped {answer}")
+                    continue
+                table.write([answer])
+                if draw is not None:
+                    _draw(answer, draw, max_pixels)
+    except KeyboardInterrupt:
+        log.print(f"interrupted after {done} pictures: {out} was not written.")
+        raise typer.Exit(130) from None
+    log.print(f"wrote {out}: {done - bad} of {done} pictures")
+    if bad:
+        raise typer.Exit(1)
+
+
+def _with_progress(
+    answers: Iterable[Prediction | PictureError], total: int | None, log: Console
+) -> Iterator[Prediction | PictureError]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as bar:
+        yield from bar.track(answers, total=total)
+
+
+def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
+    """Write the picture with its points below the folder, at the path it was named by."""
+    import cv2
+
+    from facial_keypoints.drawing import draw_prediction
+    from facial_keypoints.files import atomic_path
+    from facial_keypoints.pictures import read_picture
+
+    source = Path(prediction.source)
+    parts = (part for part in source.parts if part != source.anchor)
+    target = folder.joinpath(*("up" if part == ".." else part for part in parts))
+    if target.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        target = target.with_name(f"{target.name}.png")
+    if target.exists() and target.samefile(source):
+        raise OutputError(
+            f"--draw {folder} would overwrite the picture {source}: choose another folder."
+        )
+    # Read again rather than kept: a batch of decoded photos would fill gigabytes.
+    drawn = draw_prediction(read_picture(source, max_pixels=max_pixels), prediction)
+    encoded = cv2.imencode(target.suffix, drawn[..., ::-1])[1]
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(encoded.tobytes())
+
+
+@app.command("export")
+def export_command(
+    model: Annotated[str, typer.Argument(help="A run folder or a .keras file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write (.onnx).")],
+    force: o.Force = False,
+) -> None:
+    """Export a trained model to ONNX, which needs no training library to run.
+
+    The file answers in pixels and describes itself; it is kept only if it agrees with Keras.
+
+    Examples:
+        facial-keypoints export runs/flip -o flip.onnx
+
+        facial-keypoints export model.keras -o model.onnx --force
+    """
+    from rich.console import Console
+
+    from facial_keypoints.export import export_onnx
+    from facial_keypoints.files import refuse_existing
+
+    if out.suffix.lower() != ".onnx":
+        raise OutputError(f"{out}: models are exported as ONNX: choose a name that ends in .onnx.")
+    refuse_existing(out, force=force)
+    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    with log.status("exporting and comparing with Keras"):
+        spec = export_onnx(model, out)
+    log.print(f"wrote {out} ({spec.name}, {out.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command("models")
+def models_command(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A shipped model, a run folder, a .keras or an .onnx file."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the models that come with the package, or show what one model says about itself.
+
+    Examples:
+        facial-keypoints models
+
+        facial-keypoints models runs/flip --json
+    """
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from facial_keypoints.runtime import read_spec, shipped_models
+
+    specs = {name: read_spec(name) for name in ([model] if model else shipped_models())}
+    if as_json:
+        value = {name: asdict(spec) for name, spec in specs.items()}
+        typer.echo(json.dumps(value[model] if model else value, indent=2, ensure_ascii=False))
+        return
+    if not specs:
+        Console(stderr=True).print("this build of facial-keypoints comes without models.")
+        return
+    table = Table("", *specs)
+    facts = [_facts(spec) for spec in specs.values()]
+    for label in facts[0]:
+        table.add_row(label, *(Text(fact[label]) for fact in facts))
+    Console().print(table)
+
+
+def _facts(spec: ModelSpec) -> dict[str, str]:
+    height, width = spec.input_size
+    return {
+        "recipe": spec.name,
+        "input": f"{width}×{height} {'grey' if spec.channels == 1 else 'RGB'}",
+        "keypoints": f"{spec.schema.num_keypoints} ({spec.schema.name})",
+        "label styles": ", ".join(style for style in spec.styles if style) or "one, unnamed",
+        "confidence": spec.confidence or "none",
+        "trained on": spec.data_digest[:12] or "unknown",
+        "written by": f"facial-keypoints {spec.version}" if spec.version else "unknown",
+    }
