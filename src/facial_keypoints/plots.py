@@ -203,11 +203,10 @@ def plot_learning_curves(
                 {"linewidth": 2.0} if key == "val_rmse_px" else {"linewidth": 1.1, "dashes": (3, 2)}
             )
             axes.plot(epochs, curve, color=color, solid_capstyle="round", **style)
-            finite = curve[np.isfinite(curve)]
-            values += finite.tolist()
+            values += curve[np.isfinite(curve) & (curve > 0)].tolist()
             longest = max(longest, len(curve))
         finite_main = np.flatnonzero(np.isfinite(main))
-        if finite_main.size:
+        if finite_main.size and main[finite_main[-1]] > 0:
             last = int(finite_main[-1])
             axes.plot(last + 1, main[last], "o", color=color, markersize=4.5, clip_on=False)
             drawn.append((f"{name}  {main[last]:.2f}", float(main[last]), color))
@@ -236,9 +235,6 @@ def _pixel_axis(axes: Axes, values: Sequence[float]) -> tuple[float, float]:
     from matplotlib.ticker import FixedLocator, NullLocator
 
     positive = np.asarray(values, float)
-    positive = positive[positive > 0]
-    if not positive.size:
-        positive = np.ones(1)
     low, high = positive.min() / 1.08, positive.max() * 1.08
     axes.set_yscale("log")
     axes.set_ylim(low, high)
@@ -393,10 +389,12 @@ def plot_missing_labels(dataset: FaceDataset, *, theme: ThemeName = "light") -> 
     for i, style in enumerate(np.unique(dataset.styles)):
         counts = labeled[dataset.styles == style].sum(axis=0)[order]
         label = str(style) or "labelled"
-        axes.barh(rows, counts, left=left, color=_color(from_theme, i), height=0.66, label=label)
+        # From the far end of the palette: these are styles, not the first recipes.
+        color = _color(from_theme, -1 - i)
+        axes.barh(rows, counts, left=left, color=color, height=0.66, label=label)
         left = left + counts
     for row, count in enumerate(dataset.label_counts[order]):
-        share = f"{count / total:.0%}" if total else "–"
+        share = f"{100 * count / total:.0f} %" if total else "–"
         axes.annotate(
             f"{count:,}  {share}",
             (1, row),
@@ -423,7 +421,8 @@ def pick_faces(dataset: FaceDataset, count: int, *, seed: int = 0) -> NDArray[np
     """Rows of up to ``count`` faces for looking at, the same for the same seed.
 
     Every label style gets a share as large as its part of the data, but at least a quarter of an
-    even share, so that a rare style is seen; no two faces come from one group while others remain.
+    even share and one face where ``count`` allows it, so that a rare style is seen; no two faces of
+    a style come from one group while others remain.
     """
     rng = np.random.default_rng(seed)
     styles, sizes = np.unique(dataset.styles, return_counts=True)
@@ -431,7 +430,9 @@ def pick_faces(dataset: FaceDataset, count: int, *, seed: int = 0) -> NDArray[np
         return np.zeros(0, np.int64)
     count = min(count, len(dataset))
     weights = np.maximum(sizes / sizes.sum(), 0.25 / len(styles))
-    shares = np.minimum(np.floor(count * weights / weights.sum()).astype(int), sizes)
+    shares = np.clip(np.floor(count * weights / weights.sum()).astype(int), 1, sizes)
+    while shares.sum() > count:
+        shares[shares.argmax()] -= 1
     picked: list[int] = []
     for style, share in zip(styles, shares, strict=True):
         rows = rng.permutation(np.flatnonzero(dataset.styles == style))

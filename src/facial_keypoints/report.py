@@ -133,7 +133,11 @@ def _percent(value: float) -> str:
 
 
 def _range(interval: Interval) -> str:
-    return "–" if math.isnan(interval.low) else f"{interval.low:.2f}–{interval.high:.2f}"
+    if math.isnan(interval.low):
+        return "–"
+    if interval.low < 0:  # a dash between signs would be read as one
+        return f"{interval.low:.2f} to {interval.high:.2f}".replace("-", "−")
+    return f"{interval.low:.2f}–{interval.high:.2f}"
 
 
 def _duration(seconds: float) -> str:
@@ -486,7 +490,7 @@ def _face(
     truth = dataset.keypoints.xy[row]
     labeled = dataset.keypoints.labeled[row]
     rings = "".join(
-        f'<circle class="{name}" cx="{x:.2f}" cy="{y:.2f}" r="{1.7 * unit:.2f}"/>'
+        f'<circle class="{name}" cx="{x:.2f}" cy="{y:.2f}" r="{2.1 * unit:.2f}"/>'
         for x, y in truth[labeled]
         for name in ("th", "t")
     )
@@ -498,7 +502,7 @@ def _face(
         )
         dots = "".join(
             f'<circle class="{"d" if known else "u"}" cx="{x:.2f}" cy="{y:.2f}" '
-            f'r="{(1.05 if known else 0.75) * unit:.2f}"/>'
+            f'r="{(1.35 if known else 0.85) * unit:.2f}"/>'
             for (x, y), known in zip(xy, labeled, strict=True)
             if np.isfinite(x) and np.isfinite(y)
         )
@@ -516,10 +520,10 @@ def _face(
 
 
 _FACE_KEY = (
-    '<div class="key"><span><svg viewBox="-3 -3 6 6"><circle class="th" r="1.7"/>'
-    '<circle class="t" r="1.7"/></svg>truth (label)</span>'
-    '<span><svg viewBox="-3 -3 6 6"><circle class="d" r="1.3"/></svg>prediction</span>'
-    '<span><svg viewBox="-3 -3 6 6"><circle class="u" r="0.9"/></svg>prediction without a '
+    '<div class="key"><span><svg viewBox="-3 -3 6 6"><circle class="th" r="1.9"/>'
+    '<circle class="t" r="1.9"/></svg>truth (label)</span>'
+    '<span><svg viewBox="-3 -3 6 6"><circle class="d" r="1.6"/></svg>prediction</span>'
+    '<span><svg viewBox="-3 -3 6 6"><circle class="u" r="1.1"/></svg>prediction without a '
     "label</span></div>"
 )
 
@@ -607,7 +611,7 @@ def _curves(comparison: ComparisonResult) -> str:
     histories = {r.name: r.history for r in comparison.recipes}
     if not any(h.get("rmse_px") or h.get("val_rmse_px") for h in histories.values()):
         return ""
-    return "<h2>Training</h2>" + _picture(
+    return "<h2>How training went</h2>" + _picture(
         plots.plot_learning_curves(histories),
         plots.plot_learning_curves(histories, theme="dark"),
         "RMSE in pixels per epoch for every recipe",

@@ -1,0 +1,217 @@
+"""Points, boxes and names drawn onto a copy of a picture; OpenCV only, no matplotlib.
+
+Coordinates are pixels of that picture, an integer is the centre of a pixel. Marks scale with the
+faces and the picture, are placed to a sixteenth of a pixel, and have a dark rim under a light fill,
+so they show on dark and on light skin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facial_keypoints.types import FloatArray, ImageArray, Keypoints, Prediction
+
+__all__ = ["POINT_COLOR", "confidence_color", "draw_boxes", "draw_keypoints", "draw_prediction"]
+
+Color = tuple[int, int, int]
+
+POINT_COLOR: Color = (255, 157, 46)  # RGB, the prediction's orange of the figures
+BOX_COLOR: Color = (76, 195, 255)
+_RIM: Color = (16, 20, 24)
+_UNSURE: Color = (108, 92, 231)  # violet: apart from orange for every kind of colour vision
+_SHIFT = 4  # OpenCV's fixed point: coordinates in 1/16 px
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def _canvas(image: ImageArray) -> ImageArray:
+    """A writable RGB copy (H, W, 3) of a grey (H, W), (H, W, 1) or RGB picture."""
+    if image.dtype != np.uint8:
+        raise ValueError(f"image must be uint8, received {image.dtype}.")
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.ndim == 2:
+        return np.repeat(image[..., np.newaxis], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"image must have shape (H, W), (H, W, 1) or (H, W, 3), received {image.shape}."
+        )
+    return np.array(image, order="C")
+
+
+def _fixed(values: float | FloatArray) -> list[int]:
+    """Pixels as OpenCV's fixed-point integers; far outside values are cut before they overflow."""
+    scaled = np.clip(np.atleast_1d(np.asarray(values, np.float64)), -30_000, 30_000)
+    return [int(v) for v in np.rint(scaled * (1 << _SHIFT))]
+
+
+def _dot(canvas: ImageArray, xy: FloatArray, radius: float, color: Color) -> None:
+    x, y = _fixed(xy)
+    for size, fill in ((radius + max(0.6, 0.3 * radius), _RIM), (radius, color)):
+        cv2.circle(canvas, (x, y), _fixed(size)[0], fill, -1, cv2.LINE_AA, _SHIFT)
+
+
+def _text(canvas: ImageArray, text: str, xy: FloatArray, height_px: float) -> None:
+    """Light text with a dark rim, ``xy`` its lower left corner, kept inside the picture."""
+    scale = height_px / 22.0  # capitals of the font are 22 px high at scale 1
+    thickness = max(1, round(height_px / 12))
+    (width, height), baseline = cv2.getTextSize(text, _FONT, scale, thickness)
+    rows, columns = canvas.shape[:2]
+    x = round(float(np.clip(xy[0], 0, max(0, columns - width))))
+    y = round(float(np.clip(xy[1], min(height, rows - 1), max(0, rows - 1 - baseline // 2))))
+    # The rim is the same text moved about: OpenCV 5 makes bolder text wider, so it would not fit.
+    for dx, dy in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        cv2.putText(canvas, text, (x + dx, y + dy), _FONT, scale, _RIM, thickness, cv2.LINE_AA)
+    cv2.putText(canvas, text, (x, y), _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+
+
+def _radius(xy: FloatArray, image_size: tuple[int, int]) -> float:
+    """Radius in px for the points (K, 2) of one face: by its size, within bounds by the picture's."""
+    known = xy[~np.isnan(xy[:, 0])]
+    extent = float(np.ptp(known, axis=0).max()) if len(known) > 1 else 0.0
+    largest = max(1.0, 0.008 * max(image_size))
+    return float(np.clip(0.022 * extent, 0.9, largest)) if extent else largest
+
+
+def confidence_color(confidence: float) -> Color:
+    """RGB from violet (0, unsure) to the point colour (1, sure)."""
+    share = float(np.clip(confidence, 0.0, 1.0))
+    red, green, blue = (
+        round(low + share * (high - low)) for low, high in zip(_UNSURE, POINT_COLOR, strict=True)
+    )
+    return red, green, blue
+
+
+def draw_keypoints(
+    image: ImageArray,
+    keypoints: Keypoints,
+    *,
+    color: Color = POINT_COLOR,
+    color_by_confidence: bool = False,
+    names: bool = False,
+    edges: bool = False,
+) -> ImageArray:
+    """Draw the points of N faces.
+
+    Args:
+        image: (H, W), (H, W, 1) grey or (H, W, 3) RGB uint8; not changed.
+        keypoints: In pixels of ``image``; NaN points are left out, points outside it not visible.
+        color: RGB of the points.
+        color_by_confidence: Colour by confidence instead (:func:`confidence_color`), where there
+            is one.
+        names: Write each keypoint's name beside it.
+        edges: Join the schema's edges by lines, below the points.
+
+    Returns:
+        A new (H, W, 3) RGB picture.
+
+    Raises:
+        ValueError: ``image`` has another dtype or shape.
+    """
+    canvas = _canvas(image)
+    size = canvas.shape[0], canvas.shape[1]
+    confidence = keypoints.confidence if color_by_confidence else None
+    for n, xy in enumerate(keypoints.xy):
+        radius = _radius(xy, size)
+        labeled = keypoints.labeled[n]
+        if edges:
+            for a, b in keypoints.schema.edges:
+                if labeled[a] and labeled[b]:
+                    _line(canvas, xy[a], xy[b], radius, color)
+        for k in np.flatnonzero(labeled):
+            shade = color if confidence is None else confidence_color(float(confidence[n, k]))
+            _dot(canvas, xy[k], radius, shade)
+        if names:
+            for k in np.flatnonzero(labeled):
+                name = keypoints.schema.keypoint_names[k].replace("_", " ")
+                _text(canvas, name, xy[k] + (2 * radius, -radius), max(6.0, 3.2 * radius))
+    return canvas
+
+
+def _line(
+    canvas: ImageArray, start: FloatArray, end: FloatArray, radius: float, color: Color
+) -> None:
+    first, second = _fixed(start), _fixed(end)
+    weight = max(1, round(0.45 * radius))
+    for thickness, shade in ((weight + 1, _RIM), (weight, color)):
+        cv2.line(canvas, first, second, shade, thickness, cv2.LINE_AA, _SHIFT)
+
+
+def draw_boxes(
+    image: ImageArray,
+    boxes: FloatArray,
+    *,
+    labels: Sequence[str] = (),
+    color: Color = BOX_COLOR,
+) -> ImageArray:
+    """Draw N boxes, with a line of text above each where given.
+
+    Args:
+        image: (H, W), (H, W, 1) grey or (H, W, 3) RGB uint8; not changed.
+        boxes: (N, 4) xyxy in pixels of ``image``; a box with NaN is left out.
+        labels: N texts, or none at all.
+        color: RGB of the lines.
+
+    Returns:
+        A new (H, W, 3) RGB picture.
+
+    Raises:
+        ValueError: ``image`` has another dtype or shape, or the labels are not as many as the boxes.
+    """
+    canvas = _canvas(image)
+    if labels and len(labels) != len(boxes):
+        raise ValueError(f"labels must be {len(boxes)}, one per box, received {len(labels)}.")
+    size = max(canvas.shape[:2])
+    weight = max(1, round(size / 400))
+    for i, box in enumerate(np.asarray(boxes, np.float64)):
+        if np.isnan(box).any():
+            continue
+        first, second = _fixed(box[:2]), _fixed(box[2:])
+        for thickness, shade in ((weight + 2, _RIM), (weight, color)):
+            cv2.rectangle(canvas, first, second, shade, thickness, cv2.LINE_AA, _SHIFT)
+        if labels:
+            height = float(np.clip(0.08 * (box[2] - box[0]), 7.0, max(7.0, size / 40)))
+            _text(canvas, labels[i], np.array([box[0], box[1] - 0.4 * height]), height)
+    return canvas
+
+
+def draw_prediction(
+    image: ImageArray,
+    prediction: Prediction,
+    *,
+    names: bool = False,
+    edges: bool = False,
+) -> ImageArray:
+    """Draw what a predictor found: boxes with scores, points coloured by confidence where known.
+
+    Boxes without a score come from no detector (a crop that is one face already) and are left out.
+
+    Args:
+        image: The picture, uint8 grey or RGB; not changed.
+        prediction: Boxes and points in its pixels; no faces draw nothing.
+        names: Write each keypoint's name.
+        edges: Join the schema's edges.
+
+    Returns:
+        A new (H, W, 3) RGB picture.
+
+    Raises:
+        ValueError: ``image`` is not of the size that the prediction was made on.
+    """
+    if image.shape[:2] != tuple(prediction.image_size):
+        raise ValueError(
+            f"image must have the prediction's size {tuple(prediction.image_size)} (height, width), "
+            f"received {image.shape[:2]}."
+        )
+    detected: NDArray[np.bool_] = ~np.isnan(prediction.scores)
+    drawn = draw_boxes(
+        image,
+        prediction.boxes[detected],
+        labels=[f"{score:.2f}" for score in prediction.scores[detected]],
+    )
+    return draw_keypoints(
+        drawn, prediction.keypoints, color_by_confidence=True, names=names, edges=edges
+    )
