@@ -91,7 +91,7 @@ def test_names_are_written_beside_the_points():
 def test_edges_join_labelled_points_only():
     joined = replace(FIVE, edges=((0, 1), (2, 4)))
     drawn = draw_keypoints(flat(50), Keypoints(XY, joined), edges=True)
-    assert tuple(drawn[30, 50]) == POINT_COLOR  # half way between the eyes
+    assert drawn[30, 50, 0] > 150  # half way between the eyes; a thin line is blended
     plain = draw_keypoints(flat(50), Keypoints(XY, FIVE), edges=True)
     assert (drawn[36:] == plain[36:]).all()  # the other edge ends at a point without label
 
