@@ -204,7 +204,7 @@ def _measure(
 def _submit(run: TrainedRun, name: str, kaggle_test: KaggleTest, directory: Path) -> None:
     faces = kaggle_test.faces
     xy = predict_keypoints(run.load_model(), faces.images)
-    write_submission(directory / f"submission_{name}.csv", faces, xy, kaggle_test.lookup)
+    write_submission(directory / f"submission_{name}.csv", faces.sample_ids, xy, kaggle_test.lookup)
 
 
 def _write(result: ComparisonResult, directory: Path) -> None:
