@@ -21,6 +21,7 @@ def fkp(*words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
         text=True,
         env={**os.environ, "TERM": "dumb", "COLUMNS": "160", **env},
         timeout=280,
+        check=False,
     )
 
 
@@ -152,13 +153,15 @@ def test_a_full_disk_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with (
         pytest.raises(OutputError, match="no space left"),
         atomic_path(tmp_path / "results.json"),
-        open("/dev/full", "w") as full,
+        Path("/dev/full").open("w") as full,
     ):
         full.write("x" * 100_000)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_force_does_not_empty_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_force_does_not_empty_a_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from facial_keypoints.errors import OutputError
     from facial_keypoints.files import prepare_directory
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from docs import README, command_table, rewritten, verbs
 
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from conftest import dotted_faces
 
 pytest.importorskip("keras")
@@ -78,8 +79,8 @@ def test_the_dataset_itself_is_not_mirrored(faces: FaceDataset) -> None:
 
 
 def test_only_the_asked_keypoints_are_taught(faces: FaceDataset) -> None:
-    _, targets, weights = TrainingBatches(
-        faces, batch_size=8, seed=0, keypoints=np.array([0, 1])
-    )[0]
+    _, targets, weights = TrainingBatches(faces, batch_size=8, seed=0, keypoints=np.array([0, 1]))[
+        0
+    ]
     assert targets.shape == (8, 2, 2)
     assert weights.shape == (8, 2)
