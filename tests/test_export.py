@@ -1,4 +1,3 @@
-# ruff: noqa: E402  (imports follow the check that Keras is installed)
 from __future__ import annotations
 
 import subprocess

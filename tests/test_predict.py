@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 from conftest import dotted_faces
+from facial_keypoints.data.kaggle import load_kaggle, load_lookup, requested_styles
+from facial_keypoints.data.synthetic import write_kaggle_folder
 from facial_keypoints.errors import ModelError, PictureError
 from facial_keypoints.predict import Predictor, load_predictor
+from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.spec import ModelSpec
 from facial_keypoints.types import Prediction
 from spot_model import SPEC, spot_model
@@ -328,6 +331,93 @@ def test_drawn_copies_lie_at_the_paths_of_their_pictures(
     assert "would overwrite" in done.stderr
     assert Path("a/1.png").read_bytes() == before
     assert not Path("u.csv").exists()
+
+
+# --- evaluate and submit -------------------------------------------------------------------------
+
+WITHOUT_KERAS = """
+import sys
+
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"keras", "tensorflow", "torch", "jax"}:
+            return None
+        return self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+from facial_keypoints.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kaggle") / "files"
+    write_kaggle_folder(folder, train=20, test=12, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kaggle_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """At the brightest pixel in style B, one pixel to the right of it in style A."""
+    spec = replace(SPEC, schema=KAGGLE15, input_size=(96, 96))
+    return spot_model(tmp_path_factory.mktemp("models") / "kaggle.onnx", spec)
+
+
+def without_keras(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_KERAS, *map(str, words)],
+        capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+def brightest_x(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1).argmax(axis=1) % images.shape[2]
+
+
+def test_submit_answers_each_picture_in_the_style_it_asks_for_without_keras(
+    kaggle: Path, kaggle_model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "submission.csv"
+    done = without_keras("submit", kaggle_model, "--data", kaggle, "-o", out)
+    assert done.returncode == 0, done.stderr
+    faces, lookup = load_kaggle(kaggle, part="test"), load_lookup(kaggle)
+    styles = requested_styles(lookup, faces.sample_ids)
+    assert set(styles) == {"kaggle-a", "kaggle-b"}
+    with out.open(newline="") as handle:
+        answers = {int(row["RowId"]): float(row["Location"]) for row in csv.DictReader(handle)}
+    expected = np.minimum(brightest_x(faces.images) + (styles == "kaggle-a"), 96)
+    rows = lookup.rows_of(faces.sample_ids)
+    for row_id, row, axis in zip(lookup.row_ids, rows, lookup.axes, strict=True):
+        if axis == 0:
+            assert answers[int(row_id)] == expected[row]
+
+
+def test_evaluate_answers_each_row_in_its_style_without_keras(
+    kaggle: Path, kaggle_model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "report.json"
+    done = without_keras("evaluate", kaggle_model, "--data", kaggle, "-o", out)
+    assert done.returncode == 0, done.stderr
+    faces = load_kaggle(kaggle)
+    x = brightest_x(faces.images) + (faces.styles == "kaggle-a")
+    y = faces.images.reshape(len(faces), -1).argmax(axis=1) // 96
+    predicted = np.repeat(np.stack([x, y], axis=1)[:, None], 15, axis=1)
+    rmse = np.sqrt(np.nanmean((faces.keypoints.xy - predicted) ** 2))
+    assert json.loads(out.read_text())["overall"]["rmse_px"] == pytest.approx(rmse, rel=1e-5)
+
+
+def test_a_model_that_does_not_fit_the_data_gets_a_sentence(
+    kaggle: Path, model: Path, tmp_path: Path
+) -> None:
+    done = fkp("submit", model, "--data", kaggle, "-o", tmp_path / "s.csv")
+    assert done.returncode == 1
+    assert "32×32" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_models_tells_what_a_model_says_about_itself(model: Path) -> None:

@@ -74,10 +74,14 @@ def predict_command(
 
         find . -name '*.png' | facial-keypoints predict --crops - -o keypoints.parquet
     """
+    import warnings
+
     from rich.console import Console
 
     from facial_keypoints.files import prepare_directory, refuse_existing
 
+    # Pillow warns of metadata that nobody asked for; a picture that it cannot read is an error.
+    warnings.filterwarnings("ignore", module="PIL")
     if not crops:
         raise FacialKeypointsError(
             "finding the faces in photos is not built in yet: cut them out and use --crops, which takes "
