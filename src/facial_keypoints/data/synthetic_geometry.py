@@ -162,9 +162,8 @@ class FaceParameters:
         tip = self["nose_v"]
         up = np.clip((v + 3.0) / (tip + 3.0), 0.0, 1.0)
         down = np.clip((v - tip) / 11.0, 0.0, 1.0)
-        return (
-            self["nose_height"] * (up * up * (1.6 - 0.6 * up)) * (1 - down * down * (3 - 2 * down))
-        )
+        rise: Floats = self["nose_height"] * (up * up * (1.6 - 0.6 * up))
+        return rise * (1 - down * down * (3 - 2 * down))
 
     def face_to_nose(self, u: Floats, v: Floats) -> tuple[Floats, Floats]:
         """Face coordinates to those of the nose, whose ridge stands off the face and so moves."""

@@ -9,6 +9,8 @@ OpenCV for blur and JPEG. Where the keypoints are is decided in ``synthetic_geom
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -17,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.data.synthetic_geometry import REFERENCE_SIZE, FaceParameters
+from facial_keypoints.types import BoolArray
 
 __all__ = ["render_faces"]
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
-Window = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
 def _cover(distance: Floats, softness: Floats | float) -> Floats:
@@ -32,13 +34,13 @@ def _cover(distance: Floats, softness: Floats | float) -> Floats:
 
 def _ramp(x: Floats, low: Floats | float, high: Floats | float) -> Floats:
     """Smooth step from 0 at ``low`` to 1 at ``high``."""
-    t = np.clip((x - low) / (high - low), 0.0, 1.0)
+    t: Floats = np.clip((x - low) / (high - low), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
 def _bump(squared: Floats) -> Floats:
     """(1 - r^2)^2 inside the unit circle: a hill that costs no exponential."""
-    hill = np.maximum(1.0 - squared, 0.0)
+    hill: Floats = np.maximum(1.0 - squared, 0.0)
     return hill * hill
 
 
@@ -71,7 +73,28 @@ def _clouds(kind: int) -> Floats:
     for sigma, weight in blobs:
         layer = cv2.GaussianBlur(rng.standard_normal((512, 512)).astype(np.float32), (0, 0), sigma)
         sheet += weight * layer / layer.std()
-    return sheet / sheet.std()
+    return np.asarray(sheet / sheet.std(), np.float32)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A rectangle of the same size in each picture; slices, since index arrays are far slower."""
+
+    places: list[tuple[slice, slice]]
+
+    def cut(self, grid: Floats) -> Floats:
+        """Copy the rectangles out of (N, S, S)."""
+        return np.stack([picture[place] for picture, place in zip(grid, self.places, strict=True)])
+
+    def paste(self, grid: Floats, patch: Floats) -> None:
+        """Put them back in place."""
+        for picture, place, part in zip(grid, self.places, patch, strict=True):
+            picture[place] = part
+
+    def add(self, grid: Floats, patch: Floats) -> None:
+        """Add to the rectangles in place."""
+        for picture, place, part in zip(grid, self.places, patch, strict=True):
+            picture[place] += part
 
 
 class _Canvas:
@@ -87,17 +110,21 @@ class _Canvas:
         self.px, self.py = line[None, None, :], line[None, :, None]
         self.x, self.y = faces.picture_to_plane(self.px, self.py)
         self.u, self.v = faces.plane_to_face(self.x, self.y)
-        self.nu, self.nv = faces.face_to_nose(self.u, self.v)
+        self.nose_at = self._window(*faces.nose_to_face(0.75 * faces["nose_v"]), 24.0, 21.0)
+        self.nu, self.nv = faces.face_to_nose(self.nose_at.cut(self.u), self.nose_at.cut(self.v))
         self.ua = np.abs(self.u)
         self.soft = 1.2 * self.unit / p["scale"]  # width of an edge, face units
-        self.right = np.where(self.u > 0, np.float32(1), np.float32(-1))
         self.noise = self._texture(_clouds(0), p["texture_x"], p["texture_y"])
         self.mottle = self._texture(_clouds(1), p["texture_y"], p["texture_x"])
         # Tones: reflectance of skin, hair and lips, 0 black to 1 white.
         self.skin = 0.30 + 0.52 * p["skin"] ** 0.8
         grey = _ramp(p["age"], 0.65, 1.0) * 0.45
-        self.hair = np.minimum(0.05 + 0.75 * p["hair_tone"] ** 2.2 * p["skin"] + grey, 0.85)
+        self.hair_tone = np.minimum(0.05 + 0.75 * p["hair_tone"] ** 2.2 * p["skin"] + grey, 0.85)
         self.male = (p["femininity"] < 0.5).astype(np.float32)
+        self.curly = _ramp(p["curl"], 0.6, 0.8)
+        self.bald = self.male * (p["hair_style"] < 0.10 + 0.15 * p["age"])
+        self.long = (1 - self.male) * (p["hair_length"] < 0.75)
+        self.long += self.male * (1 - self.bald) * (p["hair_length"] < 0.08)
         self.with_hat = p["hat"] < 0.07
         self.with_glasses = (p["glasses"] < 0.22) & (p["glasses_off"] < 0.85)
         self.with_beard = (self.male > 0) & ((p["beard"] < 0.5) | (p["moustache"] < 0.14))
@@ -129,12 +156,12 @@ class _Canvas:
         self.half = p["face_width"] * np.sqrt(cos**2 + (1.08 * sin) ** 2)
         self.middle_y = 4.0 - 20.0 * np.sin(p["pitch"])
         self.chin_y = chin_y
-        down = np.clip((self.y - self.middle_y) / (chin_y - self.middle_y), 0.0, 1.3)
+        from_middle = self.y - self.middle_y
+        below = from_middle * (1.0 / (chin_y - self.middle_y))
+        down = np.clip(below, 0.0, 1.3)
         self.centre_x = 8.0 * sin + down * (chin_x - 8.0 * sin)
         taper = 1.0 - p["jaw"] * down * down * (1.4 - 0.4 * down)
-        below = self.y > self.middle_y
-        reach = np.where(below, chin_y - self.middle_y, self.middle_y - p["crown_v"])
-        ry2 = ((self.y - self.middle_y) / reach) ** 2
+        ry2 = np.maximum(below, from_middle * (1.0 / (p["crown_v"] - self.middle_y))) ** 2
         rx = (self.x - self.centre_x) / (self.half * taper)
         # Between an ellipse (ry^2) and a box (ry^4): cheeks and jaw are squarer than an egg.
         self.radius2 = rx * rx + ry2 * (0.45 + 0.55 * ry2)
@@ -158,64 +185,68 @@ class _Canvas:
         wall += 0.13 * p["back_texture"] ** 2 * self.mottle
         self.scene[...] = np.clip(wall, 0.02, 1.0)
 
-    def hair_behind(self) -> None:
-        """Long hair hangs behind the neck; the strands of all hair are laid out here."""
+    def hair(self) -> None:
+        """Lay out the strands of all hair: they fan out from above the crown."""
         p = self.p
-        fan = (self.x - self.centre_x) / (0.55 * self.y + 75.0 * (1 + 0.1 * p["streak"]))
-        fan = np.where(self.y > -60, fan, fan * 0)
-        wave = (
-            fan * 420 + 40 * p["streak"] + 9 * p["curl"] * np.sin(0.25 * self.y + 6 * p["streak"])
-        )
-        index = (wave + 4096 * p["streak"]).astype(np.int64) & 4095
-        strands = np.take(_streaks(), index)
-        curly = _ramp(p["curl"], 0.6, 0.8)
-        strands = strands + (1.3 * self.noise - strands) * curly
-        shine = _bump(((self.y + 36 + 6 * p["light_y"]) / 16) ** 2) * 0.25
-        gloss = 1.0 + 0.15 * strands + shine * (1 - curly)
-        side = 0.18 * p["light_x"] * (self.x / 40)
+        spread = np.maximum(0.55 * self.y + 75.0 + 7.5 * p["streak"], 20.0)
+        wave = (420 * self.x - 420 * self.centre_x) / spread
+        wave += 9 * p["curl"] * np.sin(0.25 * self.y + 6 * p["streak"]) + 4136 * p["streak"]
+        strands = np.take(_streaks(), wave.astype(np.int64) & 4095)
+        curly = self.curly
+        strands += (1.3 * self.noise - strands) * curly
+        shine = 0.25 * (1 - curly) * _bump(((self.y + 36 + 6 * p["light_y"]) / 16) ** 2)
+        gloss = 1.0 + 0.15 * strands + shine + 0.0045 * p["light_x"] * self.x
         self.strands = strands
-        self.hair_paint = np.clip(self.hair * np.maximum(gloss + side, 0.25), 0.02, 1.0)
-        self.bald = self.male * (p["hair_style"] < 0.10 + 0.15 * p["age"])
-        female_long = (1 - self.male) * (p["hair_length"] < 0.75)
-        self.long = np.maximum(female_long, self.male * (p["hair_length"] < 0.08) * (1 - self.bald))
-        width = self.half + 5 + 9 * p["fringe"] + 2.0 * curly * self.noise
+        self.hair_paint = np.clip(self.hair_tone * np.maximum(gloss, 0.25), 0.02, 1.0)
+
+    def hair_behind(self) -> None:
+        """Long hair hangs behind the neck."""
+        p = self.p
+        width = self.half + 5 + 9 * p["fringe"] + 2.0 * self.curly * self.noise
         length = 52 + 100 * p["hair_length"]
-        hang = np.abs(self.x - 0.4 * self.centre_x) - width * (
-            0.55 + 0.45 * _ramp(self.y, -35.0, 12.0)
-        )
-        top = -(self.y + 34)
-        shape = np.maximum(np.maximum(hang, top), (self.y - length - 4 * self.strands) * 0.5)
-        _blend(self.scene, self.hair_paint * 0.75, _cover(shape, 3.0) * self.long)
+        hang = np.abs(self.x - 0.4 * self.centre_x)
+        hang -= width * (0.55 + 0.45 * _ramp(self.y, -35.0, 12.0))
+        shape = np.maximum(hang, -(self.y + 34))
+        shape = np.maximum(shape, (self.y - length - 4 * self.strands) * 0.5)
+        _blend(self.scene, self.hair_paint * 0.75, _cover(shape, 3.0))
 
     def body(self) -> None:
         """Neck, then shoulders in a shirt; the neck lies in the chin's shadow."""
         p = self.p
+        reach = self.y > self.chin_y - 25
+        lower = slice(int(reach.any(axis=(0, 2)).argmax()), None)  # nothing of it is higher
+        x, y, noise = self.x[:, lower], self.y[:, lower], self.noise[:, lower]
+        scene = self.scene[:, lower]
         tone = self.skin * self.gain * 0.80
-        neck_x = self.x - 0.35 * self.centre_x
-        neck = np.abs(neck_x) - self.half * (0.58 + 0.12 * self.male)
-        shade = tone * (0.6 + 0.4 * _ramp(self.y, self.chin_y + 2, self.chin_y + 26))
-        shade = shade * (1.0 - 0.012 * np.abs(neck_x) + 0.006 * p["light_x"] * neck_x)
-        below = self.chin_y - 22 - self.y
-        _blend(self.scene, shade, _cover(np.maximum(neck, below), 2.0))
-        collar = self.chin_y + 13 + 8 * p["collar"] - 0.55 * np.maximum(18 - np.abs(neck_x), 0.0)
-        slope = 0.28 * np.maximum(np.abs(neck_x) - 22, 0.0)
-        cloth = np.clip(0.06 + 0.85 * p["clothes"] + 0.05 * self.noise, 0.02, 1.0)
-        cloth = cloth * self.gain * (0.85 + 0.004 * p["light_x"] * self.x)
-        _blend(self.scene, cloth, _cover(collar + slope - self.y, 2.0))
+        neck_x = x - 0.35 * self.centre_x[:, lower]
+        off = np.abs(neck_x)
+        neck = off - self.half * (0.58 + 0.12 * self.male)
+        shade = tone * (0.6 + 0.4 * _ramp(y, self.chin_y + 2, self.chin_y + 26))
+        shade = shade * (1.0 - 0.012 * off + 0.006 * p["light_x"] * neck_x)
+        _blend(scene, shade, _cover(np.maximum(neck, self.chin_y - 22 - y), 2.0))
+        collar = self.chin_y + 13 + 8 * p["collar"] - 0.55 * np.maximum(18 - off, 0.0)
+        collar = collar + 0.28 * np.maximum(off - 22, 0.0)
+        cloth = np.clip(0.06 + 0.85 * p["clothes"] + 0.05 * noise, 0.02, 1.0)
+        cloth = cloth * self.gain * (0.85 + 0.004 * p["light_x"] * x)
+        _blend(scene, cloth, _cover(collar - y, 2.0))
 
     def ears(self) -> None:
         p = self.p
         sin = np.sin(p["yaw"])
-        for side in (-1.0, 1.0):
-            # The far ear slips behind the head as it turns.
-            hidden = np.maximum(side * sin, 0.0) * 14
-            ex = (self.x - 8.0 * sin - side * (self.half + 0.2 - hidden)) / (0.75 * p["ear"])
-            ey = (self.y - 8 + 15 * np.sin(p["pitch"])) / (2.0 * p["ear"])
-            r2 = ex * ex + ey * ey
-            lit = 0.70 + 0.15 * side * p["light_x"] - 0.30 * _bump(r2 * 2.2)
-            _blend(
-                self.scene, self.skin * self.gain * lit, _cover((np.sqrt(r2) - 1) * 5, self.soft)
-            )
+        ey = (self.y - 8 + 15 * np.sin(p["pitch"])) / (2.0 * p["ear"])
+        rows = np.flatnonzero((np.abs(ey) < 1.2).any(axis=(0, 2)))  # no ear above or below
+        if len(rows) == 0:
+            return
+        band = slice(int(rows[0]), int(rows[-1]) + 1)
+        # The far ear slips behind the head as it turns.
+        from_middle = self.x[:, band] - 8.0 * sin
+        right = from_middle > 0
+        hidden = 14 * np.where(right, np.maximum(sin, 0.0), np.maximum(-sin, 0.0))
+        ex = (np.abs(from_middle) - self.half - 0.2 + hidden) / (0.75 * p["ear"])
+        r2 = ex * ex + ey[:, band] ** 2
+        lit = 0.72 + np.where(right, 0.15, -0.15) * p["light_x"] - 0.30 * _bump(r2 * 2.2)
+        share = _cover((np.sqrt(r2) - 1) * 5, self.soft)
+        _blend(self.scene[:, band], self.skin * self.gain * lit, share)
 
     # -- the head ----------------------------------------------------------------------------
 
@@ -227,12 +258,11 @@ class _Canvas:
         tip, base = p["nose_v"], p["nose_v"] + p["nose_base"]
         grow = np.clip((self.nv + 3) / (tip + 3), 0.0, 1.2)
         width = 4.2 + (0.75 * p["nose_width"] - 1.0) * grow * grow
-        ridge = 0.72 * p.ridge(self.nv)
-        height += ridge * _bump((self.nu / (width * 1.45)) ** 2)
-        ball = self.nu**2 + (self.nv - tip - 0.5) ** 2
-        height += 1.3 * _bump(ball / 26)
+        nose = 0.72 * p.ridge(self.nv) * _bump((self.nu / (width * 1.45)) ** 2)
+        nose += 1.3 * _bump((self.nu**2 + (self.nv - tip - 0.5) ** 2) / 26)
         wing_u = (np.abs(self.nu) - 0.78 * p["nose_width"]) / 3.4
-        height += 2.2 * _bump(wing_u**2 + ((self.nv - base + 2.4) / 3.8) ** 2)
+        nose += 2.2 * _bump(wing_u**2 + ((self.nv - base + 2.4) / 3.8) ** 2)
+        self.nose_at.add(height, nose)
         eye_u = (ua - p["eye_u"] + 1.5) / 12
         height -= 3.4 * _bump(eye_u * eye_u + ((v + 0.5) / 8.5) ** 2)
         height += 1.8 * _bump(((ua - p["eye_u"]) / 8.5) ** 2 + (v / 5.5) ** 2)
@@ -262,11 +292,11 @@ class _Canvas:
         hz = (0.85 / length + 1.0) * 1.0
         hx, hy = lx / length, ly / length
         shine = (hz - hx * slope_x - hy * slope_y) * normal / np.sqrt(hx**2 + hy**2 + hz**2)
-        shine = np.maximum(shine, 0.0)
+        shine = np.maximum(shine, 0.3)  # smaller powers would be denormal, which is slow
         for _ in range(4):
             shine *= shine
         self.shine = shine * shine
-        ambient = 0.28 + 0.42 * p["ambient"]
+        ambient = 0.32 + 0.40 * p["ambient"]
         wrapped = np.maximum(facing * 0.85 + 0.15, 0.0)
         self.light = ambient + (1.22 - ambient) * wrapped
 
@@ -281,11 +311,10 @@ class _Canvas:
             ((ua - p["eye_u"] + 1) / 8) ** 2 + ((v - 5.6) / 2.6) ** 2
         )
         dark += bag
-        dark += 0.22 * _bump(
-            (self.nu / (p["nose_width"] + 1.5)) ** 2 + ((self.nv - base - 1) / 4) ** 2
-        )
+        under = (self.nu / (p["nose_width"] + 1.5)) ** 2 + ((self.nv - base - 1) / 4) ** 2
         wing = (np.abs(self.nu) - p["nose_width"] - 0.6) / 1.7
-        dark += 0.20 * _bump(wing * wing + ((self.nv - base + 2.6) / 4.5) ** 2)
+        beside = wing * wing + ((self.nv - base + 2.6) / 4.5) ** 2
+        self.nose_at.add(dark, 0.22 * _bump(under) + 0.20 * _bump(beside))
         dark += 0.20 * _bump((self.u / 9) ** 2 + ((v - p["lip_bottom"] - 2.2) / 3) ** 2)
         # The fold from the nose's wing to beside the mouth's corner.
         along = np.clip((v - base + 3) / (p["mouth_v"] - base + 3), 0.0, 1.0)
@@ -297,7 +326,8 @@ class _Canvas:
             * (1 - _ramp(along, 0.7, 1.0))
         )
         dark += fold * (0.03 + 0.08 * p["age"] + 0.03 * np.maximum(p["smile"], 0.0))
-        return np.minimum(dark, 0.8)
+        capped: Floats = np.minimum(dark, 0.8)
+        return capped
 
     def nostrils(self, albedo: Floats) -> None:
         p = self.p
@@ -305,49 +335,55 @@ class _Canvas:
         du = (np.abs(self.nu) - 0.52 * p["nose_width"]) / (0.25 * p["nose_width"])
         dv = (self.nv - base + 0.9 + 0.4 * np.abs(du)) / 1.15
         look = np.clip(0.55 + 1.4 * np.sin(p["pitch"]), 0.15, 0.8)
-        _blend(albedo, 0.04, _cover(np.sqrt(du * du + dv * dv) - 0.85, 0.8) * look)
+        patch = self.nose_at.cut(albedo)
+        _blend(patch, 0.04, _cover(np.sqrt(du * du + dv * dv) - 0.85, 0.8) * look)
+        self.nose_at.paste(albedo, patch)
 
     def brows(self, albedo: Floats) -> None:
         p = self.p
         span = p["brow_outer_u"] - p["brow_inner_u"]
-        t = np.clip((self.ua - p["brow_inner_u"]) / span, 0.0, 1.0)
-        line = (
-            p["brow_top"] + p["brow_slope"] * t - p["brow_arch"] * 4 * t * (1 - t) * (0.6 + 0.6 * t)
-        )
-        thick = p["brow_thick"] * (1.15 - 0.85 * t) * np.minimum(1.0, 0.55 + 4 * t)
-        beyond = np.maximum(
-            p["brow_inner_u"] - self.ua, np.maximum(self.ua - p["brow_outer_u"], 0.0)
-        )
-        distance = np.sqrt((self.v - line) ** 2 + beyond * beyond) - thick
-        strength = np.clip(0.85 - 0.6 * (self.hair - 0.1), 0.40, 0.85) * (0.85 + 0.15 * self.noise)
-        tone = np.minimum(self.hair * 0.7 + 0.02, self.skin * 0.55)
-        _blend(albedo, tone, _cover(distance, self.soft + 0.9) * np.clip(strength, 0.0, 1.0))
+        middle = 0.5 * (p["brow_outer_u"] + p["brow_inner_u"])
+        strength = np.clip(0.85 - 0.6 * (self.hair_tone - 0.1), 0.40, 0.85)
+        tone = np.minimum(self.hair_tone * 0.7 + 0.02, self.skin * 0.55)
+        for sign in (1.0, -1.0):
+            at = self._window(sign * middle, p["brow_top"], 19.0, 12.0)
+            patch = at.cut(albedo)
+            du, v = sign * at.cut(self.u) - p["brow_inner_u"], at.cut(self.v)
+            t = np.clip(du / span, 0.0, 1.0)
+            arch = p["brow_arch"] * 4 * t * (1 - t) * (0.6 + 0.6 * t)
+            line = p["brow_top"] + p["brow_slope"] * t - arch
+            thick = p["brow_thick"] * (1.15 - 0.85 * t) * np.minimum(1.0, 0.55 + 4 * t)
+            beyond = np.maximum(-du, np.maximum(du - span, 0.0))
+            distance = np.sqrt((v - line) ** 2 + beyond * beyond) - thick
+            share = _cover(distance, self.soft + 0.9) * strength
+            _blend(patch, tone, np.clip(share * (0.85 + 0.15 * at.cut(self.noise)), 0.0, 1.0))
+            at.paste(albedo, patch)
 
-    def _window(self, u: Floats, v: Floats, half_u: float, half_v: float) -> Window:
-        """Index of a rectangle around (u, v) big enough for any pose."""
+    def _window(self, u: Floats, v: Floats, half_u: float, half_v: float) -> _Window:
+        """A rectangle around (u, v) big enough for any pose."""
         p = self.p
         x, y = p.face_to_plane(u, v)
         cos, sin = np.cos(p["roll"]) * p["scale"], np.sin(p["roll"]) * p["scale"]
         cx = (cos * x - sin * y + p["shift_x"] + 0.5) / self.unit
         cy = (sin * x + cos * y + p["shift_y"] + 0.5) / self.unit
-        most = 1.3  # scales reach 1.25; a fixed size keeps pictures apart from their batch
+        most = float(p["scale"].max())
         w = min(int(2 * half_u * most / self.unit) + 2, self.size)
         h = min(int(2 * half_v * most / self.unit) + 2, self.size)
-        left = np.clip((cx - w / 2).astype(np.int64), 0, self.size - w)
-        top = np.clip((cy - h / 2).astype(np.int64), 0, self.size - h)
-        rows = top + np.arange(h)[None, :, None]
-        return np.arange(len(p))[:, None, None], rows, left + np.arange(w)[None, None, :]
+        left = np.clip((cx - w / 2).astype(np.int64), 0, self.size - w).ravel().tolist()
+        top = np.clip((cy - h / 2).astype(np.int64), 0, self.size - h).ravel().tolist()
+        return _Window([(slice(y, y + h), slice(x, x + w)) for x, y in zip(left, top, strict=True)])
 
     def eyes(self, albedo: Floats) -> None:
         p = self.p
-        self.catch: list[tuple[Window, Floats]] = []
+        self.catch: list[tuple[_Window, Floats]] = []
         for sign in (1.0, -1.0):
             at = self._window(sign * p["eye_u"], 0.0 * p["eye_u"], 13.0, 10.0)
-            patch = albedo[at]
-            du = (self.u[at] - sign * p["eye_u"]) * sign  # positive away from the nose
+            patch = at.cut(albedo)
+            u, v = at.cut(self.u), at.cut(self.v)
+            du = (u - sign * p["eye_u"]) * sign  # positive away from the nose
             half = p["eye_half_width"]
             t = np.clip(du / half, -1.0, 1.0)
-            dv = self.v[at] - 0.9 + p["eye_tilt"] * t
+            dv = v - 0.9 + p["eye_tilt"] * t
             arch = 1.0 - t * t
             # The opening's highest point lies a little to the nose's side of the middle.
             upper = -(p["lid_height"] + 0.9) * p["openness"] * arch * (1.0 - 0.12 * t)
@@ -359,8 +395,8 @@ class _Canvas:
             # Sclera: darker in the corners and under the upper lid.
             white = 0.95 - 0.22 * t * t - 0.28 * _cover(dv - upper - 1.3, 1.8)
             _blend(patch, white * (0.75 + 0.25 * self.skin), inside)
-            iu = self.u[at] - sign * p["eye_u"] - p["gaze_u"]
-            iv = self.v[at] - p["gaze_v"]
+            iu = u - sign * p["eye_u"] - p["gaze_u"]
+            iv = v - p["gaze_v"]
             r = np.sqrt(iu * iu + iv * iv)
             iris = 0.08 + 0.34 * p["eye_tone"] ** 2
             tone = iris * (1.15 - 0.5 * _cover(np.abs(r - p["iris_radius"]) - 0.4, 1.0))
@@ -374,7 +410,7 @@ class _Canvas:
             _blend(patch, self.skin * 0.45, _cover(crease - 0.4, 1.8) * 0.55)
             rim = np.sqrt((dv - lower) ** 2 + beyond * beyond)
             _blend(patch, self.skin * 0.4, _cover(rim - 0.2, 1.4) * (0.40 + 0.3 * p["makeup"]))
-            albedo[at] = patch
+            at.paste(albedo, patch)
             lx, ly = np.sign(p["light_x"]) * 0.9, -1.0
             spot = np.sqrt((iu - lx) ** 2 + (iv - ly) ** 2)
             self.catch.append((at, _cover(spot - 0.55, self.soft) * inside * 0.85))
@@ -383,8 +419,8 @@ class _Canvas:
         p = self.p
         middle = 0.5 * (p["lip_top"] + p["lip_bottom"])
         at = self._window(0.0 * middle, middle, 21.0, 14.5)
-        patch = albedo[at]
-        u, v = self.u[at], self.v[at]
+        patch = at.cut(albedo)
+        u, v = at.cut(self.u), at.cut(self.v)
         half = p["mouth_half"]
         t = np.clip(u / half, -1.0, 1.0)
         arch = 1.0 - t * t
@@ -413,13 +449,16 @@ class _Canvas:
         _blend(patch, self.skin * 0.25, _cover(line, self.soft + 0.5) * (0.25 + 0.6 * closed))
         corner = (np.abs(u) - half - 0.3) ** 2 + (v - seam) ** 2
         _blend(patch, self.skin * 0.35, _bump(corner / 6.0) * 0.7)
-        albedo[at] = patch
+        at.paste(albedo, patch)
 
     def beard(self, albedo: Floats) -> None:
         """Stubble, beard or moustache, on men only; the lips stay free."""
         p = self.p
         kind = p["beard"]
-        grown, stubble = (kind < 0.24).astype(np.float32), (kind > 0.24) * (kind < 0.5)
+        grown, stubble = (
+            (kind < 0.24).astype(np.float32),
+            ((kind > 0.24) & (kind < 0.5)).astype(np.float32),
+        )
         whiskers = np.maximum(p["moustache"] < 0.14, grown)
         v, ua = self.v, self.ua
         base = p["nose_v"] + p["nose_base"] + 2.5
@@ -440,12 +479,12 @@ class _Canvas:
             np.maximum(base - v + 0.02 * ua * ua, v - p["mouth_v"] - 1), ua - half - 2.5
         )
         lip = np.maximum(lip, 0.8 - off_lips)
-        tone = np.clip(self.hair * (0.85 + 0.22 * self.noise), 0.03, 1.0)
+        tone = np.clip(self.hair_tone * (0.85 + 0.22 * self.noise), 0.03, 1.0)
         area = _cover(jaw + 0.8 * self.noise, 5.0)
         upper_lip = _cover(lip + 0.4 * self.noise, 2.5)
         share = 0.85 * np.maximum(area * grown, upper_lip * whiskers) * (0.9 + 0.12 * self.noise)
         light = 0.22 * stubble * np.maximum(area, _cover(lip, 5.0))
-        _blend(albedo, np.minimum(tone, self.skin), np.clip(share + light, 0.0, 1.0))
+        _blend(albedo, np.minimum(tone, 0.8 * self.skin), np.clip(share + light, 0.0, 1.0))
 
     def head(self) -> None:
         """The lit head with all its features."""
@@ -465,19 +504,19 @@ class _Canvas:
         albedo *= self.light
         albedo += (0.04 + 0.16 * p["exposure"] * p["glare"]) * self.shine
         for at, share in self.catch:
-            patch = albedo[at]
+            patch = at.cut(albedo)
             _blend(patch, 1.0, share)
-            albedo[at] = patch
+            at.paste(albedo, patch)
         _blend(self.scene, albedo * self.gain, _cover(self.rim, self.soft))
 
     # -- in front ----------------------------------------------------------------------------
 
     def hair_front(self) -> None:
         p = self.p
-        curly = _ramp(p["curl"], 0.6, 0.8)
+        curly = self.curly
         volume = (2.0 + 5.0 * p["hair_style"] + 4.0 * curly) * _ramp(-self.y, -25.0, 10.0)
         outer = self.rim - volume + (0.4 + 0.8 * curly) * self.noise
-        outer = outer + 50.0 * self.bald * _ramp(-self.y, 2.0, 26.0)
+        outer = outer + volume * self.bald + 50.0 * self.bald * _ramp(-self.y, 2.0, 26.0)
         fringe = (p["fringe"] < 0.22) * (1.0 - self.bald)
         recede = self.male * p["age"] * 7.0
         part = 1.6 * (p["streak"] - 0.5)  # hair combed to one side starts higher on the other
@@ -490,14 +529,14 @@ class _Canvas:
         above = self.v - line + ragged * roots
         # Sides: down to the ears, or past the jaw for long hair.
         inset = p["face_width"] * (0.86 + 0.06 * p["fringe"]) - 3.0 * self.long
-        low = 5.0 + 100 * self.long
+        low = 5.0 - 2.0 * self.bald + 100 * self.long
         side = np.maximum(inset - self.ua - 0.12 * np.maximum(-6 - self.v, 0.0), self.v - low)
         # One soft minimum of both, so that the temples are round.
         a, b = np.clip(above, -9.0, 9.0), np.clip(side + 0.6 * self.noise, -9.0, 9.0)
         inner = 0.5 * (a + b - np.sqrt((a - b) ** 2 + 12.0)) + 0.8
         shape = np.maximum(outer, inner)
         shade = self.gain * (0.75 + 0.35 * np.clip(self.light, 0.0, 1.2))
-        share = _cover(shape, self.soft + 3.5 - 2.5 * fringe - 2.0 * (self.v < -38))
+        share = _cover(shape, self.soft + 3.5 - 2.5 * fringe) * (1.0 - 0.45 * self.bald)
         # Hair casts a soft shadow on the brow.
         cast = _cover(inner - 2.5, 5.0) * (1 - self.bald) * _cover(self.rim, 1.0)
         self.scene *= 1.0 - 0.20 * cast * (1 - share)
@@ -523,9 +562,9 @@ class _Canvas:
         lens = _cover(edge, self.soft) * worn
         dark = (p["dark_lens"] < 0.10) * worn
         _blend(self.scene, 0.05 + 0.003 * (self.v + 10), lens * dark * 0.93)
-        reflection = _bump(((self.u - self.right * p["eye_u"] - 3 + self.v) / 5) ** 2)
+        reflection = _bump(((self.u - np.sign(self.u) * p["eye_u"] - 3 + self.v) / 5) ** 2)
         _blend(self.scene, 0.9, lens * reflection * 0.28 * (p["glare"] > 0.5))
-        metal = 0.08 + 0.5 * (p["glasses_shape"] * 3 % 1 > 0.7)
+        metal = 0.08 + 0.5 * (p["glasses_shape"] * 3 % 1 > 0.7).astype(np.float32)
         _blend(self.scene, metal * self.gain, _cover(frame, self.soft + 0.2) * worn * 0.92)
         # The frame's shadow on the cheek.
         self.scene *= 1.0 - 0.12 * worn * _bump(((edge - 1.8) / 2.2) ** 2) * _cover(-self.v, 4.0)
@@ -553,20 +592,26 @@ class _Canvas:
 
     def paint(self) -> Floats:
         """All layers, back to front; (N, S, S) about 0 to 1."""
-        self.gain = 0.75 + 0.4 * self.p["exposure"]
+        # Exposure favours the face: dark skin is lit longer.
+        self.gain = (0.75 + 0.4 * self.p["exposure"]) * (0.6 / self.skin) ** 0.3
         self.background()
-        self.hair_behind()
+        self.hair()
+        self._paint_some(self.long > 0, _Canvas.hair_behind)
         self.body()
         self.ears()
         self.head()
         self.hair_front()
-        for worn, paint in ((self.with_hat, _Canvas.hat), (self.with_glasses, _Canvas.glasses)):
-            rows = np.flatnonzero(worn)
-            if len(rows):
-                part = self._only(rows)
-                paint(part)
-                self.scene[rows] = part.scene
+        self._paint_some(self.with_hat, _Canvas.hat)
+        self._paint_some(self.with_glasses, _Canvas.glasses)
         return self.scene
+
+    def _paint_some(self, which: BoolArray, layer: Callable[[_Canvas], None]) -> None:
+        """Paint a layer onto those pictures that have it."""
+        rows = np.flatnonzero(which)
+        if len(rows):
+            part = self._only(rows)
+            layer(part)
+            self.scene[rows] = part.scene
 
 
 def _photograph(
