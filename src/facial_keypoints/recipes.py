@@ -66,7 +66,7 @@ class Recipe:
     missing: str = "mask"
     flip_probability: float = 0.0
     specialists: bool = False
-    specialist_epochs: int = 20
+    specialist_epochs: int = 12
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.epochs < 1 or self.specialist_epochs < 1:
@@ -112,8 +112,8 @@ RECIPES: Mapping[str, Recipe] = {
             network="cnn",
             optimizer="adam",
             optimizer_options=_ADAM,
-            epochs=80,
-            patience=25,
+            epochs=50,
+            patience=20,
         ),
         Recipe(
             "cnn-flip",
@@ -121,8 +121,8 @@ RECIPES: Mapping[str, Recipe] = {
             network="cnn",
             optimizer="adam",
             optimizer_options=_ADAM,
-            epochs=80,
-            patience=25,
+            epochs=50,
+            patience=20,
             flip_probability=0.5,
         ),
         Recipe(
@@ -131,8 +131,8 @@ RECIPES: Mapping[str, Recipe] = {
             network="cnn",
             optimizer="adam",
             optimizer_options=_ADAM,
-            epochs=80,
-            patience=25,
+            epochs=50,
+            patience=20,
             flip_probability=0.5,
             specialists=True,
         ),
