@@ -1,44 +1,280 @@
-"""Any supported data set in, any out; each format's reader does the work.
+"""Any supported data set in, any out.
 
-Kaggle's files are the only format so far; :func:`load_dataset` is the place where others join.
+Kaggle's files are read by :mod:`facial_keypoints.data.kaggle`; here are the two formats that keep
+pictures as files: COCO keypoints (``annotations.json`` beside an ``images`` folder) and a csv with a
+path column ``image`` and columns ``NAME_x``/``NAME_y``. Both say which schema they follow by the
+names of their keypoints.
 """
 
 from __future__ import annotations
 
+import csv
+import json
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from facial_keypoints.data.kaggle import load_kaggle, write_table
-from facial_keypoints.types import FaceDataset
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facial_keypoints.data.kaggle import load_kaggle, style_of_rows, write_table
+from facial_keypoints.errors import DataError, OutputError
+from facial_keypoints.files import atomic_path, write_json, write_text
+from facial_keypoints.geometry import resize_transform
+from facial_keypoints.schemas import get_schema, list_schemas
+from facial_keypoints.types import FaceDataset, ImageArray, Keypoints, KeypointSchema
 
 __all__ = ["load_dataset", "save_dataset"]
 
+Format = Literal["kaggle", "coco", "csv"]
 
-def load_dataset(path: str | os.PathLike[str], *, group_by: str | None = None) -> FaceDataset:
-    """Read labelled faces.
+
+def load_dataset(
+    path: str | os.PathLike[str],
+    *,
+    group_by: str | None = None,
+    size: tuple[int, int] | None = None,
+) -> FaceDataset:
+    """Read labelled faces, whatever the format; the content decides.
 
     Args:
-        path: Kaggle's folder, zip or csv file.
-        group_by: Column that says which rows belong together.
+        path: Kaggle's folder, zip or csv; a COCO json or the folder of its ``annotations.json``;
+            a csv with an ``image`` column of paths, relative to the csv, or the folder of its
+            ``faces.csv``.
+        group_by: Column (csv formats) that says which rows belong together.
+        size: (height, width) to resize pictures and points to; needed where sizes differ.
 
     Raises:
-        DataError: The path holds no readable data set.
+        DataError: The path holds no data set, or a damaged one.
     """
-    return load_kaggle(path, group_by=group_by)
+    location = Path(path)
+    for name in ("annotations.json", "faces.csv"):
+        if (location / name).is_file():
+            location = location / name
+    if location.suffix.lower() == ".json" and location.is_file():
+        dataset = _load_coco(location, size)
+    elif location.suffix.lower() == ".csv" and location.is_file() and _has_paths(location):
+        dataset = _load_csv(location, size, group_by)
+    else:
+        dataset = load_kaggle(location, group_by=group_by)
+        if size is not None and size != dataset.image_size:
+            dataset = _stack(list(dataset.images), dataset.keypoints, dataset, size)
+    return dataset
 
 
 def save_dataset(
-    dataset: FaceDataset, path: str | os.PathLike[str], format: Literal["kaggle"] = "kaggle"
+    dataset: FaceDataset, path: str | os.PathLike[str], format: Format = "kaggle"
 ) -> None:
-    """Write labelled faces: for ``kaggle`` the file ``training.csv`` in the folder ``path``.
+    """Write labelled faces into a folder, which is made.
+
+    Args:
+        dataset: The faces.
+        path: The folder.
+        format: ``kaggle`` (``training.csv``; square grey ``kaggle15`` faces only), ``coco``
+            (``annotations.json`` and ``images``) or ``csv`` (``faces.csv`` and ``images``).
 
     Raises:
         ValueError: The format is unknown or cannot hold the faces.
         OutputError: The files cannot be written.
     """
-    if format != "kaggle":
-        raise ValueError(f"format must be 'kaggle', received '{format}'.")
+    if format not in ("kaggle", "coco", "csv"):
+        raise ValueError(f"format must be 'kaggle', 'coco' or 'csv', received '{format}'.")
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / "training.csv", dataset)
+    try:
+        (folder / "images" if format != "kaggle" else folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder} ({error.strerror}).") from error
+    if format == "kaggle":
+        write_table(folder / "training.csv", dataset)
+        return
+    names = [f"images/{number:06d}.png" for number in range(1, len(dataset) + 1)]
+    for name, image in zip(names, dataset.images, strict=True):
+        coded = cv2.imencode(".png", image[..., ::-1] if image.shape[2] == 3 else image)[1]
+        with atomic_path(folder / name) as temporary:
+            temporary.write_bytes(coded.tobytes())
+    if format == "coco":
+        write_json(folder / "annotations.json", _coco(dataset, names))
+    else:
+        columns = [f"{n}_{axis}" for n in dataset.schema.keypoint_names for axis in "xy"]
+        lines = [",".join(["image", *columns])]
+        for name, xy in zip(names, dataset.keypoints.xy.reshape(len(dataset), -1), strict=True):
+            lines.append(",".join([name, *("" if math.isnan(v) else f"{v:.9g}" for v in xy)]))
+        write_text(folder / "faces.csv", "\n".join(lines) + "\n")
+
+
+def _coco(dataset: FaceDataset, names: Sequence[str]) -> dict[str, Any]:
+    height, width = dataset.image_size
+    labeled = dataset.keypoints.visibility
+    points = np.where(np.isnan(dataset.keypoints.xy), 0.0, dataset.keypoints.xy.astype(np.float64))
+    triples = np.concatenate([points, labeled[..., None]], axis=2).reshape(len(dataset), -1)
+    edges = [[a + 1, b + 1] for a, b in dataset.schema.edges]  # COCO counts from 1
+    category = {"id": 1, "name": "face", "keypoints": list(dataset.schema.keypoint_names)}
+    return {
+        "images": [
+            {"id": i, "file_name": name, "width": width, "height": height}
+            for i, name in enumerate(names, start=1)
+        ],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": i,
+                "category_id": 1,
+                "bbox": [0, 0, width, height],
+                "area": width * height,
+                "iscrowd": 0,
+                "keypoints": row,
+                "num_keypoints": int((labeled[i - 1] > 0).sum()),
+            }
+            for i, row in enumerate(triples.tolist(), start=1)
+        ],
+        "categories": [{**category, "skeleton": edges}],
+    }
+
+
+def _load_coco(path: Path, size: tuple[int, int] | None) -> FaceDataset:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        schema = _schema_of(content["categories"][0]["keypoints"], path)
+        order = [content["categories"][0]["keypoints"].index(n) for n in schema.keypoint_names]
+        files = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        names, rows = [], []
+        for annotation in content["annotations"]:
+            triples = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)[order]
+            rows.append(np.where(triples[:, 2:] > 0, triples[:, :2], np.nan))
+            names.append(files[annotation["image_id"]])
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise DataError(
+            f"{path} is no COCO keypoints file ({type(error).__name__}: {error}); "
+            "it needs images, annotations and categories with keypoints."
+        ) from error
+    if len(set(names)) != len(names):
+        raise DataError(f"{path}: a picture has more than one face; cut faces out first.")
+    return _assemble(path, names, rows, schema, size, None)
+
+
+def _has_paths(path: Path) -> bool:
+    with path.open("rb") as handle:
+        header = handle.readline(1 << 16).decode("utf-8-sig", "replace").strip().split(",")
+    return header[0].strip('"') == "image"
+
+
+def _load_csv(path: Path, size: tuple[int, int] | None, group_by: str | None) -> FaceDataset:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle)
+            columns = [c for c in reader.fieldnames or [] if c not in ("image", group_by)]
+            schema = _schema_of(list(dict.fromkeys(c.rsplit("_", 1)[0] for c in columns)), path)
+            names, rows, groups = [], [], []
+            for number, row in enumerate(reader, start=1):
+                values = []
+                for name in schema.keypoint_names:
+                    for axis in "xy":
+                        column = f"{name}_{axis}"
+                        if column not in row or row[column] is None:
+                            raise DataError(f"{path}: row {number} has no column {column}.")
+                        try:
+                            values.append(float(row[column]) if row[column] else math.nan)
+                        except ValueError:
+                            raise DataError(
+                                f"{path}: row {number}, column {column}: '{row[column][:40]}' is no "
+                                "coordinate in pixels."
+                            ) from None
+                rows.append(np.array(values).reshape(-1, 2))
+                names.append(row["image"])
+                if group_by is not None:
+                    if row.get(group_by) is None:
+                        raise DataError(f"{path} has no column '{group_by}' to group by.")
+                    groups.append(row[group_by])
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a UTF-8 csv ({error}).") from error
+    return _assemble(path, names, rows, schema, size, groups if group_by is not None else None)
+
+
+def _schema_of(names: Sequence[str], path: Path) -> KeypointSchema:
+    for schema in map(get_schema, list_schemas()):
+        if set(schema.keypoint_names) == set(names) and len(names) == schema.num_keypoints:
+            return schema
+    raise DataError(
+        f"{path} labels {len(names)} keypoints that make up no known schema "
+        f"({', '.join(list_schemas())}); rename its keypoints."
+    )
+
+
+def _assemble(
+    path: Path,
+    names: Sequence[str],
+    rows: Sequence[NDArray[np.float64]],
+    schema: KeypointSchema,
+    size: tuple[int, int] | None,
+    groups: Sequence[str] | None,
+) -> FaceDataset:
+    if not names:
+        raise DataError(f"{path} holds no face.")
+    try:
+        keypoints = Keypoints(np.asarray(rows, np.float32), schema)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+    images = [_read_picture(path, number, name) for number, name in enumerate(names, start=1)]
+    grey = all(image.shape[2] == 1 for image in images)
+    if not grey:
+        images = [np.repeat(i, 3, axis=2) if i.shape[2] == 1 else i for i in images]
+    styles = style_of_rows(keypoints) if schema.name == "kaggle15" else np.full(len(names), "")
+    like = FaceDataset(
+        images=np.zeros((len(names), 1, 1, 1), np.uint8),
+        keypoints=keypoints,
+        sample_ids=np.asarray(names),
+        source=str(path),
+        styles=styles,
+        groups=None if groups is None else np.asarray(groups),  # type: ignore[arg-type]
+    )
+    return _stack(images, keypoints, like, size)
+
+
+def _read_picture(path: Path, number: int, name: str) -> ImageArray:
+    try:
+        coded = np.fromfile(path.parent / name, np.uint8)
+        image = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED) if coded.size else None
+    except (OSError, ValueError, cv2.error) as error:
+        raise DataError(
+            f"{path}: row {number}: picture {name} cannot be read ({error})."
+        ) from error
+    if image is None or image.dtype != np.uint8:
+        raise DataError(f"{path}: row {number}: {name} is no 8-bit picture.")
+    if image.ndim == 2:
+        return np.asarray(image[..., None], np.uint8)
+    return np.asarray(image[..., 2::-1], np.uint8)  # BGR(A) to RGB
+
+
+def _stack(
+    images: Sequence[ImageArray],
+    keypoints: Keypoints,
+    like: FaceDataset,
+    size: tuple[int, int] | None,
+) -> FaceDataset:
+    """One array of pictures, resized with their points when a size is asked for."""
+    sizes = {image.shape[:2] for image in images}
+    if size is None and len(sizes) > 1:
+        found = " and ".join(f"{w} × {h}" for h, w in sorted(sizes)[:2])
+        raise DataError(
+            f"{like.source} has pictures of differing sizes ({found}); give size=(height, width) "
+            "to resize them."
+        )
+    xy = keypoints.xy.copy()
+    if size is not None:
+        resized = []
+        for i, image in enumerate(images):
+            xy[i] = resize_transform((image.shape[0], image.shape[1]), size).apply(xy[i])
+            small = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+            resized.append(np.asarray(small, np.uint8).reshape(*size, image.shape[2]))
+        images = resized
+    return FaceDataset(
+        images=np.stack(images),
+        keypoints=Keypoints(xy, keypoints.schema),
+        sample_ids=like.sample_ids,
+        source=like.source,
+        styles=like.styles,
+        groups=like.groups,
+    )

@@ -69,6 +69,7 @@ _BATCH_SIZE = 1 << 18  # bytes of pixel text parsed at once
 _LONGEST_LINE = 1 << 26  # bytes; a 4096 x 4096 picture fits, an endless line does not fill memory
 _LARGEST_COORDINATE = 1e6  # pixels; anything beyond is a slip and would overflow float32 sums
 _NO_LABEL = frozenset({b"", b"nan", b"na", b"n/a", b"null"})
+_LOOKUP_COLUMNS = ("RowId", "ImageId", "FeatureName", "Location")
 _COORDINATES = tuple(f"{name}_{axis}" for name in KAGGLE15.keypoint_names for axis in "xy")
 
 
@@ -105,7 +106,8 @@ def load_kaggle(
         options = (part, group_by or "")
         if cache and (found := read_cache(table.file, options)) is not None:
             return _assemble(found, table.label)
-        arrays = _read_faces(table, part, group_by)
+        pool = stack.enter_context(_reading_thread())
+        arrays = _read_faces(table, part, group_by, pool)
         if cache:
             write_cache(table.file, options, arrays)
     return _assemble(arrays, table.label)
@@ -287,21 +289,25 @@ def _guarded(chunks: Iterator[bytes], label: str) -> Iterator[bytes]:
         ) from error
 
 
-def _lines(table: _Table) -> Iterator[bytes]:
+def _reading_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="kaggle-reader")
+
+
+def _lines(table: _Table, pool: ThreadPoolExecutor) -> Iterator[bytes]:
     """Lines without their end (LF or CRLF) and without a byte order mark; blank ones are kept.
 
-    A thread reads, inflates and cuts one piece ahead of the caller; it spends its time outside the
-    interpreter's lock.
+    The pool's thread reads, inflates and cuts one piece ahead of the caller; it spends its time
+    outside the interpreter's lock. The pool is the caller's to close: a generator that closed it
+    would do so whenever the garbage collector runs, which can deadlock.
     """
     pieces = _cut_lines(table)
     first = True
-    with ThreadPoolExecutor(1, thread_name_prefix="inflate") as pool:
+    ahead = pool.submit(next, pieces, None)
+    while (lines := ahead.result()) is not None:
         ahead = pool.submit(next, pieces, None)
-        while (lines := ahead.result()) is not None:
-            ahead = pool.submit(next, pieces, None)
-            for line in lines:
-                yield (line.removeprefix(b"\xef\xbb\xbf") if first else line).removesuffix(b"\r")
-                first = False
+        for line in lines:
+            yield (line.removeprefix(b"\xef\xbb\xbf") if first else line).removesuffix(b"\r")
+            first = False
 
 
 def _cut_lines(table: _Table) -> Iterator[list[bytes]]:
@@ -332,13 +338,15 @@ def _fields(line: bytes, columns: int = -1) -> list[bytes]:
     return [value.encode("latin-1") for value in row]
 
 
-def _rows(table: _Table, columns: Sequence[str]) -> Iterator[tuple[int, list[bytes]]]:
+def _rows(
+    table: _Table, columns: Sequence[str], pool: ThreadPoolExecutor
+) -> Iterator[tuple[int, list[bytes]]]:
     """Row number from 1 and the fields of the wanted columns, found by name, in wanted order.
 
     Raises:
         DataError: The header lacks a column or has one twice, or a row has the wrong length.
     """
-    lines = _lines(table)
+    lines = _lines(table, pool)
     header_line = next(lines, None)
     if header_line is None or not header_line.strip():
         raise DataError(f"{table.label} is empty; its first line should name the columns.")
@@ -380,7 +388,9 @@ def _rows(table: _Table, columns: Sequence[str]) -> Iterator[tuple[int, list[byt
 # --- fields to arrays -----------------------------------------------------------------------------
 
 
-def _read_faces(table: _Table, part: Part, group_by: str | None) -> dict[str, NDArray[np.generic]]:
+def _read_faces(
+    table: _Table, part: Part, group_by: str | None, pool: ThreadPoolExecutor
+) -> dict[str, NDArray[np.generic]]:
     columns = ["Image"]
     if part == "train":
         columns += _COORDINATES
@@ -392,7 +402,7 @@ def _read_faces(table: _Table, part: Part, group_by: str | None) -> dict[str, ND
     labels = _LabelReader(table.label)
     ids: list[str] = []
     groups: list[str] = []
-    for number, fields in _rows(table, columns):
+    for number, fields in _rows(table, columns, pool):
         reader.add(fields[0], number)
         if part == "train":
             labels.add(fields[1:31], number)
@@ -671,7 +681,8 @@ def load_lookup(path: str | os.PathLike[str]) -> Lookup:
     points: list[tuple[int, int]] = []
     with ExitStack() as stack:
         table = _find_table(Path(path), "IdLookupTable.csv", stack)
-        for number, fields in _rows(table, ("RowId", "ImageId", "FeatureName", "Location")):
+        pool = stack.enter_context(_reading_thread())  # closed before the files it reads
+        for number, fields in _rows(table, _LOOKUP_COLUMNS, pool):
             row_ids.append(int(_parse_id(fields[0], number, "RowId", table.label)))
             image_ids.append(_parse_id(fields[1], number, "ImageId", table.label))
             feature = _shown(fields[2].strip())
