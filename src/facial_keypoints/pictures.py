@@ -1,8 +1,8 @@
 """Picture files to arrays, in order, by several threads; and arrays to a model's input.
 
-Pillow decodes, not OpenCV: it reads the size from the header before it decodes anything, turns
-pictures as their EXIF data says in every format, and refuses what is cut off, where OpenCV hands
-over a picture that is half grey. What that costs in time is in ``benchmarks/results``.
+Pillow decodes, not OpenCV: it tells size and kind from the header before it decodes anything, knows
+the EXIF orientation, transparency and 16 bits of every format, and refuses what is cut off whatever
+its version. ``benchmarks/decode_pictures.py`` measures what that costs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,7 +140,7 @@ def _open(content: bytes) -> Image.Image:
 def _to_array(picture: Image.Image, channels: int) -> ImageArray:
     if channels == 1 and picture.format in ("JPEG", "MPO") and picture.mode == "RGB":
         picture.draft("L", picture.size)  # a grey answer needs no colours decoded
-    picture = _upright(picture)
+    _turn_upright(picture)
     mode = picture.mode
     if mode.startswith("I"):  # 16 bits a pixel, in 16 or 32
         values = np.asarray(picture).astype(np.float32) / 257.0
@@ -149,18 +150,20 @@ def _to_array(picture: Image.Image, channels: int) -> ImageArray:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, picture)
-    if channels == 1 and mode not in ("L", "1"):
+    wanted = "L" if channels == 1 else "RGB"
+    if channels == 1 and picture.mode not in ("L", "1"):
         picture = picture.convert("RGB")  # CMYK, palette and Lab know no direct way to grey
-    array: ImageArray = np.array(picture.convert("L" if channels == 1 else "RGB"), np.uint8)
+    if picture.mode != wanted:
+        picture = picture.convert(wanted)
+    array: ImageArray = np.array(picture, np.uint8)
     return array.reshape(picture.height, picture.width, channels)
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _turn_upright(picture: Image.Image) -> None:
     picture.load()
-    try:
-        return ImageOps.exif_transpose(picture)
-    except _DAMAGE:
-        return picture  # EXIF data that cannot be read says nothing about the orientation
+    # EXIF data that cannot be read says nothing about the orientation.
+    with suppress(*_DAMAGE):
+        ImageOps.exif_transpose(picture, in_place=True)
 
 
 def fit_picture(
