@@ -107,7 +107,7 @@ def main() -> None:
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
         return
 
-    load = os.getloadavg()[0]  # the package uses two cores where pandas uses one: say if busy
+    busy = os.getloadavg()[0]  # the package uses two cores where pandas uses one: say if busy
     with tempfile.TemporaryDirectory() as folder:
         os.environ["FACIAL_KEYPOINTS_CACHE"] = folder
         # First, while this process is small: a child starts with its parent's peak.
@@ -132,7 +132,7 @@ def main() -> None:
         "",
         f"{datetime.date.today()} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux · "
         f"{rows} rows, {pixels:.0f} MiB of pixels · best of {args.repeat} in turns · "
-        f"other load on the machine {load:.1f} · `python benchmarks/load_kaggle.py --write`",
+        f"other load on the machine {busy:.1f} · `python benchmarks/load_kaggle.py --write`",
         "",
         "| way | wall s | CPU s | wall, load_kaggle = 1 | CPU, load_kaggle = 1 "
         "| peak memory MiB | peak / pixels |",
