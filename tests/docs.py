@@ -27,9 +27,9 @@ def verbs() -> Iterator[tuple[str, str]]:
                 yield from walk(command, f"{path} ")
                 continue
             needed = [
-                (p.human_readable_name.upper() + ("..." if p.nargs == -1 else ""))
+                (p.name.upper() + ("..." if p.nargs == -1 else ""))
                 if p.param_type_name == "argument"
-                else f"{p.opts[0]} {p.human_readable_name.upper()}"
+                else f"{p.opts[0]} {p.name.upper()}"
                 for p in command.params
                 if p.required
             ]

@@ -56,6 +56,7 @@ def compare_command(
     test.csv and IdLookupTable.csv.
 
     Examples:
+
         facial-keypoints compare --quick -o out
 
         facial-keypoints compare --data kaggle/ --recipes fc,cnn,cnn-flip,specialists -o out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,14 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at, draw, fetch and conv
 app.add_typer(data_app, name="data")
 
 DRAWN_FACES = 3000
+
+
+class Format(StrEnum):
+    """Formats that ``data convert`` writes."""
+
+    kaggle = "kaggle"
+    coco = "coco"
+    csv = "csv"
 
 
 def load_faces(data: Path | None, *, seed: int = 0, group_by: str | None = None) -> FaceDataset:
@@ -43,6 +52,7 @@ def audit_command(
     """Look at the data before training: missing labels, duplicates, doubtful labels, odd pictures.
 
     Examples:
+
         facial-keypoints data audit kaggle/
 
         facial-keypoints data audit kaggle/ -o audit
@@ -83,6 +93,7 @@ def synthesize_command(
     The truth of the test faces goes to test_labels.csv.
 
     Examples:
+
         facial-keypoints data synthesize -o drawn
 
         facial-keypoints data synthesize --train 500 --test 100 --seed 7 -o drawn
@@ -97,6 +108,37 @@ def synthesize_command(
     log.print(f"wrote {out}", soft_wrap=True)
 
 
+@data_app.command("convert")
+def convert_command(
+    source: Annotated[
+        Path, typer.Argument(help="Kaggle's files, a COCO keypoints json, or a csv of pictures.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
+    to: Annotated[Format, typer.Option(help="Format to write.")] = Format.coco,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Resize every picture to this many pixels a side.")
+    ] = None,
+    force: o.Force = False,
+) -> None:
+    """Convert labelled faces from one format to another.
+
+    Examples:
+
+        facial-keypoints data convert kaggle/ -o coco
+
+        facial-keypoints data convert faces.csv --size 96 --to kaggle -o kaggle
+    """
+    from rich.console import Console
+
+    from facial_keypoints.data import load_dataset, save_dataset
+    from facial_keypoints.files import prepare_directory
+
+    prepare_directory(out, force=force)
+    dataset = load_dataset(source, size=None if size is None else (size, size))
+    save_dataset(dataset, out, to.value)
+    Console(stderr=True).print(f"wrote {len(dataset)} faces to {out}", soft_wrap=True)
+
+
 @data_app.command("download")
 def download_command(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
@@ -108,6 +150,7 @@ def download_command(
     and KAGGLE_KEY.
 
     Examples:
+
         facial-keypoints data download -o kaggle
 
         KAGGLE_USERNAME=me KAGGLE_KEY=... facial-keypoints data download -o kaggle

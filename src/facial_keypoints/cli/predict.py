@@ -70,6 +70,7 @@ def predict_command(
     Pictures that cannot be read are listed, the others are still predicted, and the exit code is 1.
 
     Examples:
+
         facial-keypoints predict --crops faces/ -o keypoints.csv
 
         find . -name '*.png' | facial-keypoints predict --crops - -o keypoints.parquet
@@ -174,6 +175,7 @@ def export_command(
     The file answers in pixels and describes itself; it is kept only if it agrees with Keras.
 
     Examples:
+
         facial-keypoints export runs/flip -o flip.onnx
 
         facial-keypoints export model.keras -o model.onnx --force
@@ -203,6 +205,7 @@ def models_command(
     """List the models that come with the package, or show what one model says about itself.
 
     Examples:
+
         facial-keypoints models
 
         facial-keypoints models runs/flip --json

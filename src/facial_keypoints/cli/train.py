@@ -38,6 +38,7 @@ def train_command(
     Interrupted training continues with --resume and ends with the same weights.
 
     Examples:
+
         facial-keypoints train cnn-flip --data kaggle/ -o runs/flip
 
         facial-keypoints train cnn-flip --data kaggle/ -o runs/flip --resume
@@ -113,6 +114,7 @@ def evaluate_command(
     else on every row. A model with label styles answers each face in the style of its labels.
 
     Examples:
+
         facial-keypoints evaluate default --data kaggle/
 
         facial-keypoints evaluate runs/flip --data kaggle/ -o report.json
@@ -166,6 +168,7 @@ def submit_command(
     Values are clipped to the picture.
 
     Examples:
+
         facial-keypoints submit default --data kaggle/ -o submission.csv
 
         facial-keypoints submit runs/flip --data kaggle/ -o submission.csv --force
