@@ -7,7 +7,7 @@ OUT ?= demo
 .PHONY: demo test test-backends lint types fix docs bench clean
 
 demo: $(VENV)/.installed ## train and compare the three networks on built-in faces
-	$(BIN)/facial-keypoints compare --quick --force -o $(OUT)
+	env -u FACIAL_KEYPOINTS_DATA $(BIN)/facial-keypoints compare --quick --force -o $(OUT)
 
 test: $(VENV)/.installed-dev ## every test, on TensorFlow
 	$(BIN)/pytest -n 2 --dist worksteal

@@ -13,13 +13,20 @@ from facial_keypoints.data.synthetic import write_kaggle_folder
 from facial_keypoints.recipes import RECIPES
 
 
+ENVIRONMENT = {
+    **{k: v for k, v in os.environ.items() if k != "FACIAL_KEYPOINTS_DATA"},
+    "TERM": "dumb",
+    "COLUMNS": "160",
+}
+
+
 def fkp(*words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "facial_keypoints", *map(str, words)],
         capture_output=True,
         text=True,
-        env={**os.environ, "TERM": "dumb", "COLUMNS": "160", **env},
+        env={**ENVIRONMENT, **env},
         timeout=280,
         check=False,
     )

@@ -29,7 +29,10 @@ def compare_command(
         str, typer.Option(help=f"What to train, comma-separated: {', '.join(RECIPES)}.")
     ] = "fc,cnn,cnn-flip",
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer epochs, smaller batches, fewer drawn faces: a first look.")
+        bool,
+        typer.Option(
+            "--quick", help="Fewer epochs, smaller batches, fewer drawn faces: a first look."
+        ),
     ] = False,
     epochs: o.Epochs = None,
     batch_size: o.BatchSize = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,7 +107,7 @@ def predict_command(
     )
     done = bad = 0
     try:
-        with open_table(out, predictor.spec.schema) as table:
+        with closing(answers), open_table(out, predictor.spec.schema) as table:
             for answer in _with_progress(answers, total, log):
                 done += 1
                 if isinstance(answer, PictureError):
