@@ -22,6 +22,8 @@ from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
 from facial_keypoints.runtime import Runtime, load_runtime
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.spec import ModelSpec, embed_spec
+from spot_model import SPEC as SPOT
+from spot_model import spot_model
 
 SIGNED = ModelSpec("fc", KAGGLE15, (40, 32))
 POINTS = ModelSpec("landmark", KAGGLE15, (32, 32), styles=KAGGLE15.styles, output="points")
@@ -99,6 +101,26 @@ def test_the_file_keeps_to_the_contract(tmp_path: Path) -> None:
         "xy": ["N", 4, 15, 2],
         "confidence": ["N", 4, 15],
     }
+
+
+def test_outputs_get_the_contracts_names_whatever_the_converter_called_them(tmp_path: Path) -> None:
+    # PyTorch's and JAX's converters number the outputs, in the order that Keras flattens them in.
+    model = onnx.load(str(spot_model(tmp_path / "m.onnx", metadata=False)))
+    for node in model.graph.node:
+        node.output[:] = [{"xy": "7", "confidence": "9"}.get(name, name) for name in node.output]
+    values = {value.name: value for value in model.graph.output}
+    values["xy"].name, values["confidence"].name = "7", "9"
+    ordered = [values["confidence"], values["xy"]]
+    model.graph.ClearField("output")
+    model.graph.output.extend(ordered)
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    export._finish(tmp_path / "m.onnx", SPOT, ["confidence", "xy"])
+    image = np.zeros((1, 32, 32, 1), np.uint8)
+    image[0, 5, 9] = 200
+    xy, confidence = load_runtime(tmp_path / "m.onnx").run(image)
+    assert xy[0, 0, 0].tolist() == [9, 5]
+    assert confidence is not None
+    assert confidence[0, 0, 0] == 0.5
 
 
 def test_a_run_folder_is_exported(tmp_path: Path) -> None:

@@ -334,14 +334,14 @@ def test_only_so_many_items_are_taken_ahead() -> None:
     results = in_order(lambda number: number, items(), threads=2, ahead=10)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     assert taken == 12
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 def test_stopping_early_leaves_no_thread_behind() -> None:
     before = threading.active_count()
     results = in_order(lambda number: number, range(100), threads=3, ahead=10)
     next(results)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert threading.active_count() == before
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -211,7 +212,8 @@ def test_files_are_taken_only_as_they_are_needed(folder: Path) -> None:
     for _ in range(12):
         next(answers)
     assert taken < 40
-    answers.close()  # type: ignore[attr-defined]
+    answers.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
 
 
 def fkp(*words: str | Path, **options: object) -> subprocess.CompletedProcess[str]:

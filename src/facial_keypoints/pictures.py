@@ -15,7 +15,7 @@ import sys
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -270,7 +270,7 @@ def _in_folder(folder: Path) -> Iterator[Path]:
 
 def in_order(
     function: Callable[[_T], _R], items: Iterable[_T], *, threads: int, ahead: int
-) -> Iterator[_R]:
+) -> Generator[_R]:
     """Results of ``function`` in the order of ``items``, worked out by threads.
 
     Never more than ``ahead`` results are under way or waiting, so memory does not grow with the

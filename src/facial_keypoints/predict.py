@@ -6,7 +6,8 @@ Knows runtimes and pictures, not how models are stored nor where predictions go.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -184,7 +185,7 @@ class Predictor:
         batch_size: int = 128,
         readers: int | None = None,
         max_pixels: int = MAX_PIXELS,
-    ) -> Iterator[Prediction | PictureError]:
+    ) -> Generator[Prediction | PictureError]:
         """Answer picture files that are one face each, one after the other.
 
         Memory does not grow with the number of files: no more than two batches of small input
@@ -208,13 +209,14 @@ class Predictor:
                 return error
 
         # One more batch is read while this one is computed.
-        prepared = in_order(
+        reading = in_order(
             prepare, files, threads=readers or available_cores(), ahead=2 * batch_size
         )
-        while batch := list(islice(prepared, batch_size)):
-            answers = iter(self._answer([crop for crop in batch if isinstance(crop, _Crop)]))
-            for item in batch:
-                yield next(answers) if isinstance(item, _Crop) else item
+        with closing(reading):  # whoever stops early stops the readers with it
+            while batch := list(islice(reading, batch_size)):
+                answers = iter(self._answer([crop for crop in batch if isinstance(crop, _Crop)]))
+                for item in batch:
+                    yield next(answers) if isinstance(item, _Crop) else item
 
     def _crop(self, picture: ImageArray, source: str) -> _Crop:
         height, width = picture.shape[:2]
