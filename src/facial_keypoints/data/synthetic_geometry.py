@@ -74,7 +74,7 @@ _PICTURE_CHOICES = (
     "open", "blink", "hat", "hat_tone", "hat_shape", "ambient", "exposure", "gamma", "contrast",
     "blur", "noise", "degrade", "back_tone", "back_slope_x", "back_slope_y", "back_x", "back_y",
     "back_radius", "back_tilt", "back_split", "back_delta", "back_texture", "clothes", "collar",
-    "texture_x", "texture_y", "glasses_off", "glare", "dark_lens",
+    "texture_x", "texture_y", "grain_x", "grain_y", "glasses_off", "glare", "dark_lens",
 )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ WIDE = Framing(14.0, 7.5, 6.0, 2.8, 0.08, 0.96, by_eyes=False)
 
 @dataclass(frozen=True, eq=False)
 class FaceParameters:
-    """Everything that fixes N pictures except their noise.
+    """Everything that fixes N pictures.
 
     Args:
         values: Name -> (N, 1, 1) float32, ready to broadcast over pixel grids.

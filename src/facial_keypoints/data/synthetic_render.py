@@ -76,6 +76,21 @@ def _clouds(kind: int) -> Floats:
     return np.asarray(sheet / sheet.std(), np.float32)
 
 
+@cache
+def _grain() -> Floats:
+    """A 512 x 512 sheet of white noise: what a sensor adds to each pixel."""
+    return np.random.default_rng(10).standard_normal((512, 512), dtype=np.float32)
+
+
+def _cut_sheets(sheet: Floats, size: int, at_x: Floats, at_y: Floats) -> Floats:
+    """(N, size, size) pieces of a sheet, from places given as fractions of it."""
+    while len(sheet) < 2 * size:  # mirrored copies join without a seam
+        sheet = np.block([[sheet, sheet[:, ::-1]], [sheet[::-1], sheet[::-1, ::-1]]])
+    room = len(sheet) - size
+    x, y = (at_x.ravel() * room).astype(int), (at_y.ravel() * room).astype(int)
+    return np.stack([sheet[j : j + size, i : i + size] for i, j in zip(x, y, strict=True)])
+
+
 @dataclass(frozen=True)
 class _Window:
     """A rectangle of the same size in each picture; slices, since index arrays are far slower."""
@@ -104,18 +119,20 @@ class _Canvas:
         p = self.p = faces
         self.size = image_size
         self.unit = REFERENCE_SIZE / image_size  # pixels of size 96 per picture pixel
-        line = ((np.arange(image_size, dtype=np.float32) + 0.5) * self.unit - 0.5).astype(
-            np.float32
-        )
-        self.px, self.py = line[None, None, :], line[None, :, None]
+        self.px, self.py = self._lines(np.arange(image_size))
         self.x, self.y = faces.picture_to_plane(self.px, self.py)
-        self.u, self.v = faces.plane_to_face(self.x, self.y)
+        # What changes slowly is worked out on every second pixel, between the pixels, one node
+        # beyond the picture on each side, and then doubled; u and v are off by 0.02 at most.
+        nodes = 2.0 * np.arange(-1, (image_size + 1) // 2 + 1) + 0.5
+        self.coarse_plane = faces.picture_to_plane(*self._lines(nodes))
+        self.coarse = faces.plane_to_face(*self.coarse_plane)
+        self.u, self.v = self._doubled(self.coarse[0]), self._doubled(self.coarse[1])
         self.nose_at = self._window(*faces.nose_to_face(0.75 * faces["nose_v"]), 24.0, 21.0)
         self.nu, self.nv = faces.face_to_nose(self.nose_at.cut(self.u), self.nose_at.cut(self.v))
         self.ua = np.abs(self.u)
         self.soft = 1.2 * self.unit / p["scale"]  # width of an edge, face units
-        self.noise = self._texture(_clouds(0), p["texture_x"], p["texture_y"])
-        self.mottle = self._texture(_clouds(1), p["texture_y"], p["texture_x"])
+        self.noise = _cut_sheets(_clouds(0), image_size, p["texture_x"], p["texture_y"])
+        self.mottle = _cut_sheets(_clouds(1), image_size, p["texture_y"], p["texture_x"])
         # Tones: reflectance of skin, hair and lips, 0 black to 1 white.
         self.skin = 0.30 + 0.52 * p["skin"] ** 0.8
         grey = _ramp(p["age"], 0.65, 1.0) * 0.45
@@ -131,13 +148,16 @@ class _Canvas:
         self.outline()
         self.scene = np.empty_like(self.u)
 
-    def _texture(self, sheet: Floats, at_x: Floats, at_y: Floats) -> Floats:
-        n = self.size
-        while len(sheet) < 2 * n:  # mirrored copies join without a seam
-            sheet = np.block([[sheet, sheet[:, ::-1]], [sheet[::-1], sheet[::-1, ::-1]]])
-        room = len(sheet) - n
-        x, y = (at_x.ravel() * room).astype(int), (at_y.ravel() * room).astype(int)
-        return np.stack([sheet[j : j + n, i : i + n] for i, j in zip(x, y, strict=True)])
+    def _lines(self, positions: NDArray[Any]) -> tuple[Floats, Floats]:
+        """Coordinates along rows and columns, in pixels of a 96-pixel picture."""
+        line = ((positions + 0.5) * self.unit - 0.5).astype(np.float32)
+        return line[None, None, :], line[None, :, None]
+
+    def _doubled(self, grid: Floats) -> Floats:
+        """A coarse grid, linearly interpolated at every pixel of the picture."""
+        wide = (2 * grid.shape[2], 2 * grid.shape[1])
+        inner = slice(2, 2 + self.size)
+        return np.stack([cv2.resize(part, wide)[inner, inner] for part in grid])
 
     def _only(self, rows: NDArray[np.int64]) -> _Canvas:
         """A canvas of some of the faces: rare things are painted for their wearers alone."""
@@ -156,15 +176,17 @@ class _Canvas:
         self.half = p["face_width"] * np.sqrt(cos**2 + (1.08 * sin) ** 2)
         self.middle_y = 4.0 - 20.0 * np.sin(p["pitch"])
         self.chin_y = chin_y
-        from_middle = self.y - self.middle_y
+        x, y = self.coarse_plane
+        from_middle = y - self.middle_y
         below = from_middle * (1.0 / (chin_y - self.middle_y))
         down = np.clip(below, 0.0, 1.3)
-        self.centre_x = 8.0 * sin + down * (chin_x - 8.0 * sin)
+        centre_x = 8.0 * sin + down * (chin_x - 8.0 * sin)
         taper = 1.0 - p["jaw"] * down * down * (1.4 - 0.4 * down)
         ry2 = np.maximum(below, from_middle * (1.0 / (p["crown_v"] - self.middle_y))) ** 2
-        rx = (self.x - self.centre_x) / (self.half * taper)
+        rx = (x - centre_x) / (self.half * taper)
         # Between an ellipse (ry^2) and a box (ry^4): cheeks and jaw are squarer than an egg.
-        self.radius2 = rx * rx + ry2 * (0.45 + 0.55 * ry2)
+        self.centre_x = self._doubled(centre_x)
+        self.radius2 = self._doubled(rx * rx + ry2 * (0.45 + 0.55 * ry2))
         radius = np.sqrt(self.radius2 + 1e-6)
         self.rim = (radius - 1.0) * (0.9 * self.half)  # about the distance to the outline
 
@@ -253,8 +275,8 @@ class _Canvas:
     def relief(self) -> Floats:
         """Height of the face toward the camera, face units."""
         p = self.p
-        ua, v = self.ua, self.v
-        height = 36.0 * np.sqrt(np.maximum(1.0 - 0.93 * self.radius2, 0.0) + 0.004)
+        height: Floats = 36.0 * np.sqrt(np.maximum(1.0 - 0.93 * self.radius2, 0.0) + 0.004)
+        height += self._doubled(self._soft_relief())
         tip, base = p["nose_v"], p["nose_v"] + p["nose_base"]
         grow = np.clip((self.nv + 3) / (tip + 3), 0.0, 1.2)
         width = 4.2 + (0.75 * p["nose_width"] - 1.0) * grow * grow
@@ -263,15 +285,22 @@ class _Canvas:
         wing_u = (np.abs(self.nu) - 0.78 * p["nose_width"]) / 3.4
         nose += 2.2 * _bump(wing_u**2 + ((self.nv - base + 2.4) / 3.8) ** 2)
         self.nose_at.add(height, nose)
+        return height
+
+    def _soft_relief(self) -> Floats:
+        """The broad forms besides head and nose, on the coarse grid."""
+        p = self.p
+        u, v = self.coarse
+        ua = np.abs(u)
         eye_u = (ua - p["eye_u"] + 1.5) / 12
-        height -= 3.4 * _bump(eye_u * eye_u + ((v + 0.5) / 8.5) ** 2)
+        height = -3.4 * _bump(eye_u * eye_u + ((v + 0.5) / 8.5) ** 2)
         height += 1.8 * _bump(((ua - p["eye_u"]) / 8.5) ** 2 + (v / 5.5) ** 2)
         height += (1.2 + 1.4 * self.male) * _bump(((ua - 17) / 19) ** 2 + ((v + 10) / 7) ** 2)
         full = 2.2 + 0.7 * np.maximum(p["smile"], 0.0)
         height += full * _bump(((ua - 22) / 15) ** 2 + ((v - 20) / 15) ** 2)
-        height += 2.4 * _bump((self.u / 15) ** 2 + ((v - p["chin_v"] + 8) / 9) ** 2)
-        height -= 1.5 * _bump((self.u / 14) ** 2 + ((v - p["lip_bottom"] - 3.5) / 5) ** 2)
-        height += 2.4 * _bump((self.u / 19) ** 2 + ((v - p["mouth_v"]) / 13) ** 2)
+        height += 2.4 * _bump((u / 15) ** 2 + ((v - p["chin_v"] + 8) / 9) ** 2)
+        height -= 1.5 * _bump((u / 14) ** 2 + ((v - p["lip_bottom"] - 3.5) / 5) ** 2)
+        height += 2.4 * _bump((u / 19) ** 2 + ((v - p["mouth_v"]) / 13) ** 2)
         return height
 
     def lighting(self) -> None:
@@ -303,31 +332,28 @@ class _Canvas:
     def shadows(self) -> Floats:
         """Soft darkening that relief alone does not give: folds, sockets, under the nose and lip."""
         p = self.p
-        ua, v = self.ua, self.v
+        u, v = self.coarse
+        ua = np.abs(u)
         base = p["nose_v"] + p["nose_base"]
         dark = 0.22 * _bump(((ua - p["eye_u"] + 6.5) / 5.5) ** 2 + ((v + 1.5) / 6.5) ** 2)
         dark += 0.16 * _bump(((ua - p["eye_u"]) / 10) ** 2 + ((v + 4) / 5) ** 2)
-        bag = (0.06 + 0.16 * p["age"]) * _bump(
-            ((ua - p["eye_u"] + 1) / 8) ** 2 + ((v - 5.6) / 2.6) ** 2
-        )
-        dark += bag
-        under = (self.nu / (p["nose_width"] + 1.5)) ** 2 + ((self.nv - base - 1) / 4) ** 2
-        wing = (np.abs(self.nu) - p["nose_width"] - 0.6) / 1.7
-        beside = wing * wing + ((self.nv - base + 2.6) / 4.5) ** 2
-        self.nose_at.add(dark, 0.22 * _bump(under) + 0.20 * _bump(beside))
-        dark += 0.20 * _bump((self.u / 9) ** 2 + ((v - p["lip_bottom"] - 2.2) / 3) ** 2)
+        bag = _bump(((ua - p["eye_u"] + 1) / 8) ** 2 + ((v - 5.6) / 2.6) ** 2)
+        dark += (0.06 + 0.16 * p["age"]) * bag
+        dark += 0.20 * _bump((u / 9) ** 2 + ((v - p["lip_bottom"] - 2.2) / 3) ** 2)
         # The fold from the nose's wing to beside the mouth's corner.
         along = np.clip((v - base + 3) / (p["mouth_v"] - base + 3), 0.0, 1.0)
         fold_u = p["nose_width"] + 2.0 + along * (p["mouth_half"] - p["nose_width"] + 2.5)
         fold_u = fold_u + 3.0 * along * (1.0 - along)
-        fold = (
-            _bump(((ua - fold_u) / 3.4) ** 2)
-            * _ramp(along, 0.0, 0.25)
-            * (1 - _ramp(along, 0.7, 1.0))
-        )
+        fold = _bump(((ua - fold_u) / 3.4) ** 2)
+        fold *= _ramp(along, 0.0, 0.25) * (1 - _ramp(along, 0.7, 1.0))
         dark += fold * (0.03 + 0.08 * p["age"] + 0.03 * np.maximum(p["smile"], 0.0))
-        capped: Floats = np.minimum(dark, 0.8)
-        return capped
+        dark = self._doubled(dark)
+        under = (self.nu / (p["nose_width"] + 1.5)) ** 2 + ((self.nv - base - 1) / 4) ** 2
+        wing = (np.abs(self.nu) - p["nose_width"] - 0.6) / 1.7
+        beside = wing * wing + ((self.nv - base + 2.6) / 4.5) ** 2
+        self.nose_at.add(dark, 0.22 * _bump(under) + 0.20 * _bump(beside))
+        np.minimum(dark, 0.8, out=dark)
+        return dark
 
     def nostrils(self, albedo: Floats) -> None:
         p = self.p
@@ -514,23 +540,24 @@ class _Canvas:
     def hair_front(self) -> None:
         p = self.p
         curly = self.curly
-        volume = (2.0 + 5.0 * p["hair_style"] + 4.0 * curly) * _ramp(-self.y, -25.0, 10.0)
-        outer = self.rim - volume + (0.4 + 0.8 * curly) * self.noise
-        outer = outer + volume * self.bald + 50.0 * self.bald * _ramp(-self.y, 2.0, 26.0)
         fringe = (p["fringe"] < 0.22) * (1.0 - self.bald)
-        recede = self.male * p["age"] * 7.0
+        u, v = self.coarse
+        ua, y = np.abs(u), self.coarse_plane[1]
+        volume = (2.0 + 5.0 * p["hair_style"] + 4.0 * curly) * (1.0 - self.bald)
+        lift = 50.0 * self.bald * _ramp(-y, 2.0, 26.0) - volume * _ramp(-y, -25.0, 10.0)
+        outer = self.rim + self._doubled(lift) + (0.4 + 0.8 * curly) * self.noise
+        recede = p["hairline_v"] - self.male * p["age"] * 7.0 * (
+            1.0 + 0.5 * _bump(((ua - 16) / 12) ** 2)
+        )
         part = 1.6 * (p["streak"] - 0.5)  # hair combed to one side starts higher on the other
-        temples = p["hairline_curve"] * self.u**2 + 0.18 * part * self.u * (1 - fringe)
-        line = p["hairline_v"] - recede * (1.0 + 0.5 * _bump(((self.ua - 16) / 12) ** 2)) + temples
-        line = line + fringe * (13.0 + 4.0 * np.sin(0.07 * self.u + 6 * p["streak"]))
-        line = line - self.bald * 14
-        ragged = 0.5 + 1.4 * fringe
+        line = recede + p["hairline_curve"] * u**2 + 0.18 * part * u * (1 - fringe)
+        line += fringe * (13.0 + 4.0 * np.sin(0.07 * u + 6 * p["streak"])) - self.bald * 14
         roots = self.strands + curly * (self.noise - self.strands)
-        above = self.v - line + ragged * roots
+        above = self._doubled(v - line) + (0.5 + 1.4 * fringe) * roots
         # Sides: down to the ears, or past the jaw for long hair.
         inset = p["face_width"] * (0.86 + 0.06 * p["fringe"]) - 3.0 * self.long
         low = 5.0 - 2.0 * self.bald + 100 * self.long
-        side = np.maximum(inset - self.ua - 0.12 * np.maximum(-6 - self.v, 0.0), self.v - low)
+        side = self._doubled(np.maximum(inset - ua - 0.12 * np.maximum(-6 - v, 0.0), v - low))
         # One soft minimum of both, so that the temples are round.
         a, b = np.clip(above, -9.0, 9.0), np.clip(side + 0.6 * self.noise, -9.0, 9.0)
         inner = 0.5 * (a + b - np.sqrt((a - b) ** 2 + 12.0)) + 0.8
@@ -614,9 +641,7 @@ class _Canvas:
             self.scene[rows] = part.scene
 
 
-def _photograph(
-    scene: Floats, faces: FaceParameters, generators: list[np.random.Generator]
-) -> NDArray[np.uint8]:
+def _photograph(scene: Floats, faces: FaceParameters) -> NDArray[np.uint8]:
     """Contrast, gamma, blur, sensor noise, poor scans and JPEG, picture by picture."""
     contrast = 0.80 + 0.45 * faces["contrast"]
     gamma = 0.75 + 0.6 * faces["gamma"]
@@ -628,7 +653,8 @@ def _photograph(
     per_unit = size / REFERENCE_SIZE
     blur, noise = faces["blur"].ravel(), faces["noise"].ravel()
     degrade = faces["degrade"].ravel()
-    for i, rng in enumerate(generators):
+    grains = _cut_sheets(_grain(), size, faces["grain_x"], faces["grain_y"])
+    for i, grain in enumerate(grains):
         picture = bright[i]
         sigma = (0.35 + 1.2 * float(blur[i]) ** 3) * per_unit
         picture = cv2.GaussianBlur(picture, (0, 0), sigma)
@@ -636,8 +662,7 @@ def _photograph(
             small = max(8, int(size * (0.35 + 3.0 * float(degrade[i]))))
             picture = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
             picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
-        grain = rng.standard_normal((size, size), dtype=np.float32)
-        picture = picture + grain * np.float32(0.8 + 7.0 * float(noise[i]) ** 3)
+        picture = picture + grain * np.float32(0.8 + 6.0 * float(noise[i]) ** 3)
         flat = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
         if degrade[i] > 0.75:
             quality = int(35 + 200 * (float(degrade[i]) - 0.75))
@@ -647,18 +672,14 @@ def _photograph(
     return pixels
 
 
-def render_faces(
-    faces: FaceParameters, image_size: int, generators: list[np.random.Generator]
-) -> NDArray[np.uint8]:
+def render_faces(faces: FaceParameters, image_size: int) -> NDArray[np.uint8]:
     """Paint a batch of faces.
 
     Args:
         faces: N sets of parameters.
         image_size: Side S of the square pictures in pixels.
-        generators: N random generators, one per picture, for its noise.
 
     Returns:
         (N, S, S, 1) uint8. A picture does not depend on the others of its batch.
     """
-    scene = _Canvas(faces, image_size).paint()
-    return _photograph(scene, faces, generators)[..., None]
+    return _photograph(_Canvas(faces, image_size).paint(), faces)[..., None]
