@@ -794,7 +794,7 @@ def write_table(
 
 
 def _flat(images: ImageArray) -> ImageArray:
-    return images.reshape(len(images), -1)
+    return images.reshape(len(images), int(np.prod(images.shape[1:])))  # -1 fails on no rows
 
 
 def _write_text(path: Path, lines: list[str]) -> None:
