@@ -44,9 +44,7 @@ def main() -> None:
 
     def bare() -> float:
         start = time.perf_counter()
-        model.fit(
-            images, targets, sample_weight=weights, batch_size=recipe.batch_size, verbose=0
-        )
+        model.fit(images, targets, sample_weight=weights, batch_size=recipe.batch_size, verbose=0)
         return time.perf_counter() - start
 
     def ours() -> float:
@@ -61,7 +59,9 @@ def main() -> None:
     print(f"pairs {options.pairs}, {options.faces} faces of 96×96, batch {recipe.batch_size}")
     print(f"bare fit     {options.faces / np.median([b for b, _ in pairs]):6.0f} images/s")
     print(f"cnn-flip     {rate:6.0f} images/s")
-    print(f"share        {np.median(shares):.3f} (lowest {shares[0]:.3f}, highest {shares[-1]:.3f})")
+    print(
+        f"share        {np.median(shares):.3f} (lowest {shares[0]:.3f}, highest {shares[-1]:.3f})"
+    )
 
 
 if __name__ == "__main__":
