@@ -102,3 +102,46 @@ def test_only_faces_that_fit_are_written_as_kaggle(tmp_path: Path) -> None:
         save_dataset(faces(), tmp_path, "kaggle")
     with pytest.raises(ValueError, match="format must be"):
         save_dataset(faces(), tmp_path, "pts")  # type: ignore[arg-type]
+
+
+def keep_columns(table: Path, *names: str) -> None:
+    """Rewrite a csv with the picture and the named keypoints only."""
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    kept = [i for i, c in enumerate(rows[0]) if c == "image" or c.rsplit("_", 1)[0] in names]
+    table.write_text("\n".join(",".join(row[i] for i in kept) for row in rows))
+
+
+def test_points_that_a_table_does_not_name_are_not_labelled(tmp_path: Path) -> None:
+    given = faces()
+    save_dataset(given, tmp_path, "csv")
+    keep_columns(tmp_path / "faces.csv", "nose_tip", "left_eye_inner_corner")
+    loaded = load_dataset(tmp_path)
+    assert loaded.schema == KAGGLE15
+    assert loaded.keypoints.labeled.sum(axis=0).tolist() == [0, 0, 3] + [0] * 7 + [4] + [0] * 4
+    np.testing.assert_allclose(loaded.keypoints.xy[:, 10], given.keypoints.xy[:, 10], rtol=1e-6)
+
+
+@pytest.mark.parametrize("format", ["coco", "csv"])
+def test_a_schema_names_and_orders_the_points(tmp_path: Path, format: str) -> None:
+    given = faces(FIVE)
+    save_dataset(given, tmp_path, format)
+    names = (*FIVE.keypoint_names[::-1], "chin")
+    wanted = KeypointSchema("mine", names, (1, 0, 2, 4, 3, 5), names[:2])
+    loaded = load_dataset(tmp_path, schema=wanted)
+    assert loaded.schema is wanted
+    np.testing.assert_allclose(
+        loaded.keypoints.xy[:, :5], given.keypoints.xy[:, ::-1], rtol=1e-6, equal_nan=True
+    )
+    assert not loaded.keypoints.labeled[:, 5].any()
+    other = KeypointSchema("other", names[:4], (1, 0, 2, 3), names[:2])
+    with pytest.raises(DataError, match="labels 'left_eye_center', which the schema 'other'"):
+        load_dataset(tmp_path, schema=other)
+
+
+def test_resizing_keeps_the_shape_of_a_face_as_prediction_does(tmp_path: Path) -> None:
+    given = faces()  # 20 high, 26 wide
+    save_dataset(given, tmp_path, "csv")
+    loaded = load_dataset(tmp_path, size=(52, 52), channels=3)
+    assert loaded.images.shape == (4, 52, 52, 3)
+    expected = given.keypoints.xy * 2 + 0.5 + np.array([0, 6], np.float32)
+    np.testing.assert_allclose(loaded.keypoints.xy, expected, rtol=1e-5)

@@ -1,10 +1,25 @@
-"""Built-in keypoint schemas and look-up by name."""
+"""Built-in keypoint schemas, look-up by name, and schemas that users write down themselves."""
 
 from __future__ import annotations
 
-from facial_keypoints.types import KeypointSchema
+import json
+import os
+from pathlib import Path
+from typing import Any
 
-__all__ = ["FIVE", "IBUG68", "KAGGLE15", "STYLE_B_POINTS", "get_schema", "list_schemas"]
+from facial_keypoints.errors import DataError, MissingExtraError
+from facial_keypoints.types import BoolArray, KeypointSchema
+
+__all__ = [
+    "FIVE",
+    "IBUG68",
+    "KAGGLE15",
+    "STYLE_B_POINTS",
+    "get_schema",
+    "list_schemas",
+    "load_schema",
+    "select_keypoints",
+]
 
 KAGGLE15 = KeypointSchema(
     name="kaggle15",
@@ -119,3 +134,135 @@ def get_schema(name: str) -> KeypointSchema:
         raise ValueError(
             f"no schema is named '{name}'; choose from {', '.join(_SCHEMAS)}."
         ) from None
+
+
+_KEYS = ("name", "keypoints", "pairs", "norm_pair", "edges")
+
+
+def load_schema(schema: str | os.PathLike[str]) -> KeypointSchema:
+    """A built-in schema by its name, or one that a user wrote down in a file.
+
+    The file is YAML or, with the suffix ``.json``, JSON::
+
+        name: profile                        # the file's name when left out
+        keypoints: [chin, left_nostril, right_nostril]
+        pairs: [[left_nostril, right_nostril]]      # every other keypoint lies on the midline
+        norm_pair: [left_nostril, right_nostril]    # their distance normalises errors; the first
+                                                    # pair when left out
+        edges: [[left_nostril, chin], [chin, right_nostril]]    # drawing only
+
+    Args:
+        schema: Name of a built-in schema, or path of a file.
+
+    Raises:
+        DataError: There is no such schema, or the file does not describe one.
+        MissingExtraError: The file is YAML and PyYAML is not installed.
+
+    Example:
+        >>> load_schema("five").num_keypoints
+        5
+    """
+    if str(schema) in _SCHEMAS:
+        return _SCHEMAS[str(schema)]
+    path = Path(schema)
+    content = _read_mapping(path)
+    if unknown := [key for key in content if key not in _KEYS]:
+        raise DataError(f"{path}: unknown entry '{unknown[0]}'; known are {', '.join(_KEYS)}.")
+    names = _names(path, "keypoints", content.get("keypoints"))
+    if not names:
+        raise DataError(f"{path}: 'keypoints' must list the names of the keypoints.")
+    pairs = _index_pairs(path, "pairs", content.get("pairs"), names)
+    swap = list(range(len(names)))
+    for a, b in pairs:
+        if a == b or swap[a] != a or swap[b] != b:
+            raise DataError(
+                f"{path}: 'pairs' names '{names[a]}' or '{names[b]}' twice; a keypoint has one "
+                "left/right partner."
+            )
+        swap[a], swap[b] = b, a
+    # Without a word from the user: the first left/right pair, which has some distance in a face.
+    norm = pairs[0] if pairs else (0, len(names) - 1)
+    if "norm_pair" in content:
+        norm = _index_pairs(path, "norm_pair", [content["norm_pair"]], names)[0]
+    try:
+        return KeypointSchema(
+            name=str(content.get("name", path.stem)),
+            keypoint_names=tuple(names),
+            swap=tuple(swap),
+            norm_pair=(names[norm[0]], names[norm[1]]),
+            edges=tuple(_index_pairs(path, "edges", content.get("edges"), names)),
+        )
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def select_keypoints(schema: KeypointSchema, wanted: BoolArray) -> KeypointSchema:
+    """A schema of some of the keypoints, and of their left/right partners.
+
+    Args:
+        schema: The whole schema.
+        wanted: (K,) bool: which keypoints to keep; at least one.
+
+    Returns:
+        The smaller schema under the same name, order kept; ``schema`` itself when nothing is left
+        out. Its ``norm_pair`` is the old one if it is kept, else its first left/right pair.
+    """
+    kept = [k for k in range(schema.num_keypoints) if wanted[k] or wanted[schema.swap[k]]]
+    if len(kept) == schema.num_keypoints:
+        return schema
+    names = tuple(schema.keypoint_names[k] for k in kept)
+    swap = tuple(kept.index(schema.swap[k]) for k in kept)
+    pairs = [(i, j) for i, j in enumerate(swap) if i < j] or [(0, len(kept) - 1)]
+    norm = schema.norm_pair
+    if not set(norm) <= set(names):
+        norm = (names[pairs[0][0]], names[pairs[0][1]])
+    edges = tuple((kept.index(a), kept.index(b)) for a, b in schema.edges if {a, b} <= set(kept))
+    return KeypointSchema(schema.name, names, swap, norm, edges, schema.styles)
+
+
+def _read_mapping(path: Path) -> dict[Any, Any]:
+    if not path.is_file():
+        raise DataError(
+            f"there is no schema '{path}': name a .yaml or .json file, or one of "
+            f"{', '.join(_SCHEMAS)}."
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            content = json.loads(text)
+        else:
+            try:
+                import yaml
+            except ModuleNotFoundError as error:
+                raise MissingExtraError("yaml", "train", f"Reading {path.name}") from error
+            try:
+                content = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ValueError(" ".join(str(error).split())) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a schema ({error}).") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: a schema has entries like 'keypoints: [...]'.")
+    return content
+
+
+def _names(path: Path, key: str, value: Any) -> list[str]:
+    """A list of distinct names."""
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise DataError(f"{path}: '{key}' must be a list of names, received {value!r}.")
+    if len(set(value)) != len(value):
+        raise DataError(f"{path}: '{key}' names a keypoint twice.")
+    return value
+
+
+def _index_pairs(path: Path, key: str, value: Any, names: list[str]) -> list[tuple[int, int]]:
+    """Pairs of names as pairs of indices."""
+    found = []
+    for pair in value if isinstance(value, list) else [] if value is None else [value]:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise DataError(f"{path}: '{key}' takes pairs of two names, received {pair!r}.")
+        for name in pair:
+            if name not in names:
+                raise DataError(f"{path}: '{key}' names '{name}', which is not in 'keypoints'.")
+        found.append((names.index(pair[0]), names.index(pair[1])))
+    return found

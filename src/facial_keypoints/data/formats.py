@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from facial_keypoints.data.kaggle import load_kaggle, style_of_rows, write_table
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.files import atomic_path, write_json, write_text
-from facial_keypoints.geometry import resize_transform
+from facial_keypoints.pictures import fit_picture
 from facial_keypoints.schemas import get_schema, list_schemas
 from facial_keypoints.types import FaceDataset, ImageArray, Keypoints, KeypointSchema
 
@@ -37,6 +37,8 @@ def load_dataset(
     *,
     group_by: str | None = None,
     size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    schema: KeypointSchema | None = None,
 ) -> FaceDataset:
     """Read labelled faces, whatever the format; the content decides.
 
@@ -45,7 +47,11 @@ def load_dataset(
             a csv with an ``image`` column of paths, relative to the csv, or the folder of its
             ``faces.csv``.
         group_by: Column (csv formats) that says which rows belong together.
-        size: (height, width) to resize pictures and points to; needed where sizes differ.
+        size: (height, width) to bring pictures and points to, as prediction does: the whole
+            picture, its shape kept, in the middle; needed where sizes differ.
+        channels: 1 to make pictures grey, 3 to make them RGB.
+        schema: Keypoints of the faces; those that the data does not name are not labelled. When
+            left out: the first built-in schema that knows all the names.
 
     Raises:
         DataError: The path holds no data set, or a damaged one.
@@ -55,14 +61,20 @@ def load_dataset(
         if (location / name).is_file():
             location = location / name
     if location.suffix.lower() == ".json" and location.is_file():
-        dataset = _load_coco(location, size)
-    elif location.suffix.lower() == ".csv" and location.is_file() and _has_paths(location):
-        dataset = _load_csv(location, size, group_by)
-    else:
-        dataset = load_kaggle(location, group_by=group_by)
-        if size is not None and size != dataset.image_size:
-            dataset = _stack(list(dataset.images), dataset.keypoints, dataset, size)
-    return dataset
+        return _load_coco(location, size, channels, schema)
+    if location.suffix.lower() == ".csv" and location.is_file() and _has_paths(location):
+        return _load_csv(location, size, channels, schema, group_by)
+    dataset = load_kaggle(location, group_by=group_by)
+    keypoints = dataset.keypoints
+    if schema is not None and schema.keypoint_names != dataset.schema.keypoint_names:
+        names = dataset.schema.keypoint_names
+        _schema_of(names, location, schema)
+        xy = np.full((len(dataset), schema.num_keypoints, 2), np.nan, np.float32)
+        xy[:, [schema.index(name) for name in names]] = keypoints.xy
+        keypoints = Keypoints(xy, schema)
+    elif size in (None, dataset.image_size) and channels in (None, dataset.images.shape[3]):
+        return dataset
+    return _stack(list(dataset.images), keypoints, dataset, size, channels)
 
 
 def save_dataset(
@@ -134,16 +146,24 @@ def _coco(dataset: FaceDataset, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _load_coco(path: Path, size: tuple[int, int] | None) -> FaceDataset:
+def _load_coco(
+    path: Path,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    schema: KeypointSchema | None,
+) -> FaceDataset:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        schema = _schema_of(content["categories"][0]["keypoints"], path)
-        order = [content["categories"][0]["keypoints"].index(n) for n in schema.keypoint_names]
+        labels = list(content["categories"][0]["keypoints"])
+        schema = _schema_of(labels, path, schema)
+        order = [schema.index(name) for name in labels]
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
         names, rows = [], []
         for annotation in content["annotations"]:
-            triples = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)[order]
-            rows.append(np.where(triples[:, 2:] > 0, triples[:, :2], np.nan))
+            triples = np.array(annotation["keypoints"], np.float64).reshape(len(order), 3)
+            row = np.full((schema.num_keypoints, 2), np.nan)
+            row[order] = np.where(triples[:, 2:] > 0, triples[:, :2], np.nan)
+            rows.append(row)
             names.append(files[annotation["image_id"]])
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise DataError(
@@ -152,7 +172,7 @@ def _load_coco(path: Path, size: tuple[int, int] | None) -> FaceDataset:
         ) from error
     if len(set(names)) != len(names):
         raise DataError(f"{path}: a picture has more than one face; cut faces out first.")
-    return _assemble(path, names, rows, schema, size, None)
+    return _assemble(path, names, rows, schema, size, channels, None)
 
 
 def _has_paths(path: Path) -> bool:
@@ -161,16 +181,26 @@ def _has_paths(path: Path) -> bool:
     return header[0].strip('"') == "image"
 
 
-def _load_csv(path: Path, size: tuple[int, int] | None, group_by: str | None) -> FaceDataset:
+def _load_csv(
+    path: Path,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    schema: KeypointSchema | None,
+    group_by: str | None,
+) -> FaceDataset:
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle)
             columns = [c for c in reader.fieldnames or [] if c not in ("image", group_by)]
-            schema = _schema_of(list(dict.fromkeys(c.rsplit("_", 1)[0] for c in columns)), path)
+            labels = list(dict.fromkeys(c.rsplit("_", 1)[0] for c in columns))
+            schema = _schema_of(labels, path, schema)
             names, rows, groups = [], [], []
             for number, row in enumerate(reader, start=1):
                 values = []
                 for name in schema.keypoint_names:
+                    if name not in labels:
+                        values += [math.nan, math.nan]
+                        continue
                     for axis in "xy":
                         column = f"{name}_{axis}"
                         if column not in row or row[column] is None:
@@ -190,16 +220,28 @@ def _load_csv(path: Path, size: tuple[int, int] | None, group_by: str | None) ->
                     groups.append(row[group_by])
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a UTF-8 csv ({error}).") from error
-    return _assemble(path, names, rows, schema, size, groups if group_by is not None else None)
+    grouped = groups if group_by is not None else None
+    return _assemble(path, names, rows, schema, size, channels, grouped)
 
 
-def _schema_of(names: Sequence[str], path: Path) -> KeypointSchema:
-    for schema in map(get_schema, list_schemas()):
-        if set(schema.keypoint_names) == set(names) and len(names) == schema.num_keypoints:
-            return schema
+def _schema_of(names: Sequence[str], path: Path, schema: KeypointSchema | None) -> KeypointSchema:
+    """The schema that was asked for, or the built-in one that fits the names most closely."""
+    if len(set(names)) != len(names):
+        raise DataError(f"{path} names a keypoint twice.")
+    if schema is not None:
+        if unknown := [name for name in names if name not in schema.keypoint_names]:
+            raise DataError(
+                f"{path} labels '{unknown[0]}', which the schema '{schema.name}' does not list: add it "
+                "there or rename the column."
+            )
+        return schema
+    known = [get_schema(name) for name in list_schemas()]
+    exact = [s for s in known if set(s.keypoint_names) == set(names)]
+    for found in [*exact, *(s for s in known if names and set(names) < set(s.keypoint_names))]:
+        return found
     raise DataError(
         f"{path} labels {len(names)} keypoints that make up no known schema "
-        f"({', '.join(list_schemas())}); rename its keypoints."
+        f"({', '.join(list_schemas())}): rename them, or describe them in a schema file."
     )
 
 
@@ -209,6 +251,7 @@ def _assemble(
     rows: Sequence[NDArray[np.float64]],
     schema: KeypointSchema,
     size: tuple[int, int] | None,
+    channels: int | None,
     groups: Sequence[str] | None,
 ) -> FaceDataset:
     if not names:
@@ -230,7 +273,7 @@ def _assemble(
         styles=styles,
         groups=None if groups is None else np.asarray(groups),  # type: ignore[arg-type]
     )
-    return _stack(images, keypoints, like, size)
+    return _stack(images, keypoints, like, size, channels)
 
 
 def _read_picture(path: Path, number: int, name: str) -> ImageArray:
@@ -253,8 +296,9 @@ def _stack(
     keypoints: Keypoints,
     like: FaceDataset,
     size: tuple[int, int] | None,
+    channels: int | None,
 ) -> FaceDataset:
-    """One array of pictures, resized with their points when a size is asked for."""
+    """One array of pictures, brought with their points to the size and channels asked for."""
     sizes = {image.shape[:2] for image in images}
     if size is None and len(sizes) > 1:
         found = " and ".join(f"{w} × {h}" for h, w in sorted(sizes)[:2])
@@ -263,13 +307,14 @@ def _stack(
             "to resize them."
         )
     xy = keypoints.xy.copy()
-    if size is not None:
-        resized = []
+    if size is not None or channels is not None:
+        fitted = []
         for i, image in enumerate(images):
-            xy[i] = resize_transform((image.shape[0], image.shape[1]), size).apply(xy[i])
-            small = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
-            resized.append(np.asarray(small, np.uint8).reshape(*size, image.shape[2]))
-        images = resized
+            height, width = size or (image.shape[0], image.shape[1])
+            picture, crop = fit_picture(image, (height, width), channels or image.shape[2])
+            xy[i] = crop.apply(xy[i])
+            fitted.append(picture)
+        images = fitted
     return FaceDataset(
         images=np.stack(images),
         keypoints=Keypoints(xy, keypoints.schema),

@@ -1,0 +1,99 @@
+"""Schemas that users write down, and parts of schemas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facial_keypoints.errors import DataError
+from facial_keypoints.schemas import FIVE, KAGGLE15, load_schema, select_keypoints
+
+PROFILE = """
+keypoints: [chin, left_nostril, right_nostril]
+pairs:
+  - [right_nostril, left_nostril]
+edges: [[left_nostril, chin]]
+"""
+
+
+def written(folder: Path, text: str, name: str = "profile.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_schema_is_read_from_yaml(tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    schema = load_schema(written(tmp_path, PROFILE))
+    assert schema.name == "profile"
+    assert schema.keypoint_names == ("chin", "left_nostril", "right_nostril")
+    assert schema.swap == (0, 2, 1)
+    assert schema.norm_pair == ("right_nostril", "left_nostril")  # the first pair
+    assert schema.edges == ((1, 0),)
+
+
+def test_json_says_the_same_without_yaml(tmp_path: Path) -> None:
+    text = json.dumps(
+        {"name": "p", "keypoints": ["a", "b", "c"], "pairs": [["a", "b"]], "norm_pair": ["a", "c"]}
+    )
+    schema = load_schema(written(tmp_path, text, "p.json"))
+    assert (schema.name, schema.swap, schema.norm_pair) == ("p", (1, 0, 2), ("a", "c"))
+
+
+def test_built_in_schemas_go_by_name() -> None:
+    assert load_schema("kaggle15") is KAGGLE15
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({}, "'keypoints' must be a list of names"),
+        ({"keypoints": []}, "'keypoints' must list"),
+        ({"keypoints": ["a", 3]}, "must be a list of names"),
+        ({"keypoints": ["a", "a"]}, "names a keypoint twice"),
+        ({"keypoints": ["a", "b"], "pairs": [["a", "c"]]}, "names 'c', which is not in"),
+        ({"keypoints": ["a", "b"], "pairs": [["a"]]}, "takes pairs of two names"),
+        ({"keypoints": ["a", "b"], "pairs": "ab"}, "takes pairs of two names"),
+        ({"keypoints": ["a", "b", "c"], "pairs": [["a", "b"], ["b", "c"]]}, "twice"),
+        ({"keypoints": ["a", "b"], "norm_pair": ["a", "x"]}, "names 'x'"),
+        ({"keypoints": ["a"], "points": ["a"]}, "unknown entry 'points'"),
+        (["a"], "has entries like"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, content: object, words: str) -> None:
+    path = written(tmp_path, json.dumps(content), "s.json")
+    with pytest.raises(DataError, match=words) as caught:
+        load_schema(path)
+    assert str(path) in str(caught.value)
+
+
+def test_no_file_and_a_broken_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no schema 'kaggle16'.*kaggle15, five, ibug68"):
+        load_schema("kaggle16")
+    with pytest.raises(DataError, match="cannot be read as a schema"):
+        load_schema(written(tmp_path, "{", "s.json"))
+    pytest.importorskip("yaml")
+    with pytest.raises(DataError, match="cannot be read as a schema"):
+        load_schema(written(tmp_path, "keypoints: [a", "s.yaml"))
+
+
+def test_a_part_of_a_schema_keeps_partners_and_order() -> None:
+    wanted = np.zeros(15, bool)
+    wanted[[KAGGLE15.index(n) for n in ("nose_tip", "mouth_left_corner", "left_eye_center")]] = True
+    part = select_keypoints(KAGGLE15, wanted)
+    assert set(part.keypoint_names) == set(FIVE.keypoint_names)
+    assert part.keypoint_names == FIVE.keypoint_names
+    assert part.swap == FIVE.swap
+    assert part.norm_pair == KAGGLE15.norm_pair
+    assert select_keypoints(KAGGLE15, np.ones(15, bool)) is KAGGLE15
+
+
+def test_a_part_without_the_eyes_takes_another_pair_for_its_norm() -> None:
+    wanted = np.zeros(15, bool)
+    wanted[[KAGGLE15.index("mouth_left_corner"), KAGGLE15.index("mouth_center_top_lip")]] = True
+    part = select_keypoints(KAGGLE15, wanted)
+    assert part.norm_pair == ("mouth_left_corner", "mouth_right_corner")
+    assert len(part.edges) == 2  # from each corner to the lip
