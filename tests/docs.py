@@ -1,6 +1,7 @@
 """The parts of README.md that are made from the code, so that they cannot drift from it.
 
 ``python tests/docs.py --write`` rewrites them; ``tests/test_docs.py`` fails when they are stale.
+``python tests/docs.py --notebook`` runs the notebook's text and saves it with its pictures.
 """
 
 from __future__ import annotations
@@ -52,7 +53,20 @@ def rewritten(text: str) -> str:
     return BLOCK.sub(lambda m: m[1] + command_table() + m[2], text)
 
 
+def run_notebook() -> None:
+    """Execute the notebook's text pair, and save it with what it showed."""
+    import jupytext
+    import nbclient
+
+    text = README.parent / "notebooks" / "facial-keypoints-detection.py"
+    notebook = jupytext.read(text)
+    nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3").execute()
+    jupytext.write(notebook, text.with_suffix(".ipynb"))
+
+
 if __name__ == "__main__":
+    if "--notebook" in sys.argv:
+        run_notebook()
     fresh = rewritten(README.read_text())
     if "--write" in sys.argv:
         README.write_text(fresh)
