@@ -52,6 +52,9 @@ __all__ = [
     "RmsePixels",
     "TrainedRun",
     "compile_model",
+    "git_revision",
+    "history_csv",
+    "library_versions",
     "load_run",
     "predict_keypoints",
     "split_faces",
@@ -519,7 +522,7 @@ def train(
     with atomic_path(directory / "model.keras") as temporary:
         model.save(temporary)
         embed_spec(temporary, spec)
-    write_text(directory / "history.csv", _history_csv(progress.history))
+    write_text(directory / "history.csv", history_csv(progress.history))
     write_json(
         directory / "run.json",
         {
@@ -534,8 +537,8 @@ def train(
             "history": progress.history,
             "warm_start": str(warm_start) if warm_start else None,
             "started": started,
-            "versions": _versions(),
-            "git_revision": _git_revision(),
+            "versions": library_versions(),
+            "git_revision": git_revision(),
         },
     )
     for leftover in ("checkpoint", "base", "specialists"):
@@ -586,7 +589,8 @@ def load_run(directory: Path | str) -> TrainedRun:
         ) from error
 
 
-def _history_csv(history: Mapping[str, list[float]]) -> str:
+def history_csv(history: Mapping[str, list[float]]) -> str:
+    """One line an epoch, as text."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = list(history)
@@ -597,7 +601,8 @@ def _history_csv(history: Mapping[str, list[float]]) -> str:
     return buffer.getvalue()
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Versions of what trains, by name."""
     backend = keras.backend.backend()
     library = importlib.import_module(backend)
     return {
@@ -609,7 +614,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
     """The revision of the source that ran, or ``None`` when it is not a git checkout."""
     try:
         answer = subprocess.run(

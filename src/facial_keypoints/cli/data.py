@@ -13,7 +13,7 @@ from facial_keypoints.cli import options as o
 from facial_keypoints.errors import DataError
 
 if TYPE_CHECKING:
-    from facial_keypoints.types import FaceDataset
+    from facial_keypoints.types import FaceDataset, KeypointSchema
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at, draw, fetch and convert faces.")
 app.add_typer(data_app, name="data")
@@ -29,7 +29,15 @@ class Format(StrEnum):
     csv = "csv"
 
 
-def load_faces(data: Path | None, *, seed: int = 0, group_by: str | None = None) -> FaceDataset:
+def load_faces(
+    data: Path | None,
+    *,
+    seed: int = 0,
+    group_by: str | None = None,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    schema: KeypointSchema | None = None,
+) -> FaceDataset:
     """The labelled faces that a verb was asked to use: the user's, or drawn ones without a path."""
     if data is None:
         from facial_keypoints.data.synthetic import draw_kaggle_like
@@ -37,7 +45,7 @@ def load_faces(data: Path | None, *, seed: int = 0, group_by: str | None = None)
         return draw_kaggle_like(DRAWN_FACES, seed=seed)
     from facial_keypoints.data import load_dataset
 
-    return load_dataset(data, group_by=group_by)
+    return load_dataset(data, group_by=group_by, size=size, channels=channels, schema=schema)
 
 
 @data_app.command("audit")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,12 +11,33 @@ from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
 from facial_keypoints.recipes import get_recipe
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 @app.command("train")
 def train_command(
-    recipe: Annotated[o.RecipeName, typer.Argument(help="What to train.", show_choices=True)],
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder to make.")],
+    recipe: Annotated[
+        o.RecipeName | None,
+        typer.Argument(help="What to train from scratch.", show_choices=True),
+    ] = None,
     data: o.Data = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Instead of a recipe: adapt this trained model (default, a run folder, a .keras "
+            "file) to your faces; tens of them will do.",
+        ),
+    ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            help="With --from: your keypoints, as a .yaml or .json file or the name of a schema.",
+            show_default="what the data names",
+        ),
+    ] = None,
     epochs: o.Epochs = None,
     batch_size: o.BatchSize = None,
     learning_rate: o.LearningRate = None,
@@ -33,21 +54,45 @@ def train_command(
     resume: o.Resume = False,
     force: o.Force = False,
 ) -> None:
-    """Train one recipe and leave a run folder: model, split, history, settings, test errors.
+    """Train one recipe, or adapt a trained model to your faces, and leave a run folder.
 
-    Interrupted training continues with --resume and ends with the same weights.
+    The folder holds model, history, settings and measured errors. Interrupted training of a recipe
+    continues with --resume and ends with the same weights.
 
     Examples:
 
         facial-keypoints train cnn-flip --data kaggle/ -o runs/flip
 
-        facial-keypoints train cnn-flip --data kaggle/ -o runs/flip --resume
+        facial-keypoints train --from default --data mine/ -o runs/mine
     """
     from rich.console import Console
 
     from facial_keypoints.backend import choose_backend
 
     log = Console(stderr=True)
+    if base is not None:
+        for flag, value in (
+            ("recipe", recipe),
+            ("--epochs", epochs),
+            ("--batch-size", batch_size),
+            ("--learning-rate", learning_rate),
+            ("--patience", patience),
+            ("--flip-probability", flip_probability),
+            ("--missing", missing),
+            ("--exclude-flagged", exclude_flagged or None),
+            ("--warm-start", warm_start),
+            ("--resume", resume or None),
+        ):
+            if value is not None:
+                raise typer.BadParameter(f"--from takes no {flag}: leave one of the two out.")
+        if data is None:
+            raise typer.BadParameter("--from needs --data, your labelled faces.")
+        _finetune(log, base, data, schema, out, seed=seed, group_by=group_by, force=force)
+        return
+    if recipe is None:
+        raise typer.BadParameter("name a recipe to train, or a model to start from with --from.")
+    if schema is not None:
+        raise typer.BadParameter("--schema belongs to --from.")
     chosen = get_recipe(recipe.value).override(
         epochs=epochs,
         batch_size=batch_size,
@@ -92,6 +137,65 @@ def train_command(
     log.print(f"the model is {run.model_path}", soft_wrap=True)
 
 
+def _finetune(
+    log: Console,
+    base: str,
+    data: Path,
+    schema: str | None,
+    out: Path,
+    *,
+    seed: int,
+    group_by: str | None,
+    force: bool,
+) -> None:
+    """Adapt a trained model and print how it does."""
+    from rich.console import Console
+
+    from facial_keypoints.backend import choose_backend
+    from facial_keypoints.cli.data import load_faces
+    from facial_keypoints.files import write_json
+    from facial_keypoints.schemas import load_schema
+
+    wanted = load_schema(schema) if schema is not None else None
+    choose_backend()
+    import numpy as np
+
+    from facial_keypoints.evaluation import evaluate_predictions
+    from facial_keypoints.finetune import find_base, finetune
+    from facial_keypoints.report import render_evaluation
+    from facial_keypoints.spec import read_embedded_spec
+
+    spec = read_embedded_spec(find_base(base))
+    dataset = load_faces(
+        data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=wanted
+    )
+    with log.status("starting") as status:
+        run = finetune(dataset, out, base=base, seed=seed, force=force, report=status.update)
+    report = evaluate_predictions(run.faces, run.answers, seed=seed)
+    write_json(out / "report.json", report.to_dict())
+    Console().print(render_evaluation(report))
+    measured = (
+        f"on {len(run.faces)} faces of people who were held out"
+        if run.held_out
+        else f"by five-fold cross-validation over {len(run.faces)} faces, before the last training"
+    )
+    log.print(f"measured {measured}, in pixels of the model's input", soft_wrap=True)
+    both = ~np.isnan(run.base_answers[..., 0]) & run.faces.keypoints.labeled
+    if both.any():
+        truth = run.faces.keypoints.xy[both]
+        ours, theirs = (
+            float(np.linalg.norm(answers[both] - truth, axis=-1).mean())
+            for answers in (run.answers, run.base_answers)
+        )
+        style = f" in its style '{run.style}'" if run.style else ""
+        log.print(
+            f"mean error of the points that {base} knows: {ours:.2f} px; {base} as it is{style}: "
+            f"{theirs:.2f} px",
+            soft_wrap=True,
+        )
+    log.print(f"the model is {out / 'model.keras'}", soft_wrap=True)
+
+
 @app.command("evaluate")
 def evaluate_command(
     model: Annotated[str, typer.Argument(help="default, a run folder, a .keras or an .onnx file.")],
@@ -133,7 +237,10 @@ def evaluate_command(
     if out is not None:
         refuse_existing(out, force=force)
     predictor = load_predictor(model, flip=flip, threads=threads)
-    dataset = load_faces(data, group_by=group_by)
+    spec = predictor.spec
+    dataset = load_faces(
+        data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=spec.schema
+    )
     predictor.check_fits(dataset)
     rows = "every row"
     split_file = Path(model) / "split.json"
