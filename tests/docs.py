@@ -61,6 +61,10 @@ def run_notebook() -> None:
     text = README.parent / "notebooks" / "facial-keypoints-detection.py"
     notebook = jupytext.read(text)
     nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3").execute()
+    for cell in notebook.cells:  # start-up notices of libraries are no part of the story
+        shown = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]
+        if cell.cell_type == "code":
+            cell.outputs = shown
     jupytext.write(notebook, text.with_suffix(".ipynb"))
 
 
