@@ -53,7 +53,6 @@ __all__ = [
     "TrainedRun",
     "compile_model",
     "git_revision",
-    "history_csv",
     "library_versions",
     "load_run",
     "predict_keypoints",
@@ -522,7 +521,7 @@ def train(
     with atomic_path(directory / "model.keras") as temporary:
         model.save(temporary)
         embed_spec(temporary, spec)
-    write_text(directory / "history.csv", history_csv(progress.history))
+    write_text(directory / "history.csv", _history_csv(progress.history))
     write_json(
         directory / "run.json",
         {
@@ -589,8 +588,7 @@ def load_run(directory: Path | str) -> TrainedRun:
         ) from error
 
 
-def history_csv(history: Mapping[str, list[float]]) -> str:
-    """One line an epoch, as text."""
+def _history_csv(history: Mapping[str, list[float]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = list(history)

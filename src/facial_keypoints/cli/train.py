@@ -174,12 +174,11 @@ def _finetune(
     report = evaluate_predictions(run.faces, run.answers, seed=seed)
     write_json(out / "report.json", report.to_dict())
     Console().print(render_evaluation(report))
-    measured = (
-        f"on {len(run.faces)} faces of people who were held out"
-        if run.held_out
-        else f"by five-fold cross-validation over {len(run.faces)} faces, before the last training"
+    log.print(
+        f"measured by five-fold cross-validation over {len(run.faces)} faces, in pixels of the model's "
+        f"input ({spec.input_size[1]}×{spec.input_size[0]})",
+        soft_wrap=True,
     )
-    log.print(f"measured {measured}, in pixels of the model's input", soft_wrap=True)
     both = ~np.isnan(run.base_answers[..., 0]) & run.faces.keypoints.labeled
     if both.any():
         truth = run.faces.keypoints.xy[both]
