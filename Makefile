@@ -28,7 +28,7 @@ fix: $(VENV)/.installed-dev ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.installed-dev ## rewrite the parts of the docs that are made from the code
-	env -u FACIAL_KEYPOINTS_DATA $(BIN)/python tests/docs.py --write --notebook
+	env -u FACIAL_KEYPOINTS_DATA $(BIN)/python tests/docs.py --write --notebook --picture
 
 bench: $(VENV)/.installed-dev ## measure speed; DATA=DIR adds the benchmarks on Kaggle's files
 	$(BIN)/pip install -q -c constraints.txt --group bench
