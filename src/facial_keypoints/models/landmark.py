@@ -106,7 +106,7 @@ def _block(x: Any, stage: Stage, stride: int) -> Any:
 
 
 @keras.saving.register_keras_serializable(package="facial_keypoints")
-class StylePoints(layers.Layer):
+class StylePoints(layers.Layer):  # type: ignore[misc]
     """Splits the head's numbers into points and log scales; constants live inside for tf2onnx.
 
     Args:
