@@ -125,6 +125,15 @@ def test_an_offset_from_one_style_is_found_exactly() -> None:
     np.testing.assert_allclose(start.out_of_fold, xy, atol=0.05)
 
 
+def test_points_that_fit_as_they_are_stay_as_they_are() -> None:
+    features, before = random_points()
+    noise = np.random.default_rng(5).normal(0, 1.0, (40, 4, 2))
+    xy = before(features)[:, 1, :, :2] + noise - noise.mean(axis=0)
+    start = fit_start(examples(xy, features), before, np.arange(4))
+    assert start.choices == {"known": "none"}
+    np.testing.assert_allclose(start.read_out.kernel[:, 0], before.kernel[:, 1])
+
+
 def test_a_point_that_hangs_on_the_old_ones_is_learnt_from_them() -> None:
     features, before = random_points()
     old = before(features)[:, 0, :, :2]

@@ -27,7 +27,8 @@ _MIXES = (0.95, 0.7, 0.3)  # share of the old points in the regression, the rest
 _PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the mean squared length of a row
 _CONSTANT = 1e3  # squared length of the constant column: an intercept that is as good as free
 _CHOICES = [(mix, penalty) for mix in _MIXES for penalty in _PENALTIES]
-_OFFSET = len(_CHOICES)  # one more choice: each point's mean offset and nothing else
+# Two more choices: each point's mean offset and nothing else, and no correction at all.
+_OFFSET, _NONE = len(_CHOICES), len(_CHOICES) + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,7 @@ def fit_start(examples: Examples, before: ReadOut, known: NDArray[np.int64]) -> 
     distance = np.linalg.norm(guesses - residual[plain], axis=-1)
     distance = np.where(labelled, distance, np.nan)
     # Points that the old model knows need little correction, others all of it: chosen apart.
-    choice = np.full(len(known), _OFFSET)
+    choice = np.full(len(known), _NONE)
     kinds = {name: kind for name, kind in (("known", ~new), ("new", new)) if kind.any()}
     for kind in kinds.values():
         choice[kind] = _best_choice(distance[:, :, kind])
@@ -117,16 +118,19 @@ def fit_start(examples: Examples, before: ReadOut, known: NDArray[np.int64]) -> 
 
 
 def _best_choice(distance: FloatMap) -> int:
-    """The choice with the least error; offsets unless it beats them by more than its uncertainty.
+    """The simplest choice that no other beats by more than the uncertainty of its gain.
 
     Args:
         distance: (choices, N, K) error of plain pictures, NaN where not labelled.
     """
     face = np.nanmean(distance[:, ~np.isnan(distance[_OFFSET]).all(axis=1)], axis=2)
     best = int(np.argmin(face.mean(axis=1)))
-    gain = face[_OFFSET] - face[best]
-    # Of many choices on few faces one always looks good: one standard error guards against it.
-    return best if gain.mean() > gain.std() / np.sqrt(max(gain.size - 1, 1)) else _OFFSET
+    for simple in (_NONE, _OFFSET):
+        # Of many choices on few faces one always looks good: one standard error guards against it.
+        gain = face[simple] - face[best]
+        if gain.mean() <= gain.std() / np.sqrt(max(gain.size - 1, 1)):
+            return simple
+    return best
 
 
 def _best_style(examples: Examples, before: ReadOut, known: NDArray[np.int64]) -> int:
@@ -184,7 +188,7 @@ class _Ridge:
     def out_of_fold(self) -> FloatMap:
         """(choices, N, K, 2) corrections of plain pictures by fits that did not see the face."""
         fold, faces = self.examples.fold, self.examples.faces
-        found = np.zeros((_OFFSET + 1, faces, len(self.mask_of), 2))
+        found = np.zeros((_NONE + 1, faces, len(self.mask_of), 2))
         for m in range(self.masks.shape[1]):
             columns = np.flatnonzero(self.mask_of == m)
             for part in range(FOLDS):
@@ -208,7 +212,7 @@ class _Ridge:
         for m, c in {*zip(self.mask_of.tolist(), choice.tolist(), strict=True)}:
             rows = np.flatnonzero(self.masks[:, m])
             columns = np.flatnonzero((self.mask_of == m) & (choice == c))
-            if not len(rows):
+            if not len(rows) or c == _NONE:
                 continue
             target = self._target(rows, columns)
             if c == _OFFSET:
@@ -230,7 +234,7 @@ def _solve(gram: FloatMap, penalty: float, target: FloatMap) -> FloatMap:
 
 
 def _words(choice: int) -> str:
-    if choice == _OFFSET:
-        return "offset"
+    if choice >= _OFFSET:
+        return "offset" if choice == _OFFSET else "none"
     mix, penalty = _CHOICES[choice]
     return f"ridge, points {mix:g}, penalty {penalty:g}"
