@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.data.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.data.collection import FaceCollection
-from facial_keypoints.files import atomic_path
+from facial_keypoints.files import atomic_path, write_text
 from facial_keypoints.losses import distance_px, laplace_nll, pseudo_huber, weighted_mean
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.schemas import KAGGLE15
@@ -730,6 +730,11 @@ def train_default(
     calibration = calibrate(
         np.concatenate([xy, log_scale[..., None]], -1), faces.xy[held], faces.style[held], radius
     )
+    # What an honest measurement needs: the twin, and the faces that it has not seen.
+    _apply_calibration(twin, calibration)
+    with atomic_path(directory / "twin.keras") as temporary:
+        twin.save(temporary)
+    write_text(directory / "held_out.txt", "".join(f"{i}\n" for i in faces.ids[held]))
     net = student("student", np.mean(list(answers.values()), axis=0), np.ones(len(faces), bool))
     _apply_calibration(net, calibration)
     return net
