@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
         "drawing",
     },
     {"data", "models", "losses", "pipeline", "progress"},
-    {"evaluation", "training", "runtime"},
+    {"evaluation", "training", "runtime", "second_look"},
     {"plots", "export", "predict", "tables", "train_default", "finetune"},
     {"report"},
     {"compare", "video", "service"},

@@ -175,8 +175,8 @@ def _kaggle(folder: Path) -> FaceCollection:
         found = duplicate_groups(rows.images[i], rows.keypoints.subset(i))
         groups[i] = [f"{style} {g:05d}" for g in found]
     persons = _persons()
-    for i, image in enumerate(rows.images):
-        groups[i] = persons.get(f"{zlib.crc32(image.tobytes()):08x}", groups[i])
+    for row, image in enumerate(rows.images):
+        groups[row] = persons.get(f"{zlib.crc32(image.tobytes()):08x}", groups[row])
     parts = [np.flatnonzero(rows.styles == style) for style in np.unique(rows.styles)]
     images = np.pad(rows.images[..., 0], pad, mode="edge")
     styles = np.array([KAGGLE15.styles.index(str(s)) for s in rows.styles], np.int32)
