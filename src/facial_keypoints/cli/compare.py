@@ -17,7 +17,7 @@ from facial_keypoints.recipes import RECIPES, Recipe, get_recipe
 DRAWN_FACES = 3000
 QUICK_DRAWN_FACES = 1500
 QUICK_EPOCHS = {"fc": 30}  # an epoch of fc takes a tenth of the time of the others
-QUICK_EPOCHS_OTHERS = 20
+QUICK_EPOCHS_OTHERS = 16
 QUICK_BATCH_SIZE = 32  # with few epochs, more steps matter more than smooth ones
 
 
