@@ -88,5 +88,7 @@ if __name__ == "__main__":
     fresh = rewritten(README.read_text())
     if "--write" in sys.argv:
         README.write_text(fresh)
-    elif "--notebook" not in sys.argv and "--picture" not in sys.argv and fresh != README.read_text():
+    elif (
+        "--notebook" not in sys.argv and "--picture" not in sys.argv and fresh != README.read_text()
+    ):
         sys.exit("README.md is stale: run make docs.")
