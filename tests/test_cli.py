@@ -12,7 +12,6 @@ import pytest
 from facial_keypoints.data.synthetic import write_kaggle_folder
 from facial_keypoints.recipes import RECIPES
 
-
 ENVIRONMENT = {
     **{k: v for k, v in os.environ.items() if k != "FACIAL_KEYPOINTS_DATA"},
     "TERM": "dumb",
