@@ -252,3 +252,32 @@ def test_the_command_exports_and_refuses_to_overwrite(tmp_path: Path) -> None:
         assert done.returncode == code, done.stderr
         assert says in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_reshaping_moves_before_the_scaling_and_nothing_else_changes() -> None:
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    from facial_keypoints.export import _reshape_first
+
+    nodes = [
+        helper.make_node("Mul", ["x", "half"], ["a"]),
+        helper.make_node("Add", ["a", "two"], ["b"]),
+        helper.make_node("Reshape", ["b", "shape"], ["y"]),
+    ]
+    constants = {"half": np.float32(0.5), "two": np.float32(2), "shape": np.array([-1, 1, 4, 4])}
+    graph = helper.make_graph(
+        nodes,
+        "scaling",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4, 4, 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1, 4, 4])],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    _reshape_first(model.graph)
+    onnx.checker.check_model(model)
+    assert [n.op_type for n in model.graph.node] == ["Reshape", "Mul", "Add"]
+    x = np.arange(32, dtype=np.float32).reshape(2, 4, 4, 1)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], (x * 0.5 + 2).reshape(2, 1, 4, 4))

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -112,11 +113,46 @@ def _finish(path: Path, spec: ModelSpec, outputs: Sequence[str]) -> None:
             node.output[:] = [name if n == value.name else n for n in node.output]
             node.input[:] = [name if n == value.name else n for n in node.input]
         value.name = name
+    _reshape_first(model.graph)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+def _reshape_first(graph: Any) -> None:
+    """Move a Reshape before the scalar arithmetic that feeds it, in place.
+
+    Grey pictures are scaled as (N, H, W, 1), whose last axis of 1 keeps ONNX Runtime 1.32 from
+    vectorising: 0.09 ms for each of the two operations, a quarter of the shipped model's time. The
+    Reshape to (N, 1, H, W) that follows moves no numbers, so it may as well come first.
+    """
+    scalars = {i.name for i in graph.initializer if not i.dims}
+    nodes = list(graph.node)
+    for reshape in [n for n in nodes if n.op_type == "Reshape"]:
+        made_by = {name: n for n in nodes for name in n.output}
+        readers = Counter(name for n in nodes for name in n.input)
+        chain: list[Any] = []
+        name = reshape.input[0]
+        while (
+            (node := made_by.get(name)) is not None
+            and node.op_type in {"Add", "Mul"}
+            and len(node.input) == 2
+            and node.input[1] in scalars
+            and readers[name] == 1
+        ):
+            chain.insert(0, node)
+            name = node.input[0]
+        if not chain:
+            continue
+        result, early = reshape.output[0], f"{reshape.output[0]}_first"
+        reshape.input[0], reshape.output[0] = name, early
+        chain[0].input[0], chain[-1].output[0] = early, result
+        nodes.remove(reshape)
+        nodes.insert(nodes.index(chain[0]), reshape)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
 
 
 def _difference(keras_model: Runtime, onnx_model: Runtime, samples: ImageArray | None) -> float:
