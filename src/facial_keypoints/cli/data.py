@@ -50,7 +50,9 @@ def load_faces(
 
 @data_app.command("audit")
 def audit_command(
-    data: Annotated[Path, typer.Argument(help="Labelled faces: Kaggle's files, COCO, csv, .pts.")],
+    data: Annotated[
+        Path, typer.Argument(help="Labelled faces: Kaggle's files, COCO keypoints, or a csv.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Folder for audit.html and audit.json."),

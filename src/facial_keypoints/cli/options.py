@@ -97,6 +97,10 @@ Threads = Annotated[
 ]
 Flip = Annotated[
     bool,
-    typer.Option("--flip", help="Ask about the mirrored picture too and average: twice the time."),
+    typer.Option(
+        "--flip",
+        help="Ask about the mirrored picture too and average: twice the time. Not for default, whose "
+        "styles keep their annotators' left/right offset, which mirroring averages away.",
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
