@@ -197,6 +197,23 @@ def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
         train(faces, thirds(faces), FC, tmp_path / "run", resume=True, seed=9)
 
 
+def test_a_run_of_another_split_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It has seen faces that now belong to the test.
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    faces = dotted_faces(60)
+    split = thirds(faces)
+    other = Split(train=split.test, val=split.val, test=split.train)
+    train(faces, split, FC, tmp_path / "whole")
+    with pytest.raises(OutputError, match="another split"):
+        train(faces, other, FC, tmp_path / "whole", resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(faces, split, FC, tmp_path / "cut", callbacks=[Interrupt(2)])
+    with pytest.raises(OutputError, match="other data"):
+        train(faces, other, FC, tmp_path / "cut", resume=True)
+
+
 def test_an_expert_begins_with_the_answers_of_its_base() -> None:
     faces = dotted_faces(5, height=56, width=57)
     base = build_cnn(15, (56, 57))

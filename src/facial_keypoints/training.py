@@ -16,6 +16,7 @@ same weights as an undisturbed one.
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib
 import io
 import json
@@ -469,10 +470,11 @@ def train(
             same["recipe"] != _json_round(_recipe_json(recipe))
             or same["data_digest"] != digest
             or (same["seed"] != seed)
+            or _rows(done.split) != _rows(split)
         ):
             raise OutputError(
-                f"{directory} holds a finished run with other settings or other data: choose another "
-                "folder, or replace it with --force."
+                f"{directory} holds a finished run with other settings, other data or another split: "
+                "choose another folder, or replace it with --force."
             )
         return done
     strategy = cast(MissingStrategy, recipe.missing)  # fill_missing refuses unknown names
@@ -484,7 +486,8 @@ def train(
     write_json(directory / "schema.json", asdict(dataset.schema))
 
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    common: dict[str, Any] = {"seed": seed, "digest": digest}
+    # Rows are part of what a checkpoint is of: one of another split has seen our test faces.
+    common: dict[str, Any] = {"seed": seed, "digest": f"{digest} {_rows_digest(split)}"}
     spec = ModelSpec(
         name=recipe.name,
         schema=dataset.schema,
@@ -556,6 +559,14 @@ def _warm_start_model(directory: Path, split: Split, digest: str) -> keras.Model
             "faces into training: train its recipe on this data and split first."
         )
     return run.load_model()
+
+
+def _rows(split: Split) -> list[list[int]]:
+    return [part.tolist() for part in (split.train, split.val, split.test)]
+
+
+def _rows_digest(split: Split) -> str:
+    return hashlib.sha256(json.dumps(_rows(split)).encode()).hexdigest()
 
 
 def _json_round(value: Any) -> Any:
