@@ -100,7 +100,6 @@ def compare(
     if exclude_flagged:
         audit_summary = {"rows flagged by the audit and left out of training": flagged}
         say(f"left {flagged} flagged rows out of training")
-    split.save(directory / "split.json")
     test = dataset.subset(split.test)
     if len(test) == 0:
         raise DataError("no row is left for the test: the data holds too few groups of faces.")
@@ -154,6 +153,7 @@ def compare(
                     )
                 )
 
+    split.save(directory / "split.json")
     result = ComparisonResult(
         test=test,
         recipes=tuple(results),

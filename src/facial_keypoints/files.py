@@ -118,7 +118,7 @@ def _finite(value: Any) -> Any:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text under a temporary name and rename it."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,7 +16,6 @@ import csv
 import math
 import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -31,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.data.cache import read_cache, write_cache
-from facial_keypoints.errors import DataError, OutputError
+from facial_keypoints.errors import DataError
+from facial_keypoints.files import write_text
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints
 
@@ -757,7 +757,7 @@ def write_submission(
     values = np.clip(values, 0.0, float(side))
     lines = ["RowId,Location"]
     lines += [f"{row},{value:.5f}" for row, value in zip(lookup.row_ids, values, strict=True)]
-    _write_text(Path(path), lines)
+    write_text(Path(path), "".join(f"{line}\n" for line in lines))
 
 
 def write_table(
@@ -790,23 +790,8 @@ def write_table(
             lines.append(",".join((*labels, image)))
         else:
             lines.append(f"{number},{image}")
-    _write_text(Path(path), lines)
+    write_text(Path(path), "".join(f"{line}\n" for line in lines))
 
 
 def _flat(images: ImageArray) -> ImageArray:
     return images.reshape(len(images), int(np.prod(images.shape[1:])))  # -1 fails on no rows
-
-
-def _write_text(path: Path, lines: list[str]) -> None:
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
-                out.writelines(f"{line}\n" for line in lines)
-            Path(temporary).chmod(0o644)  # mkstemp makes it private
-            Path(temporary).replace(path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
