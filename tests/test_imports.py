@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
     {
         "schemas",
         "geometry",
+        "framing",
         "metrics",
         "files",
         "spec",

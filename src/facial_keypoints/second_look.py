@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.framing import can_frame, face_sizes, frame_face
 from facial_keypoints.runtime import Runtime
 from facial_keypoints.types import CropTransform, ImageArray, KeypointSchema
 
@@ -37,12 +38,6 @@ _VIEWS = (
     *product((0.8, 1.0, 1.25), (-0.15, 0.0, 0.15), (-0.15, 0.0, 0.15)),
     *((1.6, dx, dy) for dx, dy in ((0.0, 0.0), (0.0, -0.15), (-0.15, 0.0), (0.15, 0.0))),
 )
-
-# Kaggle's framing, as shares of the input's side: size of the face and height of the eyes.
-_SIZE, _EYE_LINE = 36.2 / 96, 37.0 / 96
-# Distance from the eyes to the mouth's corners of a face whose eyes are 1 apart, seen from the front.
-_FACE_LENGTH = 1.0 / 0.93
-_NEEDED = ("left_eye_center", "right_eye_center", "mouth_left_corner", "mouth_right_corner")
 
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -74,13 +69,13 @@ def look_again(
     xy, confidence = xy.copy(), confidence.copy()
     schema = runtime.spec.schema
     # What well framed means is known for the family of the shipped detector alone.
-    known = runtime.spec.output == "points" and set(_NEEDED) <= set(schema.keypoint_names)
+    known = runtime.spec.output == "points" and can_frame(schema)
     if not len(images) or not known:
         return xy, confidence
     doubtful = confidence.mean(axis=1) < DOUBTFUL
     for i in np.flatnonzero(doubtful):
         xy[i], confidence[i] = _try_views(runtime, images[i], int(style[i]), xy[i], confidence[i])
-    small = ~doubtful & (_sizes(xy, schema) < SMALL * min(images.shape[1:3]))
+    small = ~doubtful & (face_sizes(xy, schema) < SMALL * min(images.shape[1:3]))
     rows = np.flatnonzero(small | (average & ~doubtful))
     if not len(rows):
         return xy, confidence
@@ -143,27 +138,9 @@ def _moved(image: ImageArray, zoom: float, dx: float, dy: float) -> CropTransfor
     )
 
 
-def _sizes(xy: NDArray[np.float32], schema: KeypointSchema) -> NDArray[np.float64]:
-    """(N,) sizes: the eyes' distance, or what the face's length says of it where a turn hides it."""
-    left, right, *mouth = (xy[:, schema.index(name)].astype(np.float64) for name in _NEEDED)
-    apart = np.linalg.norm(left - right, axis=1)
-    length = np.linalg.norm((left + right) / 2.0 - (mouth[0] + mouth[1]) / 2.0, axis=1)
-    return np.asarray(np.maximum(apart, length / _FACE_LENGTH))
-
-
 def _framed(
     image: ImageArray, xy: NDArray[np.float32], schema: KeypointSchema, *, upright: bool
 ) -> CropTransform:
     """A view with the eyes where Kaggle's crops have them."""
     height, width = image.shape[:2]
-    left, right = (xy[schema.index(name)].astype(np.float64) for name in _NEEDED[:2])
-    across = left - right  # the person's left eye is on the right of the picture
-    # Points that fell together must not blow the view up without bound.
-    zoom = _SIZE * width / max(float(_sizes(xy[None], schema)[0]), 0.1 * width)
-    angle = float(np.arctan2(across[1], across[0])) if upright else 0.0
-    cos, sin = zoom * np.cos(angle), zoom * np.sin(angle)
-    linear = np.array([[cos, sin], [-sin, cos]])
-    target = np.array([(width - 1) / 2.0, _EYE_LINE * height - 0.5])
-    return CropTransform(
-        np.column_stack([linear, target - linear @ ((left + right) / 2.0)]), (height, width)
-    )
+    return frame_face(xy, schema, (height, width), upright=upright, smallest=0.1 * width)
