@@ -13,6 +13,7 @@ from facial_keypoints._version import __version__
 
 if TYPE_CHECKING:
     from facial_keypoints.data import load_dataset
+    from facial_keypoints.detection import FaceDetector, load_detector
     from facial_keypoints.errors import (
         DataError,
         FacialKeypointsError,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from facial_keypoints.evaluation import EvaluationReport, evaluate_predictions
     from facial_keypoints.export import export_onnx
     from facial_keypoints.pictures import read_picture
-    from facial_keypoints.predict import FaceDetector, Predictor, load_predictor
+    from facial_keypoints.predict import Predictor, load_predictor
     from facial_keypoints.runtime import Runtime, load_runtime, shipped_models
     from facial_keypoints.schemas import get_schema, list_schemas
     from facial_keypoints.spec import ModelSpec
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "data": ("load_dataset",),
+    "detection": ("FaceDetector", "load_detector"),
     "errors": (
         "DataError",
         "FacialKeypointsError",
@@ -49,7 +51,7 @@ _HOMES = {
     "evaluation": ("EvaluationReport", "evaluate_predictions"),
     "export": ("export_onnx",),
     "pictures": ("read_picture",),
-    "predict": ("FaceDetector", "Predictor", "load_predictor"),
+    "predict": ("Predictor", "load_predictor"),
     "runtime": ("Runtime", "load_runtime", "shipped_models"),
     "schemas": ("get_schema", "list_schemas"),
     "spec": ("ModelSpec",),
@@ -80,6 +82,7 @@ __all__ = [
     "get_schema",
     "list_schemas",
     "load_dataset",
+    "load_detector",
     "load_predictor",
     "load_runtime",
     "read_picture",

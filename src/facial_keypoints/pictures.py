@@ -33,6 +33,7 @@ from facial_keypoints.types import CropTransform, ImageArray
 __all__ = [
     "MAX_PIXELS",
     "PICTURE_SUFFIXES",
+    "cut_crop",
     "find_pictures",
     "fit_picture",
     "in_order",
@@ -213,6 +214,47 @@ def fit_picture(
     matrix = resize_transform((height, width), inner).matrix.copy()
     matrix[:, 2] += (left, top)
     return array.reshape(*input_size, channels), CropTransform(matrix, input_size)
+
+
+def cut_crop(picture: ImageArray, crop: CropTransform, channels: int) -> ImageArray:
+    """Cut what a crop transform shows out of a picture; beyond its edges they are repeated.
+
+    Args:
+        picture: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+        crop: From picture pixels to crop pixels; any turn and scale.
+        channels: 1 grey or 3 RGB.
+
+    Returns:
+        (height, width, channels) uint8 of the crop's ``input_size``.
+    """
+    array = picture[..., np.newaxis] if picture.ndim == 2 else picture
+    height, width = crop.input_size
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) - 0.5
+    seen = crop.inverse().apply(corners)
+    # Only what is seen is touched, with two pixels more for the interpolation: photos are large.
+    limit = np.array([array.shape[1], array.shape[0]])
+    low = np.clip(np.floor(seen.min(axis=0)) - 2, 0, limit - 1).astype(int)
+    high = np.clip(np.ceil(seen.max(axis=0)) + 3, low + 1, limit).astype(int)
+    part = array[low[1] : high[1], low[0] : high[0]]
+    matrix = crop.matrix.copy()
+    matrix[:, 2] += matrix[:, :2] @ low
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if scale < 0.7:
+        # Averaged over areas first: single samples of a large face would make noise of fine detail.
+        rows, columns = (max(1, round(n * scale)) for n in part.shape[:2])
+        back = resize_transform((rows, columns), (part.shape[0], part.shape[1])).matrix
+        part = _resized(part, (rows, columns), cv2.INTER_AREA)
+        matrix = np.column_stack(
+            [matrix[:, :2] @ back[:, :2], matrix[:, :2] @ back[:, 2] + matrix[:, 2]]
+        )
+    if part.shape[2] != channels:
+        code = cv2.COLOR_RGB2GRAY if channels == 1 else cv2.COLOR_GRAY2RGB
+        part = np.asarray(cv2.cvtColor(np.ascontiguousarray(part), code), np.uint8)
+    cut = cv2.warpAffine(
+        np.ascontiguousarray(part), matrix, (width, height),
+        flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE,
+    )  # fmt: skip
+    return np.asarray(cut, np.uint8).reshape(height, width, channels)
 
 
 def _resized(array: ImageArray, size: tuple[int, int], method: int) -> ImageArray:

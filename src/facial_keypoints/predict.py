@@ -6,41 +6,35 @@ Knows runtimes and pictures, not how models are stored nor where predictions go.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.detection import FaceDetector, load_detector
 from facial_keypoints.errors import ModelError, PictureError
-from facial_keypoints.geometry import flip_images, flip_xy
-from facial_keypoints.pictures import MAX_PIXELS, fit_picture, in_order, read_picture
+from facial_keypoints.framing import can_frame, frame_face
+from facial_keypoints.geometry import box_to_crop, flip_images, flip_xy
+from facial_keypoints.pictures import MAX_PIXELS, cut_crop, fit_picture, in_order, read_picture
 from facial_keypoints.runtime import Runtime, available_cores, load_runtime
 from facial_keypoints.second_look import look_again
 from facial_keypoints.spec import ModelSpec
-from facial_keypoints.types import CropTransform, FaceDataset, ImageArray, Keypoints, Prediction
+from facial_keypoints.types import (
+    CropTransform,
+    FaceDataset,
+    FloatArray,
+    ImageArray,
+    Keypoints,
+    Prediction,
+)
 
-__all__ = ["SMALLEST_SIDE", "FaceDetector", "Predictor", "load_predictor"]
+__all__ = ["SMALLEST_SIDE", "Predictor", "load_predictor"]
 
 SMALLEST_SIDE = 8
 """Pixels; in a smaller picture even two eyes and a mouth would share pixels."""
-
-
-class FaceDetector(Protocol):
-    """Finds faces in a photo."""
-
-    def detect(self, image: ImageArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Find the faces of one picture.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-
-        Returns:
-            Boxes (N, 4) xyxy in image pixels and scores (N,) in [0, 1]; N = 0 where none is found.
-        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +58,17 @@ class Predictor:
         average: Look twice at every face, the second time framed by the first answer, and average:
             slightly better, twice the time. Badly framed faces get a second look in any case, if
             the model gives a confidence (:mod:`facial_keypoints.second_look`).
+        detector: Finds the faces of photos; the one that comes with the package, opened when the
+            first photo comes, when left out.
+        threads: Threads that a photo is searched with; every core when left out.
 
     Raises:
         ModelError: The model does not answer in that style.
 
     Example:
-        >>> predictor = load_predictor("default")  # doctest: +SKIP
-        >>> predictor.predict_crops([picture])[0].keypoints.xy  # doctest: +SKIP
+        >>> predictor = load_predictor()  # doctest: +SKIP
+        >>> predictor.predict(photo).keypoints.xy.shape  # doctest: +SKIP
+        (2, 15, 2)
     """
 
     def __init__(
@@ -80,6 +78,8 @@ class Predictor:
         style: str | None = None,
         flip: bool = False,
         average: bool = False,
+        detector: FaceDetector | None = None,
+        threads: int | None = None,
     ) -> None:
         styles = runtime.spec.styles
         if style is None:
@@ -94,6 +94,19 @@ class Predictor:
         self.style = style
         self.flip = flip
         self.average = average
+        self._detector = detector
+        self._threads = threads
+
+    @property
+    def detector(self) -> FaceDetector:
+        """What finds the faces of photos.
+
+        Raises:
+            ModelError: None was given, and this build comes without one.
+        """
+        if self._detector is None:
+            self._detector = load_detector(threads=self._threads)
+        return self._detector
 
     @property
     def spec(self) -> ModelSpec:
@@ -171,6 +184,165 @@ class Predictor:
         return Keypoints(
             np.concatenate(points), spec.schema, confidence=np.concatenate(sure) if sure else None
         )
+
+    def predict(
+        self,
+        image: ImageArray,
+        *,
+        min_score: float | None = None,
+        max_faces: int | None = None,
+        source: str = "",
+    ) -> Prediction:
+        """Find the faces of a photo and their keypoints.
+
+        Args:
+            image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB, upright.
+            min_score: Least score of a face; the detector's own threshold when left out.
+            max_faces: Keep only so many, those of the best score.
+            source: Name of the picture.
+
+        Returns:
+            The faces in pixels of the photo, best score first; none is N = 0.
+
+        Raises:
+            ModelError: This build comes without a detector and none was given.
+            ValueError: The array is no such picture.
+        """
+        picture = _checked(image)
+        boxes, scores = self.detector.detect(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+        best = np.argsort(-scores, kind="stable")
+        if min_score is not None:
+            best = best[scores[best] >= min_score]
+        best = best[:max_faces]
+        return self.predict_boxes(picture, boxes[best], scores=scores[best], source=source)
+
+    def predict_boxes(
+        self,
+        image: ImageArray,
+        boxes: FloatArray,
+        *,
+        scores: NDArray[np.float32] | None = None,
+        source: str = "",
+    ) -> Prediction:
+        """Answer the faces of a photo whose places are known.
+
+        Each face is looked at twice: in the crop of its box, then in one framed by what was found,
+        so boxes of any convention will do, tight ones too.
+
+        Args:
+            image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+            boxes: (N, 4) xyxy, edges in pixels of the photo; they may reach beyond it.
+            scores: (N,) scores of whatever found them; NaN when left out.
+            source: Name of the picture.
+
+        Returns:
+            N faces in pixels of the photo, with the boxes as they were given.
+
+        Raises:
+            ValueError: The array is no picture, or a box has no area.
+        """
+        picture = _checked(image)
+        given = np.asarray(boxes, np.float32).reshape(-1, 4)
+        crops = [box_to_crop(box, self.spec.input_size) for box in given]
+        found = self.predict_framed(picture, crops)
+        if len(given) and found.confidence is not None and can_frame(self.spec.schema):
+            found = self._look_closer(picture, found, found.confidence)
+        return Prediction(
+            keypoints=found,
+            boxes=given,
+            scores=np.full(len(given), np.nan, np.float32)
+            if scores is None
+            else np.asarray(scores, np.float32),
+            image_size=(picture.shape[0], picture.shape[1]),
+            source=source,
+        )
+
+    def predict_framed(self, image: ImageArray, crops: Sequence[CropTransform]) -> Keypoints:
+        """Answer faces of a photo in crops that are framed already; one look, however they turn out.
+
+        Args:
+            image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+            crops: From pixels of the photo to the model's input, one per face, as
+                :func:`facial_keypoints.framing.frame_face` makes them.
+
+        Returns:
+            One face per crop in pixels of the photo.
+        """
+        picture = _checked(image)
+        spec = self.spec
+        cut = [cut_crop(picture, crop, spec.channels) for crop in crops]
+        batch = np.stack(cut) if cut else np.zeros((0, *spec.input_size, spec.channels), np.uint8)
+        xy, confidence = self.runtime.run(batch)
+        style = spec.styles.index(self.style)
+        points = np.empty((len(crops), spec.schema.num_keypoints, 2), np.float32)
+        for i, crop in enumerate(crops):
+            points[i] = crop.inverse().apply(xy[i, style])
+        sure = None if confidence is None else confidence[:, style]
+        return Keypoints(points, spec.schema, confidence=sure)
+
+    def _look_closer(
+        self, picture: ImageArray, first: Keypoints, sure: NDArray[np.float32]
+    ) -> Keypoints:
+        """Ask again in crops framed by the first answer; a face that gets less sure keeps the first."""
+        schema = self.spec.schema
+        crops = [frame_face(xy, schema, self.spec.input_size) for xy in first.xy]
+        again = self.predict_framed(picture, crops)
+        if again.confidence is None:
+            return first
+        better = again.confidence.mean(axis=1) >= sure.mean(axis=1)
+        return Keypoints(
+            np.where(better[:, np.newaxis, np.newaxis], again.xy, first.xy),
+            schema,
+            confidence=np.where(better[:, np.newaxis], again.confidence, sure),
+        )
+
+    def predict_photos(
+        self,
+        files: Iterable[str | os.PathLike[str]],
+        *,
+        boxes: Mapping[str, NDArray[np.float32]] | None = None,
+        min_score: float | None = None,
+        max_faces: int | None = None,
+        readers: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Generator[Prediction | PictureError]:
+        """Find faces and keypoints in photo files, one after the other.
+
+        Memory does not grow with the number of files: each reading thread holds one photo.
+
+        Args:
+            files: Paths, taken as they are needed.
+            boxes: (N, 4) boxes of the faces of each file, instead of a detector; a file that is not
+                named has no faces.
+            min_score: As for :meth:`predict`.
+            max_faces: As for :meth:`predict`.
+            readers: Threads, each of which reads, searches and answers whole photos; the number of
+                cores when left out. Open the model with ``threads=1`` then.
+            max_pixels: Refuse larger pictures.
+
+        Yields:
+            For each file in order its prediction, or the error that says why there is none.
+        """
+
+        def answer(file: str | os.PathLike[str]) -> Prediction | PictureError:
+            name = os.fspath(file)
+            try:
+                picture = read_picture(file, channels=3, max_pixels=max_pixels)
+                if boxes is None:
+                    return self.predict(
+                        picture, min_score=min_score, max_faces=max_faces, source=name
+                    )
+                given = boxes.get(name, np.zeros((0, 4), np.float32))
+                return self.predict_boxes(picture, given[:max_faces], source=name)
+            except PictureError as error:
+                return error
+
+        threads = readers or available_cores()
+        if boxes is None:
+            _ = self.detector  # opened here, once: a missing one is no fault of the first photo
+        reading = in_order(answer, files, threads=threads, ahead=4 * threads)
+        with closing(reading):  # whoever stops early stops the readers with it
+            yield from reading
 
     def predict_crops(
         self, images: Sequence[ImageArray], *, sources: Sequence[str] | None = None
@@ -268,6 +440,19 @@ class Predictor:
         return predictions
 
 
+def _checked(image: ImageArray) -> ImageArray:
+    """(H, W, 1 or 3) uint8."""
+    picture = image[..., np.newaxis] if image.ndim == 2 else image
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3):
+        raise ValueError(
+            "a picture must be uint8 with shape (H, W), (H, W, 1) or (H, W, 3), "
+            f"received {image.dtype} {image.shape}."
+        )
+    if picture.size == 0:
+        raise ValueError(f"a picture must have pixels, received shape {image.shape}.")
+    return picture
+
+
 def load_predictor(
     model: str | os.PathLike[str] = "default",
     *,
@@ -275,6 +460,7 @@ def load_predictor(
     flip: bool = False,
     average: bool = False,
     threads: int | None = None,
+    detector: FaceDetector | str | os.PathLike[str] | None = None,
 ) -> Predictor:
     """Open a model and make a predictor of it.
 
@@ -283,10 +469,18 @@ def load_predictor(
         style: As for :class:`Predictor`.
         flip: As for :class:`Predictor`.
         average: As for :class:`Predictor`.
-        threads: As for :func:`facial_keypoints.runtime.load_runtime`.
+        threads: As for :func:`facial_keypoints.runtime.load_runtime`; for the detector as well.
+        detector: Finds the faces of photos: one of your own, or what
+            :func:`facial_keypoints.detection.load_detector` opens; the one that comes with the
+            package when left out.
 
     Raises:
-        ModelError: There is no such model, it is corrupt, or it does not know the style.
+        ModelError: There is no such model or detector, it is corrupt, or it does not know the style.
         MissingExtraError: It is a Keras model and Keras is not installed.
     """
-    return Predictor(load_runtime(model, threads=threads), style=style, flip=flip, average=average)
+    runtime = load_runtime(model, threads=threads)
+    if isinstance(detector, str | os.PathLike):
+        detector = load_detector(detector, threads=threads)
+    return Predictor(
+        runtime, style=style, flip=flip, average=average, detector=detector, threads=threads
+    )
