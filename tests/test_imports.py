@@ -29,8 +29,8 @@ LAYERS: list[set[str]] = [
         "drawing",
     },
     {"data", "models", "losses", "pipeline", "progress"},
-    {"evaluation", "training", "runtime", "second_look"},
-    {"plots", "export", "predict", "tables", "train_default", "finetune"},
+    {"evaluation", "training", "runtime", "second_look", "detection"},
+    {"plots", "export", "predict", "tables", "train_default", "train_detector", "finetune"},
     {"report"},
     {"compare", "video", "service"},
     {"cli"},
@@ -45,6 +45,7 @@ KERAS_ALLOWED = {
     "training",
     "export",
     "train_default",
+    "train_detector",
     "finetune",
 }
 

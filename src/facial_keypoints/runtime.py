@@ -48,7 +48,8 @@ class Runtime(Protocol):
 def shipped_models() -> dict[str, Path]:
     """The models that come with this package, by the name that ``--model`` takes."""
     folder = Path(str(resources.files("facial_keypoints"))) / "weights"
-    return {file.stem: file for file in sorted(folder.glob("*.onnx"))}
+    files = sorted(folder.glob("*.onnx"))
+    return {file.stem: file for file in files if file.stem != "face_detector"}  # finds no points
 
 
 def load_runtime(
