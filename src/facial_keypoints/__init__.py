@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from facial_keypoints._version import __version__
 
 if TYPE_CHECKING:
+    from facial_keypoints.alignment import AlignedFaces, align
     from facial_keypoints.data import load_dataset
     from facial_keypoints.detection import FaceDetector, load_detector
     from facial_keypoints.errors import (
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
     from facial_keypoints.evaluation import EvaluationReport, evaluate_predictions
     from facial_keypoints.export import export_onnx
+    from facial_keypoints.measurement import Measurements, measure
     from facial_keypoints.pictures import read_picture
     from facial_keypoints.predict import Predictor, load_predictor
     from facial_keypoints.runtime import Runtime, load_runtime, shipped_models
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "alignment": ("AlignedFaces", "align"),
     "data": ("load_dataset",),
     "detection": ("FaceDetector", "load_detector"),
     "errors": (
@@ -50,6 +53,7 @@ _HOMES = {
     ),
     "evaluation": ("EvaluationReport", "evaluate_predictions"),
     "export": ("export_onnx",),
+    "measurement": ("Measurements", "measure"),
     "pictures": ("read_picture",),
     "predict": ("Predictor", "load_predictor"),
     "runtime": ("Runtime", "load_runtime", "shipped_models"),
@@ -60,6 +64,7 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AlignedFaces",
     "CropTransform",
     "DataError",
     "EvaluationReport",
@@ -68,6 +73,7 @@ __all__ = [
     "FacialKeypointsError",
     "KeypointSchema",
     "Keypoints",
+    "Measurements",
     "MissingExtraError",
     "ModelError",
     "ModelSpec",
@@ -77,6 +83,7 @@ __all__ = [
     "Predictor",
     "Runtime",
     "__version__",
+    "align",
     "evaluate_predictions",
     "export_onnx",
     "get_schema",
@@ -85,6 +92,7 @@ __all__ = [
     "load_detector",
     "load_predictor",
     "load_runtime",
+    "measure",
     "read_picture",
     "shipped_models",
 ]

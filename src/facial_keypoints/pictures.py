@@ -216,13 +216,16 @@ def fit_picture(
     return array.reshape(*input_size, channels), CropTransform(matrix, input_size)
 
 
-def cut_crop(picture: ImageArray, crop: CropTransform, channels: int) -> ImageArray:
+def cut_crop(
+    picture: ImageArray, crop: CropTransform, channels: int, *, border: int = cv2.BORDER_REPLICATE
+) -> ImageArray:
     """Cut what a crop transform shows out of a picture; beyond its edges they are repeated.
 
     Args:
         picture: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
         crop: From picture pixels to crop pixels; any turn and scale.
         channels: 1 grey or 3 RGB.
+        border: What is beyond the picture: OpenCV's border mode; ``cv2.BORDER_CONSTANT`` is black.
 
     Returns:
         (height, width, channels) uint8 of the crop's ``input_size``.
@@ -252,7 +255,7 @@ def cut_crop(picture: ImageArray, crop: CropTransform, channels: int) -> ImageAr
         part = np.asarray(cv2.cvtColor(np.ascontiguousarray(part), code), np.uint8)
     cut = cv2.warpAffine(
         np.ascontiguousarray(part), matrix, (width, height),
-        flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE,
+        flags=cv2.INTER_LINEAR, borderMode=border,
     )  # fmt: skip
     return np.asarray(cut, np.uint8).reshape(height, width, channels)
 
