@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
     {"evaluation", "training", "runtime", "second_look", "detection"},
     {"plots", "export", "predict", "tables", "measurement_table", "train_default", "train_detector", "finetune"},
     {"report"},
-    {"compare", "video", "service"},
+    {"compare", "video", "smoothing", "tracking", "service"},
     {"cli"},
     {"__main__"},
 ]

@@ -316,6 +316,8 @@ class Prediction:
         source: Path or name of the picture.
         frame_index: Number of the frame in a video, else 0.
         time_s: Presentation time of the frame in seconds, else 0.
+        track_ids: (N,) int64, the same number for the same face through a video, from 1; ``None``
+            where nothing follows faces.
     """
 
     keypoints: Keypoints
@@ -325,9 +327,12 @@ class Prediction:
     source: str = ""
     frame_index: int = 0
     time_s: float = 0.0
+    track_ids: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.keypoints)
+        if self.track_ids is not None and self.track_ids.shape != (n,):
+            raise ValueError(f"track_ids must have shape ({n},), received {self.track_ids.shape}.")
         if self.boxes.shape != (n, 4) or self.scores.shape != (n,):
             raise ValueError(
                 f"boxes must have shape ({n}, 4) and scores ({n},), "
