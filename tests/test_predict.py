@@ -265,7 +265,6 @@ def test_a_list_on_standard_input_and_patterns_are_answered(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("{folder}",), "use --crops"),
         (("--crops", "{folder}", "--style", "ibug"), "kaggle-b, kaggle-a"),
         (("--crops", "{folder}/none.png"), "no picture or folder"),
         (("--crops", "{empty}"), "no picture in"),

@@ -13,15 +13,27 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from facial_keypoints.errors import OutputError
+from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.types import KeypointSchema, Prediction
 
-__all__ = ["TABLE_SUFFIXES", "TableWriter", "columns", "open_table", "rows"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "TABLE_SUFFIXES",
+    "TableWriter",
+    "columns",
+    "open_table",
+    "read_boxes",
+    "read_table",
+    "rows",
+]
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 
@@ -173,3 +185,75 @@ def open_table(path: Path, schema: KeypointSchema) -> Iterator[TableWriter]:
             yield table
         finally:
             table.close()
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a table that this module, or another program, wrote.
+
+    Args:
+        path: Its suffix says the format: ``.csv``, ``.parquet`` or ``.json``, an array of objects.
+
+    Raises:
+        DataError: There is no such file, its suffix is another, or it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise DataError(f"{path}: a table to read must be one of {', '.join(TABLE_SUFFIXES)}.")
+    if not path.is_file():
+        raise DataError(f"there is no table {path}.")
+    try:
+        if suffix == ".csv":
+            return pa.csv.read_csv(path)
+        if suffix == ".parquet":
+            return pa.parquet.read_table(path)
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, list):
+            raise DataError(f"{path}: a json table must be an array of objects, one a row.")
+        return pa.Table.from_pylist(value)
+    except (pa.ArrowException, ValueError, OSError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{path} cannot be read as a {suffix[1:]} table ({reason}).") from error
+
+
+def read_boxes(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Read the boxes of faces, as ``predict`` writes them or another detector found them.
+
+    Args:
+        path: A table with the columns ``source, x0, y0, x1, y1``; others are ignored. A relative
+            source is a path from the working directory or, if nothing is there, from the table's
+            folder.
+
+    Returns:
+        (N, 4) xyxy boxes of each source, in the order of the table, by the source's absolute path.
+
+    Raises:
+        DataError: The table cannot be read, lacks a column, or a box is no box.
+    """
+    table = read_table(path)
+    wanted = ("source", "x0", "y0", "x1", "y1")
+    missing = [name for name in wanted if name not in table.column_names]
+    if missing:
+        raise DataError(
+            f"{path} has no column {', '.join(missing)}: boxes need source, x0, y0, x1 and y1 "
+            "(pixels)."
+        )
+    boxes: dict[str, list[list[float]]] = {}
+    for number, row in enumerate(table.select(wanted).to_pylist(), start=1):
+        try:
+            x0, y0, x1, y1 = box = [float(row[name]) for name in wanted[1:]]
+        except (TypeError, ValueError):
+            box = []
+        if not box or not all(map(math.isfinite, box)) or not (x0 < x1 and y0 < y1):
+            raise DataError(
+                f"{path}, row {number}: no box with x0 < x1 and y0 < y1: "
+                f"{', '.join(str(row[name]) for name in wanted[1:])}."
+            )
+        source = Path(str(row["source"]))
+        if not source.exists() and (path.parent / source).exists():
+            source = path.parent / source
+        boxes.setdefault(str(source.absolute()), []).append(box)
+    return {source: np.array(rows, np.float32) for source, rows in boxes.items()}

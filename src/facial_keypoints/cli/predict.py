@@ -11,7 +11,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.errors import DataError, FacialKeypointsError, OutputError, PictureError
+from facial_keypoints.errors import DataError, OutputError, PictureError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,10 +39,35 @@ def predict_command(
         bool,
         typer.Option(
             "--crops",
-            help="Each picture is one face already. Needed for now: this version finds no faces in "
-            "photos.",
+            help="Each picture is one face already: no detector is asked.",
         ),
     ] = False,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of faces found by other means (columns source, x0, y0, x1, y1; pixels): no "
+            "detector is asked."
+        ),
+    ] = None,
+    detector: Annotated[
+        str,
+        typer.Option(
+            help="Face detector: default (the shipped one), or an .onnx file: one trained by this "
+            "package, or OpenCV's YuNet."
+        ),
+    ] = "default",
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Least score of a face.", show_default="the detector's own"
+        ),
+    ] = None,
+    max_faces: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Keep only the best so many of a photo.", show_default="all of them"
+        ),
+    ] = None,
     style: Annotated[
         str | None,
         typer.Option(
@@ -57,7 +82,7 @@ def predict_command(
             "named by."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Faces computed at once.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Faces computed at once (--crops).")] = 128,
     threads: o.Threads = None,
     flip: o.Flip = False,
     max_pixels: Annotated[
@@ -66,11 +91,16 @@ def predict_command(
     ] = 128_000_000,
     force: o.Force = False,
 ) -> None:
-    """Find keypoints in pictures and write them as a table, in pixels of each picture.
+    """Find faces and their keypoints in photos and write them as a table, in pixels of each photo.
 
-    Pictures that cannot be read are listed, the others are still predicted, and the exit code is 1.
+    One row a face. A photo without faces has no row. Pictures that cannot be read are listed, the
+    others are still predicted, and the exit code is 1.
 
     Examples:
+
+        facial-keypoints predict photos/ -o keypoints.csv --draw drawn/
+
+        facial-keypoints predict 'party*.jpg' -o keypoints.json --max-faces 5
 
         facial-keypoints predict --crops faces/ -o keypoints.csv
 
@@ -84,28 +114,51 @@ def predict_command(
 
     # Pillow warns of metadata that nobody asked for; a picture that it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
-    if not crops:
-        raise FacialKeypointsError(
-            "finding the faces in photos is not built in yet: cut them out and use --crops, which takes "
-            "each picture as one face."
+    if crops and (boxes or detector != "default" or min_score is not None or max_faces is not None):
+        raise typer.BadParameter(
+            "--crops takes each picture as one face: --boxes, --detector, --min-score and --max-faces "
+            "do not go with it."
+        )
+    if boxes and (detector != "default" or min_score is not None):
+        raise typer.BadParameter(
+            "--boxes asks no detector: --detector and --min-score do not go with it."
         )
     from facial_keypoints.pictures import find_pictures
     from facial_keypoints.predict import load_predictor
-    from facial_keypoints.tables import open_table
+    from facial_keypoints.tables import open_table, read_boxes
 
     refuse_existing(out, force=force)
     if draw is not None:
         prepare_directory(draw, keep=force)  # emptied never: it may be the input's folder
     log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    predictor = load_predictor(model, style=style, flip=flip, threads=threads)
+    # Photos are answered whole, one per thread; crops in batches, each computed by every thread.
+    predictor = load_predictor(
+        model,
+        style=style,
+        flip=flip,
+        threads=threads if crops else 1,
+        detector=None if crops or boxes else detector,
+    )
+    known = read_boxes(boxes) if boxes else None
     # Counted first, so that the bar knows the end; standard input can be read only once.
     total = None if "-" in inputs else sum(1 for _ in find_pictures(inputs))
     if total == 0:
         raise DataError(f"there is no picture in {', '.join(inputs)}.")
-    answers = predictor.predict_files(
-        find_pictures(inputs), batch_size=batch_size, readers=threads, max_pixels=max_pixels
-    )
-    done = bad = 0
+    files = find_pictures(inputs)
+    if crops:
+        answers = predictor.predict_files(
+            files, batch_size=batch_size, readers=threads, max_pixels=max_pixels
+        )
+    else:
+        answers = predictor.predict_photos(
+            files,
+            boxes=known,
+            min_score=min_score,
+            max_faces=max_faces,
+            readers=threads,
+            max_pixels=max_pixels,
+        )
+    done = bad = faces = 0
     try:
         with closing(answers), open_table(out, predictor.spec.schema) as table:
             for answer in _with_progress(answers, total, log):
@@ -114,13 +167,15 @@ def predict_command(
                     bad += 1
                     log.print(f"skipped {answer}")
                     continue
+                faces += len(answer)
                 table.write([answer])
                 if draw is not None:
                     _draw(answer, draw, max_pixels)
     except KeyboardInterrupt:
         log.print(f"interrupted after {done} pictures: {out} was not written.")
         raise typer.Exit(130) from None
-    log.print(f"wrote {out}: {done - bad} of {done} pictures")
+    found = "" if crops else f", {faces} {'face' if faces == 1 else 'faces'}"
+    log.print(f"wrote {out}: {done - bad} of {done} pictures{found}")
     if bad:
         raise typer.Exit(1)
 
