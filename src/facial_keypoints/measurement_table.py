@@ -6,8 +6,10 @@ are kept as they are; then come ``NAME`` and ``NAME_sigma`` of each measure, and
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +21,16 @@ from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.measurement import NOTICE, Measurements
 from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.types import Keypoints
+from facial_keypoints.tables import TABLE_SUFFIXES, columns, read_table, rows
+from facial_keypoints.types import Keypoints, KeypointSchema, Prediction
 
 if TYPE_CHECKING:
     from pyarrow import Table
 
-__all__ = ["FaceTable", "read_faces", "write_measurements"]
+__all__ = ["FaceTable", "check_table_name", "read_faces", "table_of", "write_measurements"]
+
+_OTHERS = 7
+"""The first columns of predict's tables are no points: source, face, box, score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +38,7 @@ class FaceTable:
     """Points of N faces with what else the table says of them.
 
     Args:
-        keypoints: N faces in the schema ``kaggle15``.
+        keypoints: N faces with the points of ``kaggle15``.
         others: pyarrow table of N rows: the other columns.
     """
 
@@ -54,7 +60,7 @@ def read_faces(path: str | os.PathLike[str]) -> FaceTable:
         DataError: It cannot be read or has no columns for the 15 points.
     """
     path = Path(path)
-    table = _read(path)
+    table = read_table(path)
     names = [n.removesuffix("_x") for n in table.column_names if n.endswith("_x")]
     if missing := [
         column
@@ -86,31 +92,6 @@ def read_faces(path: str | os.PathLike[str]) -> FaceTable:
     return FaceTable(keypoints, table.select([n for n in table.column_names if n not in points]))
 
 
-def _read(path: Path) -> Table:
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        raise DataError(f"there is no table {path}.")
-    try:
-        match path.suffix.lower():
-            case ".parquet":
-                return pq.read_table(path)
-            case ".csv":
-                # A name may look like a number.
-                text = pa.csv.ConvertOptions(column_types={"source": pa.string()})
-                return pa.csv.read_csv(path, convert_options=text)
-            case _:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                if not isinstance(content, list):
-                    raise ValueError("it is no list of rows")
-                return pa.Table.from_pylist(content)
-    except (pa.ArrowException, OSError, ValueError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{path} cannot be read as a table ({reason}).") from error
-
-
 def _numbers(path: Path, table: Table, name: str) -> NDArray[np.float32]:
     import pyarrow as pa
 
@@ -119,6 +100,45 @@ def _numbers(path: Path, table: Table, name: str) -> NDArray[np.float32]:
     except pa.ArrowException as error:
         raise DataError(f"{path}: column '{name}' holds something that is no number.") from error
     return np.asarray(column.to_numpy(), np.float32)
+
+
+def table_of(predictions: Sequence[Prediction], schema: KeypointSchema) -> FaceTable:
+    """The faces of pictures as a table: source, face, box and score, as ``predict`` writes them."""
+    import pyarrow as pa
+
+    found = [rows(each) for each in predictions]
+    names = columns(schema)[:_OTHERS]
+    kinds = [pa.string(), pa.int32(), *[pa.float64()] * (_OTHERS - 2)]
+    others = pa.table(
+        {
+            name: pa.array([row[i] for each in found for row in each], kind)
+            for i, (name, kind) in enumerate(zip(names, kinds, strict=True))
+        }
+    )
+    k = schema.num_keypoints
+    xy = [each.keypoints.xy for each in predictions]
+    sure = [each.keypoints.confidence for each in predictions]
+    known = [each for each in sure if each is not None]
+    keypoints = Keypoints(
+        np.concatenate(xy) if xy else np.zeros((0, k, 2), np.float32),
+        schema,
+        confidence=np.concatenate(known) if known and len(known) == len(sure) else None,
+    )
+    return FaceTable(keypoints, others)
+
+
+def check_table_name(path: Path) -> str:
+    """The suffix of a table to be written, in lower case.
+
+    Raises:
+        OutputError: It is another than .csv, .parquet or .json.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise OutputError(
+            f"{path}: a table is written as {', '.join(TABLE_SUFFIXES)}: choose one of these names."
+        )
+    return suffix
 
 
 def write_measurements(path: Path, others: Table, found: Measurements) -> None:
@@ -134,7 +154,6 @@ def write_measurements(path: Path, others: Table, found: Measurements) -> None:
         OutputError: The suffix is another, or the file cannot be written.
     """
     import pyarrow as pa
-    import pyarrow.csv
     import pyarrow.parquet as pq
 
     table = others
@@ -146,14 +165,13 @@ def write_measurements(path: Path, others: Table, found: Measurements) -> None:
     warnings = pa.array([", ".join(each) for each in found.warnings], pa.string())
     table = table.append_column("warnings", warnings)
     units = dict(zip(found.names, found.units, strict=True))
-    suffix = path.suffix.lower()
-    if suffix not in (".csv", ".parquet", ".json"):
-        raise OutputError(
-            f"{path}: a table is written as .csv, .parquet, .json: choose one of these names."
-        )
+    suffix = check_table_name(path)
     with atomic_path(path) as temporary:
         if suffix == ".csv":
-            pa.csv.write_csv(table, temporary, pa.csv.WriteOptions(quoting_style="needed"))
+            with temporary.open("w", encoding="utf-8", newline="") as handle:
+                writer = csv.writer(handle, lineterminator="\n")
+                writer.writerow(table.column_names)
+                writer.writerows(zip(*(c.to_pylist() for c in table.columns), strict=True))
         elif suffix == ".parquet":
             notes = {"notice": NOTICE, "units": json.dumps(units)}
             pq.write_table(table.replace_schema_metadata(notes), temporary, compression="zstd")

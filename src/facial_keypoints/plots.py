@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.errors import MissingExtraError
 from facial_keypoints.files import atomic_path
+from facial_keypoints.measurement import TURNED_DEG, Measurements
 from facial_keypoints.metrics import rmse, rmse_per_face
 from facial_keypoints.types import FaceDataset, FloatArray
 
@@ -33,6 +34,7 @@ __all__ = [
     "plot_keypoint_errors",
     "plot_keypoints_grid",
     "plot_learning_curves",
+    "plot_measurements",
     "plot_missing_labels",
     "plot_worst_best",
     "save_figure",
@@ -91,9 +93,15 @@ def _figure(width: float, height: float, theme: Theme, **layout: float) -> Figur
     return figure
 
 
-def _axes(figure: Figure, theme: Theme, *, grid: Literal["x", "y"]) -> Axes:
-    """One despined axes with grid lines across the value axis."""
-    axes = figure.add_subplot()
+def _axes(
+    figure: Figure,
+    theme: Theme,
+    *,
+    grid: Literal["x", "y"],
+    place: tuple[int, int, int] = (1, 1, 1),
+) -> Axes:
+    """One despined axes with grid lines across the value axis; place is rows, columns, which."""
+    axes = figure.add_subplot(*place)
     axes.set_facecolor("none")
     for side, spine in axes.spines.items():
         spine.set_visible(side == ("left" if grid == "x" else "bottom"))
@@ -635,6 +643,104 @@ def plot_worst_best(
         figure, from_theme, unlabelled=not labeled.all(), labelled=bool(labeled.any())
     )
     return figure
+
+
+# Panels of plot_measurements: title, unit, measures; left is drawn full and right dashed.
+_CURVES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("Mouth opening, from neutral", "eye distances", ("mouth_opening",)),
+    ("Smile, from neutral", "eye distances", ("smile",)),
+    ("Height of the lips", "eye distances", ("lip_height",)),
+    ("Width of the mouth", "eye distances", ("mouth_width",)),
+    (
+        "Inner ends of the brows above the eyes",
+        "eye distances",
+        ("left_brow_inner_height", "right_brow_inner_height"),
+    ),
+    ("Roll of the head", "degrees", ("head_roll",)),
+    ("Turn of the head", "degrees", ("head_turn",)),
+)
+
+
+def plot_measurements(
+    found: Measurements,
+    times_s: NDArray[Any],
+    tracks: NDArray[Any] | None = None,
+    *,
+    theme: ThemeName = "light",
+) -> Figure:
+    """Curves over time of the measures that move, with bands of one standard deviation.
+
+    Args:
+        found: N faces.
+        times_s: (N,) seconds.
+        tracks: (N,) who it is; one curve each, of the six longest. One face when left out.
+        theme: "light" or "dark".
+    """
+    colors = THEMES[theme]
+    who = np.zeros(len(found), int) if tracks is None else np.asarray(tracks)
+    names, counts = np.unique(who, return_counts=True)
+    shown = names[np.sort(np.argsort(-counts, kind="stable")[: len(colors.series)])]
+    # Lips and mouth say the same without a neutral face as opening and smile do with one.
+    skip = {"lip_height", "mouth_width"} if "smile" in found.names else {"mouth_opening", "smile"}
+    panels = [panel for panel in _CURVES if not skip & set(panel[2])]
+    figure = _figure(8.6, 1.55 * len(panels) + 0.9, colors)
+    grid = [
+        _axes(figure, colors, grid="y", place=(len(panels), 1, i + 1)) for i in range(len(panels))
+    ]
+    for axes, (title, unit, measures) in zip(grid, panels, strict=True):
+        axes.set_title(title, loc="left", color=colors.ink, fontsize=_TEXT)
+        axes.set_ylabel(unit, color=colors.muted, fontsize=_SMALL)
+        for measure in measures:
+            style = "--" if measure.startswith("right_") else "-"
+            m = found.index(measure)
+            for line, track in enumerate(shown):
+                rows = np.flatnonzero(who == track)
+                rows = rows[np.argsort(times_s[rows], kind="stable")]
+                t, value, sigma = _with_gaps(
+                    times_s[rows], found.values[rows, m], found.sigma[rows, m]
+                )
+                color = colors.series[line]
+                label = f"face {track}" if measure == measures[0] else None
+                axes.plot(t, value, style, color=color, linewidth=1.3, label=label)
+                axes.fill_between(t, value - sigma, value + sigma, color=color, alpha=0.15, lw=0)
+        if measures == ("head_turn",):
+            for limit in (-TURNED_DEG, TURNED_DEG):
+                axes.axhline(limit, color=colors.muted, linewidth=0.8, linestyle=":")
+    for axes in grid[1:]:
+        axes.sharex(grid[0])
+    for axes in grid[:-1]:
+        axes.tick_params(labelbottom=False)
+    grid[-1].set_xlabel("seconds", color=colors.muted, fontsize=_SMALL)
+    if len(shown) > 1:
+        grid[0].legend(
+            loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(shown), frameon=False,
+            fontsize=_SMALL, labelcolor=colors.ink, borderaxespad=0.2,
+        )  # fmt: skip
+    brows = "brows: left full, right dashed; "
+    figure.supxlabel(
+        f"Bands: one standard deviation from the points' confidence; {brows}dotted: too far turned.\n"
+        "Not a medical device, for information only.",
+        color=colors.muted,
+        fontsize=_SMALL,
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+def _with_gaps(
+    times: NDArray[Any], *curves: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], ...]:
+    """The curves with a NaN where a face was away, so that no line is drawn across."""
+    times = np.asarray(times, np.float64)
+    steps = np.diff(times)
+    if not len(steps):
+        return (times, *curves)
+    away = np.flatnonzero(steps > 3.0 * max(float(np.median(steps)), 1e-9)) + 1
+    return (
+        np.insert(times, away, times[away]),
+        *(np.insert(curve, away, np.nan) for curve in curves),
+    )
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:

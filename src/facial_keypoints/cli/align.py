@@ -1,0 +1,128 @@
+"""``facial-keypoints align``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facial_keypoints.cli import app
+from facial_keypoints.cli import options as o
+from facial_keypoints.cli.faces import Crops
+
+
+@app.command("align")
+def align_command(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT",
+            help="Pictures, folders (with all below them), patterns like 'faces/*.jpg', or - for a "
+            "list on standard input, one path a line.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the aligned faces.")],
+    size: Annotated[int, typer.Option(min=8, max=4096, help="Side of each face in pixels.")] = 112,
+    margin: Annotated[
+        float,
+        typer.Option(
+            min=0, max=10, help="More around the face, as a share of the side, each side."
+        ),
+    ] = 0.0,
+    model: o.Model = "default",
+    crops: Crops = False,
+    force: o.Force = False,
+) -> None:
+    """Cut faces out upright, on the five-point template that face-recognition networks take.
+
+    Writes a picture per face, NAME_face0.png, NAME_face1.png and so on, at the paths that the pictures
+    were named by, and faces.csv: source, face, file, the matrix (a, b, tx, c, d, ty) from pixels of the
+    picture to pixels of the aligned face (x' = a x + b y + tx, y' = c x + d y + ty), and the score.
+
+    Pictures that cannot be read are listed, the others are still done, and the exit code is 1.
+
+    Examples:
+
+        facial-keypoints align photos/ -o aligned
+
+        facial-keypoints align --crops faces/ -o aligned --size 224 --margin 0.2
+    """
+    import csv
+    import math
+
+    from rich.console import Console
+
+    from facial_keypoints.alignment import align
+    from facial_keypoints.cli.faces import Faces
+    from facial_keypoints.errors import OutputError
+    from facial_keypoints.files import atomic_path, prepare_directory, refuse_existing
+    from facial_keypoints.pictures import read_picture
+
+    prepare_directory(out, keep=True)  # emptied never: it may be the input's folder
+    table = out / "faces.csv"
+    refuse_existing(table, force=force)
+    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    faces = Faces(inputs, model, crops=crops, log=log)
+    taken: set[Path] = set()
+    count = lost = 0
+    try:
+        with atomic_path(table) as temporary, temporary.open("w", encoding="utf-8") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(["source", "face", "file", "a", "b", "tx", "c", "d", "ty", "score"])
+            for prediction in faces:
+                stem = _stem(Path(prediction.source), taken)
+                if not len(prediction):
+                    continue
+                # Read again rather than kept: a queue of decoded photos would fill gigabytes.
+                picture = read_picture(prediction.source)
+                aligned = align(picture, prediction, size=size, margin=margin)
+                for i, image in enumerate(aligned.images):
+                    if not aligned.aligned[i]:
+                        lost += 1
+                        log.print(
+                            f"skipped {prediction.source}, face {i}: its points fell together."
+                        )
+                        continue
+                    file = stem.with_name(f"{stem.name}_face{i}.png")
+                    if (out / file).exists() and not force:
+                        raise OutputError(
+                            f"{out / file} exists already: choose another folder, or replace it with "
+                            "--force."
+                        )
+                    _write(out / file, image)
+                    matrix = [repr(v) for v in aligned.matrices[i].ravel().tolist()]
+                    score = float(prediction.scores[i])
+                    shown = "" if math.isnan(score) else f"{score:.4f}"  # NaN: no detector ran
+                    source = prediction.source.encode("utf-8", "surrogateescape")
+                    writer.writerow(
+                        [source.decode("utf-8", "replace"), i, file.as_posix(), *matrix, shown]
+                    )
+                    count += 1
+    except KeyboardInterrupt:
+        log.print(f"interrupted after {faces.done} pictures: {table} was not written.")
+        raise typer.Exit(130) from None
+    log.print(f"wrote {out}: {count} faces of {faces.done - faces.bad} of {faces.done} pictures")
+    if faces.bad or lost:
+        raise typer.Exit(1)
+
+
+def _stem(source: Path, taken: set[Path]) -> Path:
+    """Where the faces of a picture go below the output folder, without ``_face0.png``."""
+    parts = ("up" if part == ".." else part for part in source.parts if part != source.anchor)
+    path = Path(*parts)
+    stem = path.with_suffix("")
+    if stem in taken:  # a.jpg beside a.png
+        stem = path
+    taken.add(stem)
+    return stem
+
+
+def _write(target: Path, image: object) -> None:
+    from PIL import Image
+
+    from facial_keypoints.files import atomic_path
+
+    with atomic_path(target) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")  # type: ignore[arg-type]

@@ -1,0 +1,81 @@
+"""The faces of pictures, for the verbs that go on from points: measure and align."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facial_keypoints.errors import DataError, PictureError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from facial_keypoints.types import Prediction
+
+__all__ = ["Crops", "Faces"]
+
+Crops = Annotated[
+    bool, typer.Option("--crops", help="Each picture is one face already: look for none.")
+]
+
+
+class Faces:
+    """Predictions of pictures one after the other; pictures that cannot be read are listed and passed over.
+
+    Args:
+        inputs: Pictures, folders, patterns, or ``-``.
+        model: As for ``predict``.
+        crops: Each picture is one face.
+        log: Where to list what was skipped.
+    """
+
+    def __init__(self, inputs: list[str], model: str, *, crops: bool, log: Console) -> None:
+        import warnings
+
+        from facial_keypoints.predict import load_predictor
+
+        # Pillow warns of metadata that nobody asked for; a picture that it cannot read is an error.
+        warnings.filterwarnings("ignore", module="PIL")
+        # Photos are answered by many threads, each of which computes alone.
+        self._predictor = load_predictor(model, threads=None if crops else 1)
+        self._inputs, self._crops, self._log = inputs, crops, log
+        self.schema = self._predictor.spec.schema
+        self.done = self.bad = 0
+
+    def __iter__(self) -> Iterator[Prediction]:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        from facial_keypoints.pictures import find_pictures
+
+        # Counted first, so that the bar knows the end; standard input can be read only once.
+        total = None if "-" in self._inputs else sum(1 for _ in find_pictures(self._inputs))
+        if total == 0:
+            raise DataError(f"there is no picture in {', '.join(self._inputs)}.")
+        files = find_pictures(self._inputs)
+        answers = (
+            self._predictor.predict_files(files)
+            if self._crops
+            else self._predictor.predict_photos(files)
+        )
+        log = self._log
+        columns = (TextColumn("finding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with (
+            closing(answers),
+            Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as bar,
+        ):
+            for answer in bar.track(answers, total=total):
+                self.done += 1
+                if isinstance(answer, PictureError):
+                    self.bad += 1
+                    log.print(f"skipped {answer}")
+                    continue
+                yield answer

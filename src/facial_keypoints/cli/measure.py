@@ -1,0 +1,172 @@
+"""``facial-keypoints measure``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facial_keypoints.cli import app
+from facial_keypoints.cli import options as o
+from facial_keypoints.cli.faces import Crops
+from facial_keypoints.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from facial_keypoints.measurement_table import FaceTable
+    from facial_keypoints.types import Keypoints
+
+_TABLES = (".csv", ".parquet", ".json")
+
+
+@app.command("measure")
+def measure_command(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT",
+            help="Pictures, folders, patterns, or - for a list on standard input; or one table that "
+            "predict or track wrote.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Table to write: .csv, .parquet or .json.")
+    ],
+    neutral: Annotated[
+        Path | None,
+        typer.Option(
+            help="Picture of the same person's resting face, for mouth opening and smile.",
+        ),
+    ] = None,
+    neutral_at: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Of a video's table: the time at which each tracked face rests, instead of --neutral.",
+        ),
+    ] = None,
+    ipd_mm: Annotated[
+        float | None,
+        typer.Option(
+            help="True distance between the pupils in millimetres: adds lengths in millimetres."
+        ),
+    ] = None,
+    mm_per_px: Annotated[
+        float | None,
+        typer.Option(help="Or: millimetres that a pixel shows at the distance of the face."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Of a video's table: figure of curves over time (.png, .svg, .pdf)."),
+    ] = None,
+    model: o.Model = "default",
+    crops: Crops = False,
+    force: o.Force = False,
+) -> None:
+    """Measure faces: distances as ratios, angles, asymmetry, turn of the head, with error bars.
+
+    **Not a medical device**: the numbers are for information only and must not be used for diagnosis.
+    They come from one picture without depth; faces that are turned are marked in the column warnings.
+
+    Each measure has a column NAME and its standard deviation NAME_sigma, which comes from the points'
+    confidence. Definitions and sources: docs/measurements.md.
+
+    Pictures that cannot be read are listed, the others are still measured, and the exit code is 1.
+
+    Examples:
+
+        facial-keypoints measure photos/ -o measures.csv --ipd-mm 63
+
+        facial-keypoints measure track.csv -o curves.csv --neutral-at 0.5 --plot curves.png
+    """
+    from rich.console import Console
+
+    from facial_keypoints.files import refuse_existing
+    from facial_keypoints.measurement import NOTICE, measure
+    from facial_keypoints.measurement_table import check_table_name, write_measurements
+
+    for name, scale in (("--ipd-mm", ipd_mm), ("--mm-per-px", mm_per_px)):
+        if scale is not None and not 0 < scale < float("inf"):
+            raise typer.BadParameter("must be a positive number.", param_hint=name)
+    if ipd_mm is not None and mm_per_px is not None:
+        raise typer.BadParameter("give --ipd-mm or --mm-per-px, not both.")
+    if neutral is not None and neutral_at is not None:
+        raise typer.BadParameter("give --neutral or --neutral-at, not both.")
+    check_table_name(out)
+    for file in (out, plot):
+        if file is not None:
+            refuse_existing(file, force=force)
+    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    faces, bad = _faces(inputs, model, crops=crops, log=log)
+    times = faces.column("time_s", "time")
+    if times is None and (plot is not None or neutral_at is not None):
+        raise DataError("--plot and --neutral-at need a table that track wrote, with times.")
+    rest = None
+    if neutral is not None:
+        rest = _neutral(neutral, model, crops=crops, log=log)
+    elif neutral_at is not None and times is not None:
+        rest = _resting(faces, times, neutral_at)
+    found = measure(faces.keypoints, neutral=rest, mm_per_px=mm_per_px, ipd_mm=ipd_mm)
+    if plot is not None and times is not None:
+        from facial_keypoints.plots import plot_measurements, save_figure
+
+        save_figure(plot_measurements(found, times, faces.column("track")), plot)
+        log.print(f"wrote {plot}")
+    write_measurements(out, faces.others, found)
+    log.print(f"wrote {out}: {len(found)} faces, {len(found.names)} measures each")
+    turned = sum("turned" in each for each in found.warnings)
+    if turned:
+        log.print(f"{turned} of {len(found)} faces are turned: see the column warnings.")
+    log.print(NOTICE)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _faces(inputs: list[str], model: str, *, crops: bool, log: Console) -> tuple[FaceTable, int]:
+    """The points to measure, and the number of pictures that could not be read."""
+    from facial_keypoints.cli.faces import Faces
+    from facial_keypoints.measurement import check_schema
+    from facial_keypoints.measurement_table import read_faces, table_of
+
+    if any(Path(name).suffix.lower() in _TABLES for name in inputs):
+        if len(inputs) > 1:
+            raise DataError(
+                "measure takes one table, or pictures, not several: run it once for each."
+            )
+        return read_faces(inputs[0]), 0
+    pictures = Faces(inputs, model, crops=crops, log=log)
+    check_schema(pictures.schema)
+    return table_of(list(pictures), pictures.schema), pictures.bad
+
+
+def _neutral(picture: Path, model: str, *, crops: bool, log: Console) -> Keypoints:
+    from facial_keypoints.cli.faces import Faces
+
+    found = list(Faces([str(picture)], model, crops=crops, log=log))
+    if len(found) != 1 or len(found[0]) != 1:
+        count = sum(len(each) for each in found)
+        raise DataError(
+            f"--neutral {picture} must be one picture with one face, but {count} were found: choose "
+            "another, or cut the face out and use --crops."
+        )
+    return found[0].keypoints
+
+
+def _resting(faces: FaceTable, times: NDArray[np.float64], seconds: float) -> Keypoints:
+    """Of each row the face of the same track whose time is nearest."""
+    import numpy as np
+
+    tracks = faces.column("track")
+    known = np.asarray(faces.keypoints.labeled.all(axis=1))
+    index = np.arange(len(faces.keypoints))
+    for track in [None] if tracks is None else np.unique(tracks):
+        own = index if tracks is None else np.flatnonzero(tracks == track)
+        seen = own[known[own]] if known[own].any() else own
+        if len(seen):
+            index[own] = seen[np.argmin(np.abs(times[seen] - seconds))]
+    return faces.keypoints.subset(index)
