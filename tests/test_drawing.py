@@ -130,3 +130,12 @@ def test_a_picture_of_another_size_or_type_is_refused():
         draw_keypoints(np.zeros((9, 9)), Keypoints(XY, FIVE))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(9, 9, 4\)"):
         draw_keypoints(flat(0, (9, 9, 4)), Keypoints(XY, FIVE))
+
+
+def test_small_boxes_are_thin_and_carry_no_text() -> None:
+    image = np.full((200, 200, 3), 128, np.uint8)
+    small = draw_boxes(image, np.array([[80, 80, 110, 110]]), labels=["0.90"])
+    large = draw_boxes(image, np.array([[80, 80, 150, 150]]), labels=["0.90"])
+    assert (small[:76] == image[:76]).all()  # nothing above the box
+    assert (large[:76] != image[:76]).any()
+    assert (small[95] != image[95]).any(axis=1).sum() <= 6

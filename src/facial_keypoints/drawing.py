@@ -24,6 +24,7 @@ BOX_COLOR: Color = (76, 195, 255)
 _RIM: Color = (16, 20, 24)
 _UNSURE: Color = (108, 92, 231)  # violet: apart from orange for every kind of colour vision
 _SHIFT = 4  # OpenCV's fixed point: coordinates in 1/16 px
+_SMALL_BOX = 40.0  # pixels
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -50,7 +51,7 @@ def _fixed(values: float | FloatArray) -> list[int]:
 
 def _dot(canvas: ImageArray, xy: FloatArray, radius: float, color: Color) -> None:
     x, y = _fixed(xy)
-    for size, fill in ((radius + max(0.6, 0.3 * radius), _RIM), (radius, color)):
+    for size, fill in ((radius + min(max(0.6, 0.3 * radius), radius), _RIM), (radius, color)):
         cv2.circle(canvas, (x, y), _fixed(size)[0], fill, -1, cv2.LINE_AA, _SHIFT)
 
 
@@ -73,7 +74,7 @@ def _radius(xy: FloatArray, image_size: tuple[int, int]) -> float:
     known = xy[~np.isnan(xy[:, 0])]
     extent = float(np.ptp(known, axis=0).max()) if len(known) > 1 else 0.0
     largest = max(1.0, 0.008 * max(image_size))
-    return float(np.clip(0.022 * extent, 0.9, largest)) if extent else largest
+    return float(np.clip(0.022 * extent, 0.6, largest)) if extent else largest
 
 
 def confidence_color(confidence: float) -> Color:
@@ -147,7 +148,9 @@ def draw_boxes(
     labels: Sequence[str] = (),
     color: Color = BOX_COLOR,
 ) -> ImageArray:
-    """Draw N boxes, with a line of text above each where given.
+    """Draw N boxes, with a line of text above each where given and where it could be read.
+
+    Boxes below 40 pixels get a thin line without a rim and no text, which would hide small faces.
 
     Args:
         image: (H, W), (H, W, 1) grey or (H, W, 3) RGB uint8; not changed.
@@ -165,14 +168,16 @@ def draw_boxes(
     if labels and len(labels) != len(boxes):
         raise ValueError(f"labels must be {len(boxes)}, one per box, received {len(labels)}.")
     size = max(canvas.shape[:2])
-    weight = max(1, round(size / 400))
     for i, box in enumerate(np.asarray(boxes, np.float64)):
         if np.isnan(box).any():
             continue
         first, second = _fixed(box[:2]), _fixed(box[2:])
-        for thickness, shade in ((weight + 2, _RIM), (weight, color)):
+        side = float(box[2] - box[0])
+        small = side < _SMALL_BOX
+        weight = max(1, round(min(size / 400, side / 60)))
+        for thickness, shade in ((weight + 2, _RIM), (weight, color))[small:]:
             cv2.rectangle(canvas, first, second, shade, thickness, cv2.LINE_AA, _SHIFT)
-        if labels:
+        if labels and not small:
             height = float(np.clip(0.08 * (box[2] - box[0]), 7.0, max(7.0, size / 40)))
             _text(canvas, labels[i], np.array([box[0], box[1] - 0.4 * height]), height)
     return canvas
