@@ -35,7 +35,7 @@ class OneEuro:
 
     min_cutoff: float = 1.0
     beta: float = 10.0
-    derivative_cutoff: float = 2.0
+    derivative_cutoff: float = 4.0
 
     def __post_init__(self) -> None:
         if not (self.min_cutoff > 0 and self.derivative_cutoff > 0 and self.beta >= 0):

@@ -1,7 +1,8 @@
 """Predictions as tables, one row a face, written as they come: csv, parquet or json.
 
 Columns: ``source, face, x0, y0, x1, y1, score``, then for each keypoint ``NAME_x, NAME_y,
-NAME_confidence``; pixels of the original picture. What is not known is empty (null). The three
+NAME_confidence``; pixels of the original picture. Of a video: ``time_s, frame, track`` in place of
+``source, face``. What is not known is empty (null). The three
 formats hold the same numbers: pixels to a thousandth, scores and confidences to four digits.
 """
 
@@ -50,16 +51,19 @@ class TableWriter(Protocol):
         """Append one row per face."""
 
 
-def columns(schema: KeypointSchema) -> list[str]:
-    """Names of the columns, in order."""
-    names = ["source", "face", "x0", "y0", "x1", "y1", "score"]
-    return names + [
+def columns(schema: KeypointSchema, *, video: bool = False) -> list[str]:
+    """Names of the columns, in order; of a table of tracks if ``video``."""
+    names = ["time_s", "frame", "track"] if video else ["source", "face"]
+    return [*names, "x0", "y0", "x1", "y1", "score"] + [
         f"{point}_{what}" for point in schema.keypoint_names for what in ("x", "y", "confidence")
     ]
 
 
 def rows(prediction: Prediction) -> list[list[Value]]:
-    """One list of values per face, in the order of :func:`columns`; ``None`` is not known."""
+    """One list of values per face, in the order of :func:`columns`; ``None`` is not known.
+
+    A prediction with track ids gives rows of a video.
+    """
     points = prediction.keypoints
     n, k = points.xy.shape[:2]
     confidence = np.full((n, k), np.nan) if points.confidence is None else points.confidence
@@ -78,25 +82,31 @@ def rows(prediction: Prediction) -> list[list[Value]]:
         ],
         axis=1,
     )
-    # A file name may hold bytes that are no text; a table cannot.
-    source = prediction.source.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    names: list[list[Value]]
+    if prediction.track_ids is not None:
+        time_s = round(prediction.time_s, 6)
+        names = [[time_s, prediction.frame_index, track] for track in prediction.track_ids.tolist()]
+    else:
+        # A file name may hold bytes that are no text; a table cannot.
+        source = prediction.source.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        names = [[source, face] for face in range(n)]
     return [
-        [source, face, *(None if math.isnan(v) else v for v in row)]
-        for face, row in enumerate(values.tolist())
+        [*name, *(None if math.isnan(v) else v for v in row)]
+        for name, row in zip(names, values.tolist(), strict=True)
     ]
 
 
 class _Table(TableWriter, Protocol):
-    def __init__(self, path: Path, schema: KeypointSchema) -> None: ...
+    def __init__(self, path: Path, names: list[str]) -> None: ...
 
     def close(self) -> None: ...
 
 
 class _CsvTable:
-    def __init__(self, path: Path, schema: KeypointSchema) -> None:
+    def __init__(self, path: Path, names: list[str]) -> None:
         self._handle = path.open("w", encoding="utf-8", newline="")
         self._writer = csv.writer(self._handle, lineterminator="\n")
-        self._writer.writerow(columns(schema))
+        self._writer.writerow(names)
 
     def write(self, predictions: Iterable[Prediction]) -> None:
         for prediction in predictions:
@@ -109,9 +119,9 @@ class _CsvTable:
 class _JsonTable:
     """One array with an object a row, each on a line of its own."""
 
-    def __init__(self, path: Path, schema: KeypointSchema) -> None:
+    def __init__(self, path: Path, names: list[str]) -> None:
         self._handle = path.open("w", encoding="utf-8")
-        self._names = columns(schema)
+        self._names = names
         self._separator = "[\n"
 
     def write(self, predictions: Iterable[Prediction]) -> None:
@@ -127,12 +137,12 @@ class _JsonTable:
 
 
 class _ParquetTable:
-    def __init__(self, path: Path, schema: KeypointSchema) -> None:
+    def __init__(self, path: Path, names: list[str]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        types: dict[str, Any] = {"source": pa.string(), "face": pa.int32()}
-        names = columns(schema)
+        types: dict[str, Any] = {"source": pa.string()}
+        types |= dict.fromkeys(("face", "frame", "track"), pa.int32())
         self._schema = pa.schema([(name, types.get(name, pa.float64())) for name in names])
         self._table = pa.Table
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
@@ -164,12 +174,13 @@ _WRITERS: dict[str, type[_Table]] = {
 
 
 @contextmanager
-def open_table(path: Path, schema: KeypointSchema) -> Iterator[TableWriter]:
+def open_table(path: Path, schema: KeypointSchema, *, video: bool = False) -> Iterator[TableWriter]:
     """Open a table for writing; it appears at ``path`` when the block succeeds, whole.
 
     Args:
         path: Its suffix chooses the format: ``.csv``, ``.parquet`` or ``.json``.
         schema: The keypoints of every prediction that will be written.
+        video: A table of tracks: each prediction carries track ids.
 
     Raises:
         OutputError: The suffix is another, or the file cannot be written.
@@ -180,7 +191,7 @@ def open_table(path: Path, schema: KeypointSchema) -> Iterator[TableWriter]:
             f"{path}: a table is written as {', '.join(TABLE_SUFFIXES)}: choose one of these names."
         )
     with atomic_path(path) as temporary:
-        table = kind(temporary, schema)
+        table = kind(temporary, columns(schema, video=video))
         try:
             yield table
         finally:

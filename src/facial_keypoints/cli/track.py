@@ -1,0 +1,258 @@
+"""``facial-keypoints track``."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facial_keypoints.cli import app
+from facial_keypoints.cli import options as o
+from facial_keypoints.errors import DataError, OutputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from facial_keypoints.types import Prediction
+    from facial_keypoints.video import ContactSheet, Frame, VideoWriter
+
+LOG_SECONDS = 20.0  # without a terminal, a line now and then says that work goes on
+
+
+@app.command("track")
+def track_command(
+    video: Annotated[
+        str,
+        typer.Argument(
+            metavar="VIDEO",
+            help="A video file of any kind that FFmpeg reads, or a camera's number (0 is the first).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", help="Table to write, a row per frame and face: .csv, .parquet or .json."
+        ),
+    ],
+    draw: Annotated[
+        Path | None,
+        typer.Option(help="Copy of the video to write with the faces drawn, .mp4, without sound."),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Picture to write of a dozen moments with their times, .jpg or .png."),
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="The points as they were found, without smoothing.")
+    ] = False,
+    min_cutoff: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Smoothing of a point at rest: a low pass of so many Hz; less is steadier.",
+            show_default="1",
+        ),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Hz by which it opens for each face size (distance of the eyes) a second of speed; "
+            "more lags less.",
+            show_default="10",
+        ),
+    ] = None,
+    detect_every: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds after which the detector looks for new faces; in between it runs only where "
+            "there is doubt. 0 is every frame.",
+        ),
+    ] = 1.0,
+    max_faces: Annotated[
+        int | None, typer.Option(min=1, help="Follow at most so many, the largest.")
+    ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Least score of a new face.", show_default="the detector's own"
+        ),
+    ] = None,
+    detector: Annotated[
+        str,
+        typer.Option(
+            help="Face detector: default (the shipped one), or an .onnx file: one trained by this "
+            "package, or OpenCV's YuNet."
+        ),
+    ] = "default",
+    model: o.Model = "default",
+    style: Annotated[
+        str | None,
+        typer.Option(
+            help="Label style to answer in, as 'facial-keypoints models' lists them.",
+            show_default="kaggle-a, if the model has it",
+        ),
+    ] = None,
+    threads: o.Threads = None,
+    force: o.Force = False,
+) -> None:
+    """Follow the faces of a video and write their keypoints as a table, in pixels of the video.
+
+    Each face keeps its number; points are smoothed against jitter. Of a video that stops in the middle,
+    and after Ctrl-C, what was tracked until there is written, and the exit code says so.
+
+    Examples:
+
+        facial-keypoints track clip.mp4 -o track.csv
+
+        facial-keypoints track clip.mov -o track.parquet --draw drawn.mp4 --sheet moments.jpg
+
+        facial-keypoints track 0 -o me.csv                 # the first camera, until Ctrl-C
+    """
+    from rich.console import Console
+
+    from facial_keypoints.detection import load_detector
+    from facial_keypoints.predict import load_predictor
+    from facial_keypoints.smoothing import OneEuro
+    from facial_keypoints.tables import open_table
+    from facial_keypoints.tracking import Tracker, track_frames
+    from facial_keypoints.video import ContactSheet, open_video, write_video
+
+    if raw and (min_cutoff is not None or beta is not None):
+        raise typer.BadParameter(
+            "--raw smooths nothing: --min-cutoff and --beta do not go with it."
+        )
+    _check_outputs(video, (out, draw, sheet), force=force)
+    settings = {"min_cutoff": min_cutoff, "beta": beta}
+    smoothing = None if raw else OneEuro(**{k: v for k, v in settings.items() if v is not None})
+    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    predictor = load_predictor(model, style=style, threads=threads)
+    tracker = Tracker(
+        predictor,
+        detector=load_detector(detector, threads=threads),
+        detect_every_s=detect_every,
+        max_faces=max_faces,
+        min_score=min_score,
+    )
+    moments = None if sheet is None else ContactSheet()
+    stopped: DataError | None = None
+    done = faces = 0
+    begin = time.perf_counter()
+    with ExitStack() as stack:
+        interrupted = stack.enter_context(_interrupts())
+        source = stack.enter_context(open_video(video))
+        table = stack.enter_context(open_table(out, predictor.spec.schema, video=True))
+        writer = None
+        if draw is not None:
+            writer = stack.enter_context(write_video(draw, source.size, rate=source.rate))
+        followed = track_frames(source, tracker, smoothing=smoothing, source=source.name)
+        try:
+            for frame, prediction in _with_progress(followed, source.frame_count, log):
+                table.write([prediction])
+                _show(frame, prediction, writer, moments)
+                done += 1
+                faces += len(prediction) > 0
+                if interrupted.is_set():
+                    break
+        except DataError as error:
+            stopped = error  # leaving the blocks as if done is what keeps the outputs
+    if sheet is not None and moments is not None and done:
+        _write_picture(sheet, moments)
+    speed = done / (time.perf_counter() - begin)
+    log.print(
+        f"wrote {out}: {done} frames, {faces} with faces, {tracker.track_count} tracks, "
+        f"{speed:.0f} frames a second"
+    )
+    if stopped is not None:
+        raise stopped
+    if interrupted.is_set() and source.frame_count is not None:  # a camera has no other end
+        log.print(f"interrupted: the outputs end after {done} frames.")
+        raise typer.Exit(130)
+
+
+def _check_outputs(video: str, outputs: Sequence[Path | None], *, force: bool) -> None:
+    """Say no before the work, not after it."""
+    from facial_keypoints.files import refuse_existing
+
+    sheet = outputs[-1]
+    if sheet is not None and sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise OutputError(f"{sheet}: the sheet is a picture: choose a name in .jpg or .png.")
+    for file in outputs:
+        if file is not None:
+            if file.resolve() == Path(video).resolve():
+                raise OutputError(f"{file} is the video itself: choose another output.")
+            refuse_existing(file, force=force)
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Ctrl-C as an event, so that it comes between frames and leaves no half row; twice, it ends all."""
+    event = threading.Event()
+
+    def note(*_: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _show(
+    frame: Frame,
+    prediction: Prediction,
+    writer: VideoWriter | None,
+    moments: ContactSheet | None,
+) -> None:
+    from facial_keypoints.tracking import draw_tracks
+
+    wanted = moments is not None and moments.wants()
+    if writer is None and not wanted:
+        return
+    drawn = draw_tracks(frame.rgb(), prediction)
+    if writer is not None:
+        writer.write(drawn, frame.time_s)
+    if moments is not None and wanted:
+        moments.add(drawn, frame.time_s)
+
+
+def _with_progress(
+    followed: Iterable[tuple[Frame, Prediction]], total: int | None, log: Console
+) -> Iterator[tuple[Frame, Prediction]]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("tracking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    spoken = time.monotonic()
+    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as bar:
+        for count, item in enumerate(bar.track(followed, total=total), start=1):
+            yield item
+            if not log.is_terminal and time.monotonic() - spoken > LOG_SECONDS:
+                spoken = time.monotonic()
+                log.print(f"tracking: {count} of {total or 'unknown'} frames")
+
+
+def _write_picture(path: Path, moments: ContactSheet) -> None:
+    import cv2
+
+    from facial_keypoints.files import atomic_path
+
+    encoded = cv2.imencode(path.suffix, moments.picture()[..., ::-1])[1]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
