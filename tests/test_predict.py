@@ -139,6 +139,14 @@ def test_flip_averages_with_the_mirrored_picture_partners_swapped() -> None:
     np.testing.assert_allclose(found.confidence[0], middle / 10, atol=1e-6)
 
 
+def test_flip_keeps_the_side_to_which_a_model_with_learnt_offsets_leans() -> None:
+    # The same model, but of the shipped family: the mean keeps x + 10 s instead of falling to x.
+    spec = replace(SPEC, output="points")
+    found = Predictor(SpotRuntime(spec), flip=True).predict_batch(spot(32, 32, 5, 9)[None])
+    np.testing.assert_allclose(found.xy[0, :, 0], 15)
+    np.testing.assert_allclose(found.xy[0, :, 1], 9 + (np.arange(5) + SPEC.schema.swap) / 2)
+
+
 def test_a_picture_too_small_for_a_face_is_refused() -> None:
     predictor = Predictor(SpotRuntime())
     for shape in ((1, 1), (7, 100), (100, 7)):
@@ -434,3 +442,9 @@ def test_load_predictor_opens_a_file(model: Path) -> None:
     predictor = load_predictor(model, threads=1, flip=True)
     assert predictor.spec == SPEC
     assert predictor.flip
+
+
+def test_the_command_averages_crops_only(tmp_path: Path) -> None:
+    result = fkp("predict", "photo.png", "--average", "-o", tmp_path / "out.csv")
+    assert result.returncode == 2
+    assert "--crops" in result.stderr

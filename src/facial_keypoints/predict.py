@@ -56,9 +56,9 @@ class Predictor:
         style: Label style to answer in. When left out: ``kaggle-a`` if the model has it, else its
             first.
         flip: Ask about the mirrored picture too and average: slightly better, twice the time.
-        average: Look twice at every face, the second time framed by the first answer, and average:
-            slightly better, twice the time. Badly framed faces get a second look in any case, if
-            the model gives a confidence (:mod:`facial_keypoints.second_look`).
+        average: Ask about eight moved views of every crop and take the mean: better, nine times the
+            time. Badly framed crops get a second look in any case, if the model gives a confidence
+            (:mod:`facial_keypoints.second_look`).
         detector: Finds the faces of photos; the one that comes with the package, opened when the
             first photo comes, when left out.
         threads: Threads that a photo is searched with; every core when left out.
@@ -186,6 +186,10 @@ class Predictor:
             return xy, confidence
         mirrored, mirrored_sure = self.runtime.run(flip_images(batch))
         back = flip_xy(mirrored, self.spec.input_size[1], self.spec.schema)
+        if self.spec.output == "points":
+            # Such a model keeps its annotators' offset to one side (docs/experiments.md), which a
+            # mirror turns to the other: the mean must not be drawn away from it.
+            back[..., 0] += (xy[..., 0] - back[..., 0]).mean(axis=-1, keepdims=True)
         xy = np.mean([xy, back], axis=0, dtype=np.float32)
         if confidence is not None and mirrored_sure is not None:
             back = mirrored_sure[..., list(self.spec.schema.swap)]

@@ -39,6 +39,9 @@ _VIEWS = (
     *((1.6, dx, dy) for dx, dy in ((0.0, 0.0), (0.0, -0.15), (-0.15, 0.0), (0.15, 0.0))),
 )
 
+# Angle in degrees, zoom and place of the views whose answers are averaged; two and two are opposite.
+_MOVES = ((8.0, 1.08, 0.03, -0.02), (-8.0, 0.93, -0.03, 0.02), (4.0, 0.95, -0.02, -0.03), (-4.0, 1.05, 0.02, 0.03))  # fmt: skip
+
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
@@ -59,8 +62,7 @@ def look_again(
         style: (N,) index of the label style of each answer.
         xy: (N, K, 2) first answers, input pixels.
         confidence: (N, K) theirs.
-        average: Look twice at well-framed faces as well and average both answers: a little better,
-            twice the time.
+        average: Take the mean over eight views of every face: better, nine times the time.
 
     Returns:
         xy and confidence, new arrays; all as they are where the model is of another family than the
@@ -73,34 +75,61 @@ def look_again(
     if not len(images) or not known:
         return xy, confidence
     doubtful = confidence.mean(axis=1) < DOUBTFUL
+    found = np.zeros(len(images), bool)
     for i in np.flatnonzero(doubtful):
-        xy[i], confidence[i] = _try_views(runtime, images[i], int(style[i]), xy[i], confidence[i])
+        better = _try_views(runtime, images[i], int(style[i]), float(confidence[i].mean()))
+        if better is not None:
+            found[i], xy[i], confidence[i] = True, *better
     small = ~doubtful & (face_sizes(xy, schema) < SMALL * min(images.shape[1:3]))
-    rows = np.flatnonzero(small | (average & ~doubtful))
-    if not len(rows):
-        return xy, confidence
-    # A mean with the first look gains more where the second does not turn the face as well.
-    views = [_framed(images[i], xy[i], schema, upright=bool(small[i])) for i in rows]
-    again, sure = _look(runtime, images[rows], views, style[rows])
-    share = np.where(small[rows], 1.0, 0.5).astype(np.float32)[:, None]
-    xy[rows] += share[..., None] * (again - xy[rows])
-    confidence[rows] += share * (sure - confidence[rows])
+    rows = np.flatnonzero(small)
+    if len(rows):
+        views = [_framed(images[i], xy[i], schema, upright=True) for i in rows]
+        xy[rows], confidence[rows] = _look(runtime, images[rows], views, style[rows])
+    rows = np.flatnonzero(~doubtful | found)  # what was found in no view has nothing to average
+    if average and len(rows):
+        xy[rows], confidence[rows] = _average(
+            runtime, images[rows], style[rows], xy[rows], (doubtful | small)[rows]
+        )
     return xy, confidence
+
+
+def _average(
+    runtime: Runtime,
+    images: ImageArray,
+    style: NDArray[np.integer],
+    xy: NDArray[np.float32],
+    badly_framed: NDArray[np.bool_],
+) -> Answers:
+    """Means over moved views: of the picture as it is, if it is well framed, and framed by ``xy``."""
+    schema = runtime.spec.schema
+    # Two framings err differently; where the picture's own is bad, a turned one takes its place.
+    first = [
+        _framed(image, points, schema, upright=True) if bad else _still(image)
+        for image, points, bad in zip(images, xy, badly_framed, strict=True)
+    ]
+    second = [_framed(image, p, schema, upright=False) for image, p in zip(images, xy, strict=True)]
+    found = [
+        _look(runtime, images, [_moved(view, *move) for view in framing], style)
+        for framing in (first, second)
+        for move in _MOVES
+    ]
+    points, sure = zip(*found, strict=True)
+    return np.mean(points, axis=0, dtype=np.float32), np.mean(sure, axis=0, dtype=np.float32)
 
 
 def _try_views(
     runtime: Runtime,
     image: ImageArray,
     style: int,
-    xy: NDArray[np.float32],
-    confidence: NDArray[np.float32],
-) -> Answers:
-    views = [_moved(image, *view) for view in _VIEWS]
+    confidence: float,
+) -> Answers | None:
+    """A better answer for one doubtful face; ``None`` where no view's is clearly surer."""
+    views = [_moved(_still(image), 0.0, *view) for view in _VIEWS]
     styles = np.full(len(views), style)
     points, sure = _look(runtime, np.repeat(image[None], len(views), axis=0), views, styles)
     best = int(sure.mean(axis=1).argmax())
-    if sure[best].mean() < confidence.mean() + MARGIN:
-        return xy, confidence
+    if sure[best].mean() < confidence + MARGIN:
+        return None
     framed = _framed(image, points[best], runtime.spec.schema, upright=True)
     last, last_sure = _look(runtime, image[None], [framed], styles[:1])
     if last_sure[0].mean() > sure[best].mean():
@@ -128,14 +157,28 @@ def _look(
     return np.asarray(back, np.float32), sure[rows, style]
 
 
-def _moved(image: ImageArray, zoom: float, dx: float, dy: float) -> CropTransform:
-    """A view ``zoom`` times as large whose middle shows a place (dx, dy) sides off the middle."""
-    height, width = image.shape[:2]
+def _still(image: ImageArray) -> CropTransform:
+    """The view that is the picture itself."""
+    return CropTransform(np.eye(2, 3), (image.shape[0], image.shape[1]))
+
+
+def _moved(view: CropTransform, angle: float, zoom: float, dx: float, dy: float) -> CropTransform:
+    """A view turned about its middle, ``zoom`` times as large, and shifted.
+
+    Its middle shows a place (dx, dy) sides off the middle of ``view``.
+    """
+    height, width = view.input_size
     middle = np.array([width - 1, height - 1]) / 2.0
     shown = middle + np.array([dx * width, dy * height]) / zoom
-    return CropTransform(
-        np.column_stack([zoom * np.eye(2), middle - zoom * shown]), (height, width)
+    turn = zoom * np.array(
+        [
+            [np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))],
+            [-np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))],
+        ]
     )
+    matrix = turn @ view.matrix
+    matrix[:, 2] += middle - turn @ shown
+    return CropTransform(matrix, view.input_size)
 
 
 def _framed(

@@ -85,6 +85,7 @@ def predict_command(
     batch_size: Annotated[int, typer.Option(min=1, help="Faces computed at once (--crops).")] = 128,
     threads: o.Threads = None,
     flip: o.Flip = False,
+    average: o.Average = False,
     max_pixels: Annotated[
         int,
         typer.Option(min=1, help="Refuse larger pictures; each reading thread holds one of them."),
@@ -119,6 +120,10 @@ def predict_command(
             "--crops takes each picture as one face: --boxes, --detector, --min-score and --max-faces "
             "do not go with it."
         )
+    if average and not crops:
+        raise typer.BadParameter(
+            "--average goes with --crops: faces of photos are looked at twice."
+        )
     if boxes and (detector != "default" or min_score is not None):
         raise typer.BadParameter(
             "--boxes asks no detector: --detector and --min-score do not go with it."
@@ -136,6 +141,7 @@ def predict_command(
         model,
         style=style,
         flip=flip,
+        average=average,
         threads=threads if crops else 1,
         detector=None if crops or boxes else detector,
     )

@@ -208,6 +208,7 @@ def evaluate_command(
     ] = False,
     group_by: o.GroupBy = None,
     flip: o.Flip = False,
+    average: o.Average = False,
     threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
@@ -235,7 +236,7 @@ def evaluate_command(
     log = Console(stderr=True)
     if out is not None:
         refuse_existing(out, force=force)
-    predictor = load_predictor(model, flip=flip, threads=threads)
+    predictor = load_predictor(model, flip=flip, average=average, threads=threads)
     spec = predictor.spec
     dataset = load_faces(
         data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=spec.schema
@@ -291,7 +292,7 @@ def submit_command(
     from facial_keypoints.predict import load_predictor
 
     refuse_existing(out, force=force)
-    # A thousand pictures take under a second either way, so the better way.
+    # A thousand pictures take seconds either way, so the better way.
     predictor = load_predictor(model, flip=flip, average=True, threads=threads)
     faces, lookup = load_kaggle(data, part="test"), load_lookup(data)
     predictor.check_fits(faces)
