@@ -364,7 +364,8 @@ def _with_sigma(
         return values, np.full_like(values, np.nan)
     names = KAGGLE15.keypoint_names
     eyes = xy[:, schema.index(_EYES[0])] - xy[:, schema.index(_EYES[1])]
-    step = _STEP * np.hypot(*eyes.T)
+    apart = np.hypot(*eyes.T)
+    step = _STEP * np.where(apart > 0, apart, np.nan)
     uses = np.array(
         [[n in (*m.points, *_scale_points(m)) for m in measures.values()] for n in names]
     )
