@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from facial_keypoints import load_predictor
 from facial_keypoints.data import load_dataset, save_dataset
+from facial_keypoints.data.scenes import draw_scene
 from facial_keypoints.errors import DataError
 from facial_keypoints.schemas import FIVE, KAGGLE15
 from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema
@@ -145,3 +148,124 @@ def test_resizing_keeps_the_shape_of_a_face_as_prediction_does(tmp_path: Path) -
     assert loaded.images.shape == (4, 52, 52, 3)
     expected = given.keypoints.xy * 2 + 0.5 + np.array([0, 6], np.float32)
     np.testing.assert_allclose(loaded.keypoints.xy, expected, rtol=1e-5)
+
+
+def photo_with(count: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A drawn photo saved as photo.png, and its faces' points (N, 15, 2)."""
+    photo, faces = draw_scene(count, seed=2, turn_deg=0)
+    Image.fromarray(photo).save(folder / "photo.png")
+    return photo, faces.xy
+
+
+def coco_file(folder: Path, xy: np.ndarray, *, bbox: bool = True) -> Path:
+    annotations = []
+    for i, face in enumerate(xy, start=1):
+        triples = np.hstack([np.nan_to_num(face), np.where(np.isnan(face[:, :1]), 0, 2)])
+        low, high = np.nanmin(face, axis=0), np.nanmax(face, axis=0)
+        box = {"bbox": [*low.tolist(), *(high - low).tolist()]} if bbox else {}
+        row = {"id": i, "image_id": 1, "category_id": 1, "keypoints": triples.ravel().tolist()}
+        annotations.append(row | box)
+    content = {
+        "images": [{"id": 1, "file_name": "photo.png", "width": 640, "height": 360}],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "face", "keypoints": list(KAGGLE15.keypoint_names)}],
+    }
+    path = folder / "annotations.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_faces_of_an_annotated_photo_are_cut_out_and_stay_together(tmp_path: Path) -> None:
+    _, xy = photo_with(3, tmp_path)
+    loaded = load_dataset(coco_file(tmp_path, xy), channels=1)
+    assert loaded.images.shape == (3, 96, 96, 1)
+    assert loaded.sample_ids.tolist() == ["photo.png#0", "photo.png#1", "photo.png#2"]
+    assert set(loaded.groups) == {"photo.png"}
+    eyes = [KAGGLE15.index(f"{side}_eye_center") for side in ("left", "right")]
+    # Framed as Kaggle's crops are: the eyes' middle at half the width and 37 px from the top.
+    np.testing.assert_allclose(
+        loaded.keypoints.xy[:, eyes].mean(axis=1), 3 * [[47.5, 36.5]], atol=0.01
+    )
+    # The shipped model, which knows such crops, finds the points where the labels say.
+    found = load_predictor(threads=1).predict_batch(loaded.images)
+    apart = np.linalg.norm(found.xy - loaded.keypoints.xy, axis=2).mean(axis=1)
+    assert apart.max() < 4.0
+
+
+def test_a_face_without_eyes_is_cut_by_its_box_or_by_its_points(tmp_path: Path) -> None:
+    _, xy = photo_with(2, tmp_path)
+    xy[:, KAGGLE15.index("left_eye_center")] = np.nan
+    low, high = np.nanmin(xy[0], axis=0), np.nanmax(xy[0], axis=0)
+    side = (high - low).max()
+    for bbox, pixels in ((True, side), (False, 1.6 * side)):
+        loaded = load_dataset(coco_file(tmp_path, xy, bbox=bbox), size=(64, 64))
+        spread = np.nanmax(loaded.keypoints.xy[0], axis=0) - np.nanmin(
+            loaded.keypoints.xy[0], axis=0
+        )
+        np.testing.assert_allclose(spread, (high - low) * 64 / pixels, rtol=1e-4)
+        assert np.isnan(loaded.keypoints.xy[0]).any(axis=1).sum() == 1
+    # One face without a box is a picture that is a face.
+    assert load_dataset(coco_file(tmp_path, xy[:1], bbox=False)).image_size == (360, 640)
+    xy[:] = np.nan
+    (tmp_path / "annotations.json").unlink()
+    with pytest.raises(DataError, match="nothing says where the face is"):
+        load_dataset(
+            coco_file(tmp_path, np.where(np.arange(15)[:, None] == 0, 5.0, xy), bbox=False)
+        )
+
+
+def test_colour_photos_can_become_kaggles_format(tmp_path: Path) -> None:
+    _, xy = photo_with(2, tmp_path)
+    loaded = load_dataset(coco_file(tmp_path, xy), channels=1)
+    save_dataset(loaded, tmp_path / "kaggle")
+    again = load_dataset(tmp_path / "kaggle")
+    np.testing.assert_array_equal(again.images, loaded.images)
+
+
+def pts_file(path: Path, xy: np.ndarray) -> None:
+    rows = "\n".join(f"{x:.6f} {y:.6f}" for x, y in xy)
+    path.write_text(f"version: 1\nn_points: {len(xy)}\n{{\n{rows}\n}}\n")
+
+
+def test_300w_files_count_pixels_from_one(tmp_path: Path) -> None:
+    Image.new("L", (300, 200), 90).save(tmp_path / "a.jpg")
+    xy = np.random.default_rng(0).uniform(60, 140, (68, 2))
+    pts_file(tmp_path / "a.pts", xy)
+    loaded = load_dataset(tmp_path, size=(128, 128))
+    assert loaded.schema.name == "ibug68"
+    assert loaded.images.shape == (1, 128, 128, 3)
+    five = [xy[36:42].mean(axis=0), xy[42:48].mean(axis=0)]
+    middle = loaded.keypoints.xy[0, 36:48].mean(axis=0)
+    np.testing.assert_allclose(middle, [63.5, 37 / 96 * 128 - 0.5], atol=1e-3)
+    scale = np.linalg.norm(loaded.keypoints.xy[0, 0] - loaded.keypoints.xy[0, 1]) / np.linalg.norm(
+        xy[0] - xy[1]
+    )
+    # In the photo, counted from 0, the eyes' middle is one pixel less.
+    corner = np.mean(five, axis=0) - 1.0 - (middle / scale)
+    np.testing.assert_allclose(
+        loaded.keypoints.xy[0], (xy - 1.0 - corner) * scale, rtol=1e-4, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("version: 1\nn_points: 2\n{\n1 2\n3 4\n}\n", "has 2 points"),
+        ("version: 1\n", "is no .pts file"),
+        ("{\n1 two\n}\n", "is no .pts file"),
+        ("{\n1 2 3\n}\n", "is no .pts file"),
+    ],
+)
+def test_bad_300w_files_are_named(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "a.pts").write_text(content)
+    with pytest.raises(DataError, match=says):
+        load_dataset(tmp_path)
+
+
+def test_a_300w_file_needs_its_picture(tmp_path: Path) -> None:
+    pts_file(tmp_path / "a.pts", np.ones((68, 2)))
+    with pytest.raises(DataError, match="no picture of the same name"):
+        load_dataset(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="row 1"):
+        load_dataset(tmp_path)

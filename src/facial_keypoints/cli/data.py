@@ -121,16 +121,22 @@ def synthesize_command(
 @data_app.command("convert")
 def convert_command(
     source: Annotated[
-        Path, typer.Argument(help="Kaggle's files, a COCO keypoints json, or a csv of pictures.")
+        Path,
+        typer.Argument(
+            help="Kaggle's files, a COCO keypoints json, a csv of pictures, or a folder of 300-W .pts "
+            "files with their pictures."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
     to: Annotated[Format, typer.Option(help="Format to write.")] = Format.coco,
     size: Annotated[
-        int | None, typer.Option(min=8, help="Resize every picture to this many pixels a side.")
+        int | None, typer.Option(min=8, help="Bring every face to this many pixels a side.")
     ] = None,
     force: o.Force = False,
 ) -> None:
     """Convert labelled faces from one format to another.
+
+    Annotated photos (COCO, .pts) are cut into one picture a face, framed as the models know faces.
 
     Examples:
 
@@ -144,7 +150,11 @@ def convert_command(
     from facial_keypoints.files import prepare_directory
 
     prepare_directory(out, force=force)
-    dataset = load_dataset(source, size=None if size is None else (size, size))
+    dataset = load_dataset(
+        source,
+        size=None if size is None else (size, size),
+        channels=1 if to is Format.kaggle else None,  # Kaggle's format knows grey only
+    )
     save_dataset(dataset, out, to.value)
     Console(stderr=True).print(f"wrote {len(dataset)} faces to {out}", soft_wrap=True)
 

@@ -1,14 +1,16 @@
 """Any supported data set in, any out.
 
-Kaggle's files are read by :mod:`facial_keypoints.data.kaggle`; here are the two formats that keep
-pictures as files: COCO keypoints (``annotations.json`` beside an ``images`` folder) and a csv with a
-path column ``image`` and columns ``NAME_x``/``NAME_y``. Both say which schema they follow by the
-names of their keypoints.
+Kaggle's files are read by :mod:`facial_keypoints.data.kaggle`; here are the formats that keep pictures
+as files: COCO keypoints (``annotations.json`` beside an ``images`` folder), a csv with a path column
+``image`` and columns ``NAME_x``/``NAME_y``, and a folder of pictures with a 300-W ``.pts`` file each.
+The first two say which schema they follow by the names of their keypoints. Annotated photos (COCO and
+``.pts``) become one crop a face (:mod:`facial_keypoints.data.cutting`).
 """
 
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import math
 import os
@@ -20,12 +22,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.data.cutting import DEFAULT_SIZE, cut_face, face_box
 from facial_keypoints.data.kaggle import load_kaggle, style_of_rows, write_table
-from facial_keypoints.errors import DataError, OutputError
+from facial_keypoints.errors import DataError, OutputError, PictureError
 from facial_keypoints.files import atomic_path, write_json, write_text
-from facial_keypoints.pictures import fit_picture
-from facial_keypoints.schemas import get_schema, list_schemas
-from facial_keypoints.types import FaceDataset, ImageArray, Keypoints, KeypointSchema
+from facial_keypoints.pictures import PICTURE_SUFFIXES, fit_picture, read_picture
+from facial_keypoints.schemas import IBUG68, get_schema, list_schemas
+from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints, KeypointSchema
 
 __all__ = ["load_dataset", "save_dataset"]
 
@@ -45,7 +48,7 @@ def load_dataset(
     Args:
         path: Kaggle's folder, zip or csv; a COCO json or the folder of its ``annotations.json``;
             a csv with an ``image`` column of paths, relative to the csv, or the folder of its
-            ``faces.csv``.
+            ``faces.csv``; a folder of ``.pts`` files with their pictures.
         group_by: Column (csv formats) that says which rows belong together.
         size: (height, width) to bring pictures and points to, as prediction does: the whole
             picture, its shape kept, in the middle; needed where sizes differ.
@@ -64,6 +67,8 @@ def load_dataset(
         return _load_coco(location, size, channels, schema)
     if location.suffix.lower() == ".csv" and location.is_file() and _has_paths(location):
         return _load_csv(location, size, channels, schema, group_by)
+    if location.is_dir() and (files := sorted(location.glob("*.pts"))):
+        return _load_pts(location, files, size, channels, schema)
     dataset = load_kaggle(location, group_by=group_by)
     keypoints = dataset.keypoints
     if schema is not None and schema.keypoint_names != dataset.schema.keypoint_names:
@@ -158,21 +163,98 @@ def _load_coco(
         schema = _schema_of(labels, path, schema)
         order = [schema.index(name) for name in labels]
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        names, rows = [], []
+        sizes = {i["id"]: (i.get("width"), i.get("height")) for i in content["images"]}
+        names, rows, boxes, whole = [], [], [], True
         for annotation in content["annotations"]:
             triples = np.array(annotation["keypoints"], np.float64).reshape(len(order), 3)
             row = np.full((schema.num_keypoints, 2), np.nan)
             row[order] = np.where(triples[:, 2:] > 0, triples[:, :2], np.nan)
             rows.append(row)
             names.append(files[annotation["image_id"]])
+            box = annotation.get("bbox")
+            boxes.append(None if box is None else [float(value) for value in box])
+            full = [0, 0, *sizes[annotation["image_id"]]]
+            whole &= box is None or list(box) == full
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise DataError(
             f"{path} is no COCO keypoints file ({type(error).__name__}: {error}); "
             "it needs images, annotations and categories with keypoints."
         ) from error
-    if len(set(names)) != len(names):
-        raise DataError(f"{path}: a picture has more than one face; cut faces out first.")
-    return _assemble(path, names, rows, schema, size, channels, None)
+    if whole and len(set(names)) == len(names):
+        return _assemble(path, names, rows, schema, size, channels, None)
+    return _cut(path, names, rows, boxes, schema, size, channels)
+
+
+def _load_pts(
+    folder: Path,
+    files: Sequence[Path],
+    size: tuple[int, int] | None,
+    channels: int | None,
+    schema: KeypointSchema | None,
+) -> FaceDataset:
+    schema = IBUG68 if schema is None else schema
+    names, rows = [], []
+    for file in files:
+        try:
+            inside = file.read_text(encoding="utf-8").split("{", 1)[1].split("}", 1)[0]
+            row = np.array(inside.split(), np.float64).reshape(-1, 2)
+        except (OSError, ValueError, IndexError) as error:
+            raise DataError(
+                f"{file} is no .pts file: it needs 'version: 1', 'n_points: N' and N lines of x and y in "
+                f"braces ({error})."
+            ) from error
+        if len(row) != schema.num_keypoints:
+            raise DataError(
+                f"{file} has {len(row)} points, but the schema '{schema.name}' has "
+                f"{schema.num_keypoints}: give the schema that fits."
+            )
+        picture = next(
+            (p for p in sorted(folder.glob(f"{glob.escape(file.stem)}.*"))
+             if p.suffix.lower() in PICTURE_SUFFIXES), None,
+        )  # fmt: skip
+        if picture is None:
+            raise DataError(f"{file} has no picture of the same name beside it.")
+        names.append(picture.name)
+        # 300-W counts pixels from 1, as Matlab does.
+        rows.append(row - 1.0)
+    return _cut(folder / files[0].name, names, rows, [None] * len(rows), schema, size, channels)
+
+
+def _cut(
+    path: Path,
+    names: Sequence[str],
+    rows: Sequence[NDArray[np.float64]],
+    boxes: Sequence[Sequence[float] | None],
+    schema: KeypointSchema,
+    size: tuple[int, int] | None,
+    channels: int | None,
+) -> FaceDataset:
+    """Annotated photos as one crop a face; the faces of a photo stay on one side of a split."""
+    crops: list[ImageArray] = []
+    points: list[NDArray[np.float32]] = []
+    ids: list[str] = []
+    groups: list[str] = []
+    by_photo: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        by_photo.setdefault(name, []).append(i)
+    for name, faces in by_photo.items():
+        try:
+            photo = read_picture(path.parent / name, channels=channels or 3)
+        except PictureError as error:
+            raise DataError(f"{path}: row {faces[0] + 1}: picture {error}") from error
+        for number, i in enumerate(faces):
+            box = face_box(rows[i], schema, boxes[i])
+            if box is None:
+                raise DataError(
+                    f"{path}: row {i + 1} ({name}) has neither a box nor two labelled points: nothing says "
+                    "where the face is."
+                )
+            crop, xy = cut_face(photo, rows[i], box, size or DEFAULT_SIZE)
+            crops.append(crop)
+            points.append(xy)
+            ids.append(f"{name}#{number}")
+            groups.append(name)
+    return _bundle(path, ids, crops, points, schema, None, None, groups)
 
 
 def _has_paths(path: Path) -> bool:
@@ -254,13 +336,26 @@ def _assemble(
     channels: int | None,
     groups: Sequence[str] | None,
 ) -> FaceDataset:
+    images = [_read_picture(path, number, name) for number, name in enumerate(names, start=1)]
+    return _bundle(path, names, images, rows, schema, size, channels, groups)
+
+
+def _bundle(
+    path: Path,
+    names: Sequence[str],
+    images: Sequence[ImageArray],
+    rows: Sequence[FloatArray],
+    schema: KeypointSchema,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    groups: Sequence[str] | None,
+) -> FaceDataset:
     if not names:
         raise DataError(f"{path} holds no face.")
     try:
         keypoints = Keypoints(np.asarray(rows, np.float32), schema)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
-    images = [_read_picture(path, number, name) for number, name in enumerate(names, start=1)]
     grey = all(image.shape[2] == 1 for image in images)
     if not grey:
         images = [np.repeat(i, 3, axis=2) if i.shape[2] == 1 else i for i in images]
