@@ -33,7 +33,7 @@ LAYERS: list[set[str]] = [
     {"data", "models", "losses", "pipeline", "progress"},
     {"evaluation", "training", "runtime", "second_look", "detection"},
     {"plots", "export", "predict", "tables", "measurement_table", "train_default", "train_detector", "finetune"},
-    {"report"},
+    {"report", "speed"},
     {"compare", "video", "smoothing", "tracking", "service"},
     {"cli"},
     {"__main__"},

@@ -108,6 +108,6 @@ def main() -> None:
         sys.exit(_fail(str(MissingExtraError(package, extra, purpose))))
 
 
-from facial_keypoints.cli import align, compare, data, measure, predict, track, train  # noqa: E402  (verbs register themselves on app)
+from facial_keypoints.cli import align, benchmark, compare, data, measure, predict, track, train  # noqa: E402  (verbs register themselves on app)
 
-_ = (align, compare, data, measure, predict, track, train)
+_ = (align, benchmark, compare, data, measure, predict, track, train)
