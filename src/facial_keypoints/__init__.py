@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from facial_keypoints.predict import Predictor, load_predictor
     from facial_keypoints.runtime import Runtime, load_runtime, shipped_models
     from facial_keypoints.schemas import get_schema, list_schemas
+    from facial_keypoints.smoothing import OneEuro
     from facial_keypoints.spec import ModelSpec
+    from facial_keypoints.tracking import Tracker, track_video
     from facial_keypoints.types import (
         CropTransform,
         FaceDataset,
@@ -59,6 +61,8 @@ _HOMES = {
     "runtime": ("Runtime", "load_runtime", "shipped_models"),
     "schemas": ("get_schema", "list_schemas"),
     "spec": ("ModelSpec",),
+    "smoothing": ("OneEuro",),
+    "tracking": ("Tracker", "track_video"),
     "types": ("CropTransform", "FaceDataset", "KeypointSchema", "Keypoints", "Prediction"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -77,11 +81,13 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "ModelSpec",
+    "OneEuro",
     "OutputError",
     "PictureError",
     "Prediction",
     "Predictor",
     "Runtime",
+    "Tracker",
     "__version__",
     "align",
     "evaluate_predictions",
@@ -95,6 +101,7 @@ __all__ = [
     "measure",
     "read_picture",
     "shipped_models",
+    "track_video",
 ]
 
 
