@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -129,7 +130,9 @@ class OnnxFaceDetector:
                 f"{path} is no face detector of this package (its metadata has no {DETECTOR_KEY}): "
                 "make one with 'python -m facial_keypoints.train_detector'."
             )
-        about: dict[str, Any] = json.loads(metadata[DETECTOR_KEY])
+        self.about: dict[str, Any] = json.loads(metadata[DETECTOR_KEY])
+        """What the file says of itself."""
+        about = self.about
         self.threshold = float(about["threshold"] if threshold is None else threshold)
         self.longest_side = int(about["longest_side"] if longest_side is None else longest_side)
         self._max_enlarge = float(about["max_enlarge"])
@@ -195,10 +198,13 @@ class YuNetFaceDetector:
     ) -> None:
         if not Path(path).is_file():
             raise ModelError(f"there is no face detector {path}: name a YuNet .onnx file.")
+        self._lock = threading.Lock()
         try:
             self._net: Any = cv2.FaceDetectorYN.create(
                 str(path), "", (320, 320), threshold, overlap
             )
+            # Whether the file holds a YuNet shows only when it is asked.
+            self._net.detect(np.zeros((320, 320, 3), np.uint8))
         except cv2.error as error:
             reason = " ".join(str(error).split())[:160]
             raise ModelError(
@@ -209,8 +215,9 @@ class YuNetFaceDetector:
         """Find the faces of one picture; see :meth:`FaceDetector.detect`."""
         _check(image)
         colour = np.broadcast_to(np.atleast_3d(image), (*image.shape[:2], 3))
-        self._net.setInputSize((colour.shape[1], colour.shape[0]))
-        _, faces = self._net.detect(np.ascontiguousarray(colour[..., ::-1]))
+        with self._lock:  # the net keeps the size of one picture
+            self._net.setInputSize((colour.shape[1], colour.shape[0]))
+            _, faces = self._net.detect(np.ascontiguousarray(colour[..., ::-1]))
         if faces is None:
             return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
         # x, y, w, h, then right eye, left eye, nose, right and left mouth corner, then the score;
