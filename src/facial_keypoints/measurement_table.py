@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +28,17 @@ from facial_keypoints.types import Keypoints, KeypointSchema, Prediction
 if TYPE_CHECKING:
     from pyarrow import Table
 
-__all__ = ["FaceTable", "check_table_name", "read_faces", "table_of", "write_measurements"]
+__all__ = [
+    "NUM_OTHERS",
+    "FaceTable",
+    "check_table_name",
+    "measure_rows",
+    "read_faces",
+    "table_of",
+    "write_measurements",
+]
 
-_OTHERS = 7
+NUM_OTHERS = 7
 """The first columns of predict's tables are no points: source, face, box, score."""
 
 
@@ -107,8 +116,8 @@ def table_of(predictions: Sequence[Prediction], schema: KeypointSchema) -> FaceT
     import pyarrow as pa
 
     found = [rows(each) for each in predictions]
-    names = columns(schema)[:_OTHERS]
-    kinds = [pa.string(), pa.int32(), *[pa.float64()] * (_OTHERS - 2)]
+    names = columns(schema)[:NUM_OTHERS]
+    kinds = [pa.string(), pa.int32(), *[pa.float64()] * (NUM_OTHERS - 2)]
     others = pa.table(
         {
             name: pa.array([row[i] for each in found for row in each], kind)
@@ -141,6 +150,22 @@ def check_table_name(path: Path) -> str:
     return suffix
 
 
+def measure_rows(found: Measurements) -> list[dict[str, float | str | None]]:
+    """One mapping per face: ``NAME`` and ``NAME_sigma`` of each measure, and ``warnings``.
+
+    ``None`` is not known. Rounded to five digits, which are more than any error bar needs.
+    """
+    names = [column for name in found.names for column in (name, f"{name}_sigma")]
+    values = np.round(np.stack([found.values, found.sigma], axis=2), 5).reshape(len(found), -1)
+    return [
+        {
+            **{name: None if math.isnan(v) else v for name, v in zip(names, row, strict=True)},
+            "warnings": ", ".join(warnings),
+        }
+        for row, warnings in zip(values.tolist(), found.warnings, strict=True)
+    ]
+
+
 def write_measurements(path: Path, others: Table, found: Measurements) -> None:
     """Write measures beside the columns that say whose they are; whole or not at all.
 
@@ -156,14 +181,11 @@ def write_measurements(path: Path, others: Table, found: Measurements) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = others
-    for m, name in enumerate(found.names):
-        for column, values in ((name, found.values), (f"{name}_sigma", found.sigma)):
-            # NaN is not known: empty. Five digits are more than any error bar needs.
-            rounded = pa.array(np.round(values[:, m], 5), from_pandas=True, type=pa.float64())
-            table = table.append_column(column, rounded)
-    warnings = pa.array([", ".join(each) for each in found.warnings], pa.string())
-    table = table.append_column("warnings", warnings)
+    table, measured = others, measure_rows(found)
+    names = [column for name in found.names for column in (name, f"{name}_sigma")]
+    for name in (*names, "warnings"):
+        kind = pa.string() if name == "warnings" else pa.float64()
+        table = table.append_column(name, pa.array([row[name] for row in measured], kind))
     units = dict(zip(found.names, found.units, strict=True))
     suffix = check_table_name(path)
     with atomic_path(path) as temporary:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,11 +33,14 @@ from facial_keypoints.types import CropTransform, ImageArray
 
 __all__ = [
     "MAX_PIXELS",
+    "MEDIA_TYPES",
     "PICTURE_SUFFIXES",
+    "StoredPicture",
     "cut_crop",
     "find_pictures",
     "fit_picture",
     "in_order",
+    "read_content",
     "read_picture",
 ]
 
@@ -52,6 +56,15 @@ PICTURE_SUFFIXES = frozenset({
 })  # fmt: skip
 """Names that a folder is searched for; a file named by itself may have any name."""
 
+MEDIA_TYPES = {
+    "image/jpeg": ("JPEG", "MPO"), "image/jpg": ("JPEG", "MPO"), "image/pjpeg": ("JPEG", "MPO"),
+    "image/png": ("PNG",), "image/apng": ("PNG",), "image/gif": ("GIF",), "image/webp": ("WEBP",),
+    "image/bmp": ("BMP",), "image/x-ms-bmp": ("BMP",), "image/tiff": ("TIFF",),
+    "image/avif": ("AVIF",), "image/jp2": ("JPEG2000",), "image/x-portable-anymap": ("PPM",),
+    "image/x-portable-graymap": ("PPM",), "image/x-portable-pixmap": ("PPM",),
+}  # fmt: skip
+"""Formats, by Pillow's names, that a picture of each media type may have."""
+
 # What Pillow's readers raise on damaged files.
 _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
@@ -63,12 +76,31 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
+@dataclass(frozen=True)
+class StoredPicture:
+    """A picture that is no file of this machine: in a table, an archive, a store of objects.
+
+    It may be given wherever a path of a picture may be, and goes by its name there.
+
+    Attributes:
+        name: What tables and messages call it.
+        read: Gives the bytes of the file; raises ``OSError`` where it cannot.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+    def __fspath__(self) -> str:
+        return self.name
+
+
 def read_picture(
-    source: str | os.PathLike[str] | bytes,
+    source: str | os.PathLike[str] | bytes | StoredPicture,
     *,
     channels: int = 3,
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
+    media_type: str | None = None,
 ) -> ImageArray:
     """Read one picture, upright as its EXIF orientation says.
 
@@ -76,22 +108,28 @@ def read_picture(
     is divided by 257.
 
     Args:
-        source: A file, or the bytes of one.
+        source: A file, the bytes of one, or one that is stored elsewhere.
         channels: 1 for grey, 3 for RGB.
         max_pixels: Refuse larger pictures, told from the header before anything is decoded.
         name: What to call the picture in messages; the path when left out.
+        media_type: Refuse what has another format: a key of :data:`MEDIA_TYPES`.
 
     Returns:
         (H, W, channels) uint8.
 
     Raises:
-        PictureError: It is missing, empty, damaged, cut off, too large or no picture.
+        PictureError: It is missing, empty, damaged, cut off, too large, no picture or mislabelled.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), received {channels}.")
     shown = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
     try:
-        content = source if isinstance(source, bytes) else _content(Path(source), max_pixels)
+        if isinstance(source, StoredPicture):
+            content = source.read()
+        else:
+            content = (
+                source if isinstance(source, bytes) else read_content(Path(source), max_pixels)
+            )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise PictureError(f"{shown}: cannot be read ({reason}).") from error
@@ -99,6 +137,11 @@ def read_picture(
         raise PictureError(f"{shown}: the file is empty.")
     try:
         with _open(content) as picture:
+            if media_type is not None and picture.format not in MEDIA_TYPES[media_type]:
+                raise PictureError(
+                    f"{shown}: declared as {media_type}, but its content is {picture.format}: give it "
+                    "its true type and name."
+                )
             width, height = picture.size
             if width * height > max_pixels:
                 raise PictureError(
@@ -120,7 +163,13 @@ def read_picture(
         raise PictureError(f"{shown}: the picture is damaged or cut off ({reason}).") from error
 
 
-def _content(path: Path, max_pixels: int) -> bytes:
+def read_content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Read a picture's file, unless it is larger than such a picture can be.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no file, or too large.
+    """
     if path.exists() and not path.is_file():
         raise ValueError("not a file")  # a pipe or a device may never end
     if path.stat().st_size > 16 * max_pixels:  # twice 16-bit RGBA without compression

@@ -32,15 +32,22 @@ from facial_keypoints.types import (
     Prediction,
 )
 
-__all__ = ["SMALLEST_SIDE", "Predictor", "load_predictor"]
+__all__ = ["SMALLEST_SIDE", "FittedCrop", "Predictor", "load_predictor"]
 
 SMALLEST_SIDE = 8
 """Pixels; in a smaller picture even two eyes and a mouth would share pixels."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Crop:
-    """One picture at the model's input, and the way back."""
+class FittedCrop:
+    """One picture at the model's input, and the way back; small, however large the picture was.
+
+    Args:
+        image: (H, W, C) uint8 at the model's input.
+        transform: From pixels of the picture to pixels of the input.
+        image_size: (height, width) of the picture.
+        source: Its name.
+    """
 
     image: ImageArray
     transform: CropTransform
@@ -377,7 +384,9 @@ class Predictor:
             PictureError: A picture is smaller than 8×8.
         """
         names = [""] * len(images) if sources is None else list(sources)
-        return self._answer([self._crop(*pair) for pair in zip(images, names, strict=True)])
+        return self.predict_fitted(
+            [self.fit_crop(*pair) for pair in zip(images, names, strict=True)]
+        )
 
     def predict_files(
         self,
@@ -402,10 +411,10 @@ class Predictor:
             For each file in order its prediction, or the error that says why there is none.
         """
 
-        def prepare(file: str | os.PathLike[str]) -> _Crop | PictureError:
+        def prepare(file: str | os.PathLike[str]) -> FittedCrop | PictureError:
             try:
                 picture = read_picture(file, channels=self.spec.channels, max_pixels=max_pixels)
-                return self._crop(picture, os.fspath(file))
+                return self.fit_crop(picture, os.fspath(file))
             except PictureError as error:
                 return error
 
@@ -415,11 +424,22 @@ class Predictor:
         )
         with closing(reading):  # whoever stops early stops the readers with it
             while batch := list(islice(reading, batch_size)):
-                answers = iter(self._answer([crop for crop in batch if isinstance(crop, _Crop)]))
+                answers = iter(
+                    self.predict_fitted([crop for crop in batch if isinstance(crop, FittedCrop)])
+                )
                 for item in batch:
-                    yield next(answers) if isinstance(item, _Crop) else item
+                    yield next(answers) if isinstance(item, FittedCrop) else item
 
-    def _crop(self, picture: ImageArray, source: str) -> _Crop:
+    def fit_crop(self, picture: ImageArray, source: str = "") -> FittedCrop:
+        """Bring a picture of one face to the model's input, for :meth:`predict_fitted`.
+
+        Args:
+            picture: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+            source: Its name.
+
+        Raises:
+            PictureError: It is smaller than 8×8.
+        """
         height, width = picture.shape[:2]
         if min(height, width) < SMALLEST_SIDE:
             raise PictureError(
@@ -427,9 +447,10 @@ class Predictor:
                 f"(at least {SMALLEST_SIDE}×{SMALLEST_SIDE})."
             )
         image, transform = fit_picture(picture, self.spec.input_size, self.spec.channels)
-        return _Crop(image, transform, (height, width), source)
+        return FittedCrop(image, transform, (height, width), source)
 
-    def _answer(self, crops: Sequence[_Crop]) -> list[Prediction]:
+    def predict_fitted(self, crops: Sequence[FittedCrop]) -> list[Prediction]:
+        """Answer pictures of one face each at once, as :meth:`predict_crops` does."""
         if not crops:
             return []
         found = self.predict_batch(np.stack([crop.image for crop in crops]))
