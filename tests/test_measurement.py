@@ -424,6 +424,19 @@ def test_points_without_confidence_and_empty_cells_are_read(tmp_path: Path) -> N
         read_faces(path)
 
 
+def test_a_table_without_faces_gives_one_without_faces(tmp_path: Path) -> None:
+    header = track_table(tmp_path / "track.csv").read_text().splitlines()[0]
+    (tmp_path / "none.csv").write_text(header + "\n")
+    (tmp_path / "none.json").write_text("[]\n")
+    for name in ("none.csv", "none.json"):
+        for suffix in (".csv", ".json", ".parquet"):
+            out = tmp_path / f"{name}{suffix}"
+            done = CliRunner().invoke(app, ["measure", str(tmp_path / name), "-o", str(out)])
+            assert done.exit_code == 0, done.exception
+            assert out.exists()
+    assert json.loads((tmp_path / "none.csv.json").read_text())["faces"] == []
+
+
 def test_a_prediction_is_measured_like_its_keypoints() -> None:
     keypoints = face(0.9)
     prediction = Prediction(

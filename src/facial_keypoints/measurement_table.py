@@ -70,6 +70,8 @@ def read_faces(path: str | os.PathLike[str]) -> FaceTable:
     """
     path = Path(path)
     table = read_table(path)
+    if not table.num_columns:  # json without rows names no columns
+        return FaceTable(Keypoints(np.zeros((0, 15, 2), np.float32), KAGGLE15), table)
     names = [n.removesuffix("_x") for n in table.column_names if n.endswith("_x")]
     if missing := [
         column
@@ -156,7 +158,9 @@ def measure_rows(found: Measurements) -> list[dict[str, float | str | None]]:
     ``None`` is not known. Rounded to five digits, which are more than any error bar needs.
     """
     names = [column for name in found.names for column in (name, f"{name}_sigma")]
-    values = np.round(np.stack([found.values, found.sigma], axis=2), 5).reshape(len(found), -1)
+    values = np.round(np.stack([found.values, found.sigma], axis=2), 5).reshape(
+        len(found), len(names)
+    )
     return [
         {
             **{name: None if math.isnan(v) else v for name, v in zip(names, row, strict=True)},
