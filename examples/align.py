@@ -2,7 +2,7 @@
 
     python examples/align.py [FOLDER]
 
-Draws a photo of three faces, so that it runs anywhere; use your own photo instead.
+Draws a photo of three faces, so that it runs anywhere; read_picture(file) takes your own.
 """
 
 import sys
@@ -13,14 +13,12 @@ from PIL import Image
 
 from facial_keypoints import align, load_predictor
 from facial_keypoints.data.scenes import draw_scene
-from facial_keypoints.framing import face_boxes
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-photo, drawn = draw_scene(3, seed=5)
+photo, _ = draw_scene(3, seed=5)
 
 predictor = load_predictor()
-# Where the drawn faces are is known. In photos predictor.predict(photo) finds the faces itself.
-faces = predictor.predict_boxes(photo, face_boxes(drawn.xy, drawn.schema))
+faces = predictor.predict(photo)
 
 aligned = align(photo, faces)  # images (N, 112, 112, 3), ready for a recognition network
 for i, image in enumerate(aligned.images):

@@ -2,7 +2,7 @@
 
     python examples/measure.py [FOLDER]
 
-Draws a photo of three faces, so that it runs anywhere; use your own photo instead.
+Draws a photo of three faces, so that it runs anywhere; read_picture(file) takes your own.
 """
 
 import sys
@@ -10,14 +10,12 @@ from pathlib import Path
 
 from facial_keypoints import load_predictor, measure
 from facial_keypoints.data.scenes import draw_scene
-from facial_keypoints.framing import face_boxes
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-photo, drawn = draw_scene(3, seed=5)
+photo, _ = draw_scene(3, seed=5)
 
 predictor = load_predictor()
-# Where the drawn faces are is known. In photos predictor.predict(photo) finds the faces itself.
-faces = predictor.predict_boxes(photo, face_boxes(drawn.xy, drawn.schema))
+faces = predictor.predict(photo)
 
 # With a scale, here the distance between the pupils, lengths come in millimetres as well.
 found = measure(faces, ipd_mm=63)
