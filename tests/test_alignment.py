@@ -20,6 +20,7 @@ from facial_keypoints.alignment import (
     fit_similarity,
     template_points,
 )
+from facial_keypoints.data.scenes import draw_scene
 from facial_keypoints.data.synthetic import draw_faces
 from facial_keypoints.errors import DataError
 from facial_keypoints.schemas import FIVE, IBUG68, KAGGLE15
@@ -230,3 +231,24 @@ def test_align_writes_a_picture_a_face_with_the_matrix_that_maps_back(tmp_path: 
     assert "skipped" not in again.stderr
     (folder / "c.png").unlink()
     assert fkp(*words, "--force").returncode == 0
+
+
+def test_align_finds_the_faces_of_photos_and_an_empty_photo_is_no_failure(tmp_path: Path) -> None:
+    photo, drawn = draw_scene(3, seed=1)
+    Image.fromarray(photo).save(tmp_path / "three.png")
+    Image.fromarray(draw_scene(0, seed=1)[0]).save(tmp_path / "none.png")
+    out = tmp_path / "aligned"
+    done = fkp("align", tmp_path / "three.png", tmp_path / "none.png", "-o", out)
+    assert done.returncode == 0, done.stderr
+    with (out / "faces.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["face"] for row in rows] == ["0", "1", "2"]
+    # The matrices bring the drawn eyes near the template's.
+    eyes = drawn.xy[:, [KAGGLE15.index(name) for name in TEMPLATE_POINTS[:2]]]
+    for row in rows:
+        matrix = np.array(
+            [[float(row[k]) for k in ks] for ks in (("a", "b", "tx"), ("c", "d", "ty"))]
+        )
+        off = np.abs(moved(eyes, matrix) - TEMPLATE[:2]).max(axis=(1, 2))
+        assert off.min() < 12
+        assert 0 < float(row["score"]) <= 1

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from facial_keypoints import measure
 from facial_keypoints.cli import app
+from facial_keypoints.data.scenes import draw_scene
 from facial_keypoints.data.synthetic import draw_faces
 from facial_keypoints.data.synthetic_geometry import (
     FaceParameters,
@@ -445,3 +446,18 @@ def test_a_prediction_is_measured_like_its_keypoints() -> None:
     a, b = measure(prediction), measure(keypoints)
     assert np.array_equal(a.values, b.values)
     assert np.array_equal(a.sigma, b.sigma)
+
+
+def test_measure_finds_the_faces_of_photos(tmp_path: Path) -> None:
+    Image.fromarray(draw_scene(2, seed=1)[0]).save(tmp_path / "two.png")
+    Image.fromarray(draw_scene(0, seed=1)[0]).save(tmp_path / "none.png")
+    out = tmp_path / "out.parquet"
+    done = fkp("measure", tmp_path / "two.png", tmp_path / "none.png", "-o", out)
+    assert done.returncode == 0, done.stderr
+    table = pq.read_table(out).to_pylist()
+    assert [row["face"] for row in table] == [0, 1]
+    assert all(0.3 < row["inner_canthal"] < 0.9 for row in table)
+    refused = fkp("measure", tmp_path / "two.png", "-o", tmp_path / "o.csv",
+                  "--neutral", tmp_path / "two.png")  # fmt: skip
+    assert refused.returncode == 1
+    assert "2 were found" in refused.stderr
