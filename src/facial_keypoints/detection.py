@@ -31,6 +31,7 @@ __all__ = [
     "FaceDetector",
     "OnnxFaceDetector",
     "YuNetFaceDetector",
+    "find_detector",
     "load_detector",
     "suppress_overlaps",
 ]
@@ -75,15 +76,9 @@ def load_detector(
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, received {threads}.")
+    path = find_detector(detector)
     if str(detector) == "default":
-        path = Path(str(resources.files("facial_keypoints"))) / "weights" / "face_detector.onnx"
-        if not path.is_file():
-            raise ModelError(
-                "this build of facial-keypoints comes without the face detector 'default': give the "
-                "boxes of the faces, or name a detector's .onnx file."
-            )
         return OnnxFaceDetector(path, threads=threads)
-    path = Path(detector)
     session = _open(path, threads)
     if DETECTOR_KEY in session.get_modelmeta().custom_metadata_map:
         return OnnxFaceDetector(path, threads=threads)
@@ -93,6 +88,23 @@ def load_detector(
         f"{path} is neither a face detector of this package nor OpenCV's YuNet: name one of those, or "
         "'default'."
     )
+
+
+def find_detector(detector: str | os.PathLike[str] = "default") -> Path:
+    """The file of a face detector; one that a user names may still be missing.
+
+    Raises:
+        ModelError: This build comes without the detector ``default``.
+    """
+    if str(detector) != "default":
+        return Path(detector)
+    path = Path(str(resources.files("facial_keypoints"))) / "weights" / "face_detector.onnx"
+    if not path.is_file():
+        raise ModelError(
+            "this build of facial-keypoints comes without the face detector 'default': give the "
+            "boxes of the faces, or name a detector's .onnx file."
+        )
+    return path
 
 
 class OnnxFaceDetector:
@@ -122,7 +134,8 @@ class OnnxFaceDetector:
         threshold: float | None = None,
         longest_side: int | None = None,
     ) -> None:
-        self._session = _open(Path(path), threads)
+        self.path = Path(path)
+        self._session = _open(self.path, threads)
         metadata = self._session.get_modelmeta().custom_metadata_map
         names = {node.name for node in self._session.get_outputs()}
         if DETECTOR_KEY not in metadata or not {"boxes", "scores"} <= names:

@@ -39,6 +39,10 @@ EXTRAS = {
     "keras": ("train", "Training and Keras models"),
     "tensorflow": ("train", "Training and Keras models"),
     "matplotlib": ("plots", "Drawing figures"),
+    "fastapi": ("serve", "The service"),
+    "uvicorn": ("serve", "The service"),
+    "python_multipart": ("serve", "The service"),
+    "prometheus_client": ("serve", "The service"),
 }
 
 
@@ -108,6 +112,6 @@ def main() -> None:
         sys.exit(_fail(str(MissingExtraError(package, extra, purpose))))
 
 
-from facial_keypoints.cli import align, benchmark, compare, data, measure, predict, track, train  # noqa: E402  (verbs register themselves on app)
+from facial_keypoints.cli import align, benchmark, compare, data, measure, predict, serve, track, train  # noqa: E402  (verbs register themselves on app)
 
-_ = (align, benchmark, compare, data, measure, predict, track, train)
+_ = (align, benchmark, compare, data, measure, predict, serve, track, train)

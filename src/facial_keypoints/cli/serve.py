@@ -1,0 +1,205 @@
+"""``facial-keypoints serve``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facial_keypoints.cli import app
+from facial_keypoints.cli import options as o
+from facial_keypoints.errors import DataError, ModelError
+
+
+@app.command("serve")
+def serve_command(
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen at. Beyond this machine: 0.0.0.0, best with a token and behind a "
+            "proxy that speaks TLS."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")
+    ] = 8000,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    model: Annotated[str, typer.Option(help="default (the shipped one), or an .onnx file.")] = (
+        "default"
+    ),
+    detector: Annotated[
+        str,
+        typer.Option(
+            help="Face detector: default (the shipped one), or an .onnx file: one trained by this "
+            "package, or OpenCV's YuNet."
+        ),
+    ] = "default",
+    threads: o.Threads = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the token that clients must send (Authorization: Bearer TOKEN); or set the "
+            "environment variable FACIAL_KEYPOINTS_TOKEN.",
+            show_default="no token",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Origin of another web page that may ask, like https://example.org; * for all.",
+            show_default="none",
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name that the service is reached by; others are refused. * for any.",
+            show_default="localhost; any if --host is another machine's address",
+        ),
+    ] = None,
+    ort_web: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of ONNX Runtime Web (the npm package's dist), with which the page computes in "
+            "the browser.",
+            show_default="what comes with the package",
+        ),
+    ] = None,
+    max_body_mb: Annotated[
+        float, typer.Option(min=0.001, help="Megabytes of one request's body.")
+    ] = 64,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one picture.")] = 50_000_000,
+    max_faces: Annotated[
+        int, typer.Option(min=1, help="Faces answered of one picture, the best ones.")
+    ] = 100,
+    max_files: Annotated[int, typer.Option(min=1, help="Pictures of one request.")] = 32,
+    max_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of one request, its upload included.")
+    ] = 30,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Pictures that wait their turn before requests are refused.")
+    ] = 64,
+    max_requests: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 512,
+    max_memory_mb: Annotated[
+        float, typer.Option(min=0.001, help="Megabytes of all bodies together.")
+    ] = 512,
+    batch_size: Annotated[int, typer.Option(min=1, help="Face crops computed together.")] = 16,
+    batch_wait_ms: Annotated[
+        float,
+        typer.Option(
+            min=0, max=100, help="Milliseconds that a crop waits for others on their way."
+        ),
+    ] = 2,
+) -> None:
+    """Start a local service: a page for people at /, a REST interface for programs at /v1.
+
+    Works offline and keeps nothing: no picture is written to disk or logged. Stops on Ctrl-C, when
+    what is under way is answered. The REST interface describes itself at /docs.
+
+    Examples:
+
+        facial-keypoints serve --open
+
+        facial-keypoints serve --host 0.0.0.0 --token-file token.txt --allow-host faces.example.org
+    """
+    import ipaddress
+    import warnings
+    import webbrowser
+
+    from rich.console import Console
+
+    from facial_keypoints.runtime import shipped_models
+
+    # Pillow warns of metadata that nobody asked for; a picture that it cannot read is an error.
+    warnings.filterwarnings("ignore", module="PIL")
+    path = shipped_models().get(model, Path(model))
+    if model != "default" and path.suffix.lower() != ".onnx":
+        raise ModelError(
+            f"serve takes 'default' or an .onnx file, not {model}: make one with 'facial-keypoints "
+            "export'."
+        )
+    if ort_web is not None and not (ort_web / "ort.wasm.min.mjs").is_file():
+        raise DataError(
+            f"{ort_web} holds no ort.wasm.min.mjs: name the dist folder of the npm package "
+            "onnxruntime-web."
+        )
+    from facial_keypoints.detection import OnnxFaceDetector
+    from facial_keypoints.predict import load_predictor
+    from facial_keypoints.service.app import DETECTOR_NAME, create_app
+    from facial_keypoints.service.guard import Access
+    from facial_keypoints.service.limits import Limits
+    from facial_keypoints.service.server import open_socket, run
+
+    try:
+        limits = Limits(
+            body_bytes=round(max_body_mb * 1e6),
+            pixels=max_pixels,
+            faces=max_faces,
+            files=max_files,
+            seconds=max_seconds,
+            waiting=max_waiting,
+            memory_bytes=round(max_memory_mb * 1e6),
+            requests=max_requests,
+            batch=batch_size,
+            batch_wait_s=batch_wait_ms / 1e3,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    token = _token(token_file)
+    access = Access(
+        token=token,
+        origins=tuple(allow_origin or ()),
+        hosts=tuple(name.lower() for name in allow_host or (("localhost",) if local else ())),
+    )
+    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    listening = open_socket(host, port)
+    # Every thread answers pictures of its own, and computes alone.
+    predictor = load_predictor(model, threads=1, detector=detector)
+    name, finder = path.stem, predictor.detector
+    files = {name: path}
+    if isinstance(finder, OnnxFaceDetector):  # the page knows no others
+        files[DETECTOR_NAME] = finder.path
+    service = create_app(
+        predictor,
+        limits,
+        name=name,
+        files=files,
+        access=access,
+        threads=threads,
+        ort_web=ort_web,
+    )
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    address = f"http://{shown}:{listening.getsockname()[1]}"
+    if not local and token is None:
+        log.print("anybody who reaches this machine may ask: --token-file sets a token.")
+    log.print(f"facial-keypoints is at {address} (Ctrl-C stops it)")
+    if open_page:
+        webbrowser.open(address)
+    run(service, listening, limits)
+
+
+def _token(file: Path | None) -> str | None:
+    """The token of the file or the environment.
+
+    Raises:
+        DataError: It cannot be read, or cannot be sent in a header.
+    """
+    if file is None:
+        where, token = "FACIAL_KEYPOINTS_TOKEN", os.environ.get("FACIAL_KEYPOINTS_TOKEN")
+        if token is None:
+            return None
+    else:
+        try:
+            where, token = str(file), file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"the token file {file} cannot be read ({error}).") from error
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise DataError(f"{where} must hold one token of letters, digits and signs without spaces.")
+    return token

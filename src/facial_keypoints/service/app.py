@@ -1,0 +1,543 @@
+"""The application: what each path takes and gives."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import math
+import mimetypes
+import os
+import zipfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import prometheus_client
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from facial_keypoints._version import __version__
+from facial_keypoints.alignment import TEMPLATE_POINTS, TEMPLATE_SIZE
+from facial_keypoints.errors import DataError, ModelError, PictureError
+from facial_keypoints.measurement import NOTICE
+from facial_keypoints.predict import Predictor
+from facial_keypoints.runtime import available_cores
+from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.service import description
+from facial_keypoints.service.answers import Answer, Answerer, Job, Question
+from facial_keypoints.service.batching import QueueFullError, WorkQueue
+from facial_keypoints.service.guard import Access, Guard, Metrics
+from facial_keypoints.service.limits import Limits
+from facial_keypoints.service.problems import (
+    Problem,
+    busy,
+    on_http_error,
+    on_invalid_query,
+    on_problem,
+    on_unexpected,
+)
+from facial_keypoints.service.uploads import BodyMemory, Uploads, read_uploads
+
+__all__ = ["DETECTOR_NAME", "create_app"]
+
+DETECTOR_NAME = "face_detector"
+"""Name under which the face detector's file is handed out."""
+
+_WEB = Path(__file__).parent / "web"
+
+_TYPES = {
+    ".mjs": "text/javascript",
+    ".js": "text/javascript",
+    ".wasm": "application/wasm",
+    ".onnx": "application/octet-stream",
+    ".webmanifest": "application/manifest+json",
+}
+
+
+class _Asked(BaseModel):
+    """Query parameters of every question; ``style`` is added when the model is known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    crops: bool = Field(
+        False, description="Each picture is one face already: no detector is asked."
+    )
+    min_score: float | None = Field(
+        None, ge=0, le=1, description="Least score of a face; the detector's own when left out."
+    )
+    max_faces: int | None = Field(
+        None, ge=1, description="Keep only the best so many of a picture."
+    )
+    source: str = Field(
+        "", max_length=1000, description="Name of a picture that is sent without a form."
+    )
+
+
+class _AskedMeasures(_Asked):
+    ipd_mm: float | None = Field(
+        None, gt=0, allow_inf_nan=False,
+        description="True distance between the pupils in millimetres: adds lengths in millimetres.",
+    )  # fmt: skip
+    mm_per_px: float | None = Field(
+        None, gt=0, allow_inf_nan=False,
+        description="Or: millimetres that a pixel shows at the distance of the face.",
+    )  # fmt: skip
+
+
+class _AskedFaces(_Asked):
+    size: int = Field(TEMPLATE_SIZE, ge=8, le=1024, description="Side of each face in pixels.")
+    margin: float = Field(
+        0.0, ge=0, le=10,
+        description="More around the face, as a share of the side, each side.",
+    )  # fmt: skip
+    format: Literal["zip", "png"] = Field(
+        "zip",
+        description="zip: every face, with faces.csv and problems.json; png: the best face of one picture.",
+    )
+
+
+class _Service:
+    """What the paths share."""
+
+    def __init__(
+        self, predictor: Predictor, name: str, limits: Limits, metrics: Metrics, threads: int
+    ) -> None:
+        self.predictor, self.name, self.limits, self.metrics = predictor, name, limits, metrics
+        self.memory = BodyMemory(limits.memory_bytes)
+        self._answerer = Answerer(predictor, limits)
+        self.queue = WorkQueue[Job, Answer](
+            self._work,
+            lambda job: job.kind,
+            threads=threads,
+            capacity=limits.waiting,
+            batch=limits.batch,
+            wait_s=limits.batch_wait_s,
+        )
+        metrics.waiting.set_function(lambda: self.queue.waiting)
+        metrics.held.set_function(lambda: self.memory.held)
+
+    def _work(self, jobs: Sequence[Job]) -> list[Answer | Exception]:
+        self.metrics.batch.observe(len(jobs))
+        return self._answerer(jobs)
+
+    async def ask(self, request: Request, question: Question, source: str) -> list[_Result]:
+        """Read the pictures of a request and answer them, in order.
+
+        Raises:
+            Problem: Too large, too slow, too many at once; or the only picture cannot be used.
+        """
+        uploaded = False
+        # Refused before the upload, not after: that is what keeps a full service quick.
+        if self.queue.full:
+            raise _BUSY
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                with self.memory.lease() as lease:
+                    self.queue.coming += 1
+                    try:
+                        uploads = await read_uploads(request, lease, self.limits, source)
+                        uploaded = True
+                        jobs = self._jobs(uploads, question)
+                    finally:
+                        self.queue.coming -= 1
+                    answers = await self._answers(request, jobs)
+        except TimeoutError as error:
+            if uploaded:
+                raise Problem(
+                    "took-too-long",
+                    f"There was no answer within {self.limits.seconds:g} seconds: try again later, or "
+                    "with fewer or smaller pictures.",
+                    headers=(("Retry-After", "1"),),
+                ) from error
+            raise Problem(
+                "slow-upload",
+                f"The upload was not complete after {self.limits.seconds:g} seconds.",
+                headers=(("Connection", "close"),),
+            ) from error
+        if len(answers) == 1 and isinstance(answers[0][1], Problem):
+            raise answers[0][1]
+        return answers
+
+    @staticmethod
+    def _jobs(uploads: Uploads, question: Question) -> list[Job]:
+        return [
+            Job(each.name, each.content, each.media_type, uploads.boxes, question)
+            for each in uploads.pictures
+        ]
+
+    async def _answers(self, request: Request, jobs: Sequence[Job]) -> list[_Result]:
+        try:
+            futures = [asyncio.wrap_future(future) for future in self.queue.put(jobs)]
+        except QueueFullError as error:
+            raise _BUSY from error
+        answered = asyncio.gather(*futures, return_exceptions=True)
+        gone = asyncio.ensure_future(_gone(request))
+        either: set[asyncio.Future[Any]] = {answered, gone}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                raise Problem("bad-request", "The client did not wait for the answer.")
+            return [
+                (job.name, self._outcome(job, answer))
+                for job, answer in zip(jobs, answered.result(), strict=True)
+            ]
+        finally:
+            # What no thread has begun is dropped with it.
+            answered.cancel()
+            gone.cancel()
+
+    def _outcome(self, job: Job, answer: Answer | BaseException) -> Answer | Problem:
+        if isinstance(answer, Answer):
+            self.metrics.pictures.labels("answered").inc()
+            self.metrics.faces.inc(answer.found)
+            return answer
+        self.metrics.pictures.labels("refused").inc()
+        if isinstance(answer, PictureError):
+            return Problem("bad-picture", str(answer), source=job.name)
+        if isinstance(answer, DataError | ModelError):
+            return Problem("not-available", str(answer), source=job.name)
+        raise answer
+
+
+_Result = tuple[str, Answer | Problem]
+
+_BUSY = busy("The service has as much to do as it can hold: try again in a moment.")
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def create_app(
+    predictor: Predictor,
+    limits: Limits | None = None,
+    *,
+    name: str = "default",
+    files: Mapping[str, str | os.PathLike[str]] | None = None,
+    access: Access | None = None,
+    threads: int | None = None,
+    ort_web: str | os.PathLike[str] | None = None,
+) -> FastAPI:
+    """Make the service of a predictor.
+
+    Args:
+        predictor: Asked by several threads at once: of an ONNX model, computing with one thread.
+        limits: What requests may take.
+        name: Name of the model in replies.
+        files: ONNX files handed out at ``/v1/models/NAME.onnx``, by name: the model and, as
+            ``face_detector``, the detector.
+        access: Who may ask; everybody who reaches it when left out, but no foreign page.
+        threads: Pictures answered at once; the number of cores when left out.
+        ort_web: Folder of ONNX Runtime Web, for the page; ``/ort``.
+
+    Returns:
+        An ASGI application; its threads start and stop with it.
+    """
+    limits, access = limits or Limits(), access or Access()
+    metrics = Metrics()
+    service = _Service(predictor, name, limits, metrics, threads or available_cores())
+    for suffix, kind in _TYPES.items():  # a machine may know others, or none
+        mimetypes.add_type(kind, suffix)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.queue.start()
+        yield
+        await asyncio.to_thread(service.queue.close)
+
+    app = FastAPI(
+        title="facial-keypoints",
+        version=__version__,
+        description="Faces and their keypoints in pictures. Nothing that is sent is stored or logged.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=description.PROBLEMS,
+        exception_handlers={
+            Problem: on_problem,
+            HTTPException: on_http_error,
+            RequestValidationError: on_invalid_query,
+            Exception: on_unexpected,
+        },
+    )
+    app.add_middleware(
+        Guard, access=access, metrics=metrics, requests=limits.requests, seconds=2 * limits.seconds
+    )
+    if access.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(access.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After"],
+            max_age=600,
+        )
+    _describe(app, predictor, access)
+    _add_questions(app, service)
+    _add_models(app, service, {key: Path(path) for key, path in (files or {}).items()})
+    _add_health(app, service)
+    if ort_web is not None:
+        app.router.routes.append(Mount("/ort", StaticFiles(directory=ort_web)))
+    # Asked last, so that a wrong method on a path of ours stays one.
+    app.router.default = StaticFiles(directory=_WEB, html=True)
+    return app
+
+
+def _describe(app: FastAPI, predictor: Predictor, access: Access) -> None:
+    """Add what FastAPI does not know to the description; show it at ``/docs``."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            value = generate()
+            value.setdefault("components", {})["schemas"] = description.components(predictor.spec)
+            if access.token is not None:
+                value["components"]["securitySchemes"] = {
+                    "token": {"type": "http", "scheme": "bearer"}
+                }
+                value["security"] = [{"token": []}]
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        return HTMLResponse(description.docs_page(app.openapi()), headers=policy)
+
+
+def _add_questions(app: FastAPI, service: _Service) -> None:
+    spec = service.predictor.spec
+    styles = tuple(style for style in spec.styles if style)
+    choices: Any = Literal[styles] | None if styles else None
+    style = (choices, Field(None, description="Label style to answer in."))
+
+    def with_style(base: type[BaseModel]) -> Any:
+        return create_model(base.__name__.strip("_"), __base__=base, style=style)
+
+    # Made here, because only the model knows its styles.
+    asked, asked_measures = with_style(_Asked), with_style(_AskedMeasures)
+    asked_faces = with_style(_AskedFaces)
+
+    def head() -> dict[str, str]:
+        return {"model": service.name, "style": service.predictor.style}
+
+    async def predict(request: Request, query: Any) -> Response:
+        """Find the faces of pictures and their keypoints, in pixels of each upright picture.
+
+        Of several pictures, those that cannot be used have a `problem` in place of `faces`; one alone is
+        refused. Of more faces than the service allows, those of the best score are answered.
+        """
+        results = await service.ask(request, _question("points", query), query.source)
+        return _listing({**head(), **_chosen(query)}, results)
+
+    async def measure(request: Request, query: Any) -> Response:
+        """Measure faces: distances as ratios, angles, asymmetry, turn of the head, with error bars.
+
+        Not a medical device: for information only. Units are in `units`; pictures as for predict.
+        """
+        if query.ipd_mm is not None and query.mm_per_px is not None:
+            raise Problem("bad-parameter", "Give ipd_mm or mm_per_px, not both.")
+        results = await service.ask(request, _question("measures", query), query.source)
+        units: dict[str, str] = {}
+        for _, answer in results:
+            units |= answer.units if isinstance(answer, Answer) else {}
+        return _listing({**head(), **_chosen(query), "notice": NOTICE, "units": units}, results)
+
+    async def align(request: Request, query: Any) -> Response:
+        """Cut faces out upright, on the five-point template that face-recognition networks take.
+
+        The zip holds NAME_face0.png and so on, faces.csv (source, face, file, the matrix a, b, tx, c, d,
+        ty from pixels of the picture to pixels of the aligned face, score) and problems.json (pictures
+        that cannot be used).
+        """
+        results = await service.ask(request, _question("aligned", query), query.source)
+        if query.format == "zip":
+            body = await asyncio.to_thread(_zip, results)
+            return _reply(body, "application/zip")
+        return _reply(_best_face(results), "image/png")
+
+    listing = description.pictures_reply
+    more = {"notice": {"type": "string"}, "units": {"type": "object"}}
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    pictures: dict[int | str, dict[str, Any]] = {
+        200: {
+            "description": "The faces.",
+            "content": {"application/zip": binary, "image/png": binary},
+        }
+    }
+    for path, endpoint, model, replies in (
+        ("/v1/predict", predict, asked, listing("Face")),
+        ("/v1/measure", measure, asked_measures, listing("MeasuredFace", **more)),
+        ("/v1/align", align, asked_faces, pictures),
+    ):
+        endpoint.__annotations__["query"] = Annotated[model, Query()]
+        app.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            response_class=Response,
+            responses=replies,
+            openapi_extra=description.BODY,
+        )
+
+
+def _question(what: str, query: Any) -> Question:
+    if query.crops and (query.min_score is not None or query.max_faces is not None):
+        raise Problem(
+            "bad-parameter",
+            "With crops each picture is one face: min_score and max_faces do not go with it.",
+        )
+    asked = query.model_dump(exclude={"source", "format"})
+    return Question(what, **asked)
+
+
+def _chosen(query: Any) -> dict[str, str]:
+    return {} if query.style is None else {"style": query.style}
+
+
+def _reply(body: bytes, kind: str) -> Response:
+    return Response(body, media_type=kind, headers={"Cache-Control": "no-store"})
+
+
+def _listing(head: Mapping[str, Any], results: Sequence[_Result]) -> Response:
+    pictures = [
+        answer.body
+        if isinstance(answer, Answer)
+        else _json({"source": name, "problem": answer.as_dict()})
+        for name, answer in results
+    ]
+    start = _json(dict(head))[:-1]
+    body = start + b', "pictures": [\n' + b",\n".join(pictures) + b"\n]}\n"
+    return _reply(body, "application/json")
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _best_face(results: Sequence[_Result]) -> bytes:
+    if len(results) > 1:
+        raise Problem("bad-request", "format=png is for one picture: send one, or ask for a zip.")
+    name, answer = results[0]
+    faces = answer.aligned if isinstance(answer, Answer) else []
+    if not faces:
+        raise Problem("no-face", f"{name or 'The picture'} shows no face.", source=name or None)
+    return faces[0].png
+
+
+def _zip(results: Sequence[_Result]) -> bytes:
+    """Aligned faces with their matrices, as ``facial-keypoints align`` writes them to a folder."""
+    file, table = io.BytesIO(), io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["source", "face", "file", "a", "b", "tx", "c", "d", "ty", "score"])
+    taken: set[str] = set()
+    with zipfile.ZipFile(file, "w") as archive:  # stored: PNG is compressed already
+        for i, (name, answer) in enumerate(results):
+            if not isinstance(answer, Answer):
+                continue
+            stem = _stem(name, i, taken)
+            for face in answer.aligned:
+                member = f"{stem}_face{face.face}.png"
+                archive.writestr(member, face.png)
+                score = "" if math.isnan(face.score) else f"{face.score:.4f}"
+                writer.writerow([name, face.face, member, *map(repr, face.matrix), score])
+        archive.writestr("faces.csv", table.getvalue().encode("utf-8", "replace"))
+        problems = [each.as_dict() for _, each in results if isinstance(each, Problem)]
+        archive.writestr("problems.json", _json(problems))
+    return file.getvalue()
+
+
+def _stem(name: str, number: int, taken: set[str]) -> str:
+    """A name for a picture's faces that is safe to unpack and unlike the others."""
+    stem = PurePosixPath(name.replace("\\", "/")).stem
+    stem = "".join(c for c in stem if c.isalnum() or c in " ._-()")[:100].strip(" .") or "picture"
+    if stem in taken:
+        stem = f"{stem}_{number}"
+    taken.add(stem)
+    return stem
+
+
+def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None:
+    predictor = service.predictor
+    spec = predictor.spec
+
+    def file_of(name: str) -> dict[str, Any]:
+        if name not in files:
+            return {"file": None, "bytes": None}
+        return {"file": f"/v1/models/{quote(name)}.onnx", "bytes": files[name].stat().st_size}
+
+    aligns = set(TEMPLATE_POINTS) <= set(spec.schema.keypoint_names)
+    measures = set(KAGGLE15.keypoint_names) <= set(spec.schema.keypoint_names)
+    about = {
+        "models": [
+            {
+                **asdict(spec),
+                "name": service.name,
+                "recipe": spec.name,
+                "style": predictor.style,
+                "measures": measures,
+                "aligns": aligns,
+                **file_of(service.name),
+            }
+        ],
+        "detector": None if DETECTOR_NAME not in files else file_of(DETECTOR_NAME),
+        "limits": asdict(service.limits),
+    }
+
+    @app.get("/v1/models", response_class=JSONResponse)
+    async def models() -> JSONResponse:
+        """The model: keypoints, their partners, edges, label styles, input size; and the limits."""
+        return JSONResponse(about)
+
+    # Pages ask with HEAD what there is before they fetch it.
+    @app.head("/v1/models/{name}.onnx", include_in_schema=False)
+    @app.get(
+        "/v1/models/{name}.onnx",
+        response_class=FileResponse,
+        responses={200: {"content": {"application/octet-stream": {}}}},
+    )
+    async def model_file(name: str) -> FileResponse:
+        """The ONNX file of a model, or of the face detector, that describes itself in its metadata."""
+        # The page knows one name for whatever model the service was started with.
+        path = files.get(name, files.get(service.name) if name == "default" else None)
+        if path is None:
+            raise HTTPException(404)
+        return FileResponse(
+            path, media_type="application/octet-stream", headers={"Cache-Control": "no-cache"}
+        )
+
+
+def _add_health(app: FastAPI, service: _Service) -> None:
+    @app.get("/healthz", response_class=JSONResponse)
+    async def healthz() -> JSONResponse:
+        """Whether the process answers."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/readyz", response_class=JSONResponse)
+    async def readyz() -> JSONResponse:
+        """Whether pictures are taken now."""
+        if not service.queue.ready or service.queue.full:
+            raise _BUSY
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Counts in Prometheus' text format."""
+        return Response(
+            prometheus_client.generate_latest(service.metrics.registry),
+            media_type=prometheus_client.CONTENT_TYPE_LATEST,
+        )

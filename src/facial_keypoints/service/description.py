@@ -1,0 +1,210 @@
+"""The OpenAPI description, and the page that shows it without any script or remote file."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from facial_keypoints.measurement import NOTICE
+from facial_keypoints.service.problems import KINDS
+from facial_keypoints.spec import ModelSpec
+from facial_keypoints.tables import columns
+
+__all__ = ["BODY", "PROBLEMS", "components", "docs_page", "pictures_reply"]
+
+_NUMBER = {"type": ["number", "null"]}
+_TEXTS = {"source": {"type": "string"}, "warnings": {"type": "string"}}
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "A problem (RFC 9457) with a sentence in `detail`.",
+        "content": {
+            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+        },
+    }
+}
+
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "One picture as it is, or a form with one or several.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "Pictures, each with its file name.",
+                        },
+                        "boxes": {
+                            "type": "string",
+                            "description": "Of one picture: JSON array of the boxes [x0, y0, x1, y1] of "
+                            "its faces in pixels; no detector is asked.",
+                        },
+                    },
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+def pictures_reply(row: str, **more: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """The reply that lists pictures with their faces.
+
+    Args:
+        row: Schema of a face.
+        more: Further members.
+    """
+    picture = {
+        "type": "object",
+        "required": ["source", "width", "height", "faces"],
+        "properties": {
+            "source": {"type": "string", "description": "Name of the picture."},
+            "width": {"type": "integer", "description": "Pixels, upright as EXIF says."},
+            "height": {"type": "integer"},
+            "faces": {"type": "array", "items": {"$ref": f"#/components/schemas/{row}"}},
+        },
+    }
+    failed = {
+        "type": "object",
+        "required": ["source", "problem"],
+        "properties": {
+            "source": {"type": "string"},
+            "problem": {"$ref": "#/components/schemas/Problem"},
+        },
+    }
+    schema = {
+        "type": "object",
+        "required": ["model", "style", "pictures", *more],
+        "properties": {
+            "model": {"type": "string"},
+            "style": {"type": "string", "description": "Label style of the answers."},
+            **more,
+            "pictures": {"type": "array", "items": {"anyOf": [picture, failed]}},
+        },
+    }
+    content = {"application/json": {"schema": schema}}
+    return {200: {"description": "One entry per picture, in order.", "content": content}}
+
+
+def components(spec: ModelSpec) -> dict[str, Any]:
+    """Schemas that the paths refer to."""
+    names = columns(spec.schema)
+    number = {name: _TEXTS.get(name, _NUMBER) for name in names} | {"face": {"type": "integer"}}
+    return {
+        "Face": {
+            "type": "object",
+            "description": "A face as `facial-keypoints predict` writes it: box, score and points in "
+            "pixels of the upright picture; null is not known.",
+            "required": names,
+            "properties": number,
+        },
+        "MeasuredFace": {
+            "type": "object",
+            "description": f"A face as `facial-keypoints measure` writes it. {NOTICE}",
+            "required": [*names[:7], "warnings"],
+            "properties": {name: number[name] for name in names[:7]}
+            | {"warnings": _TEXTS["warnings"]},
+            "additionalProperties": _NUMBER,
+        },
+        "Problem": {
+            "type": "object",
+            "description": "RFC 9457. Types: "
+            + ", ".join(f"urn:facial-keypoints:{kind} ({status})" for kind, (status, _) in KINDS.items())
+            + "; about:blank where the status says it all.",
+            "required": ["type", "title", "status", "detail"],
+            "properties": {
+                "type": {"type": "string"},
+                "title": {"type": "string"},
+                "status": {"type": "integer"},
+                "detail": {"type": "string", "description": "A sentence for people."},
+                "source": {"type": "string", "description": "Name of the picture."},
+            },
+        },
+    }  # fmt: skip
+
+
+_STYLE = """
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
+body { max-width: 56rem; margin: 2rem auto; padding: 0 1rem }
+h2 { font-size: 1rem; margin-top: 2.5rem } code { font-size: .95em }
+table { border-collapse: collapse; width: 100% } td, th { text-align: left; vertical-align: top;
+padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8886 }
+"""
+
+
+def docs_page(openapi: dict[str, Any]) -> str:
+    """The description as a page: every path with its parameters and replies.
+
+    Swagger UI would fetch its script from elsewhere, and bring a megabyte if it were shipped.
+    """
+    about = openapi["info"]
+    parts = [
+        f"<h1>{escape(about['title'])} {escape(about['version'])}</h1>",
+        f"<p>{escape(about['description'])}</p>",
+        "<p>Machines read <a href='openapi.json'>openapi.json</a>. "
+        "The page for people is at <a href='./'>/</a>.</p>",
+    ]
+    for path, methods in openapi["paths"].items():
+        for method, operation in methods.items():
+            parts.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2>")
+            parts.append(f"<p>{_text(operation.get('description', operation['summary']))}</p>")
+            parts.append(_parameters(operation))
+            body = operation.get("requestBody")
+            if body:
+                kinds = ", ".join(f"<code>{escape(kind)}</code>" for kind in body["content"])
+                form = body["content"]["multipart/form-data"]["schema"]["properties"]
+                fields = "".join(
+                    f"<br><code>{name}</code>: {_text(field['description'])}"
+                    for name, field in form.items()
+                )
+                parts.append(f"<p>Body: {kinds}. {_text(body['description'])}{fields}</p>")
+            replies = "; ".join(
+                f"{code}: {_text(reply['description'])}"
+                + "".join(f" <code>{escape(kind)}</code>" for kind in reply.get("content", {}))
+                for code, reply in operation["responses"].items()
+            )
+            parts.append(f"<p>Replies: {replies}</p>")
+    parts.append("<h2>Objects</h2>")
+    for name, schema in openapi["components"]["schemas"].items():
+        members = ", ".join(f"<code>{escape(member)}</code>" for member in schema["properties"])
+        parts.append(f"<p><b>{name}</b>: {_text(schema['description'])} {members}</p>")
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width'>"
+        f"<title>{escape(about['title'])}</title><style>{_STYLE}</style><body>"
+        + "\n".join(parts)
+        + "</body></html>"
+    )
+
+
+def _text(markdown: str) -> str:
+    pieces = escape(markdown).split("`")
+    return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(pieces))
+
+
+def _parameters(operation: dict[str, Any]) -> str:
+    found = operation.get("parameters", [])
+    if not found:
+        return ""
+    lines = []
+    for each in found:
+        schema = each["schema"]
+        kinds = [schema, *schema.get("anyOf", [])]
+        choices = [str(v) for kind in kinds for v in kind.get("enum", [kind.get("const")]) if v]
+        default = schema.get("default")
+        shown = f" Default: {str(default).lower()}." if default is not None else ""
+        listed = f" One of {', '.join(choices)}." if choices else ""
+        lines.append(
+            f"<tr><td><code>{escape(each['name'])}</code><td>"
+            f"{_text(each.get('description', ''))}{escape(listed + shown)}"
+        )
+    return f"<table>{''.join(lines)}</table>"

@@ -1,0 +1,194 @@
+"""What surrounds every request: who may ask, how long it may take, what is counted.
+
+ASGI middleware; knows nothing of pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from facial_keypoints.service.problems import Problem, busy
+
+__all__ = ["Access", "Guard", "Metrics"]
+
+_HEADERS = {
+    # The page is made of its own files; WebAssembly and workers run the models in the browser.
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval' blob:; worker-src 'self' blob:; "
+        "connect-src 'self' blob: data:; img-src 'self' blob: data:; media-src 'self' blob:; "
+        "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    Args:
+        token: Bearer token that everything but the page, ``/docs`` and the health checks needs;
+            ``None`` for no token.
+        origins: Origins of other pages that may ask; ``*`` for all.
+        hosts: Names that the service is known by, beside IP addresses and ``localhost``; empty for
+            any. They keep pages whose name was pointed at this machine (DNS rebinding) out.
+    """
+
+    token: str | None = None
+    origins: Collection[str] = ()
+    hosts: Collection[str] = ()
+
+    def check(self, path: str, method: str, headers: Headers) -> Problem | None:
+        """The reason to refuse a request, if there is one."""
+        host = headers.get("host", "")
+        if self.hosts and not self._is_ours(_without_port(host)):
+            return Problem(
+                "unknown-host",
+                f"This service does not answer to the name '{host[:100]}': use its address, or start it "
+                "with --allow-host.",
+            )
+        origin = headers.get("origin")
+        foreign = origin is not None and origin.partition("://")[2] != host
+        if foreign and not {"*", origin} & {*self.origins}:
+            return Problem(
+                "foreign-page",
+                f"Pages of {str(origin)[:100]} may not ask this service: start it with --allow-origin.",
+            )
+        needs_token = path.startswith("/v1/") or path == "/metrics"
+        if self.token is not None and needs_token and method != "OPTIONS":
+            kind, _, given = headers.get("authorization", "").partition(" ")
+            right = hmac.compare_digest(given.strip().encode(), self.token.encode())
+            if kind.lower() != "bearer" or not right:
+                return Problem(
+                    "not-authorized",
+                    "This service needs its token: send the header 'Authorization: Bearer TOKEN'.",
+                    headers=(("WWW-Authenticate", "Bearer"),),
+                )
+        return None
+
+    def _is_ours(self, name: str) -> bool:
+        if name == "localhost" or "*" in self.hosts or name in self.hosts:
+            return True
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.lower().rpartition(":")
+    return name if colon and port.isdecimal() else host.lower()
+
+
+class Metrics:
+    """Counts for Prometheus, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        name = "facial_keypoints"
+        self.requests = Counter(
+            f"{name}_requests", "Requests answered.", ["path", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            f"{name}_request_seconds", "From a request's head to the end of its answer.", ["path"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            registry=self.registry,
+        )  # fmt: skip
+        self.pictures = Counter(
+            f"{name}_pictures", "Pictures, by what became of them.", ["outcome"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.faces = Counter(f"{name}_faces", "Faces answered.", registry=self.registry)
+        self.batch = Histogram(
+            f"{name}_batch_pictures", "Pictures computed together.", buckets=(1, 2, 4, 8, 16, 32),
+            registry=self.registry,
+        )  # fmt: skip
+        self.under_way = Gauge(
+            f"{name}_requests_under_way", "Requests not answered yet.", registry=self.registry
+        )
+        self.waiting = Gauge(
+            f"{name}_pictures_waiting", "Pictures that wait for a thread.", registry=self.registry
+        )
+        self.held = Gauge(
+            f"{name}_body_bytes", "Bytes of bodies held in memory.", registry=self.registry
+        )
+
+
+class Guard:
+    """Checks each request before the application sees it, and counts it afterwards.
+
+    Args:
+        app: The application.
+        access: Who may ask.
+        metrics: Where to count.
+        requests: Most requests under way at once.
+        seconds: From a request's head to the end of its answer, at most; a client that does not read
+            its answer is cut off. Files may take as long as they need.
+    """
+
+    def __init__(
+        self, app: ASGIApp, access: Access, metrics: Metrics, *, requests: int, seconds: float
+    ) -> None:
+        self._app, self._access, self._metrics = app, access, metrics
+        self._most, self._seconds = requests, seconds
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        headers = Headers(scope=scope)
+        problem = self._access.check(scope["path"], scope["method"], headers)
+        if problem is None and self._under_way >= self._most:
+            problem = busy("Too many requests are under way: try again in a moment.")
+        self._under_way += 1
+        self._metrics.under_way.set(self._under_way)
+        try:
+            if problem is not None:
+                await problem.response()(scope, receive, send_with_headers)
+            else:
+                limit = self._seconds if scope["method"] == "POST" else None
+                async with asyncio.timeout(limit):
+                    await self._app(scope, receive, send_with_headers)
+        except TimeoutError:
+            status = 499  # nginx's number for a client that went; the server closes the connection
+        finally:
+            self._under_way -= 1
+            self._metrics.under_way.set(self._under_way)
+            # Paths as routes name them: what clients invent must not fill the memory.
+            path = getattr(scope.get("route"), "path", "other")
+            self._metrics.requests.labels(path, str(status)).inc()
+            self._metrics.seconds.labels(path).observe(time.perf_counter() - start)

@@ -1,0 +1,139 @@
+"""What went wrong, told as RFC 9457 says: ``application/problem+json`` with a sentence for people."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+__all__ = [
+    "KINDS",
+    "Problem",
+    "busy",
+    "on_http_error",
+    "on_invalid_query",
+    "on_problem",
+    "on_unexpected",
+]
+
+Headers = tuple[tuple[str, str], ...]
+
+KINDS: dict[str, tuple[int, str]] = {
+    "bad-request": (400, "The request cannot be understood"),
+    "bad-parameter": (422, "A parameter is not what it should be"),
+    "bad-picture": (422, "The picture cannot be used"),
+    "no-face": (422, "There is no face to answer with"),
+    "too-large": (413, "The request is too large"),
+    "unsupported-type": (415, "The content has another type than those supported"),
+    "slow-upload": (408, "The upload took too long"),
+    "busy": (503, "The service is busy"),
+    "took-too-long": (503, "The answer took too long"),
+    "not-available": (501, "This service cannot answer that"),
+    "not-authorized": (401, "A token is needed"),
+    "foreign-page": (403, "A page of another origin asked"),
+    "unknown-host": (421, "The service is not known by this name"),
+}
+"""Status and title of each kind of problem of ours; its ``type`` is ``urn:facial-keypoints:KIND``."""
+
+
+class Problem(Exception):
+    """A refusal with its reason.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        detail: One sentence: what is wrong and what to do.
+        source: Name of the picture that it is about, if it is about one.
+        headers: To be sent with it.
+    """
+
+    def __init__(
+        self, kind: str, detail: str, *, source: str | None = None, headers: Headers = ()
+    ) -> None:
+        super().__init__(detail)
+        self.kind, self.detail, self.source, self.headers = kind, detail, source, headers
+
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+        return KINDS[self.kind][0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The members of the problem document."""
+        status, title = KINDS[self.kind]
+        value = {
+            "type": f"urn:facial-keypoints:{self.kind}",
+            "title": title,
+            "status": status,
+            "detail": " ".join(self.detail.split()),
+        }
+        return value if self.source is None else {**value, "source": self.source}
+
+    def response(self) -> Response:
+        """The whole reply."""
+        return _reply(self.as_dict(), dict(self.headers))
+
+
+def busy(detail: str) -> Problem:
+    """The refusal of what would pile up; the client may come again in a second."""
+    return Problem("busy", detail, headers=(("Retry-After", "1"),))
+
+
+def _reply(value: dict[str, Any], headers: dict[str, str]) -> Response:
+    return Response(
+        json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"),
+        status_code=value["status"],
+        media_type="application/problem+json",
+        headers={"Cache-Control": "no-store", **headers},
+    )
+
+
+def _plain(status: int, detail: str, headers: dict[str, str]) -> Response:
+    """A problem that HTTP's status alone explains."""
+    title = HTTPStatus(status).phrase
+    return _reply(
+        {"type": "about:blank", "title": title, "status": status, "detail": detail}, headers
+    )
+
+
+async def on_problem(request: Request, error: Exception) -> Response:
+    """Handler for :class:`Problem`."""
+    if not isinstance(error, Problem):
+        raise error
+    return error.response()
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Handler for what the framework refuses: unknown paths, wrong methods."""
+    if not isinstance(error, HTTPException):
+        raise error
+    path = request.url.path[:100]
+    sentences = {
+        404: f"There is nothing at {path}: /docs lists what there is.",
+        405: f"{path} does not take {request.method}: /docs says what it takes.",
+    }
+    detail = sentences.get(error.status_code, str(error.detail))
+    return _plain(error.status_code, detail, dict(error.headers or {}))
+
+
+async def on_invalid_query(request: Request, error: Exception) -> Response:
+    """Handler for query parameters that do not fit their description."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    name = str(first["loc"][-1])[:100]
+    reason = (
+        "there is no such parameter: /docs lists them"
+        if first["type"] == "extra_forbidden"
+        else str(first["msg"])[:1].lower() + str(first["msg"])[1:]
+    )
+    return Problem("bad-parameter", f"{name}: {reason}.").response()
+
+
+async def on_unexpected(request: Request, error: Exception) -> Response:
+    """Handler for errors of ours; what is known of them is in the log, not in the reply."""
+    return _plain(500, "Something went wrong inside the service; its log says what.", {})

@@ -1,0 +1,103 @@
+"""Uvicorn as this service needs it: a socket of ours, patience with no one, a calm end."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from facial_keypoints.errors import FacialKeypointsError
+from facial_keypoints.service.limits import Limits
+
+__all__ = ["open_socket", "run"]
+
+HEAD_SECONDS = 10.0
+"""For the head of a request, and for the rest of a body that nobody wants any more."""
+
+
+class _Protocol(H11Protocol):
+    """Closes connections without a request under way: uvicorn waits for the head of one for ever."""
+
+    _watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
+
+    def on_response_complete(self) -> None:
+        self._stop_watch()
+        self._watch = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_watch()
+        super().connection_lost(exc)
+
+    def _stop_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def _close_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Args:
+        host: Name or address.
+        port: 0 for any that is free.
+
+    Raises:
+        FacialKeypointsError: The address cannot be used.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=1024)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FacialKeypointsError(
+            f"the service cannot listen at {host}, port {port} ({reason}): choose another with --host "
+            "and --port."
+        ) from error
+
+
+def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
+    """Serve until SIGTERM or Ctrl-C; requests under way are answered first.
+
+    Args:
+        app: What ``create_app`` made.
+        listening: What :func:`open_socket` opened.
+        limits: Those of the app.
+    """
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="on",
+        access_log=False,  # pictures have names
+        log_config=None,
+        log_level="error",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=math.ceil(limits.seconds) + 5,
+    )
+
+    def end(number: int, frame: FrameType | None) -> Any:
+        sys.exit(0)
+
+    # Uvicorn raises the signal again when everything is answered.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    uvicorn.Server(config).run(sockets=[listening])
