@@ -1,10 +1,10 @@
 """Faces followed through a video: each keeps its number, and the detector is asked only when needed.
 
 In a new frame each face is looked for where it was, moved on as it moved before, in a crop framed by its
-last points; that costs one pass of the keypoint network. The detector runs about once a second
-for faces that come new, at once where there is doubt (points unsure, a jump, a change of size) and
-where there is no face at all. A face that is lost keeps its number for a few seconds and gets it back
-if a face of its size appears where it must be by then.
+last points, and once more where it was found: two passes of the keypoint network. The detector runs
+about once a second for faces that come new, at once where there is doubt (points unsure, a jump, a
+change of size) and where there is no face at all. A face that is lost keeps its number for a few
+seconds and gets it back if a face of its size appears where it must be by then.
 
 Knows frames and the predictor, not where frames come from nor where tracks go. Who a person is it
 does not know: someone who leaves and comes back elsewhere, or after a cut, is a new track.
@@ -49,8 +49,10 @@ _DOUBTFUL = 0.5
 _LEAST = 0.25
 """Mean confidence below which what the detector found begins no track."""
 
+_WORSE = 0.1
+"""Loss of mean confidence from which a second look at a face is not taken."""
+
 # In sizes of the face (the eyes' distance), which is 0.38 of the crop's side.
-_REFRAME = 0.15  # moved so far from the crop's middle, or grown by this share: a second look
 _JUMP = 0.6  # farther than a face goes from where its motion puts it: doubt
 _GROWTH = 1.35  # in one frame: doubt
 _SAME = 0.35  # mean distance of points below which two answers are one face
@@ -196,20 +198,14 @@ class Tracker:
             return []
         guesses = [track.guess(now) for track in self._active]
         found = self._look(picture, guesses)
-        moved, grown = self._change(np.stack(guesses), found.xy)
-        xy, sure = found.xy.copy(), found.confidence
-        # A face off the crop's middle is answered worse: once more, framed by what was found.
-        again = np.flatnonzero((moved > _REFRAME) | (np.abs(grown - 1.0) > _REFRAME))
-        if len(again):
-            second = self._look(picture, [xy[i] for i in again])
-            if sure is None or second.confidence is None:
-                xy[again] = second.xy
-            else:
-                sure = sure.copy()
-                better = second.confidence.mean(axis=1) >= sure[again].mean(axis=1)
-                xy[again[better]] = second.xy[better]
-                sure[again[better]] = second.confidence[better]
-            moved, grown = self._change(np.stack(guesses), xy)
+        # Once more, framed by what was found: how the crop lay in each frame no longer shows as jitter.
+        again = self._look(picture, found.xy)
+        xy, sure = again.xy, again.confidence
+        if sure is not None and found.confidence is not None:
+            worse = sure.mean(axis=1) < found.confidence.mean(axis=1) - _WORSE
+            xy = np.where(worse[:, np.newaxis, np.newaxis], found.xy, xy)
+            sure = np.where(worse[:, np.newaxis], found.confidence, sure)
+        moved, grown = self._change(np.stack(guesses), xy)
         jumped = (moved > _JUMP) | (grown > _GROWTH) | (grown < 1.0 / _GROWTH)
         return [
             _Look(track, guesses[i], xy[i], None if sure is None else sure[i], bool(jumped[i]))

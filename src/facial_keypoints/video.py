@@ -470,6 +470,8 @@ class VideoWriter:
         else:
             stream.bit_rate = max(500_000, int(0.2 * width * height * rate))
         stream.codec_context.time_base = Fraction(1, _CLOCK)
+        # Said, since players take large videos without a word for another kind: BT.601, 16 to 235.
+        stream.codec_context.colorspace, stream.codec_context.color_range = 6, 1
         self._stream = stream
         self._last = -1
 

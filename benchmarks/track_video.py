@@ -1,0 +1,309 @@
+"""Speed of tracking by stage, jitter and lag with and without smoothing, for several settings.
+
+Run: ``python benchmarks/track_video.py --data DIR [--write]``, DIR with ``video/bill_gates.avi``
+(320x239, 202 frames, one face; or the environment variable ``FACIAL_KEYPOINTS_DATA``). The 1280x720 video
+is made of it: each frame three times as large in the middle. Times are the least of ``--repeats``.
+
+Jitter is the standard deviation of the second difference of all coordinates over time: on the fifth of
+the frames where the face moves least, and on a drawn face that rests, with noise as of a camera.
+Lag is measured on that face swinging by known amounts: the shift in time that explains most of the error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from facial_keypoints import OneEuro, Predictor, Tracker, load_predictor
+from facial_keypoints.data.synthetic import draw_faces
+from facial_keypoints.detection import FaceDetector, load_detector
+from facial_keypoints.framing import face_boxes, face_sizes
+from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.smoothing import OneEuroFilter
+from facial_keypoints.tables import open_table
+from facial_keypoints.tracking import draw_tracks, track_frames
+from facial_keypoints.types import Prediction
+from facial_keypoints.video import Frame, PictureFrame, open_video, write_video
+
+RESULT = Path(__file__).parent / "results" / "track_video.md"
+RATE = 25.0
+SETTINGS = {
+    "raw": None,
+    "default": OneEuro(),
+    "min cutoff 0.3": OneEuro(min_cutoff=0.3),
+    "min cutoff 3": OneEuro(min_cutoff=3.0),
+    "beta 0 (a plain low pass)": OneEuro(beta=0.0),
+    "beta 3": OneEuro(beta=3.0),
+    "beta 30": OneEuro(beta=30.0),
+    "derivative cutoff 1 (as in the paper)": OneEuro(derivative_cutoff=1.0),
+}
+
+
+class Counting:
+    """A detector with a watch."""
+
+    def __init__(self, detector: FaceDetector) -> None:
+        self.detector = detector
+        self.calls, self.seconds = 0, 0.0
+
+    def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ask it."""
+        start = time.perf_counter()
+        found = self.detector.detect(image)
+        self.calls, self.seconds = self.calls + 1, self.seconds + time.perf_counter() - start
+        return found
+
+
+class Told:
+    """A detector that knows one box."""
+
+    def __init__(self, xy: np.ndarray) -> None:
+        self.box = face_boxes(xy[np.newaxis], KAGGLE15)
+
+    def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The box."""
+        return self.box, np.ones(1, np.float32)
+
+
+def least(action: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of some runs."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def enlarge(source: Path, target: Path) -> None:
+    """The same video at 1280x720."""
+    with open_video(source) as video, write_video(target, (720, 1280), rate=video.rate) as writer:
+        for frame in video:
+            picture = np.zeros((720, 1280, 3), np.uint8)
+            picture[:717, 160:1120] = cv2.resize(frame.rgb(), (960, 717))
+            writer.write(picture, frame.time_s)
+
+
+def speed(
+    path: Path, predictor: Predictor, detector: FaceDetector, folder: Path, repeats: int
+) -> dict[str, float]:
+    """Milliseconds a frame by stage, and frames a second of the whole."""
+    with open_video(path) as video:
+        count = sum(1 for _ in video)
+    watch = Counting(detector)
+
+    def read(grey: bool) -> None:
+        with open_video(path) as video:
+            for frame in video:
+                if grey:
+                    frame.grey()
+
+    def track(kind: str) -> None:
+        watch.calls, watch.seconds = 0, 0.0
+        tracker = Tracker(predictor, detector=watch)
+        with (
+            open_video(path) as video,
+            open_table(folder / "t.csv", predictor.spec.schema, video=True) as table,
+            write_video(folder / "t.mp4", video.size, rate=video.rate) as writer,
+        ):
+            for frame, prediction in track_frames(
+                video, tracker, smoothing=None if kind == "follow" else OneEuro()
+            ):
+                if kind in ("table", "draw"):
+                    table.write([prediction])
+                if kind == "draw":
+                    writer.write(draw_tracks(frame.rgb(), prediction), frame.time_s)
+
+    ms = 1000.0 / count
+    decode = ms * least(lambda: read(False), repeats)
+    grey = ms * least(lambda: read(True), repeats)
+    follow = ms * least(lambda: track("follow"), repeats)
+    detect, calls = ms * watch.seconds, watch.calls
+    smooth = ms * least(lambda: track("smooth"), repeats)
+    table = ms * least(lambda: track("table"), repeats)
+    draw = ms * least(lambda: track("draw"), repeats)
+    return {
+        "decode": decode, "to grey": grey - decode, "follow": follow - grey - detect,
+        "detect": detect, "smooth": smooth - follow, "table": table - smooth, "all": table,
+        "with drawing": draw, "fps": 1000.0 / table, "fps drawing": 1000.0 / draw, "calls": calls,
+        "frames": count,
+    }  # fmt: skip
+
+
+def raw_track(frames: Iterable[Frame], predictor: Predictor, detector: FaceDetector) -> np.ndarray:
+    """(T, 15, 2) points of the one face as they were found."""
+    tracker = Tracker(predictor, detector=detector)
+    found: list[Prediction] = [p for _, p in track_frames(frames, tracker, smoothing=None)]
+    missing = sum(len(p) != 1 for p in found)
+    if missing:
+        raise SystemExit(f"{missing} of {len(found)} frames have not one face")
+    return np.array([p.keypoints.xy[0] for p in found], np.float64)
+
+
+def swinging(kind: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Pictures of a drawn face, its points in each, and its speed in px a second."""
+    face = draw_faces(1, seed=3, image_size=96)
+    size = float(face_sizes(face.keypoints.xy, KAGGLE15)[0])
+    times = np.arange(150) / RATE
+    # The peak speeds are 0, 0.5, 2.5 and 2.5 face sizes a second.
+    amplitude, hertz = {"rest": (0, 1), "slow": (0.5, 0.16), "fast": (1.6, 0.25), "nod": (0.2, 2)}[
+        kind
+    ]
+    shift = amplitude * size * np.sin(2 * np.pi * hertz * times)
+    rng = np.random.default_rng(0)
+    pictures = []
+    for dx in shift:
+        matrix = np.array([[1, 0, 112 + dx], [0, 1, 70]])
+        one = cv2.warpAffine(
+            face.images[0, ..., 0],
+            matrix,
+            (320, 240),
+            flags=cv2.INTER_CUBIC,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        noisy = np.clip(one + rng.normal(0, 4, one.shape), 0, 255).astype(np.uint8)
+        pictures.append(np.repeat(noisy[..., np.newaxis], 3, axis=2))
+    truth = (
+        face.keypoints.xy[0] + np.stack([112 + shift, np.full_like(shift, 70)], 1)[:, np.newaxis]
+    )
+    return pictures, truth, np.gradient(shift, times)
+
+
+def frames_of(pictures: list[np.ndarray]) -> Iterator[PictureFrame]:
+    """Frames of pictures."""
+    for i, picture in enumerate(pictures):
+        yield PictureFrame(picture, i, i / RATE)
+
+
+def smoothed(xy: np.ndarray, settings: OneEuro | None) -> np.ndarray:
+    """The points after the filter."""
+    if settings is None:
+        return xy
+    one, sizes = OneEuroFilter(settings), face_sizes(xy, KAGGLE15)
+    return np.array([one(p, i / RATE, s) for i, (p, s) in enumerate(zip(xy, sizes, strict=True))])
+
+
+def jitter(xy: np.ndarray, calm: np.ndarray) -> float:
+    """Standard deviation of the second difference, in px, where ``calm``."""
+    return float((xy[2:] - 2 * xy[1:-1] + xy[:-2])[calm[1:-1]].std())
+
+
+def lag(xy: np.ndarray, truth: np.ndarray, velocity: np.ndarray) -> tuple[float, float]:
+    """Milliseconds by which the points come late, and RMS error in px without its constant part."""
+    error = (xy - truth)[25:]
+    error -= error.mean(axis=0)
+    v = velocity[25:, np.newaxis]
+    late = -float((error[..., 0] * v).sum() / (v * v).sum() / error.shape[1])
+    return 1000 * late, float(np.sqrt((error**2).sum(axis=-1).mean()))
+
+
+def main() -> None:
+    """Measure and print; write the result file if asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("FACIAL_KEYPOINTS_DATA"))
+    parser.add_argument("--detector", default="default")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        parser.error("name the data: --data or FACIAL_KEYPOINTS_DATA")
+    path = Path(arguments.data) / "video" / "bill_gates.avi"
+    predictor, detector = load_predictor(), load_detector(arguments.detector)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        enlarge(path, folder / "720.mp4")
+        videos = {
+            "320×239": speed(path, predictor, detector, folder, arguments.repeats),
+            "1280×720": speed(folder / "720.mp4", predictor, detector, folder, arguments.repeats),
+        }
+    with open_video(path) as video:
+        real = raw_track(video, predictor, detector)
+    sizes = face_sizes(real, KAGGLE15)
+    # The speed of the middle of the face over a fifth of a second.
+    middle = real.mean(axis=1)
+    middle = np.stack(
+        [np.convolve(np.pad(m, 2, "edge"), np.ones(5) / 5, "valid") for m in middle.T], 1
+    )
+    pace = np.linalg.norm(np.gradient(middle, 1 / RATE, axis=0), axis=1) / sizes
+    calm = pace <= np.quantile(pace, 0.2)
+    drawn = {}
+    for kind in ("rest", "slow", "fast", "nod"):
+        pictures, truth, velocity = swinging(kind)
+        found = raw_track(frames_of(pictures), predictor, Told(truth[0]))
+        drawn[kind] = found, truth, velocity
+
+    lines = [f"# Tracking a video, {datetime.date.today()}", ""]
+    lines += [
+        "One face, 202 frames; the shipped keypoint model; all cores. The larger video is the smaller one, "
+        f"three times as large. Least of {arguments.repeats} runs.",
+        "",
+        "| ms a frame | " + " | ".join(videos) + " |",
+        "|---|---|---|",
+    ]
+    stages = ("decode", "to grey", "follow", "detect", "smooth", "table", "all", "with drawing")
+    lines += [
+        f"| {stage} | " + " | ".join(f"{v[stage]:.2f}" for v in videos.values()) + " |"
+        for stage in stages
+    ]
+    for label, key in (
+        ("frames a second, table", "fps"),
+        ("frames a second, table and drawn video", "fps drawing"),
+        ("detector asked, of 202 frames", "calls"),
+    ):
+        lines.append(f"| {label} | " + " | ".join(f"{v[key]:.0f}" for v in videos.values()) + " |")
+    peaks = {
+        kind: np.abs(v).max() / float(face_sizes(t, KAGGLE15)[0])
+        for kind, (_, t, v) in drawn.items()
+    }
+    lines += [
+        "",
+        f"Jitter in px: the fifth of the video's frames with the least motion (up to "
+        f"{pace[calm].max():.1f} face sizes a second; the median of all is {statistics.median(pace):.1f}; "
+        f"a size, the eyes' distance, is {sizes.mean():.0f} px), and a drawn face at rest with noise. "
+        "Lag in ms and RMS error in px (its constant part taken away) on the drawn face, "
+        f"{float(face_sizes(drawn['rest'][1], KAGGLE15)[0]):.0f} px in size, swinging slowly (up to "
+        f"{peaks['slow']:.1f} sizes a second), fast ({peaks['fast']:.1f}) and to and fro twice a second "
+        f"({peaks['nod']:.1f}).",
+        "",
+        "| smoothing | jitter, video | jitter, at rest | slow | fast | to and fro |",
+        "|---|---|---|---|---|---|",
+    ]
+    base = jitter(real, calm)
+    at_rest = drawn["rest"][0]
+    rest_base = jitter(at_rest, np.ones(len(at_rest), bool))
+    for label, settings in SETTINGS.items():
+        on_video = jitter(smoothed(real, settings), calm)
+        resting = jitter(smoothed(at_rest, settings)[25:], np.ones(len(at_rest) - 25, bool))
+        cells = [
+            f"{on_video:.2f} ({on_video / base:.0%})",
+            f"{resting:.3f} ({resting / rest_base:.0%})",
+        ]
+        for kind in ("slow", "fast", "nod"):
+            found, truth, velocity = drawn[kind]
+            late, rms = lag(smoothed(found, settings), truth, velocity)
+            cells.append(f"{late:.0f} ms, {rms:.2f} px")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Default: min cutoff {OneEuro().min_cutoff:g} Hz, beta {OneEuro().beta:g} Hz per face size a second, "
+        f"derivative cutoff {OneEuro().derivative_cutoff:g} Hz; the others change one of them.",
+        "",
+        "Machine: 2 cores of an Intel Xeon (Sapphire Rapids), Linux, shared with other programs.",
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if arguments.write:
+        RESULT.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
