@@ -48,6 +48,7 @@ __all__ = [
     "LabelledPhoto",
     "SceneComposer",
     "cell_targets",
+    "drawn_crops",
     "drawn_scenes",
     "export_detector",
     "load_crops",
@@ -193,21 +194,24 @@ def _three_points(xy: NDArray[np.float32]) -> Points:
     return np.stack([right, left, (mouth[0] + mouth[1]) / 2.0], axis=1).astype(np.float32)
 
 
-def load_crops(folder: Path | None, drawn: int = 300, seed: int = 0) -> list[LabelledPhoto]:
-    """Crops with one face each, and drawn ones, to be laid over photos."""
-    crops = []
-    if folder is not None:
-        for faces in load_wild(folder, threads=1):
-            points = _three_points(faces.xy)
-            known = np.flatnonzero(np.isfinite(points).all(axis=(1, 2)))
-            crops.extend(_one_face(faces.images[i], points[i : i + 1]) for i in known)
-    for size in (96, 160):
-        faces = draw_faces(drawn, seed=seed, image_size=size)
-        for image, point in zip(
-            faces.images[..., 0], _three_points(faces.keypoints.xy), strict=True
-        ):
-            crops.append(_one_face(image, point[None]))
+def load_crops(folder: Path) -> list[LabelledPhoto]:
+    """Crops with one face each, of a folder of 160-pixel crops with ``labels.csv.gz``."""
+    crops: list[LabelledPhoto] = []
+    for faces in load_wild(folder, threads=1):
+        points = _three_points(faces.xy)
+        known = np.flatnonzero(np.isfinite(points).all(axis=(1, 2)))
+        crops.extend(_one_face(faces.images[i], points[i : i + 1]) for i in known)
     return crops
+
+
+def drawn_crops(count: int, seed: int = 0) -> list[LabelledPhoto]:
+    """Drawn faces, one in a picture."""
+    faces = draw_faces(count, seed=seed, image_size=160)
+    points = _three_points(faces.keypoints.xy)
+    return [
+        _one_face(image, point[np.newaxis])
+        for image, point in zip(faces.images[..., 0], points, strict=True)
+    ]
 
 
 def _one_face(image: ImageArray, points: Points) -> LabelledPhoto:
@@ -230,14 +234,16 @@ class SceneComposer:
 
     Args:
         photos: Whole photos; each picture is built on one.
-        crops: Crops with one face, laid over it.
+        crops: Lists of crops with one face, laid over it; the first list six times as often as
+            each other one.
         side: Side of the pictures, pixels.
     """
 
     def __init__(
-        self, photos: Sequence[LabelledPhoto], crops: Sequence[LabelledPhoto], side: int
+        self, photos: Sequence[LabelledPhoto], crops: Sequence[Sequence[LabelledPhoto]], side: int
     ) -> None:
-        self.photos, self.crops, self.side = photos, crops, side
+        self.photos, self.side = photos, side
+        self.crops = [c for c in crops if len(c)]
 
     def compose(self, rng: np.random.Generator) -> tuple[ImageArray, Points, NDArray[np.bool_]]:
         """One picture.
@@ -261,7 +267,7 @@ class SceneComposer:
         return _change_light(scene.canvas, rng), points, sure
 
     def _pick(self, rng: np.random.Generator) -> LabelledPhoto:
-        return self.photos[rng.integers(len(self.photos))]
+        return self.photos[int(rng.integers(len(self.photos)))]
 
     def _middle(self, rng: np.random.Generator, spread: float) -> NDArray[np.float64]:
         return np.asarray(self.side * (0.5 + rng.uniform(-spread, spread, 2)))
@@ -285,17 +291,18 @@ class SceneComposer:
 
     def _add(self, scene: _Scene, rng: np.random.Generator) -> None:
         kind = rng.random()
-        if kind < 0.6 and self.crops:
-            real = rng.random() < 0.85
-            # Drawn faces are the last ones of the list.
-            n = len(self.crops)
-            first = max(n - 600, 0)
-            top = self.crops[rng.integers(0, first) if real and first else rng.integers(first, n)]
+        if kind < 0.55 and self.crops:
+            rare = rng.random() < 0.15 and len(self.crops) > 1
+            crops = self.crops[int(rng.integers(1, len(self.crops))) if rare else 0]
+            top = crops[int(rng.integers(len(crops)))]
             scale = np.exp(rng.uniform(np.log(0.12), np.log(1.5)))
-        elif kind < 0.8:
+        elif kind < 0.7:
             top = self._pick(rng)
             scale = self.side / max(top.image.shape) * rng.uniform(0.2, 0.7)
-        else:  # a piece without a face, with edges like those of the others
+        elif kind < 0.85:
+            top = _draw_signs(rng)
+            scale = np.exp(rng.uniform(np.log(0.4), np.log(1.5)))
+        else:  # a piece of a photo, mostly without a face, with edges like those of the others
             photo = self._pick(rng)
             height, width = photo.image.shape
             size = int(rng.uniform(0.15, 0.5) * min(height, width))
@@ -308,6 +315,28 @@ class SceneComposer:
             scale = np.exp(rng.uniform(np.log(0.5), np.log(2.5)))
         angle = float(rng.normal(0.0, 12.0)) if rng.random() < 0.5 else 0.0
         scene.lay(top, _affine(top.image.shape, scale, angle, rng.random() < 0.5, self._middle(rng, 0.5)))  # fmt: skip
+
+
+def _draw_signs(rng: np.random.Generator) -> LabelledPhoto:
+    """Letters, rings and bars: what else has two dark spots over a third."""
+    height, width = (int(v) for v in rng.integers(40, 200, 2))
+    image = np.full((height, width), rng.integers(0, 256), np.uint8)
+    for _ in range(rng.integers(1, 7)):
+        shade, thick = int(rng.integers(0, 256)), int(rng.integers(1, 6))
+        x, y = int(rng.integers(-10, width)), int(rng.integers(5, height + 10))
+        kind = rng.random()
+        if kind < 0.6:
+            letters = "".join(chr(int(c)) for c in rng.integers(33, 127, rng.integers(1, 12)))
+            cv2.putText(image, letters, (x, y), int(rng.integers(0, 8)), rng.uniform(0.4, 3.0), shade, thick, cv2.LINE_AA)  # fmt: skip
+        elif kind < 0.8:
+            axes = (int(rng.integers(2, 40)), int(rng.integers(2, 40)))
+            cv2.ellipse(image, (x, y), axes, rng.uniform(0, 180), 0, 360, shade, -1 if thick > 4 else thick)  # fmt: skip
+        else:
+            w, h = (int(v) for v in rng.integers(2, 60, 2))
+            cv2.rectangle(image, (x, y), (x + w, y + h), shade, -1 if thick > 2 else thick)
+    if rng.random() < 0.5:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 3.0)), np.uint8)
+    return _one_face(image, np.zeros((0, 3, 2), np.float32))
 
 
 class _Scene:
@@ -561,7 +590,7 @@ def measure_detector(
 
 
 def export_detector(
-    model: Any, path: Path, config: FitConfig, *, threshold: float = 0.5, max_enlarge: float = 2.0
+    model: Any, path: Path, config: FitConfig, *, threshold: float = 0.5, max_enlarge: float = 1.5
 ) -> None:
     """Write a trained network as ONNX, its weights in 16 bits.
 
@@ -616,7 +645,7 @@ def _halve_weights(graph: Any) -> None:
 
 def train_detector(
     train: Sequence[LabelledPhoto],
-    crops: Sequence[LabelledPhoto],
+    crops: Sequence[Sequence[LabelledPhoto]],
     held_out: Sequence[LabelledPhoto],
     out: Path,
     config: FitConfig,
@@ -627,7 +656,7 @@ def train_detector(
 
     Args:
         train: Photos to learn from.
-        crops: Crops with one face to lay over them.
+        crops: Lists of crops with one face to lay over them.
         held_out: Photos that choose the threshold.
         out: Folder for ``face_detector.onnx``, ``face_detector.weights.h5`` and ``log.jsonl``.
         config: How.
@@ -725,9 +754,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     train, held_out = split_photos(load_photos(options.data / "photos", options.extra))
     wild = options.data / "wild"
-    crops = load_crops(wild if wild.is_dir() else None)
+    crops = [load_crops(wild)] if wild.is_dir() else []
     train_detector(
-        [*train, *drawn_scenes(200)], crops, held_out, options.out,
+        [*train, *drawn_scenes(200)], [*crops, drawn_crops(300)], held_out, options.out,
         FitConfig(minutes=options.minutes, rate=options.rate, seed=options.seed),
         start=options.start,
     )  # fmt: skip

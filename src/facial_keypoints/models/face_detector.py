@@ -110,6 +110,11 @@ class ScaledConv2D(layers.Layer):  # type: ignore[misc]
         }  # fmt: skip
 
 
+def _to_signed(pixels: Any) -> Any:
+    """0 to 255 to -2 to 2."""
+    return layers.Rescaling(1 / 64.0, offset=-2.0)(pixels)
+
+
 class _Builder:
     """Either the network to train, or the same with plain convolutions to export."""
 
@@ -138,7 +143,7 @@ def build_detector(config: DetectorConfig, *, plain: bool = False) -> keras.Mode
 
     Args:
         config: Its shape.
-        plain: With ordinary convolutions instead, for :func:`build_exportable`.
+        plain: With ordinary convolutions and for pixels of -2 to 2, for :func:`build_exportable`.
 
     Returns:
         Grey pictures (B, H, W, 1), 0 to 255, with H and W multiples of 32, to (B, M, 10): the cells
@@ -146,7 +151,7 @@ def build_detector(config: DetectorConfig, *, plain: bool = False) -> keras.Mode
         are in cells from the cell's middle, the side is the logarithm of cells / 3.
     """
     image, net = keras.Input((None, None, 1), name="image"), _Builder(plain)
-    x = layers.Rescaling(1 / 64.0, offset=-2.0)(image)
+    x = image if plain else _to_signed(image)
     x = net.conv(x, config.stem[0], 5, 2)
     x = net.conv(x, config.stem[1], 3, 2)
     maps = []
@@ -219,6 +224,7 @@ def build_exportable(model: keras.Model, config: DetectorConfig) -> keras.Model:
             ]
         )
     image = keras.Input((None, None), dtype="uint8", name="image")
-    pixels = ops.expand_dims(ops.cast(image, "float32"), -1)
+    # Scaling before the axis of one channel: after it, ONNX Runtime takes 20 times as long.
+    pixels = ops.expand_dims(_to_signed(ops.cast(image, "float32")), -1)
     boxes, scores = FaceBoxes(name="decode")(image, plain(pixels))
     return keras.Model(image, {"boxes": boxes, "scores": scores})
