@@ -1,0 +1,935 @@
+// The page: pictures in, faces shown, corrected and handed out. What it is made of: engines.js (who answers),
+// labels.js (what can be undone), viewer.js (the canvas), measurement.js, exporting.js; live.js is the camera.
+
+import { Browser, Problem, Service } from './engines.js';
+import { change, isAbsent, newFace, newPicture, place, redo, setState, stateOf, undo } from './labels.js';
+import { startCamera } from './live.js';
+import { MEASURE_NAMES, NOTICE, canMeasure, measure } from './measurement.js';
+import { save, toCoco, toCsv, toJson, toKaggle, toMeasurementCsv, toPng } from './exporting.js';
+import { Viewer, confidenceColor, plainName } from './viewer.js';
+
+const $ = (id) => document.getElementById(id);
+const KEPT_BITMAPS = 4; // decoded photos held at once; a 24-megapixel one takes 100 MB
+
+const state = {
+  pictures: [], current: null, face: 0, point: null, showNames: false, schema: null, live: null, working: false,
+};
+const service = new Service(askToken);
+const engines = { service, browser: new Browser(service) };
+let engine = service;
+let unsaved = false;
+
+// --- saying things ----------------------------------------------------------------------------------------------
+
+let noteTimer;
+
+/** Show a sentence for a moment, and say it to screen readers. */
+function tell(text, bad = false) {
+  $('note').textContent = text;
+  $('note').classList.toggle('bad', bad);
+  $('note').hidden = !text;
+  (bad ? $('alert') : $('live')).textContent = text;
+  clearTimeout(noteTimer);
+  if (text) noteTimer = setTimeout(() => { $('note').hidden = true; }, bad ? 8000 : 2500);
+}
+
+/** Say a sentence to screen readers alone: what others see anyway. */
+const say = (text) => { $('live').textContent = text; };
+
+const problemText = (error) =>
+  error instanceof Problem ? error.message : `Something went wrong in the page: ${error.message}`;
+
+function askToken() {
+  const dialog = $('token-dialog');
+  dialog.showModal();
+  return new Promise((done) => {
+    dialog.addEventListener('close', () => {
+      done(dialog.returnValue === 'ok' ? $('token').value : null);
+      $('token').value = '';
+    }, { once: true });
+  });
+}
+
+// --- pictures ---------------------------------------------------------------------------------------------------
+
+const names = () => state.schema?.keypoint_names ?? [];
+const currentFace = () => state.current?.faces[state.face] ?? null;
+const currentPoint = () => (state.point === null ? null : (currentFace()?.points[state.point] ?? null));
+
+async function bitmapOf(picture) {
+  if (!picture.bitmap) {
+    try {
+      picture.bitmap = await createImageBitmap(picture.file, { imageOrientation: 'from-image' });
+    } catch {
+      throw new Problem(`This browser cannot show ${picture.name}.`);
+    }
+    picture.width = picture.bitmap.width;
+    picture.height = picture.bitmap.height;
+    drawThumbnail(picture);
+  }
+  picture.used = performance.now();
+  const held = state.pictures.filter((each) => each.bitmap && each !== picture && each !== state.current);
+  held.sort((a, b) => b.used - a.used);
+  // Not closed: somebody may be drawing it. Without a reference it is collected.
+  for (const each of held.slice(KEPT_BITMAPS)) each.bitmap = null;
+  return picture.bitmap;
+}
+
+function addFiles(files) {
+  const pictures = [...files]
+    .filter((file) => file.type.startsWith('image/') || /\.(jpe?g|png|webp|bmp|gif|avif)$/i.test(file.name))
+    .sort((a, b) => (a.webkitRelativePath || '').localeCompare(b.webkitRelativePath || '', undefined, { numeric: true }))
+    .map((file) => newPicture(file, file.webkitRelativePath || file.name || 'picture.png'));
+  if (!pictures.length) {
+    tell(files.length ? 'There is no picture among these files.' : 'No files were chosen.', true);
+    return;
+  }
+  stopLive();
+  state.pictures.push(...pictures);
+  delete $('app').dataset.empty;
+  for (const picture of pictures) addToFilm(picture);
+  show(pictures[0]);
+  say(`${pictures.length} ${pictures.length === 1 ? 'picture' : 'pictures'} added.`);
+  work();
+}
+
+async function show(picture) {
+  state.current = picture;
+  state.face = 0;
+  state.point = null;
+  viewer.update({ faces: [], face: 0, point: null });
+  try {
+    const bitmap = await bitmapOf(picture);
+    if (state.current !== picture) return;
+    viewer.show(bitmap);
+  } catch (error) {
+    picture.status = 'failed';
+    picture.problem = problemText(error);
+    viewer.show(null);
+    tell(picture.problem, true);
+  }
+  refresh();
+  filmItem(picture)?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+}
+
+function go(by) {
+  if (!state.pictures.length || state.live) return;
+  const at = state.pictures.indexOf(state.current) + by;
+  if (at < 0 || at >= state.pictures.length) {
+    say(by < 0 ? 'This is the first picture.' : 'This is the last picture.');
+    return;
+  }
+  show(state.pictures[at]);
+  const { name, faces } = state.pictures[at];
+  say(`Picture ${at + 1} of ${state.pictures.length}: ${name}. ${countOf(faces)}.`);
+}
+
+const countOf = (faces) => `${faces.length} ${faces.length === 1 ? 'face' : 'faces'}`;
+
+function removePicture() {
+  const picture = state.current;
+  if (!picture || state.live) return;
+  if (picture.corrected && !confirm(`Take ${picture.name} off the list? Its corrections are lost.`)) return;
+  const at = state.pictures.indexOf(picture);
+  state.pictures.splice(at, 1);
+  filmItem(picture)?.parentElement.remove();
+  if (state.pictures.length) show(state.pictures[Math.min(at, state.pictures.length - 1)]);
+  else {
+    state.current = null;
+    viewer.show(null);
+    $('app').dataset.empty = '';
+    refresh();
+  }
+}
+
+/** Answer the pictures that wait, the one that is looked at first. */
+async function work() {
+  if (state.working) return;
+  state.working = true;
+  for (;;) {
+    const waiting = state.pictures.filter(({ status }) => status === 'waiting');
+    const picture = waiting.includes(state.current) ? state.current : waiting[0];
+    if (!picture) break;
+    picture.status = 'busy';
+    refreshFilm(picture);
+    if (picture === state.current) refresh();
+    const asked = engine;
+    try {
+      const bitmap = await bitmapOf(picture);
+      const found = await asked.predict({ file: picture.file, name: picture.name, bitmap, ...choices() });
+      if (found.width !== bitmap.width || found.height !== bitmap.height) {
+        throw new Problem(`The service sees ${picture.name} in another size than this browser.`);
+      }
+      if (picture.status !== 'busy') continue; // asked for anew meanwhile
+      picture.faces = found.faces.map((face) => newFace(face));
+      picture.past = [];
+      picture.future = [];
+      picture.status = 'done';
+      picture.problem = '';
+      if (picture === state.current) {
+        state.face = 0;
+        state.point = null;
+        say(`${picture.name}: ${countOf(picture.faces)} found.`);
+        if (!picture.faces.length) tell('No face was found. Draw a box around one: “Add face”.');
+      }
+    } catch (error) {
+      picture.status = 'failed';
+      picture.problem = problemText(error);
+      if (picture === state.current) tell(picture.problem, true);
+    }
+    refreshFilm(picture);
+    if (picture === state.current) refresh();
+  }
+  state.working = false;
+}
+
+const choices = () => ({
+  style: $('style').value || null, crops: $('crops').checked, minScore: Number($('min-score').value) || null,
+});
+
+/** Ask again about every picture that nobody has corrected. */
+function again() {
+  for (const picture of state.pictures) {
+    if (!picture.corrected) {
+      picture.status = 'waiting';
+      refreshFilm(picture);
+    }
+  }
+  work();
+}
+
+// --- the film ---------------------------------------------------------------------------------------------------
+
+const filmItem = (picture) => $('film').querySelector(`[data-id="${picture.id}"]`);
+
+function addToFilm(picture) {
+  const item = document.createElement('li');
+  const button = document.createElement('button');
+  button.type = 'button';
+  button.dataset.id = picture.id;
+  button.title = picture.name;
+  const canvas = document.createElement('canvas');
+  [canvas.width, canvas.height] = [168, 124];
+  const badge = document.createElement('span');
+  badge.className = 'badge';
+  button.append(canvas, badge);
+  button.addEventListener('click', () => {
+    stopLive();
+    show(picture);
+  });
+  item.append(button);
+  $('film').append(item);
+  refreshFilm(picture);
+}
+
+function drawThumbnail(picture) {
+  const canvas = filmItem(picture)?.querySelector('canvas');
+  if (!canvas) return;
+  const { bitmap, width, height } = picture;
+  const scale = Math.max(canvas.width / width, canvas.height / height);
+  const context = canvas.getContext('2d');
+  context.imageSmoothingQuality = 'high';
+  context.drawImage(
+    bitmap, (canvas.width - width * scale) / 2, (canvas.height - height * scale) / 2, width * scale, height * scale,
+  );
+}
+
+function refreshFilm(picture) {
+  const button = filmItem(picture);
+  if (!button) return;
+  const words = { waiting: 'waiting', busy: 'looking', failed: 'not read' };
+  const about = words[picture.status] ?? countOf(picture.faces);
+  const badge = button.querySelector('.badge');
+  badge.textContent = { waiting: '…', busy: '…', failed: '!' }[picture.status] ?? picture.faces.length;
+  badge.classList.toggle('bad', picture.status === 'failed');
+  const edited = button.querySelector('.edited');
+  if (picture.corrected && !edited) {
+    const mark = document.createElement('span');
+    mark.className = 'edited';
+    button.append(mark);
+  } else if (!picture.corrected) edited?.remove();
+  button.setAttribute('aria-label', `${picture.name}, ${about}${picture.corrected ? ', corrected' : ''}`);
+  if (picture === state.current) button.setAttribute('aria-current', 'true');
+  else button.removeAttribute('aria-current');
+}
+
+// --- what is seen -----------------------------------------------------------------------------------------------
+
+function refresh() {
+  const picture = state.current;
+  const faces = picture?.faces ?? [];
+  state.face = Math.min(state.face, Math.max(0, faces.length - 1));
+  viewer.update({
+    faces, names: names(), edges: state.schema?.edges ?? [], face: state.face, point: state.point,
+    showNames: state.showNames,
+  });
+  $('picture-name').textContent = picture?.name ?? 'No picture';
+  const at = state.pictures.indexOf(picture);
+  const words = { waiting: 'waiting', busy: 'looking for faces …', failed: picture?.problem };
+  $('picture-about').textContent = !picture
+    ? ''
+    : [
+      at >= 0 ? `${at + 1} of ${state.pictures.length}` : '',
+      picture.width ? `${picture.width} × ${picture.height} px` : '',
+      words[picture.status] ?? countOf(faces),
+      picture.about ?? '',
+      picture.corrected ? 'corrected' : '',
+    ].filter(Boolean).join(' · ');
+  for (const button of $('film').querySelectorAll('[aria-current]')) button.removeAttribute('aria-current');
+  if (picture && at >= 0) refreshFilm(picture);
+  const able = { undo: picture?.past.length, redo: picture?.future.length, previous: at > 0 };
+  able.next = at >= 0 && at < state.pictures.length - 1;
+  for (const act of ['zoom-face', 'delete-face']) able[act] = faces.length;
+  able['remove-picture'] = able['add-face'] = at >= 0;
+  for (const [act, yes] of Object.entries(able)) {
+    for (const button of document.querySelectorAll(`[data-act="${act}"]`)) button.disabled = !yes;
+  }
+  refreshFaces(faces);
+  refreshPoints();
+  refreshMeasures();
+}
+
+function refreshFaces(faces) {
+  const box = $('faces');
+  const had = box.contains(document.activeElement);
+  box.replaceChildren(...faces.map((face, n) => {
+    const button = document.createElement('button');
+    button.type = 'button';
+    button.setAttribute('role', 'radio');
+    button.setAttribute('aria-checked', String(n === state.face));
+    button.tabIndex = n === state.face ? 0 : -1;
+    button.textContent = String(n + 1);
+    const about = face.drawn ? 'box drawn by hand' : face.score === null ? '' : `score ${face.score.toFixed(2)}`;
+    button.setAttribute('aria-label', `Face ${n + 1}${about ? `, ${about}` : ''}`);
+    button.title = about;
+    button.addEventListener('click', () => select(n, null));
+    return button;
+  }));
+  if (had) box.querySelector('[aria-checked="true"]')?.focus();
+}
+
+function refreshPoints() {
+  const face = currentFace();
+  const list = $('points');
+  if (list.children.length !== names().length) {
+    list.replaceChildren(...names().map((name, k) => {
+      const item = document.createElement('li');
+      item.id = `point-${k}`;
+      item.setAttribute('role', 'option');
+      for (const part of ['swatch', 'name', 'sure']) {
+        const span = document.createElement('span');
+        span.className = part;
+        item.append(span);
+      }
+      item.querySelector('.name').textContent = plainName(name);
+      item.addEventListener('click', () => select(state.face, k));
+      return item;
+    }));
+  }
+  list.hidden = !face;
+  names().forEach((name, k) => {
+    const item = list.children[k];
+    const point = face?.points[k];
+    if (!point) return;
+    const kind = stateOf(point);
+    item.className = [kind === 'absent' && 'absent', kind === 'hidden' && 'covered', point.byHand && 'hand']
+      .filter(Boolean).join(' ');
+    item.style.setProperty('--shade', confidenceColor(point.confidence));
+    const sure = point.confidence === null ? (point.byHand ? 'by hand' : '') : `${Math.round(100 * point.confidence)} %`;
+    item.querySelector('.sure').textContent = kind === 'visible' ? sure : kind;
+    item.setAttribute('aria-selected', String(k === state.point));
+  });
+  if (state.point === null) list.removeAttribute('aria-activedescendant');
+  else list.setAttribute('aria-activedescendant', `point-${state.point}`);
+  const point = currentPoint();
+  $('point').disabled = !point;
+  $('point').hidden = !face;
+  $('point-name').textContent = point ? plainName(names()[state.point]) : 'Choose a point';
+  for (const axis of ['x', 'y']) {
+    const input = $(`point-${axis}`);
+    if (document.activeElement !== input || !point) {
+      input.value = point && !isAbsent(point) ? (Math.round(point[axis] * 100) / 100).toString() : '';
+    }
+  }
+  for (const input of $('point').querySelectorAll('[name="state"]')) {
+    input.checked = Boolean(point) && input.value === stateOf(point);
+  }
+}
+
+const UNITS = { ratio: ['', 1, 3], percent: [' %', 1, 1], degrees: ['°', 1, 1] };
+
+function refreshMeasures() {
+  if ($('measures-panel').hidden) return;
+  const face = currentFace();
+  const able = face && canMeasure(names());
+  const { rows, warnings } = able ? measure(face.points, names()) : { rows: [], warnings: [] };
+  const words = {
+    turned: 'The head is turned: lengths are foreshortened.',
+    uncertain: 'The points are uncertain.',
+    'missing points': 'Some points are absent.',
+  };
+  $('warnings').textContent = able
+    ? warnings.map((warning) => words[warning]).join(' ')
+    : face ? 'This model’s points are not those that are measured.' : '';
+  $('measures').replaceChildren(...rows.map(({ name, unit, value, sigma, range }) => {
+    const row = document.createElement('tr');
+    const head = document.createElement('th');
+    head.scope = 'row';
+    head.textContent = plainName(name);
+    const cell = document.createElement('td');
+    const [sign, , digits] = UNITS[unit];
+    cell.append(value === null ? '–' : value.toFixed(digits).replace('-', '−'));
+    if (value !== null) {
+      const error = document.createElement('span');
+      error.className = 'sigma';
+      error.textContent = `${sigma === null ? '' : ` ± ${sigma.toFixed(digits)}`}${sign}`;
+      cell.append(error, barOf(value, sigma ?? 0, range));
+    }
+    row.append(head, cell);
+    return row;
+  }));
+}
+
+function barOf(value, sigma, [low, high]) {
+  const bar = document.createElement('span');
+  bar.className = 'errorbar';
+  const at = (v) => `${(100 * Math.min(1, Math.max(0, (v - low) / (high - low)))).toFixed(1)}%`;
+  bar.style.setProperty('--at', at(value));
+  bar.style.setProperty('--low', at(value - sigma));
+  bar.style.setProperty('--high', at(value + sigma));
+  bar.append(document.createElement('i'), document.createElement('b'));
+  return bar;
+}
+
+// --- correcting -------------------------------------------------------------------------------------------------
+
+function select(face, point, reveal = false) {
+  if (!state.current?.faces[face]) return;
+  const otherFace = face !== state.face;
+  state.face = face;
+  state.point = point;
+  refresh();
+  const chosen = currentPoint();
+  if (chosen) {
+    if (reveal && !isAbsent(chosen)) viewer.reveal(chosen.x, chosen.y);
+    bringIntoPanel($(`point-${point}`));
+    say(`${otherFace ? `Face ${face + 1}, ` : ''}${describe(chosen, names()[point])}`);
+  } else say(`Face ${face + 1} of ${state.current.faces.length}.`);
+}
+
+/** Scroll the panel, but never the page: on a phone that would push the picture out of sight. */
+function bringIntoPanel(item) {
+  const panel = document.querySelector('.panel');
+  const [own, frame] = [item.getBoundingClientRect(), panel.getBoundingClientRect()];
+  if (own.top < frame.top) panel.scrollTop += own.top - frame.top - 8;
+  else if (own.bottom > frame.bottom) panel.scrollTop += own.bottom - frame.bottom + 8;
+}
+
+function describe(point, name) {
+  const kind = stateOf(point);
+  if (kind === 'absent') return `${plainName(name)}: absent.`;
+  const sure = point.confidence === null ? '' : `, confidence ${Math.round(100 * point.confidence)} %`;
+  return `${plainName(name)}: ${point.x.toFixed(1)}, ${point.y.toFixed(1)}${sure}${kind === 'hidden' ? ', hidden' : ''}.`;
+}
+
+/** Change the current picture so that it can be undone. */
+function edit(act, key = null) {
+  if (!state.current || state.live) return;
+  change(state.current, act, key);
+  unsaved = true;
+  refresh();
+}
+
+function movePoint(face, point, x, y, key) {
+  edit((faces) => place(faces[face].points[point], x, y), key);
+}
+
+function nudge(dx, dy, event) {
+  const point = currentPoint();
+  const by = event.altKey ? 0.1 : event.shiftKey ? 10 : 1;
+  if (!point) {
+    viewer.pan(-dx * 40, -dy * 40);
+    return;
+  }
+  if (isAbsent(point)) return;
+  const [x, y] = viewer.inside(point.x + dx * by, point.y + dy * by);
+  movePoint(state.face, state.point, x, y, `nudge ${state.face} ${state.point}`);
+  viewer.reveal(x, y);
+  say(describe(currentPoint(), names()[state.point]));
+}
+
+function setPointState(kind) {
+  if (!currentPoint()) return;
+  const { box } = currentFace();
+  const middle = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];
+  edit((faces) => setState(faces[state.face].points[state.point], kind, middle));
+  say(describe(currentPoint(), names()[state.point]));
+}
+
+function stepPoint(by) {
+  if (!currentFace()) return;
+  const k = names().length;
+  const at = state.point === null ? (by > 0 ? 0 : k - 1) : (state.point + by + k) % k;
+  select(state.face, at, true);
+}
+
+function deleteFace() {
+  if (!currentFace()) return;
+  const number = state.face + 1;
+  state.point = null;
+  edit((faces) => faces.splice(number - 1, 1));
+  tell(`Face ${number} deleted.`);
+}
+
+async function addFace(box) {
+  setBoxing(false);
+  const picture = state.current;
+  tell('Looking at the face …');
+  try {
+    const bitmap = await bitmapOf(picture);
+    const { style } = choices();
+    const found = await engine.predict({ file: picture.file, name: picture.name, bitmap, boxes: [box], style });
+    if (state.current !== picture) {
+      tell('The face was not added: another picture was chosen meanwhile.', true);
+      return;
+    }
+    edit((faces) => faces.push(newFace(found.faces[0], true)));
+    select(picture.faces.length - 1, null);
+    tell(`Face ${picture.faces.length} added.`);
+  } catch (error) {
+    tell(problemText(error), true);
+  }
+}
+
+function setBoxing(on, keyboard = false) {
+  pressed('add-face', on);
+  if (on) {
+    viewer.startBox(keyboard);
+    tell(keyboard ? 'Arrows move the box, + and − resize it, Enter takes it.' : 'Draw a box around the face.');
+  }
+}
+
+function history(act, word) {
+  if (!state.current || !act(state.current)) return;
+  unsaved = true;
+  state.face = Math.min(state.face, Math.max(0, state.current.faces.length - 1));
+  refresh();
+  say(word);
+}
+
+const pressed = (act, on) => {
+  for (const button of document.querySelectorAll(`[data-act="${act}"][aria-pressed]`)) {
+    button.setAttribute('aria-pressed', String(on));
+  }
+};
+
+// --- the camera -------------------------------------------------------------------------------------------------
+
+async function toggleCamera() {
+  if (state.live) {
+    keepFrame();
+    return;
+  }
+  const before = state.current;
+  try {
+    state.live = await startCamera($('video'), {
+      ask: (frame) => engine.predict({ ...frame, ...choices(), crops: false }),
+      shown: (frame, found, rate) => {
+        if (!state.live) return;
+        state.current = {
+          ...newPicture(frame.file, frame.name), ...found, bitmap: frame.bitmap, status: 'done',
+          faces: found.faces.map((face) => newFace(face)), about: `${rate.toFixed(0)} a second`,
+        };
+        viewer.show(frame.bitmap, true);
+        refresh();
+      },
+      failed: (error) => {
+        stopLive();
+        tell(problemText(error), true);
+      },
+    });
+    state.live.before = before;
+    pressed('camera', true);
+    delete $('app').dataset.empty;
+    tell('Live. Choose “Camera” again to keep the picture, Esc to stop.');
+  } catch (error) {
+    tell(error.name === 'NotAllowedError' ? 'The browser was not allowed to use the camera.'
+      : error.name === 'NotFoundError' ? 'There is no camera.' : `The camera does not start: ${error.message}`, true);
+  }
+}
+
+/** Stop, and keep the frame that is seen as a picture to correct. */
+async function keepFrame() {
+  const seen = state.current;
+  stopLive(false);
+  if (!seen?.bitmap) return;
+  const canvas = new OffscreenCanvas(seen.width, seen.height);
+  canvas.getContext('2d').drawImage(seen.bitmap, 0, 0);
+  const blob = await canvas.convertToBlob({ type: 'image/png' });
+  const name = `camera-${String(state.pictures.length + 1).padStart(3, '0')}.png`;
+  const picture = { ...seen, name, file: new File([blob], name, { type: 'image/png' }), about: '' };
+  state.pictures.push(picture);
+  addToFilm(picture);
+  drawThumbnail(picture);
+  await show(picture);
+  tell('The picture was kept.');
+}
+
+function stopLive(back = true) {
+  if (!state.live) return;
+  const { before } = state.live;
+  state.live.stop();
+  state.live = null;
+  pressed('camera', false);
+  if (!back) return;
+  if (before && state.pictures.includes(before)) show(before);
+  else if (state.pictures.length) show(state.pictures[0]);
+  else {
+    state.current = null;
+    viewer.show(null);
+    $('app').dataset.empty = '';
+    refresh();
+  }
+}
+
+// --- downloads --------------------------------------------------------------------------------------------------
+
+const savers = {
+  csv: (pictures) => save(toCsv(pictures, names()), 'keypoints.csv', 'text/csv'),
+  json: (pictures) => save(toJson(pictures, names()), 'keypoints.json', 'application/json'),
+  measures: (pictures) => {
+    if (!canMeasure(names())) throw new Problem('This model’s points are not those that are measured.');
+    save(toMeasurementCsv(pictures, names()), 'measurements.csv', 'text/csv');
+    tell(NOTICE);
+  },
+  png: async () => {
+    if (!state.current) throw new Problem('There is no picture.');
+    const scene = {
+      faces: state.current.faces, names: names(), edges: state.schema.edges, showNames: state.showNames,
+    };
+    const stem = state.current.name.replace(/^.*\//, '').replace(/\.[^.]*$/, '');
+    save(await toPng(await bitmapOf(state.current), scene), `${stem}-points.png`);
+  },
+  kaggle: async (pictures) => {
+    if (state.schema.name !== 'kaggle15') throw new Problem('Kaggle’s format holds its own 15 points only: take COCO.');
+    save(await toKaggle(pictures, names(), bitmapOf), 'training.csv', 'text/csv');
+  },
+  coco: async (pictures) => save(await toCoco(pictures, state.schema, bitmapOf), 'faces-coco.zip'),
+};
+
+async function download(kind) {
+  $('download').open = false;
+  $('download').querySelector('summary').focus();
+  const labels = kind === 'kaggle' || kind === 'coco';
+  let pictures = state.pictures.filter(({ status }) => status === 'done');
+  if (labels && $('only-corrected').checked) pictures = pictures.filter(({ corrected }) => corrected);
+  try {
+    if (kind !== 'png' && !pictures.some(({ faces }) => faces.length)) {
+      throw new Problem(labels ? 'There are no such faces to write.' : 'There are no faces to write.');
+    }
+    if (labels) tell('Cutting the faces out …');
+    await savers[kind](pictures);
+    if (labels) unsaved = false;
+    if (kind !== 'measures') tell('Handed to the browser’s downloads.');
+  } catch (error) {
+    tell(problemText(error), true);
+  }
+}
+
+// --- what the person does ---------------------------------------------------------------------------------------
+
+const viewer = new Viewer($('canvas'), {
+  select: (face, point) => select(face, point),
+  move: movePoint,
+  dropped: (face, point) => say(describe(state.current.faces[face].points[point], names()[point])),
+  place: (x, y) => {
+    const point = currentPoint();
+    if (!point || !isAbsent(point)) return false;
+    movePoint(state.face, state.point, x, y, null);
+    say(describe(currentPoint(), names()[state.point]));
+    return true;
+  },
+  box: addFace,
+  boxCancelled: () => {
+    setBoxing(false);
+    tell('No box was drawn.');
+  },
+  zoomed: (scale) => { $('zoom').textContent = `${Math.round(scale * 100)} %`; },
+});
+
+const acts = {
+  open: () => $('file-input').click(),
+  folder: () => $('folder-input').click(),
+  camera: toggleCamera,
+  example: async () => {
+    const blob = await (await fetch('example.jpg')).blob();
+    addFiles([new File([blob], 'example.jpg', { type: 'image/jpeg' })]);
+  },
+  undo: () => history(undo, 'Undone.'),
+  redo: () => history(redo, 'Done again.'),
+  'zoom-in': () => viewer.zoom(1.4),
+  'zoom-out': () => viewer.zoom(1 / 1.4),
+  fit: () => viewer.fit(),
+  'zoom-face': () => currentFace() && viewer.zoomTo(currentFace().box),
+  names: () => {
+    state.showNames = !state.showNames;
+    pressed('names', state.showNames);
+    refresh();
+  },
+  'add-face': (event) => {
+    if (viewer.boxing) {
+      viewer.endBox(false);
+      return;
+    }
+    // A click made by a key has no place: then the box is drawn by keys as well.
+    setBoxing(true, event?.detail === 0 || event?.type === 'keydown');
+    $('canvas').focus();
+  },
+  'delete-face': deleteFace,
+  'remove-picture': removePicture,
+  previous: () => go(-1),
+  next: () => go(1),
+};
+
+document.addEventListener('click', (event) => {
+  const button = event.target.closest?.('[data-act], [data-save]');
+  if (button?.dataset.act) acts[button.dataset.act](event);
+  if (button?.dataset.save) download(button.dataset.save);
+  for (const menu of document.querySelectorAll('details.menu[open]')) {
+    if (!menu.contains(event.target)) menu.open = false;
+  }
+});
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+const canvasKeys = {
+  ',': () => stepPoint(-1), '.': () => stepPoint(1), '<': () => stepPoint(-1), '>': () => stepPoint(1),
+  h: () => currentPoint() && setPointState(stateOf(currentPoint()) === 'hidden' ? 'visible' : 'hidden'),
+  Enter: () => currentPoint() && isAbsent(currentPoint()) && setPointState('visible'),
+  Delete: (event) => (event.shiftKey ? deleteFace() : setPointState('absent')),
+  Backspace: (event) => (event.shiftKey ? deleteFace() : setPointState('absent')),
+};
+
+// Keys that work wherever no text is typed.
+const pageKeys = {
+  f: () => state.current?.faces.length && select((state.face + 1) % state.current.faces.length, state.point, true),
+  a: (event) => state.pictures.includes(state.current) && acts['add-face'](event),
+  n: acts.names, o: acts.open, z: acts['zoom-face'],
+  '+': acts['zoom-in'], '=': acts['zoom-in'], '-': acts['zoom-out'], 0: acts.fit,
+  PageUp: acts.previous, PageDown: acts.next, '?': () => $('keys-dialog').showModal(),
+};
+
+function boxKey(event) {
+  const arrow = ARROWS[event.key];
+  const by = event.shiftKey ? 30 : event.altKey ? 1 : 8;
+  if (event.key === 'Escape') viewer.endBox(false);
+  else if (event.key === 'Enter') viewer.endBox(true);
+  else if (!viewer.boxing.box) return false;
+  else if (arrow) viewer.nudgeBox(arrow[0] * by, arrow[1] * by, 0);
+  else if (event.key === '+' || event.key === '=') viewer.nudgeBox(0, 0, 2 * by);
+  else if (event.key === '-') viewer.nudgeBox(0, 0, -2 * by);
+  else return false;
+  return true;
+}
+
+document.addEventListener('keydown', (event) => {
+  if (document.querySelector('dialog[open]')) return;
+  const { target } = event;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if ((event.ctrlKey || event.metaKey) && !event.altKey) {
+    if (key !== 'z' && key !== 'y') return;
+    if (target.matches('input[type="number"], input[type="password"]')) return;
+    history(...(key === 'y' || event.shiftKey ? [redo, 'Done again.'] : [undo, 'Undone.']));
+    event.preventDefault();
+    return;
+  }
+  const menu = document.querySelector('details.menu[open]');
+  if (event.key === 'Escape' && menu) {
+    menu.open = false;
+    menu.querySelector('summary').focus();
+    return;
+  }
+  if (target.matches('input, select')) return;
+  const onCanvas = target === $('canvas');
+  let done = true;
+  if (viewer.boxing && onCanvas && boxKey(event)) done = true;
+  else if (event.key === 'Escape') {
+    if (viewer.boxing) viewer.endBox(false);
+    else if (state.live) stopLive();
+    else if (state.point !== null) select(state.face, null);
+  } else if (onCanvas && ARROWS[event.key]) nudge(...ARROWS[event.key], event);
+  else if ((onCanvas || target === $('points')) && canvasKeys[key]) canvasKeys[key](event);
+  else if (pageKeys[key] && !event.altKey) pageKeys[key](event);
+  else done = false;
+  if (done) event.preventDefault();
+});
+
+$('points').addEventListener('keydown', (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  const to = { Home: 0, End: names().length - 1 }[event.key];
+  if (by) stepPoint(by);
+  else if (to !== undefined) select(state.face, to, true);
+  else return;
+  event.preventDefault();
+  event.stopPropagation();
+});
+$('points').addEventListener('focus', () => state.point === null && stepPoint(1));
+
+/** Arrow keys among buttons of which one is chosen. */
+function roving(box, selector) {
+  box.addEventListener('keydown', (event) => {
+    const by = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+    const all = [...box.querySelectorAll(selector)];
+    const at = all.indexOf(document.activeElement);
+    if (!by || at < 0) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const next = (at + by + all.length) % all.length;
+    all[next].focus();
+    all[next].click();
+  });
+}
+roving($('faces'), 'button');
+roving(document.querySelector('.tabs'), 'button');
+
+for (const tab of document.querySelectorAll('[role="tab"]')) {
+  tab.addEventListener('click', () => {
+    for (const each of document.querySelectorAll('[role="tab"]')) {
+      const chosen = each === tab;
+      each.setAttribute('aria-selected', String(chosen));
+      each.tabIndex = chosen ? 0 : -1;
+      $(each.getAttribute('aria-controls')).hidden = !chosen;
+    }
+    refreshMeasures();
+  });
+}
+
+for (const axis of ['x', 'y']) {
+  $(`point-${axis}`).addEventListener('input', ({ target }) => {
+    const point = currentPoint();
+    const value = target.valueAsNumber;
+    if (!point || !Number.isFinite(value)) return;
+    const { box } = currentFace();
+    const base = isAbsent(point) ? { x: (box[0] + box[2]) / 2, y: (box[1] + box[3]) / 2 } : point;
+    const to = { x: base.x, y: base.y, [axis]: value };
+    movePoint(state.face, state.point, ...viewer.inside(to.x, to.y), `typed ${state.face} ${state.point}`);
+  });
+  $(`point-${axis}`).addEventListener('blur', refreshPoints);
+}
+
+for (const input of document.querySelectorAll('[name="state"]')) {
+  input.addEventListener('change', () => setPointState(input.value));
+}
+
+for (const id of ['file-input', 'folder-input']) {
+  $(id).addEventListener('change', ({ target }) => {
+    if (target.files.length) addFiles(target.files);
+    target.value = '';
+  });
+}
+
+for (const id of ['style', 'crops', 'min-score']) $(id).addEventListener('change', again);
+
+$('keys').addEventListener('click', () => $('keys-dialog').showModal());
+
+document.addEventListener('paste', (event) => {
+  const files = [...(event.clipboardData?.files ?? [])];
+  if (files.length) addFiles(files);
+});
+
+/** Every file of what was dropped, folders too. */
+async function droppedFiles(items) {
+  const entries = [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  const files = [];
+  const walk = async (entry, path) => {
+    if (entry.isFile) {
+      const file = await new Promise((resolve, reject) => { entry.file(resolve, reject); });
+      if (path) Object.defineProperty(file, 'webkitRelativePath', { value: path + file.name });
+      files.push(file);
+      return;
+    }
+    const reader = entry.createReader();
+    for (;;) { // a reader gives a hundred at a time
+      const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
+      if (!some.length) return;
+      for (const each of some) await walk(each, `${path}${entry.name}/`);
+    }
+  };
+  for (const entry of entries) await walk(entry, '');
+  return files;
+}
+
+let over = 0;
+document.addEventListener('dragenter', () => {
+  over += 1;
+  document.body.classList.add('over');
+});
+document.addEventListener('dragleave', () => {
+  over -= 1;
+  if (over <= 0) document.body.classList.remove('over');
+});
+document.addEventListener('dragover', (event) => event.preventDefault());
+document.addEventListener('drop', async (event) => {
+  event.preventDefault();
+  over = 0;
+  document.body.classList.remove('over');
+  const plain = [...event.dataTransfer.files];
+  try {
+    const files = await droppedFiles(event.dataTransfer.items);
+    addFiles(files.length ? files : plain);
+  } catch {
+    addFiles(plain);
+  }
+});
+
+window.addEventListener('beforeunload', (event) => {
+  if (unsaved) event.preventDefault();
+});
+
+// --- who computes -----------------------------------------------------------------------------------------------
+
+const PRIVACY = {
+  service: 'Photos go to the service that this page comes from, are answered in memory and not kept.',
+  browser: 'Photos are computed in this browser and go nowhere.',
+};
+
+async function useEngine(kind) {
+  const input = document.querySelector(`[name="engine"][value="${kind}"]`);
+  try {
+    if (kind === 'browser') {
+      const missing = await Browser.missing();
+      if (missing) throw new Problem(missing);
+      tell('Loading the models into this browser (about 20 MB, once) …');
+    }
+    const { schema, styles } = await engines[kind].start();
+    const changed = engine !== engines[kind];
+    engine = engines[kind];
+    state.schema = schema;
+    input.checked = true;
+    $('privacy').textContent = PRIVACY[kind];
+    const chosen = $('style').value;
+    $('style').replaceChildren(...styles.map((style) => new Option(style, style)));
+    $('style').value = styles.includes(chosen) ? chosen : styles.includes('kaggle-a') ? 'kaggle-a' : styles[0] ?? '';
+    if (changed) {
+      tell(PRIVACY[kind]);
+      again();
+    }
+    refresh();
+  } catch (error) {
+    const back = Object.keys(engines).find((each) => engines[each] === engine);
+    document.querySelector(`[name="engine"][value="${back}"]`).checked = true;
+    tell(problemText(error), true);
+  }
+}
+
+for (const input of document.querySelectorAll('[name="engine"]')) {
+  input.addEventListener('change', () => useEngine(input.value));
+}
+
+$('notice').textContent = NOTICE;
+for (const button of document.querySelectorAll('[data-act="camera"]')) button.hidden = !navigator.mediaDevices;
+$('measures').dataset.count = MEASURE_NAMES.length;
+refresh();
+await useEngine('service');
+document.documentElement.dataset.ready = '';

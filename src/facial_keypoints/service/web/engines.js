@@ -1,0 +1,154 @@
+// Who answers: the service over HTTP, or a worker in this browser. Both give
+// {width, height, faces: [{box: [x0, y0, x1, y1], score, points: [{x, y, confidence}]}]} in pixels of the picture.
+
+/** What went wrong, in a sentence for the person in front of the page. */
+export class Problem extends Error {
+  constructor(detail, status = 0) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+
+/** A row of the reply as a face. */
+export function faceOfRow(row, names) {
+  const number = (value) => (value === null || value === undefined ? null : Number(value));
+  return {
+    box: [row.x0, row.y0, row.x1, row.y1].map(Number),
+    score: number(row.score),
+    points: names.map((name) => ({
+      x: number(row[`${name}_x`]),
+      y: number(row[`${name}_y`]),
+      confidence: number(row[`${name}_confidence`]),
+    })),
+  };
+}
+
+/** The REST service that this page comes from. */
+export class Service {
+  /** @param {() => Promise<string|null>} askToken asks the person for the service's token */
+  constructor(askToken) {
+    this.askToken = askToken;
+    this.names = [];
+    this.token = sessionStorage.getItem('token') ?? '';
+  }
+
+  get headers() {
+    return this.token ? { Authorization: `Bearer ${this.token}` } : {};
+  }
+
+  async request(path, options = {}) {
+    for (let tries = 0; ; tries += 1) {
+      let reply;
+      try {
+        reply = await fetch(path, { ...options, headers: this.headers });
+      } catch (error) {
+        if (error.name === 'AbortError') throw error;
+        throw new Problem('The service does not answer. Is it still running?');
+      }
+      if (reply.ok) return reply;
+      if (reply.status === 401 && tries < 3) {
+        const token = await this.askToken();
+        if (token) {
+          this.token = token;
+          sessionStorage.setItem('token', token);
+          continue;
+        }
+      }
+      if (reply.status === 503 && tries < 5) {
+        await wait(1000 * Math.min(10, Number(reply.headers.get('Retry-After')) || 1));
+        continue;
+      }
+      let about = {};
+      try {
+        about = await reply.json();
+      } catch {
+        // Not every answer on the way is JSON; the status must do then.
+      }
+      const text = [about.title, about.detail].filter(Boolean).join(': ');
+      throw new Problem(text || `The service answered ${reply.status}.`, reply.status);
+    }
+  }
+
+  async start() {
+    const { models } = await (await this.request('v1/models')).json();
+    const model = models.find(({ name }) => name === 'default') ?? models[0];
+    this.names = model.schema.keypoint_names;
+    return { schema: model.schema, styles: model.styles.filter(Boolean) };
+  }
+
+  async predict({ file, name, boxes, crops, style, minScore, signal }) {
+    const body = new FormData();
+    body.append('files', file, name);
+    if (boxes) body.append('boxes', JSON.stringify(boxes));
+    const query = new URLSearchParams();
+    if (style) query.set('style', style);
+    if (crops && !boxes) query.set('crops', 'true');
+    if (minScore && !crops && !boxes) query.set('min_score', minScore);
+    const reply = await this.request(`v1/predict?${query}`, { method: 'POST', body, signal });
+    const [picture] = (await reply.json()).pictures;
+    if (picture.problem) throw new Problem(picture.problem.detail || picture.problem.title);
+    const { width, height, faces } = picture;
+    return { width, height, faces: faces.map((row) => faceOfRow(row, this.names)) };
+  }
+}
+
+/** The same models in this browser, by ONNX Runtime Web. Pictures stay here. */
+export class Browser {
+  constructor(service) {
+    this.service = service;
+    this.waiting = new Map();
+    this.next = 0;
+  }
+
+  /** Whether the service hands out what is needed; a text says why not. */
+  static async missing() {
+    const there = async (path) => {
+      try {
+        return (await fetch(path, { method: 'HEAD' })).ok;
+      } catch {
+        return false;
+      }
+    };
+    if (!(await there('ort/ort.wasm.min.mjs'))) {
+      return 'ONNX Runtime Web is not installed beside the service: see “facial-keypoints serve --help”, --ort-web.';
+    }
+    return null;
+  }
+
+  post(job, value, transfer = []) {
+    return new Promise((resolve, reject) => {
+      this.next += 1;
+      this.waiting.set(this.next, { resolve, reject });
+      this.worker.postMessage({ id: this.next, job, value }, transfer);
+    });
+  }
+
+  async start() {
+    this.worker ??= this.#worker();
+    const at = (path) => new URL(path, document.baseURI).href;
+    const models = { model: at('v1/models/default.onnx'), detector: at('v1/models/face_detector.onnx') };
+    return this.post('start', { runtime: at('ort/'), files: models, headers: this.service.headers });
+  }
+
+  #worker() {
+    const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
+    worker.addEventListener('message', ({ data: { id, value, problem } }) => {
+      const { resolve, reject } = this.waiting.get(id);
+      this.waiting.delete(id);
+      if (problem) reject(new Problem(`In the browser: ${problem}.`));
+      else resolve(value);
+    });
+    worker.addEventListener('error', (event) => {
+      for (const { reject } of this.waiting.values()) reject(new Problem(`In the browser: ${event.message}.`));
+      this.waiting.clear();
+    });
+    return worker;
+  }
+
+  async predict({ bitmap, boxes, crops, style, minScore }) {
+    const copy = await createImageBitmap(bitmap);
+    return this.post('predict', { bitmap: copy, boxes, crops, style, minScore }, [copy]);
+  }
+}

@@ -1,0 +1,78 @@
+// Where a face sits in a crop: the same numbers as facial_keypoints/framing.py, geometry.py and predict.py.
+// A map is [a, b, c, d, e, f]: x' = a x + b y + c, y' = d x + e y + f. Integers are pixel centres; boxes are edges.
+
+const FACE_SIZE = 36.2 / 96;
+const EYE_LINE = 37 / 96;
+const FACE_LENGTH = 1 / 0.93;
+const NEEDED = ['left_eye_center', 'right_eye_center', 'mouth_left_corner', 'mouth_right_corner'];
+
+/** Whether a schema has the four points that the framing needs. */
+export const canFrame = (names) => NEEDED.every((name) => names.includes(name));
+
+export function apply(map, [x, y]) {
+  return [map[0] * x + map[1] * y + map[2], map[3] * x + map[4] * y + map[5]];
+}
+
+export function inverse([a, b, c, d, e, f]) {
+  const det = a * e - b * d;
+  return [e / det, -b / det, (b * f - e * c) / det, -d / det, a / det, (d * c - a * f) / det];
+}
+
+/** The map that does `first`, then `second`. */
+export function compose(second, first) {
+  const [a, b, c, d, e, f] = second;
+  const [p, q, r, s, t, u] = first;
+  return [a * p + b * s, a * q + b * t, a * r + b * u + c, d * p + e * s, d * q + e * t, d * r + e * u + f];
+}
+
+/** The square around a box, brought to `side` pixels. */
+export function boxToCrop([x0, y0, x1, y1], side) {
+  const scale = side / Math.max(x1 - x0, y1 - y0);
+  const target = side / 2 - 0.5;
+  return [
+    scale, 0, target - scale * ((x0 + x1) / 2 - 0.5),
+    0, scale, target - scale * ((y0 + y1) / 2 - 0.5),
+  ];
+}
+
+function parts(xy, names) {
+  const [left, right, mouthLeft, mouthRight] = NEEDED.map((name) => xy[names.indexOf(name)]);
+  const mouth = [(mouthLeft[0] + mouthRight[0]) / 2, (mouthLeft[1] + mouthRight[1]) / 2];
+  const middle = [(left[0] + right[0]) / 2, (left[1] + right[1]) / 2];
+  const apart = Math.hypot(left[0] - right[0], left[1] - right[1]);
+  const length = Math.hypot(middle[0] - mouth[0], middle[1] - mouth[1]);
+  return { left, right, middle, size: Math.max(apart, length / FACE_LENGTH) };
+}
+
+/** Face box [x0, y0, x1, y1] of points [[x, y], ...]; null where one of the four is not known. */
+export function faceBox(xy, names) {
+  if (!canFrame(names)) return null;
+  const { middle, size } = parts(xy, names);
+  if (!(size > 0)) return null;
+  const side = size / FACE_SIZE;
+  const x0 = middle[0] + 0.5 - side * 0.5;
+  const y0 = middle[1] + 0.5 - side * EYE_LINE;
+  return [x0, y0, x0 + side, y0 + side];
+}
+
+/** The crop that shows a face upright, as Kaggle's pictures do. */
+export function frameFace(xy, names, side) {
+  const { left, right, middle, size } = parts(xy, names);
+  const scale = (FACE_SIZE * side) / Math.max(size, 2);
+  const angle = Math.atan2(left[1] - right[1], left[0] - right[0]);
+  const cos = scale * Math.cos(angle);
+  const sin = scale * Math.sin(angle);
+  const target = [(side - 1) / 2, EYE_LINE * side - 0.5];
+  return [
+    cos, sin, target[0] - cos * middle[0] - sin * middle[1],
+    -sin, cos, target[1] + sin * middle[0] - cos * middle[1],
+  ];
+}
+
+/** Whether two crops differ by less than a quarter in scale and 25 degrees in turn. */
+export function alike(first, second) {
+  const between = compose(second, inverse(first));
+  const scale = Math.hypot(between[0], between[1]);
+  const turn = (Math.atan2(between[1], between[0]) * 180) / Math.PI;
+  return scale > 0.8 && scale < 1.25 && Math.abs(turn) < 25;
+}

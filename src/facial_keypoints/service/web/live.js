@@ -1,0 +1,48 @@
+// The camera: frames in turn, each shown together with its own answer, so that points never lag behind the face.
+
+const LONGEST_SIDE = 640; // what is asked about; a face fills enough of a camera's picture
+
+/**
+ * Start the camera.
+ * @param ask (frame) => answer; shown (frame, answer, framesPerSecond); failed (error)
+ * @returns {stop()}
+ */
+export async function startCamera(video, { ask, shown, failed }) {
+  const stream = await navigator.mediaDevices.getUserMedia({
+    video: { facingMode: 'user', width: { ideal: 640 }, height: { ideal: 480 } }, audio: false,
+  });
+  video.srcObject = stream;
+  await video.play();
+  let running = true;
+  let rate = 0;
+  const stop = () => {
+    running = false;
+    for (const track of stream.getTracks()) track.stop();
+    video.srcObject = null;
+  };
+
+  const loop = async () => {
+    try {
+      while (running) {
+        const begun = performance.now();
+        const scale = Math.min(1, LONGEST_SIDE / Math.max(video.videoWidth, video.videoHeight));
+        const [width, height] = [video.videoWidth, video.videoHeight].map((n) => Math.max(1, Math.round(n * scale)));
+        const canvas = new OffscreenCanvas(width, height);
+        canvas.getContext('2d').drawImage(video, 0, 0, width, height);
+        const file = await canvas.convertToBlob({ type: 'image/jpeg', quality: 0.9 });
+        const frame = { file, name: 'camera.jpg', bitmap: canvas.transferToImageBitmap() };
+        const answer = await ask(frame);
+        // Never faster than the screen, or a quick service would be asked twice about one frame.
+        await new Promise((done) => { requestAnimationFrame(done); });
+        const seconds = (performance.now() - begun) / 1000;
+        rate = rate ? 0.8 * rate + 0.2 / seconds : 1 / seconds;
+        if (running) shown(frame, answer, rate);
+      }
+    } catch (error) {
+      if (running) failed(error);
+      stop();
+    }
+  };
+  loop();
+  return { stop };
+}

@@ -1,0 +1,417 @@
+// The picture with its points on a canvas: drawing, zoom and pan, dragging, drawing a box. Knows no service and no
+// files; tells what the person did through the callbacks. Coordinates: an integer is a pixel's centre.
+
+const SURE = [255, 157, 46];
+const UNSURE = [108, 92, 231];
+const RIM = '#101418';
+const BOX = '#4cc3ff';
+
+/** From violet (0, unsure) to orange (1, sure), as facial_keypoints/drawing.py colours points. */
+export function confidenceColor(confidence) {
+  const share = Math.min(1, Math.max(0, confidence ?? 1));
+  return `rgb(${UNSURE.map((low, i) => Math.round(low + share * (SURE[i] - low))).join(' ')})`;
+}
+
+export const plainName = (name) => name.replaceAll('_', ' ');
+
+/** Draw faces onto a context whose units are screen pixels, with a map {scale, x, y} from picture pixels. */
+export function drawFaces(context, view, { faces, names, edges, face: chosen, point: selected, hover, showNames, unit = 1 }) {
+  const at = (x, y) => [(x + 0.5) * view.scale + view.x, (y + 0.5) * view.scale + view.y];
+  faces.forEach((face, n) => {
+    const active = n === chosen;
+    const [x0, y0, x1, y1] = face.box;
+    const [left, top] = [x0 * view.scale + view.x, y0 * view.scale + view.y];
+    const [wide, high] = [(x1 - x0) * view.scale, (y1 - y0) * view.scale];
+    for (const [width, color] of [[(active ? 4 : 3) * unit, RIM], [(active ? 2 : 1) * unit, BOX]]) {
+      context.lineWidth = width;
+      context.strokeStyle = color;
+      context.strokeRect(left, top, wide, high);
+    }
+    if (faces.length > 1) label(context, String(n + 1), left, top - 4 * unit, unit, active);
+    const radius = Math.min(6, Math.max(2.6, wide / unit / 55)) * unit;
+    context.lineWidth = Math.max(1, radius * 0.35);
+    context.strokeStyle = 'rgb(255 255 255 / 45%)';
+    context.beginPath();
+    for (const [a, b] of edges) {
+      const [p, q] = [face.points[a], face.points[b]];
+      if (p.x !== null && q.x !== null) {
+        context.moveTo(...at(p.x, p.y));
+        context.lineTo(...at(q.x, q.y));
+      }
+    }
+    context.stroke();
+    face.points.forEach((point, k) => {
+      if (point.x === null) return;
+      const [x, y] = at(point.x, point.y);
+      const isSelected = active && k === selected;
+      const size = radius * (isSelected ? 1.35 : 1);
+      dot(context, x, y, size, point, isSelected, unit);
+    });
+    face.points.forEach((point, k) => {
+      const named = showNames || (active && k === selected) || (hover && hover.face === n && hover.point === k);
+      if (named && point.x !== null) {
+        const [x, y] = at(point.x, point.y);
+        label(context, plainName(names[k]), x + radius * 2, y - radius * 1.2, unit);
+      }
+    });
+  });
+}
+
+function dot(context, x, y, size, point, selected, unit) {
+  const shape = (r) => {
+    context.beginPath();
+    if (point.byHand) { // a diamond: told apart without colour
+      context.moveTo(x, y - r * 1.25);
+      context.lineTo(x + r * 1.25, y);
+      context.lineTo(x, y + r * 1.25);
+      context.lineTo(x - r * 1.25, y);
+      context.closePath();
+    } else context.arc(x, y, r, 0, 2 * Math.PI);
+  };
+  const color = point.byHand ? '#ffffff' : confidenceColor(point.confidence);
+  if (selected) {
+    context.lineWidth = 2 * unit;
+    for (const [r, stroke] of [[size + 5 * unit, RIM], [size + 4 * unit, '#fff']]) {
+      context.beginPath();
+      context.arc(x, y, r, 0, 2 * Math.PI);
+      context.strokeStyle = stroke;
+      context.stroke();
+    }
+  }
+  shape(size + Math.max(0.8 * unit, 0.3 * size));
+  context.fillStyle = RIM;
+  if (point.hidden) { // a ring: there, but covered
+    context.lineWidth = Math.max(3.4 * unit, size * 0.9);
+    context.strokeStyle = RIM;
+    shape(size);
+    context.stroke();
+    context.lineWidth = Math.max(1.6 * unit, size * 0.45);
+    context.strokeStyle = color;
+    context.stroke();
+    return;
+  }
+  context.fill();
+  shape(size);
+  context.fillStyle = color;
+  context.fill();
+}
+
+function label(context, text, x, y, unit, strong = true) {
+  context.font = `600 ${12 * unit}px system-ui, sans-serif`;
+  context.textBaseline = 'alphabetic';
+  context.lineJoin = 'round';
+  context.lineWidth = 3.5 * unit;
+  context.strokeStyle = RIM;
+  context.strokeText(text, x, y);
+  context.fillStyle = strong ? '#fff' : '#d5dbe1';
+  context.fillText(text, x, y);
+}
+
+export class Viewer {
+  /**
+   * @param canvas the canvas to draw on
+   * @param on callbacks: select(face, point), move(face, point, x, y, dragKey), place(x, y), box([x0, y0, x1, y1]),
+   *   boxCancelled(), zoomed(scale)
+   */
+  constructor(canvas, on) {
+    this.canvas = canvas;
+    this.on = on;
+    this.view = { scale: 1, x: 0, y: 0 };
+    this.scene = { faces: [], names: [], edges: [], face: 0, point: null, showNames: false };
+    this.bitmap = null;
+    this.hover = null;
+    this.boxing = null; // {box, keyboard}: the box being drawn
+    this.pointers = new Map();
+    this.fitted = true;
+    this.drags = 0;
+    new ResizeObserver(() => this.#resized()).observe(canvas);
+    canvas.addEventListener('pointerdown', (event) => this.#down(event));
+    canvas.addEventListener('pointermove', (event) => this.#move(event));
+    for (const name of ['pointerup', 'pointercancel']) canvas.addEventListener(name, (event) => this.#up(event));
+    canvas.addEventListener('pointerleave', () => this.#hovered(null));
+    canvas.addEventListener('wheel', (event) => this.#wheel(event), { passive: false });
+  }
+
+  /** Another picture (or null), shown whole. */
+  show(bitmap, keepView = false) {
+    const same = this.bitmap && bitmap && this.bitmap.width === bitmap.width && this.bitmap.height === bitmap.height;
+    this.bitmap = bitmap;
+    this.hover = null;
+    if (!(keepView && same)) this.fit();
+    this.draw();
+  }
+
+  update(scene) {
+    Object.assign(this.scene, scene);
+    this.draw();
+  }
+
+  get size() {
+    return { width: this.canvas.clientWidth, height: this.canvas.clientHeight };
+  }
+
+  #resized() {
+    const ratio = devicePixelRatio || 1;
+    this.canvas.width = Math.round(this.size.width * ratio);
+    this.canvas.height = Math.round(this.size.height * ratio);
+    if (this.fitted) this.fit();
+    else this.#keepInside();
+    this.paint();
+  }
+
+  fit() {
+    this.fitted = true;
+    if (this.bitmap) {
+      const { width, height } = this.size;
+      const margin = Math.min(24, width * 0.03);
+      const fits = Math.min((width - 2 * margin) / this.bitmap.width, (height - 2 * margin) / this.bitmap.height);
+      const scale = Math.max(1e-3, Math.min(fits, 8));
+      this.view = {
+        scale, x: (width - this.bitmap.width * scale) / 2, y: (height - this.bitmap.height * scale) / 2,
+      };
+    }
+    this.#changedView();
+  }
+
+  zoom(factor, x = this.size.width / 2, y = this.size.height / 2) {
+    if (!this.bitmap) return;
+    const scale = Math.min(64, Math.max(0.02, this.view.scale * factor));
+    const by = scale / this.view.scale;
+    this.view = { scale, x: x - (x - this.view.x) * by, y: y - (y - this.view.y) * by };
+    this.fitted = false;
+    this.#keepInside();
+    this.#changedView();
+  }
+
+  pan(dx, dy) {
+    this.view.x += dx;
+    this.view.y += dy;
+    this.fitted = false;
+    this.#keepInside();
+    this.#changedView();
+  }
+
+  /** Show a face large. */
+  zoomTo([x0, y0, x1, y1]) {
+    const { width, height } = this.size;
+    const scale = Math.min(64, 0.85 * Math.min(width / (x1 - x0), height / (y1 - y0)));
+    this.view = { scale, x: width / 2 - ((x0 + x1) / 2) * scale, y: height / 2 - ((y0 + y1) / 2) * scale };
+    this.fitted = false;
+    this.#changedView();
+  }
+
+  /** Bring a place of the picture into sight. */
+  reveal(x, y) {
+    const [sx, sy] = this.toScreen(x, y);
+    const { width, height } = this.size;
+    const outside = (v, limit) => (v < 20 ? 20 - v : v > limit - 20 ? limit - 20 - v : 0);
+    const [dx, dy] = [outside(sx, width), outside(sy, height)];
+    if (dx || dy) this.pan(dx, dy);
+  }
+
+  toScreen(x, y) {
+    return [(x + 0.5) * this.view.scale + this.view.x, (y + 0.5) * this.view.scale + this.view.y];
+  }
+
+  toPicture(x, y) {
+    return [(x - this.view.x) / this.view.scale - 0.5, (y - this.view.y) / this.view.scale - 0.5];
+  }
+
+  /** Draw a box with the pointer, or with keys: it starts in the middle of what is seen. */
+  startBox(keyboard) {
+    this.boxing = { box: null, keyboard };
+    if (keyboard && this.bitmap) {
+      const { width, height } = this.size;
+      const [x, y] = this.toPicture(width / 2, height / 2);
+      const half = Math.min(this.bitmap.width, this.bitmap.height, Math.min(width, height) / this.view.scale) / 5;
+      this.boxing.box = [x - half, y - half, x + half, y + half];
+    }
+    this.draw();
+  }
+
+  endBox(take) {
+    const box = this.boxing?.box;
+    this.boxing = null;
+    this.draw();
+    if (take && box && box[2] - box[0] > 4 && box[3] - box[1] > 4) this.on.box(box);
+    else this.on.boxCancelled();
+  }
+
+  /** Move and resize the box by keys; pixels of the screen. */
+  nudgeBox(dx, dy, grow) {
+    const [x0, y0, x1, y1] = this.boxing.box;
+    const by = (v) => v / this.view.scale;
+    const more = Math.max(by(grow), 4 - (x1 - x0));
+    this.boxing.box = [x0 + by(dx) - more / 2, y0 + by(dy) - more / 2, x1 + by(dx) + more / 2, y1 + by(dy) + more / 2];
+    this.draw();
+  }
+
+  #keepInside() {
+    // Some of the picture stays in sight.
+    if (!this.bitmap) return;
+    const { width, height } = this.size;
+    const [wide, high] = [this.bitmap.width * this.view.scale, this.bitmap.height * this.view.scale];
+    this.view.x = Math.min(width - 40, Math.max(40 - wide, this.view.x));
+    this.view.y = Math.min(height - 40, Math.max(40 - high, this.view.y));
+  }
+
+  #changedView() {
+    this.on.zoomed?.(this.view.scale);
+    this.draw();
+  }
+
+  draw() {
+    if (this.drawing) return;
+    this.drawing = true;
+    requestAnimationFrame(() => this.paint());
+  }
+
+  paint() {
+    this.drawing = false;
+    const context = this.canvas.getContext('2d');
+    const ratio = this.canvas.width / Math.max(1, this.size.width);
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    if (!this.bitmap) return;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const { scale, x, y } = this.view;
+    // Enlarged pixels are shown as they are: a point is put on a pixel, not on a blur.
+    context.imageSmoothingEnabled = scale < 3;
+    context.imageSmoothingQuality = 'high';
+    context.drawImage(this.bitmap, x, y, this.bitmap.width * scale, this.bitmap.height * scale);
+    drawFaces(context, this.view, { ...this.scene, hover: this.hover });
+    if (this.boxing?.box) {
+      const [x0, y0, x1, y1] = this.boxing.box;
+      context.setLineDash([6, 4]);
+      for (const [width, color] of [[4, RIM], [2, '#fff']]) {
+        context.lineWidth = width;
+        context.strokeStyle = color;
+        context.strokeRect(x0 * scale + x, y0 * scale + y, (x1 - x0) * scale, (y1 - y0) * scale);
+      }
+      context.setLineDash([]);
+    }
+  }
+
+  #place(event) {
+    const frame = this.canvas.getBoundingClientRect();
+    return [event.clientX - frame.left, event.clientY - frame.top];
+  }
+
+  #near(sx, sy, reach) {
+    let best = null;
+    let least = reach;
+    this.scene.faces.forEach((face, n) => {
+      face.points.forEach((point, k) => {
+        if (point.x === null) return;
+        const [x, y] = this.toScreen(point.x, point.y);
+        // A point of the chosen face wins over one of another face at the same place.
+        const away = Math.hypot(x - sx, y - sy) - (n === this.scene.face ? 2 : 0);
+        if (away < least) [least, best] = [away, { face: n, point: k }];
+      });
+    });
+    return best;
+  }
+
+  #faceAt(sx, sy) {
+    const [x, y] = this.toPicture(sx, sy);
+    return this.scene.faces.findIndex(({ box }) => x > box[0] && x < box[2] && y > box[1] && y < box[3]);
+  }
+
+  #down(event) {
+    if (!this.bitmap || (event.pointerType === 'mouse' && event.button > 1)) return;
+    this.canvas.setPointerCapture(event.pointerId);
+    const [x, y] = this.#place(event);
+    this.pointers.set(event.pointerId, [x, y]);
+    if (this.pointers.size === 2) {
+      this.action = { kind: 'pinch' };
+      return;
+    }
+    if (this.pointers.size > 1) return;
+    if (this.boxing) {
+      const start = this.toPicture(x, y).map((v) => v + 0.5);
+      this.boxing = { box: [...start, ...start], keyboard: false };
+      this.action = { kind: 'box', start };
+      return;
+    }
+    const hit = event.button === 1 ? null : this.#near(x, y, event.pointerType === 'mouse' ? 12 : 26);
+    if (hit) {
+      const { x: px, y: py } = this.scene.faces[hit.face].points[hit.point];
+      const [sx, sy] = this.toScreen(px, py);
+      this.drags += 1;
+      // The point keeps its distance from the finger, which would hide it.
+      this.action = { kind: 'drag', ...hit, off: [sx - x, sy - y], from: [x, y], key: `drag ${this.drags}`, moved: false };
+      this.on.select(hit.face, hit.point);
+    } else this.action = { kind: 'pan', from: [x, y], last: [x, y], moved: false };
+  }
+
+  #move(event) {
+    const [x, y] = this.#place(event);
+    if (!this.pointers.has(event.pointerId)) {
+      if (this.bitmap && event.pointerType === 'mouse') this.#hovered(this.boxing ? null : this.#near(x, y, 12));
+      return;
+    }
+    const before = this.pointers.get(event.pointerId);
+    this.pointers.set(event.pointerId, [x, y]);
+    const action = this.action;
+    if (action?.kind === 'pinch' && this.pointers.size === 2) {
+      const [other] = [...this.pointers].filter(([id]) => id !== event.pointerId).map(([, place]) => place);
+      const apart = (place) => Math.max(10, Math.hypot(place[0] - other[0], place[1] - other[1]));
+      this.pan((x - before[0]) / 2, (y - before[1]) / 2);
+      this.zoom(apart([x, y]) / apart(before), (x + other[0]) / 2, (y + other[1]) / 2);
+    } else if (action?.kind === 'box') {
+      const [px, py] = this.toPicture(x, y).map((v) => v + 0.5);
+      const [sx, sy] = action.start;
+      this.boxing.box = [Math.min(sx, px), Math.min(sy, py), Math.max(sx, px), Math.max(sy, py)];
+      this.draw();
+    } else if (action?.kind === 'drag') {
+      if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < 3) return;
+      action.moved = true;
+      const [px, py] = this.toPicture(x + action.off[0], y + action.off[1]);
+      this.on.move(action.face, action.point, ...this.inside(px, py), action.key);
+    } else if (action?.kind === 'pan') {
+      if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < 4) return;
+      action.moved = true;
+      this.pan(x - action.last[0], y - action.last[1]);
+      action.last = [x, y];
+    }
+  }
+
+  #up(event) {
+    if (!this.pointers.delete(event.pointerId)) return;
+    const action = this.action;
+    if (this.pointers.size) {
+      this.action = null;
+      return;
+    }
+    this.action = null;
+    if (action?.kind === 'box') this.endBox(event.type === 'pointerup');
+    else if (action?.kind === 'drag' && action.moved) this.on.dropped?.(action.face, action.point);
+    else if (action?.kind === 'pan' && !action.moved && event.type === 'pointerup') {
+      const [x, y] = this.#place(event);
+      const [px, py] = this.toPicture(x, y);
+      const face = this.#faceAt(x, y);
+      if (!this.on.place(...this.inside(px, py)) && face >= 0) this.on.select(face, null);
+    }
+  }
+
+  /** The nearest place on the picture. */
+  inside(x, y) {
+    const clip = (v, n) => Math.min(n - 0.5, Math.max(-0.5, v));
+    return [clip(x, this.bitmap.width), clip(y, this.bitmap.height)];
+  }
+
+  #wheel(event) {
+    if (!this.bitmap) return;
+    event.preventDefault();
+    const lines = event.deltaMode === 1 ? 16 : 1;
+    this.zoom(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.002)), ...this.#place(event));
+  }
+
+  #hovered(hit) {
+    const changed = hit?.face !== this.hover?.face || hit?.point !== this.hover?.point;
+    this.hover = hit;
+    const cursor = this.boxing ? 'crosshair' : hit ? 'move' : this.bitmap ? 'grab' : 'default';
+    if (this.canvas.style.cursor !== cursor) this.canvas.style.cursor = cursor;
+    if (changed) this.draw();
+  }
+}

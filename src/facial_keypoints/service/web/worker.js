@@ -1,0 +1,152 @@
+// Finds faces and their keypoints in the browser itself. A worker, so that the page stays quick meanwhile.
+// The steps are those of facial_keypoints/detection.py and Predictor.predict_boxes.
+
+import { alike, apply, boxToCrop, canFrame, frameFace, inverse } from './framing.js';
+import { metadataOf } from './onnx-about.js';
+import { cutCrop, grayOf, shrink, warp } from './pixels.js';
+
+let ort = null;
+let model = null;
+let detector = null;
+
+async function fetchBytes(url, headers) {
+  const reply = await fetch(url, { headers });
+  if (reply.status === 404) return null;
+  if (!reply.ok) throw new Error(`${url} cannot be fetched (${reply.status})`);
+  return reply.arrayBuffer();
+}
+
+async function start({ runtime, files, headers }) {
+  ort = await import(`${runtime}ort.wasm.min.mjs`);
+  ort.env.wasm.wasmPaths = runtime;
+  ort.env.wasm.numThreads = 1; // more would need headers that shut the page off from others
+  ort.env.logLevel = 'error';
+  const open = async (url, key) => {
+    const bytes = await fetchBytes(url, headers);
+    if (!bytes) return null;
+    const about = metadataOf(bytes)[key];
+    if (!about) throw new Error(`${url} is no model of this package`);
+    return { session: await ort.InferenceSession.create(new Uint8Array(bytes)), about: JSON.parse(about) };
+  };
+  model = await open(files.model, 'facial_keypoints_spec');
+  if (!model) throw new Error(`the service has no ${files.model}`);
+  detector = await open(files.detector, 'facial_keypoints_detector');
+  const { schema, styles } = model.about;
+  return { schema, styles, detector: detector !== null };
+}
+
+function overlap(a, b) {
+  const common =
+    Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) *
+    Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
+  const area = (box) => (box[2] - box[0]) * (box[3] - box[1]);
+  return common / (area(a) + area(b) - common);
+}
+
+async function detect(gray, minScore) {
+  const { threshold, longest_side: longest, max_enlarge: enlarge, overlap: most, multiple } = detector.about;
+  const scale = Math.min(longest / Math.max(gray.width, gray.height), enlarge);
+  const [width, height] = [gray.width, gray.height].map((n) => Math.max(1, Math.round(n * scale)));
+  let small = gray;
+  if (scale < 1) small = shrink(gray, width, height);
+  else if (width !== gray.width || height !== gray.height) {
+    const [sx, sy] = [width / gray.width, height / gray.height];
+    const data = warp(gray, [sx, 0, 0.5 * sx - 0.5, 0, sy, 0.5 * sy - 0.5], width, height);
+    small = { data, width, height };
+  }
+  const up = (n) => Math.ceil(n / multiple) * multiple;
+  const canvas = new Uint8Array(up(height) * up(width));
+  for (let y = 0; y < height; y += 1) {
+    canvas.set(small.data.subarray(y * width, (y + 1) * width), y * up(width));
+  }
+  const image = new ort.Tensor('uint8', canvas, [1, up(height), up(width)]);
+  const answer = await detector.session.run({ image });
+  const [boxes, scores] = [answer.boxes.data, answer.scores.data];
+  const found = [];
+  for (let i = 0; i < scores.length; i += 1) {
+    if (scores[i] >= Math.max(threshold, minScore ?? 0)) {
+      found.push({ box: Array.from(boxes.subarray(4 * i, 4 * i + 4)), score: scores[i] });
+    }
+  }
+  found.sort((a, b) => b.score - a.score);
+  const kept = [];
+  for (const each of found) {
+    if (kept.every((other) => overlap(each.box, other.box) < most)) kept.push(each);
+  }
+  const back = [gray.width / width, gray.height / height, gray.width / width, gray.height / height];
+  return kept.map(({ box, score }) => ({ box: box.map((v, i) => v * back[i]), score }));
+}
+
+async function ask(gray, crops, style) {
+  const side = model.about.input_size[0];
+  const k = model.about.schema.keypoint_names.length;
+  const batch = new Uint8Array(crops.length * side * side);
+  crops.forEach((crop, i) => batch.set(cutCrop(gray, crop, side), i * side * side));
+  const image = new ort.Tensor('uint8', batch, [crops.length, side, side, 1]);
+  const { xy, confidence } = await model.session.run({ image });
+  const styles = model.about.styles.length;
+  return crops.map((crop, n) => {
+    const back = inverse(crop);
+    const points = Array.from({ length: k }, (_, i) => {
+      const at = (n * styles + style) * k + i;
+      return apply(back, [xy.data[2 * at], xy.data[2 * at + 1]]);
+    });
+    const sure = points.map((_, i) => (confidence ? confidence.data[(n * styles + style) * k + i] : null));
+    return { points, sure };
+  });
+}
+
+async function look(gray, boxes, style) {
+  if (!boxes.length) return [];
+  const { keypoint_names: names } = model.about.schema;
+  const side = model.about.input_size[0];
+  const crops = boxes.map((box) => boxToCrop(box, side));
+  const first = await ask(gray, crops, style);
+  if (!canFrame(names)) return first;
+  // Looked at again in a crop framed and turned by the first answer, which is more like what was learnt.
+  const closer = first.map(({ points }) => frameFace(points, names, side));
+  const again = await ask(gray, closer, style);
+  return first.map((one, n) => {
+    const share = alike(crops[n], closer[n]) ? 0.5 : 1;
+    const mix = (a, b) => a + share * (b - a);
+    return {
+      points: one.points.map(([x, y], i) => [mix(x, again[n].points[i][0]), mix(y, again[n].points[i][1])]),
+      sure: one.sure.map((c, i) => (c === null ? null : mix(c, again[n].sure[i]))),
+    };
+  });
+}
+
+async function predict({ bitmap, boxes, crops, style, minScore }) {
+  const { width, height } = bitmap;
+  const gray = grayOf(bitmap, width, height);
+  bitmap.close();
+  let given = null;
+  if (boxes) given = boxes.map((box) => ({ box, score: null }));
+  else if (crops) given = [{ box: [0, 0, width, height], score: null }];
+  else if (!detector) throw new Error('there is no face detector: draw a box around each face');
+  else given = await detect(gray, minScore);
+  const { styles } = model.about;
+  const wanted = Math.max(0, styles.indexOf(style || 'kaggle-a'));
+  const found = await look(gray, given.map(({ box }) => box), wanted);
+  return {
+    width,
+    height,
+    faces: found.map(({ points, sure }, n) => ({
+      ...given[n],
+      points: points.map(([x, y], i) => ({ x, y, confidence: sure[i] })),
+    })),
+  };
+}
+
+// One after the other: a session answers one batch at a time.
+let last = Promise.resolve();
+
+self.addEventListener('message', ({ data: { id, job, value } }) => {
+  last = last.then(async () => {
+    try {
+      self.postMessage({ id, value: await { start, predict }[job](value) });
+    } catch (error) {
+      self.postMessage({ id, problem: String(error?.message ?? error) });
+    }
+  });
+});
