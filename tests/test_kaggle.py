@@ -460,3 +460,18 @@ def test_the_digest_changes_with_pixels_labels_and_styles(tmp_path: Path) -> Non
         faces.subset([1, 0, 2]),
     ]
     assert len({digest, *map(data_digest, others)}) == 5
+
+
+def test_the_folder_that_holds_the_competitions_folder_will_do(tmp_path: Path) -> None:
+    inner = tmp_path / "data" / "facial-keypoints-detection"
+    inner.mkdir(parents=True)
+    saved(inner, text(table()))
+    saved(inner, "RowId,ImageId,FeatureName,Location\n1,1,nose_tip_x,\n", "IdLookupTable.csv")
+    assert len(load_kaggle(tmp_path / "data")) == 3
+    assert len(load_dataset(tmp_path / "data")) == 3
+    assert load_lookup(tmp_path / "data").row_ids.tolist() == [1]
+    # A training file of the folder's own comes first.
+    saved(tmp_path / "data", text(table(2)))
+    assert len(load_kaggle(tmp_path / "data")) == 2
+    with pytest.raises(DataError, match=r"neither test\.csv nor test\.zip"):
+        load_kaggle(tmp_path / "data", part="test")

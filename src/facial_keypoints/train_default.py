@@ -98,6 +98,24 @@ GENTLE = AugmentConfig(
 )
 """Views as crops come in use: a small network gains from spending itself on those alone, at the end."""
 
+_PLAIN = AugmentConfig(
+    gentle=1.0,
+    gentle_angle=6.0,
+    gentle_scale=1.06,
+    gentle_shift=2.0,
+    angle=12.0,
+    scale=1.12,
+    shift=4.0,
+    wide=0.0,
+    light=0.0,
+    blur=0.0,
+    low_resolution=0.0,
+    noise=0.0,
+    jpeg=0.0,
+    occlusion=0.0,
+)
+"""Unspoilt views, for the last layer: the features before it have learnt to bear with the rest."""
+
 _SHARE = {
     "kaggle-a": 0.10,
     "kaggle-b": 0.24,
@@ -504,14 +522,15 @@ def refit_last_layer(
     offset_x: FloatMap,
     index: NDArray[np.intp],
     *,
-    views: int = 4,
+    views: int = 8,
     ridge: float = 0.01,
     seed: int = 0,
 ) -> None:
     """Fit each style's own part of the last layer to the labels, in closed form.
 
-    Ridge regression of what the network misses on its features, over gently moved views; faces that
-    it misses by far count less, as under a robust loss. The network is changed in place.
+    Ridge regression of what the network misses on its features, over gently moved views. A group
+    counts by the root of its number of pictures: style A is many pictures of few persons. The network
+    is changed in place.
 
     Args:
         net: The network.
@@ -522,43 +541,62 @@ def refit_last_layer(
         ridge: Strength of the pull towards no change, in mean squares of features.
         seed: Of the views.
     """
-    size, s_count, k = net.input_shape[1], len(KAGGLE15.styles), KAGGLE15.num_keypoints
+    size, k = net.input_shape[1], KAGGLE15.num_keypoints
     model = keras.Model(net.input, [net.get_layer("head").input, net.output])
     targets = label_targets(faces)
     targets = Targets(targets.xy, targets.weight, offset_x)
-    viewer = _Trainer(net, faces, targets, FitConfig(augment=GENTLE, seed=seed))
+    viewer = _Trainer(net, faces, targets, FitConfig(augment=_PLAIN, seed=seed))
     kernel, bias = (np.array(w) for w in net.get_layer("head").get_weights())
-    for style in range(s_count):
+    for style in np.unique(faces.style[index]):
         rows = index[faces.style[index] == style]
-        if not len(rows):
-            continue
+        _, group, count = np.unique(faces.groups[rows], return_inverse=True, return_counts=True)
+        share = 1.0 / np.sqrt(count[group])
         batch = min(256, len(rows))
-        features, missing, trust = [], [], []
+        fit = _Ridge()
         for _ in range(views):
             for start in range(0, len(rows), batch):
-                chosen = np.resize(rows[start : start + batch], batch).astype(np.int32)
+                part = slice(start, start + batch)
+                chosen = np.resize(rows[part], batch).astype(np.int32)  # one shape, one compilation
                 images, xy, weight = viewer.views(ops.convert_to_tensor(chosen))
-                f, out = model(images, training=False)
-                w = ops.convert_to_numpy(weight)[:, style]
-                gap = (
-                    ops.convert_to_numpy(xy)[:, style] - ops.convert_to_numpy(out)[:, style, :, :2]
-                )
-                error = (np.linalg.norm(gap, axis=-1) * w).sum(1) / np.maximum(w.sum(1), 1.0)
-                features.append(ops.convert_to_numpy(f))
-                missing.append((gap * w[..., None]).reshape(batch, -1))
-                trust.append(np.minimum(1.0, 1.5 / np.maximum(error, 0.1)))
-        x, y, t = np.concatenate(features), np.concatenate(missing), np.concatenate(trust)
-        t = (t / t.mean())[:, None]
-        x_mean, y_mean = (t * x).mean(0), (t * y).mean(0)
-        x = x - x_mean
-        gram = (t * x).T @ x / len(x) + ridge * np.eye(x.shape[1], dtype=np.float32)
-        change = np.linalg.solve(gram, (t * x).T @ (y - y_mean) / len(x))
+                features, answers = (ops.convert_to_numpy(t) for t in model(images, training=False))
+                gap = ops.convert_to_numpy(xy)[:, style] - answers[:, style, :, :2]
+                missing = gap * ops.convert_to_numpy(weight)[:, style, :, None]
+                n = len(rows[part])
+                fit.add(features[:n], missing[:n].reshape(n, -1), share[part])
+        change, constant = fit.solve(ridge)
         seen = np.repeat(~np.isnan(faces.xy[rows][..., 0]).all(0), 2)  # other points stay
         columns = slice(2 * k * (1 + style), 2 * k * (2 + style))
         unit = 4.0 * size / 96.0  # what a head number of 1 moves a style's own point by
         kernel[:, columns] += change * seen / unit
-        bias[columns] += (y_mean - x_mean @ change) * seen / unit
+        bias[columns] += constant * seen / unit
     net.get_layer("head").set_weights([kernel, bias])
+
+
+class _Ridge:
+    """Weighted ridge regression ``y = x @ slope + constant`` from sums, so that rows need not be kept."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.x: Any = 0.0
+        self.y: Any = 0.0
+        self.xx: Any = 0.0
+        self.xy: Any = 0.0
+
+    def add(self, x: NDArray[Any], y: NDArray[Any], weight: NDArray[np.float64]) -> None:
+        """Count rows ``x`` (N, F) and ``y`` (N, T) with their weights (N,)."""
+        x, y = x.astype(np.float64), y.astype(np.float64)
+        w = weight[:, None]
+        self.total += float(weight.sum())
+        self.x, self.y = self.x + (w * x).sum(0), self.y + (w * y).sum(0)
+        self.xx, self.xy = self.xx + (w * x).T @ x, self.xy + (w * x).T @ y
+
+    def solve(self, ridge: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """``slope`` (F, T) and ``constant`` (T,); the constant is not pulled."""
+        x, y = self.x / self.total, self.y / self.total
+        covariance = self.xx / self.total - np.outer(x, x)
+        covariance[np.diag_indices_from(covariance)] += ridge
+        slope = np.linalg.solve(covariance, self.xy / self.total - np.outer(x, y))
+        return slope, y - x @ slope
 
 
 def calibrate(
@@ -622,6 +660,7 @@ class DefaultConfig:
         polish: Its second fit on gentle views.
         teacher_network: Shape of the teachers.
         student_network: Shape of the student.
+        refit_views: Views of each face that its last layer is fitted to in the end.
     """
 
     teacher_folds: tuple[int, ...] = (0, 1, 2, 3)
@@ -637,6 +676,7 @@ class DefaultConfig:
     )
     teacher_network: NetworkConfig = TEACHER
     student_network: NetworkConfig = STUDENT
+    refit_views: int = 8
 
     def __post_init__(self) -> None:
         if self.held_out_fold not in self.teacher_folds:
@@ -646,11 +686,31 @@ class DefaultConfig:
             )
 
 
+def _kept_network(
+    file: Path,
+    shape: NetworkConfig,
+    fit: Callable[[Callable[[str], None]], keras.Model],
+    name: str,
+    say: Callable[[str], None],
+) -> keras.Model:
+    """The network whose weights are in ``file``; it is trained and kept there if they are not."""
+    if file.is_file():
+        net = build_network(shape)
+        net.load_weights(file)
+        return net
+    say(f"training {name}")
+    net = fit(lambda line: say(f"{name}: {line}"))
+    with atomic_path(file) as temporary:
+        net.save_weights(temporary)
+    return net
+
+
 def train_default(
     faces: FaceCollection,
     directory: Path,
     config: DefaultConfig | None = None,
     *,
+    threads: int = 8,
     report: Callable[[str], None] | None = None,
 ) -> keras.Model:
     """Train the shipped detector from labelled faces; called again, it resumes.
@@ -662,6 +722,7 @@ def train_default(
         faces: What :func:`facial_keypoints.data.collection.load_collection` read.
         directory: Where finished networks and answers are kept.
         config: How; the shipped model's own when left out.
+        threads: For cutting views.
         report: Told one line an epoch.
 
     Returns:
@@ -673,29 +734,29 @@ def train_default(
     directory.mkdir(parents=True, exist_ok=True)
     rows = np.arange(len(faces))
 
-    def network(name: str, shape: NetworkConfig, fit: Callable[[], keras.Model]) -> keras.Model:
-        file = directory / f"{name}.weights.h5"
-        if file.is_file():
-            net = build_network(shape)
-            net.load_weights(file)
-            return net
-        say(f"training {name}")
-        net = fit()
-        with atomic_path(file) as temporary:
-            net.save_weights(temporary)
-        return net
+    def network(
+        name: str, shape: NetworkConfig, fit: Callable[[Callable[[str], None]], keras.Model]
+    ) -> keras.Model:
+        return _kept_network(directory / f"{name}.weights.h5", shape, fit, name, say)
 
     answers = {}
     for fold in config.teacher_folds:
-        teacher = network(
-            f"teacher{fold}",
-            config.teacher_network,
-            lambda fold=fold: fit_network(  # type: ignore[misc]
-                config.teacher_network, faces, label_targets(faces),
-                _probability(faces, faces.folds != fold), replace(config.teacher, seed=fold), report=report,
-            ),
-        )  # fmt: skip
-        answers[fold] = predict_views(teacher, faces, rows, views=8)[0]
+        file = directory / f"teacher{fold}.npy"
+        if not file.is_file():
+            fit = replace(config.teacher, seed=config.teacher.seed + fold)
+            chance = _probability(faces, faces.folds != fold)
+            teacher = network(
+                f"teacher{fold}",
+                config.teacher_network,
+                lambda tell, fit=fit, chance=chance: fit_network(  # type: ignore[misc]
+                    config.teacher_network, faces, label_targets(faces), chance, fit, report=tell
+                ),
+            )
+            say(f"asking teacher{fold}")
+            xy, _ = predict_views(teacher, faces, rows, views=8, threads=threads)
+            with atomic_path(file) as temporary:
+                np.save(temporary, xy)
+        answers[fold] = np.load(file)
 
     def student(name: str, teacher_xy: FloatMap, allowed: NDArray[np.bool_]) -> keras.Model:
         offset = measure_offsets(faces.subset(np.flatnonzero(allowed)), teacher_xy[allowed])
@@ -709,23 +770,24 @@ def train_default(
         rough = network(
             f"{name}-rough",
             shape,
-            lambda: fit_network(shape, faces, targets, chance, config.student, report=report),
+            lambda tell: fit_network(shape, faces, targets, chance, config.student, report=tell),
         )
         net = network(
             name,
             shape,
-            lambda: fit_network(
-                shape, faces, targets, chance, config.polish, initial=rough, report=report
+            lambda tell: fit_network(
+                shape, faces, targets, chance, config.polish, initial=rough, report=tell
             ),
         )
-        refit_last_layer(net, faces, every, np.flatnonzero(allowed))
+        say(f"fitting the last layer of {name}")
+        refit_last_layer(net, faces, every, np.flatnonzero(allowed), views=config.refit_views)
         return net
 
     seen = faces.folds != config.held_out_fold
     twin = student("twin", answers[config.held_out_fold], seen)
     held = np.flatnonzero(~seen)
     middle = np.full((len(faces), 2), (faces.images.shape[1] - 1) / 2.0, np.float32)
-    xy, log_scale = predict_views(twin, faces, held, centre_xy=middle)
+    xy, log_scale = predict_views(twin, faces, held, centre_xy=middle, threads=threads)
     radius = CONFIDENCE_RADIUS * config.student_network.input_size
     calibration = calibrate(
         np.concatenate([xy, log_scale[..., None]], -1), faces.xy[held], faces.style[held], radius

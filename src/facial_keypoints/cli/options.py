@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 # Choices come from the registries, not from a second list.
-RecipeName = Enum("RecipeName", {name: name for name in RECIPES}, type=str)  # type: ignore[misc]
+# ``default`` is no recipe of the study but the shipped detector's own training.
+RecipeName = Enum("RecipeName", {name: name for name in (*RECIPES, "default")}, type=str)  # type: ignore[misc]
 
 # The same names as data.missing.MISSING_STRATEGIES, which a test compares: importing that module
 # here would make every --help wait for numpy.
@@ -44,7 +45,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         envvar="FACIAL_KEYPOINTS_DATA",
-        help="Kaggle's files: a folder, training.csv, training.zip, or one zip with all of them.",
+        help="Kaggle's files: their folder or the one that holds it as facial-keypoints-detection/, "
+        "training.csv, training.zip, or one zip with all of them.",
         show_default="faces drawn by this package",
     ),
 ]

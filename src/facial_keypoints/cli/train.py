@@ -51,6 +51,14 @@ def train_command(
         Path | None,
         typer.Option(help="specialists only: run folder of a cnn trained on the same faces."),
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="default only: tiny networks and a few steps, to see that data and machine go the "
+            "whole way.",
+        ),
+    ] = False,
     resume: o.Resume = False,
     force: o.Force = False,
 ) -> None:
@@ -59,20 +67,27 @@ def train_command(
     The folder holds model, history, settings and measured errors. Interrupted training of a recipe
     continues with --resume and ends with the same weights.
 
+    The recipe default is the shipped detector's. Its --data is the folder that holds
+    facial-keypoints-detection/, wild/ and photos/, or some of them; it wants a GPU, or days. Its
+    finished networks are kept, so --resume repeats at most one.
+
     Examples:
 
         facial-keypoints train cnn-flip --data kaggle/ -o runs/flip
 
         facial-keypoints train --from default --data mine/ -o runs/mine
+
+        facial-keypoints train default --data faces/ -o runs/default --resume
     """
     from rich.console import Console
 
     from facial_keypoints.backend import choose_backend
 
     log = Console(stderr=True)
-    if base is not None:
+    own = recipe is not None and recipe.value == "default"
+    if base is not None or own:
         for flag, value in (
-            ("recipe", recipe),
+            ("recipe", recipe if base is not None else None),
             ("--epochs", epochs),
             ("--batch-size", batch_size),
             ("--learning-rate", learning_rate),
@@ -81,10 +96,14 @@ def train_command(
             ("--missing", missing),
             ("--exclude-flagged", exclude_flagged or None),
             ("--warm-start", warm_start),
-            ("--resume", resume or None),
+            ("--group-by", group_by if own else None),
+            ("--quick", quick or None if not own else None),
+            ("--resume", resume or None if not own else None),
         ):
             if value is not None:
-                raise typer.BadParameter(f"--from takes no {flag}: leave one of the two out.")
+                taker = "--from" if base is not None else "the recipe default"
+                raise typer.BadParameter(f"{taker} takes no {flag}: leave one of the two out.")
+    if base is not None:
         if data is None:
             raise typer.BadParameter("--from needs --data, your labelled faces.")
         _finetune(log, base, data, schema, out, seed=seed, group_by=group_by, force=force)
@@ -93,6 +112,11 @@ def train_command(
         raise typer.BadParameter("name a recipe to train, or a model to start from with --from.")
     if schema is not None:
         raise typer.BadParameter("--schema belongs to --from.")
+    if own:
+        _train_default(log, data, out, seed=seed, quick=quick, resume=resume, force=force)
+        return
+    if quick:
+        raise typer.BadParameter("--quick belongs to the recipe default: give --epochs instead.")
     chosen = get_recipe(recipe.value).override(
         epochs=epochs,
         batch_size=batch_size,
@@ -135,6 +159,51 @@ def train_command(
     write_json(out / "report.json", report.to_dict())
     Console().print(render_evaluation(report))
     log.print(f"the model is {run.model_path}", soft_wrap=True)
+
+
+def _train_default(
+    log: Console,
+    data: Path | None,
+    out: Path,
+    *,
+    seed: int,
+    quick: bool,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Make the shipped detector anew and print how its twin does."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from facial_keypoints.backend import choose_backend
+    from facial_keypoints.files import read_json
+
+    if data is None:
+        raise typer.BadParameter(
+            "the recipe default needs --data, a folder with facial-keypoints-detection/, wild/ or photos/."
+        )
+    choose_backend()
+    from facial_keypoints.default_run import QUICK, train_default_run
+    from facial_keypoints.runtime import available_cores
+
+    train_default_run(
+        data,
+        out,
+        config=QUICK if quick else None,
+        seed=seed,
+        resume=resume,
+        force=force,
+        threads=available_cores(),
+        report=lambda line: log.print(line, soft_wrap=True, highlight=False),
+    )
+    table = Table(
+        "faces that the twin has not seen", "number", "RMSE px", "mean error / eye distance"
+    )
+    for name, errors in read_json(out / "run.json")["held_out"].items():
+        share = "–" if errors["nme"] is None else f"{errors['nme']:.1%}"
+        table.add_row(name, str(errors["faces"]), f"{errors['rmse_px']:.2f}", share)
+    Console().print(table)
+    log.print(f"the model is {out / 'model.onnx'}", soft_wrap=True)
 
 
 def _finetune(

@@ -204,6 +204,8 @@ class Augmenter:
     def appearance(self, images: Tensor) -> Tensor:
         """Change light, sharpness and occlusion of ``(B, H, W)`` views, 0-255 before and after."""
         c, size = self.config, self.input_size
+        if not any((c.light, c.blur, c.low_resolution, c.noise, c.jpeg, c.occlusion)):
+            return images
         n = ops.shape(images)[0]
 
         def choose(p: float, changed: Tensor, kept: Tensor) -> Tensor:

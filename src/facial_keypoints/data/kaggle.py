@@ -53,6 +53,7 @@ with suppress(ImportError):  # igzip inflates 2.4 times as fast; some platforms 
     _READ_ERRORS += (cast("type[Exception]", isal_zlib.error),)
 
 __all__ = [
+    "COMPETITION",
     "Lookup",
     "load_kaggle",
     "load_lookup",
@@ -61,6 +62,9 @@ __all__ = [
     "write_submission",
     "write_table",
 ]
+
+COMPETITION = "facial-keypoints-detection"
+"""Kaggle's name of the competition, and of the folder that its files are usually kept in."""
 
 Part = Literal["train", "test"]
 _FILE_STEMS: dict[str, str] = {"train": "training", "test": "test"}
@@ -83,8 +87,8 @@ def load_kaggle(
     """Read Kaggle's training or test faces.
 
     Args:
-        path: A folder with ``training.csv``/``training.zip`` (``test.*``), a zip that holds them,
-            or one such csv or zip file.
+        path: A folder with ``training.csv``/``training.zip`` (``test.*``), a folder that holds such
+            a one under the competition's name, a zip that holds them, or one such csv or zip file.
         part: ``train`` reads the labelled faces, ``test`` the unlabelled ones.
         group_by: Name of a further column whose value says which rows belong together (a person).
         cache: Keep the parsed arrays in the user's cache folder, so the next load is instant; a
@@ -187,6 +191,8 @@ def _find_in_folder(folder: Path, name: str, stack: ExitStack) -> _Table:
     for candidate in (folder / name, folder / f"{stem}.zip"):
         if candidate.is_file():
             return _find_table(candidate, name, stack)
+    if (inner := folder / COMPETITION).is_dir():
+        return _find_in_folder(inner, name, stack)
     for bundle in sorted(folder.glob("*.zip")):
         handle = stack.enter_context(bundle.open("rb"))
         if handle.read(4) == b"PK\x03\x04":
@@ -195,7 +201,7 @@ def _find_in_folder(folder: Path, name: str, stack: ExitStack) -> _Table:
                 return table
     raise DataError(
         f"{folder} holds neither {name} nor {stem}.zip; "
-        "give the folder with the files of Kaggle's 'facial-keypoints-detection'."
+        f"give the folder with the files of Kaggle's '{COMPETITION}', or the one that holds it."
     )
 
 

@@ -1,0 +1,191 @@
+"""The run folder of the shipped detector: everything that ``train default`` leaves behind.
+
+``model.keras`` (with its description inside) and ``model.onnx`` are the detector, ``run.json`` says how
+it was made and how well its twin does on faces that neither of them learnt from, ``history.txt`` has
+the loss of every network, and ``networks/`` keeps those networks, for resuming and for the twin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from facial_keypoints.data.collection import FaceCollection, load_collection
+from facial_keypoints.errors import DataError, OutputError
+from facial_keypoints.export import export_onnx
+from facial_keypoints.files import atomic_path, prepare_directory, read_json, write_json
+from facial_keypoints.metrics import median_point_error, nme, rmse
+from facial_keypoints.models.landmark import NetworkConfig, Stage
+from facial_keypoints.models.loading import CONFIDENCE
+from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.spec import ModelSpec, embed_spec
+from facial_keypoints.train_default import DefaultConfig, FitConfig, predict_views, train_default
+from facial_keypoints.training import git_revision, library_versions
+
+__all__ = ["QUICK", "collection_digest", "train_default_run"]
+
+_SMALL = NetworkConfig((Stage("res", 16, 1),), stem_channels=16, pool_channels=8)
+_FEW = FitConfig(steps=4, batch_size=16)
+QUICK = DefaultConfig(
+    teacher_folds=(1,), teacher=_FEW, student=_FEW, polish=_FEW,
+    teacher_network=_SMALL, student_network=_SMALL, refit_views=1,
+)  # fmt: skip
+"""Tiny networks and a few steps: shows that data and machine go the whole way, not more."""
+
+
+def collection_digest(faces: FaceCollection) -> str:
+    """SHA-256 of the pixels, points, styles, groups and names of all faces, in their order."""
+    digest = hashlib.sha256()
+    for array in (faces.images, np.nan_to_num(faces.xy, nan=-1.0), faces.style):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for names in (faces.groups, faces.ids):
+        digest.update("\n".join(names.tolist()).encode())
+    return digest.hexdigest()
+
+
+def train_default_run(
+    data: Path,
+    directory: Path,
+    *,
+    config: DefaultConfig | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    force: bool = False,
+    threads: int = 8,
+    report: Callable[[str], None] | None = None,
+) -> ModelSpec:
+    """Train the shipped detector from a data folder and leave a run folder.
+
+    Args:
+        data: The folder that :func:`facial_keypoints.data.collection.load_collection` reads.
+        directory: The run folder to make.
+        config: How; the shipped model's own when left out.
+        seed: Added to every seed of the configuration; 0 is the shipped model's.
+        resume: Continue in ``directory``: finished networks are kept, the one that was being trained
+            starts anew.
+        force: Replace what is in ``directory``.
+        threads: For reading and cutting pictures.
+        report: Told what is going on, one line at a time; ``history.txt`` gets the same lines.
+
+    Returns:
+        The detector's description, with the digest of the data.
+
+    Raises:
+        DataError: The folder holds no labelled faces, none of a fold, or damaged ones.
+        OutputError: The run folder exists, was begun with other settings or data, or cannot be
+            written.
+    """
+    config = _seeded(config or DefaultConfig(), seed)
+    prepare_directory(directory, force=force, keep=resume)
+    faces = load_collection(data, threads=threads, report=report)
+    for fold in {*config.teacher_folds, config.held_out_fold}:
+        if not (faces.folds == fold).any() or (faces.folds == fold).all():
+            raise DataError(
+                f"{data} has too few faces: none are in fold {fold}, or all are. Add labelled faces."
+            )
+    begun: dict[str, Any] = {
+        "recipe": "default",
+        "config": asdict(config),
+        "seed": seed,
+        "data_digest": collection_digest(faces),
+        "faces": {str(s): int((faces.sets == s).sum()) for s in np.unique(faces.sets)},
+    }
+    _same_run(directory / "config.json", begun)
+
+    started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
+    with (directory / "history.txt").open("a", encoding="utf-8") as history:
+
+        def say(line: str) -> None:
+            history.write(f"{line}\n")
+            history.flush()  # read while hours of training go on
+            if report is not None:
+                report(line)
+
+        net = train_default(faces, directory / "networks", config, threads=threads, report=say)
+    spec = ModelSpec(
+        name="landmark",
+        schema=KAGGLE15,
+        styles=KAGGLE15.styles,
+        input_size=(config.student_network.input_size,) * 2,
+        data_digest=begun["data_digest"],
+        confidence=CONFIDENCE,
+        output="points",
+    )
+    with atomic_path(directory / "model.keras") as temporary:
+        net.save(temporary)
+        embed_spec(temporary, spec)
+    export_onnx(directory / "model.keras", directory / "model.onnx")
+    write_json(directory / "schema.json", asdict(KAGGLE15))
+    write_json(
+        directory / "run.json",
+        {
+            **begun,
+            "data_source": str(data),
+            "held_out": _held_out_errors(directory / "networks", faces, config, threads),
+            "num_parameters": int(net.count_params()),
+            "started": started,
+            "seconds": round(time.monotonic() - clock, 3),
+            "versions": library_versions(),
+            "git_revision": git_revision(),
+        },
+    )
+    return spec
+
+
+def _seeded(config: DefaultConfig, seed: int) -> DefaultConfig:
+    def moved(fit: FitConfig) -> FitConfig:
+        return replace(fit, seed=fit.seed + 100 * seed)
+
+    return replace(
+        config,
+        teacher=moved(config.teacher),
+        student=moved(config.student),
+        polish=moved(config.polish),
+    )
+
+
+def _same_run(file: Path, begun: dict[str, Any]) -> None:
+    """Note what the run was begun with, or refuse to go on with something else."""
+    if not file.is_file():
+        write_json(file, begun)
+        return
+    fresh = file.with_name(f".{file.name}")
+    write_json(fresh, begun)
+    try:
+        same = read_json(file) == read_json(fresh)
+    except ValueError:
+        same = False
+    fresh.unlink()
+    if not same:
+        raise OutputError(
+            f"{file.parent} was begun with other settings or other data: resume it with the same ones, or "
+            "replace it with --force."
+        )
+
+
+def _held_out_errors(
+    networks: Path, faces: FaceCollection, config: DefaultConfig, threads: int
+) -> dict[str, dict[str, float]]:
+    """The twin's errors by set on faces that it has not seen, one look at the middle of each crop."""
+    twin = keras.saving.load_model(networks / "twin.keras", compile=False)
+    held = np.flatnonzero(faces.folds == config.held_out_fold)
+    middle = np.full((len(faces), 2), (faces.images.shape[1] - 1) / 2.0, np.float32)
+    xy, _ = predict_views(twin, faces, held, centre_xy=middle, threads=threads)
+    own, truth = xy[np.arange(len(held)), faces.style[held]], faces.xy[held]
+    errors = {}
+    for name in np.unique(faces.sets[held]):
+        rows = faces.sets[held] == name
+        errors[str(name)] = {
+            "faces": int(rows.sum()),
+            "rmse_px": rmse(truth[rows], own[rows]),
+            "median_px": median_point_error(truth[rows], own[rows]),
+            "nme": nme(truth[rows], own[rows], KAGGLE15.norm_indices).value,
+        }
+    return errors
