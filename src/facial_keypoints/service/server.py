@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import signal
 import socket
@@ -93,6 +94,9 @@ def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=math.ceil(limits.seconds) + 5,
     )
+
+    # It would write a line about every broken form that a client sends.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
     def end(number: int, frame: FrameType | None) -> Any:
         sys.exit(0)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from facial_keypoints.pictures import MEDIA_TYPES
@@ -96,10 +95,80 @@ class Lease:
         self.held += count
 
 
-class _InMemory(MultiPartParser):
-    """Starlette's parser, whose files are moved to disk from 1 MB on unless told otherwise."""
+@dataclass(eq=False)
+class _Part:
+    """One field of a form; ``file_name`` is ``None`` where the field is no file."""
 
-    spool_max_size = sys.maxsize
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    name: str = ""
+    file_name: str | None = None
+    data: bytearray = field(default_factory=bytearray)
+
+
+class _Form:
+    """A form's fields, kept in memory: Starlette's own parser moves files of 1 MB and more to disk.
+
+    Args:
+        boundary: What parts the fields.
+        limits: Of the number of files.
+    """
+
+    def __init__(self, boundary: bytes, limits: Limits) -> None:
+        self.parts: list[_Part] = []
+        self.whole = False
+        self._limits = limits
+        self._header, self._value = bytearray(), bytearray()
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": lambda: self.parts.append(_Part()),
+                "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._end_headers,
+                "on_part_data": lambda data, start, end: self.parts[-1].data.extend(
+                    data[start:end]
+                ),
+                "on_end": self._end,
+            },
+        )
+
+    def write(self, chunk: bytes) -> None:
+        """Take in a piece of the body.
+
+        Raises:
+            FormParserError: It is no form.
+            Problem: It has too many fields.
+        """
+        self._parser.write(chunk)
+
+    def _end_header(self) -> None:
+        self.parts[-1].headers[bytes(self._header).lower()] = bytes(self._value)
+        self._header.clear()
+        self._value.clear()
+
+    def _end_headers(self) -> None:
+        part = self.parts[-1]
+        _, options = parse_options_header(part.headers.get(b"content-disposition", b""))
+        part.name = _text(options.get(b"name", b""))
+        part.file_name = _text(options[b"filename"]) if b"filename" in options else None
+        if sum(each.file_name is not None for each in self.parts) > self._limits.files:
+            raise Problem(
+                "too-large",
+                f"More than {self._limits.files} pictures in one request: send them in several.",
+            )
+        if len(self.parts) > self._limits.files + 1:
+            raise Problem("bad-request", "The form has too many fields.")
+
+    def _end(self) -> None:
+        self.whole = True
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 async def read_uploads(request: Request, lease: Lease, limits: Limits, source: str) -> Uploads:
@@ -114,7 +183,7 @@ async def read_uploads(request: Request, lease: Lease, limits: Limits, source: s
     Raises:
         Problem: It is too large, no form, or without a picture.
     """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    kind = _media_type(request.headers.get("content-type", ""))
     body = _limited(request, lease, limits.body_bytes)
     try:
         if kind == "multipart/form-data":
@@ -154,45 +223,41 @@ async def _limited(request: Request, lease: Lease, limit: int) -> AsyncGenerator
 
 
 async def _read_form(request: Request, body: AsyncGenerator[bytes], limits: Limits) -> Uploads:
+    _, options = parse_options_header(request.headers["content-type"])
     try:
-        # One more of each than allowed: the sentence about them is ours.
-        form = await _InMemory(
-            request.headers, body, max_files=limits.files + 1, max_fields=8
-        ).parse()
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise _too_many(limits) from error
-        raise Problem("bad-request", f"The form cannot be read: {error.message}") from error
+        form = _Form(options.get(b"boundary", b""), limits)
+        async for chunk in body:
+            form.write(chunk)
+    except FormParserError as error:
+        raise Problem("bad-request", f"The form cannot be read ({error}).") from error
+    if not form.whole:
+        raise Problem("bad-request", "The form is not complete: its last boundary is missing.")
     pictures: list[Upload] = []
     boxes: NDArray[np.float32] | None = None
-    for field, value in form.multi_items():
-        if field == "files" and isinstance(value, UploadFile):
-            name = value.filename or f"picture {len(pictures)}"
-            kind = (value.content_type or "").split(";")[0].strip().lower()
+    for part in form.parts:
+        if part.name == "files" and part.file_name is not None:
+            name = part.file_name or f"picture {len(pictures)}"
+            kind = _media_type(part.headers.get(b"content-type", b"").decode("latin-1"))
             _check_type(kind, name)
-            pictures.append(Upload(name, await value.read(), _declared(kind)))
-            await value.close()
-        elif field == "boxes" and isinstance(value, str) and boxes is None:
-            boxes = _read_boxes(value, limits)
+            pictures.append(Upload(name, bytes(part.data), _declared(kind)))
+            part.data.clear()  # not held twice
+        elif part.name == "boxes" and part.file_name is None and boxes is None:
+            boxes = _read_boxes(bytes(part.data), limits)
         else:
             raise Problem(
                 "bad-request",
-                f"The form field '{field[:100]}' is not expected: 'files' holds pictures with their "
+                f"The form field '{part.name[:100]}' is not expected: 'files' holds pictures with their "
                 "file names, 'boxes' once the boxes as JSON.",
             )
     if not pictures:
         raise Problem("bad-request", "No picture came: send one or more in the form field 'files'.")
-    if len(pictures) > limits.files:
-        raise _too_many(limits)
     if boxes is not None and len(pictures) > 1:
         raise Problem("bad-request", "Boxes go with one picture: send the pictures one by one.")
     return Uploads(pictures, boxes)
 
 
-def _too_many(limits: Limits) -> Problem:
-    return Problem(
-        "too-large", f"More than {limits.files} pictures in one request: send them in several."
-    )
+def _media_type(header: str) -> str:
+    return header.split(";", maxsplit=1)[0].strip().lower()
 
 
 def _check_type(kind: str, name: str) -> None:
@@ -209,7 +274,7 @@ def _declared(kind: str) -> str | None:
     return None if kind in _UNTYPED else kind
 
 
-def _read_boxes(text: str, limits: Limits) -> NDArray[np.float32]:
+def _read_boxes(text: bytes, limits: Limits) -> NDArray[np.float32]:
     """(N, 4) boxes of a pixel at least."""
     wrong = Problem(
         "bad-parameter",

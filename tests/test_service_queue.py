@@ -1,0 +1,139 @@
+"""The queue behind the service, without any picture."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from facial_keypoints.service.batching import QueueFullError, WorkQueue
+
+
+class Worker:
+    """Doubles numbers; negative ones are errors; waits while the gate is closed."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, jobs: Sequence[int]) -> list[int | Exception]:
+        assert self.gate.wait(20)
+        self.batches.append(list(jobs))
+        if 13 in jobs:
+            raise RuntimeError("unlucky")
+        return [ValueError(job) if job < 0 else 2 * job for job in jobs]
+
+
+def queue_of(worker: Worker, **options: object) -> WorkQueue[int, int]:
+    settings = {"threads": 1, "capacity": 10, "batch": 4, "wait_s": 0.0} | options
+    queue = WorkQueue(worker, lambda job: None if job % 2 else "even", **settings)  # type: ignore[arg-type]
+    queue.start()
+    return queue
+
+
+def held(worker: Worker, queue: WorkQueue[int, int]) -> Future[int]:
+    """A job that keeps the one thread busy until the gate opens."""
+    worker.gate.clear()
+    (future,) = queue.put([1])
+    while queue.waiting:
+        time.sleep(0.001)
+    return future
+
+
+def test_jobs_of_one_kind_are_answered_together_and_others_alone() -> None:
+    worker = Worker()
+    queue = queue_of(worker)
+    first = held(worker, queue)
+    futures = queue.put([2, 3, 4]) + queue.put([6, 8, 10, 5])
+    worker.gate.set()
+    assert [future.result(10) for future in [first, *futures]] == [2, 4, 6, 8, 12, 16, 20, 10]
+    assert worker.batches == [[1], [2, 4, 6, 8], [3], [10], [5]]
+    queue.close()
+
+
+def test_too_many_are_refused_all_at_once() -> None:
+    worker = Worker()
+    queue = queue_of(worker, capacity=3)
+    first = held(worker, queue)
+    taken = queue.put([3, 5])
+    with pytest.raises(QueueFullError):
+        queue.put([7, 9])
+    assert not queue.full
+    taken += queue.put([7])
+    assert queue.full
+    worker.gate.set()
+    assert [future.result(10) for future in [first, *taken]] == [2, 6, 10, 14]
+    queue.close()
+
+
+def test_what_is_cancelled_in_time_is_not_worked_on() -> None:
+    worker = Worker()
+    queue = queue_of(worker)
+    first = held(worker, queue)
+    alone, even, other = queue.put([3, 2, 4])
+    assert alone.cancel()
+    assert even.cancel()
+    worker.gate.set()
+    assert (first.result(10), other.result(10)) == (2, 8)
+    queue.close()
+    assert worker.batches == [[1], [4]]
+
+
+def test_an_error_reaches_its_job_and_the_thread_goes_on() -> None:
+    queue = queue_of(Worker())
+    bad, unlucky = queue.put([-1, 13])
+    with pytest.raises(ValueError, match="-1"):
+        bad.result(10)
+    with pytest.raises(RuntimeError, match="unlucky"):
+        unlucky.result(10)
+    assert queue.put([2])[0].result(10) == 4
+    assert queue.ready
+    queue.close()
+
+
+def test_closing_answers_what_waits_and_takes_no_more() -> None:
+    worker = Worker()
+    queue = queue_of(worker)
+    first = held(worker, queue)
+    rest = queue.put([3, 5])
+    closing = threading.Thread(target=queue.close)
+    closing.start()
+    while queue.ready:
+        time.sleep(0.001)
+    with pytest.raises(QueueFullError):
+        queue.put([7])
+    worker.gate.set()
+    closing.join(10)
+    assert [future.result(0) for future in [first, *rest]] == [2, 6, 10]
+
+
+def test_a_batch_waits_a_little_only_while_more_are_announced() -> None:
+    worker = Worker()
+    queue = queue_of(worker, wait_s=10.0)
+    start = time.monotonic()
+    assert queue.put([2])[0].result(20) == 4  # nobody is coming: at once
+    queue.coming = 1
+    (early,) = queue.put([4])
+    while queue.waiting:
+        time.sleep(0.001)
+    late = queue.put([6, 8, 10])
+    assert [future.result(20) for future in [early, *late]] == [8, 12, 16, 20]
+    assert time.monotonic() - start < 5  # the batch was full before the time was up
+    assert worker.batches == [[2], [4, 6, 8, 10]]
+    queue.close()
+
+
+def test_many_threads_lose_nothing() -> None:
+    worker = Worker()
+    queue = queue_of(worker, threads=4, capacity=1000)
+    numbers = [i for i in range(600) if i != 13]
+    futures = [queue.put(numbers[i : i + 2]) for i in range(0, len(numbers), 2)]
+    answers = [future.result(20) for pair in futures for future in pair]
+    assert answers == [2 * i for i in numbers]
+    queue.close()
