@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo
 
-.PHONY: demo test test-backends lint types fix docs bench clean
+.PHONY: demo test test-backends test-runtime lint types fix docs bench clean
 
 demo: $(VENV)/.installed ## train and compare the three networks on built-in faces
 	env -u FACIAL_KEYPOINTS_DATA $(BIN)/facial-keypoints compare --quick --force -o $(OUT)
@@ -15,6 +15,10 @@ test: $(VENV)/.installed-dev ## every test, on TensorFlow
 test-backends: $(VENV)/.installed-dev ## the training tests again, on JAX
 	$(BIN)/pip install -q -c constraints.txt jax
 	KERAS_BACKEND=jax $(BIN)/pytest -m backends
+
+test-runtime: $(VENV)/.installed-dev ## the shipped model in an environment without training libraries
+	$(BIN)/facial-keypoints data synthesize --train 4 --test 6 --force -o $(VENV)/drawn
+	tests/runtime_only.sh $(PYTHON) $(VENV)/drawn
 
 lint: $(VENV)/.installed-dev ## format and lint, changing nothing
 	$(BIN)/ruff format --check .
