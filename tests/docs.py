@@ -2,7 +2,7 @@
 
 ``python tests/docs.py --write`` rewrites them; ``tests/test_docs.py`` fails when they are stale.
 ``python tests/docs.py --notebook`` runs the notebook's text and saves it with its pictures;
-``--picture`` draws the README's picture with the shipped model.
+``--picture`` draws the README's pictures with the shipped models.
 """
 
 from __future__ import annotations
@@ -69,20 +69,57 @@ def run_notebook() -> None:
     jupytext.write(notebook, text.with_suffix(".ipynb"))
 
 
-def draw_picture() -> None:
-    """The README's picture: the shipped model on drawn faces, which it has never seen."""
-    from facial_keypoints import load_predictor, plots
-    from facial_keypoints.data.synthetic import draw_faces
+def draw_pictures() -> None:
+    """The README's pictures: the shipped models on drawn faces and photos of drawn faces."""
+    import numpy as np
+    from PIL import Image
 
+    from facial_keypoints import align, load_predictor, plots
+    from facial_keypoints.data.scenes import draw_scene
+    from facial_keypoints.data.synthetic import draw_faces
+    from facial_keypoints.drawing import draw_prediction
+
+    folder = README.parent / "docs" / "images"
+    predictor = load_predictor()
     faces = draw_faces(24, seed=11)
-    answers = load_predictor("default").predict_batch(faces.images)
+    answers = predictor.predict_batch(faces.images)
     figure = plots.plot_keypoints_grid(faces, answers.xy, recipe="default", rows=2, seed=3)
-    plots.save_figure(figure, README.parent / "docs" / "images" / "keypoints.png", dpi=100)
+    plots.save_figure(figure, folder / "keypoints.png", dpi=100)
+
+    photo, _ = draw_scene(4, seed=4, image_size=(300, 900))
+    found = predictor.predict(photo)
+    Image.fromarray(draw_prediction(photo, found)).save(folder / "photo.jpg", quality=88)
+    aligned = align(photo, found)
+    order = np.argsort(found.boxes[:, 0])
+    Image.fromarray(np.hstack(list(aligned.images[order]))).save(folder / "aligned.jpg", quality=88)
+    draw_contact_sheet(folder)
+
+
+def draw_contact_sheet(folder: Path) -> None:
+    """The contact sheet of a video: two drawn faces before a swinging camera."""
+    import tempfile
+
+    import numpy as np
+    from typer.testing import CliRunner
+
+    from facial_keypoints.cli import app
+    from facial_keypoints.data.scenes import draw_scene
+    from facial_keypoints.video import write_video
+
+    photo, _ = draw_scene(2, seed=9, image_size=(240, 480))
+    with tempfile.TemporaryDirectory() as temporary:
+        clip, table = Path(temporary) / "clip.mp4", Path(temporary) / "track.csv"
+        with write_video(clip, (240, 440), rate=25) as writer:
+            for i in range(100):
+                shift = round(20 - 20 * np.cos(i / 8))
+                writer.write(photo[:, shift : shift + 440], time_s=i / 25)
+        words = ["track", clip, "-o", table, "--sheet", folder / "track.jpg", "--force"]
+        CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
 
 
 if __name__ == "__main__":
     if "--picture" in sys.argv:
-        draw_picture()
+        draw_pictures()
     if "--notebook" in sys.argv:
         run_notebook()
     fresh = rewritten(README.read_text())
