@@ -86,7 +86,10 @@ def test_a_jerk_is_followed(predictor: Predictor) -> None:
     """A third of the face's size from one frame to the next, out of rest."""
     found, truth, _ = follow(predictor, lambda t: [(0, (90 + 13 * (t > 0.3), 60))], 16)
     assert [ids(p) for p in found] == [[1]] * 16
-    assert max(error(p, 0, xy[0]) for p, xy in zip(found, truth, strict=True)) < 0.12
+    errors = [error(p, 0, xy[0]) for p, xy in zip(found, truth, strict=True)]
+    assert max(errors) < 0.12
+    # The second look in each frame makes it no worse than before.
+    assert np.ptp(errors[3:]) < 0.002
 
 
 def test_the_time_between_frames_counts(predictor: Predictor) -> None:
@@ -144,17 +147,18 @@ def test_a_face_elsewhere_or_much_later_is_another(predictor: Predictor) -> None
     assert ids(found[-1]) == [2]
 
 
-def test_faces_that_cross_keep_their_numbers(predictor: Predictor) -> None:
+@pytest.mark.parametrize("speed", [60, 130, 220])
+def test_faces_that_cross_keep_their_numbers(predictor: Predictor, speed: float) -> None:
     """Face 1 passes behind face 0, nearly covered for some frames."""
 
     def path(t: float) -> Spots:
-        return [(1, (205 - 130 * t, 66)), (0, (20 + 130 * t, 60))]
+        return [(1, (205 - speed * t, 66)), (0, (20 + speed * t, 60))]
 
     def seen(t: float) -> list[int]:
-        apart = abs(185 - 260 * t)
+        apart = abs(185 - 2 * speed * t)
         return [0, 1] if apart > 0.6 * SIDE else [1]
 
-    found, truth, _ = follow(predictor, path, 36, seen=seen)
+    found, truth, _ = follow(predictor, path, round(185 / speed * 25), seen=seen)
     started = found[3]
     behind = ids(started)[int(np.argmin([error(started, r, truth[3][0]) for r in range(2)]))]
     front = 3 - behind

@@ -23,7 +23,6 @@ from facial_keypoints.detection import FaceDetector
 from facial_keypoints.drawing import draw_boxes, draw_keypoints
 from facial_keypoints.errors import ModelError
 from facial_keypoints.framing import can_frame, face_boxes, face_sizes, frame_face
-from facial_keypoints.geometry import inside_image
 from facial_keypoints.predict import Predictor, load_predictor
 from facial_keypoints.smoothing import OneEuro, Smoother
 from facial_keypoints.types import ImageArray, Keypoints, Prediction
@@ -90,12 +89,10 @@ class _Track:
         xy: NDArray[np.float32],
         confidence: NDArray[np.float32] | None,
         time_s: float,
-        *,
-        learn: bool,
     ) -> None:
-        """Take the points of a new frame; ``learn`` its speed from them too."""
+        """Take the points of a new frame, and learn the speed from them."""
         step = time_s - self.time_s
-        if learn and step > 0:
+        if step > 0:
             speed = (xy.mean(axis=0, dtype=np.float64) - self.xy.mean(axis=0)) / step
             self.velocity = self.velocity + step / (step + _MOTION_S) * (speed - self.velocity)
         self.xy, self.confidence, self.time_s = xy, confidence, time_s
@@ -165,6 +162,7 @@ class Tracker:
         self._lost: list[_Track] = []
         self._count = 0
         self._detected_s = -np.inf
+        self._scores: dict[int, float] = {}
 
     @property
     def track_count(self) -> int:
@@ -189,7 +187,7 @@ class Tracker:
         if self._should_detect(looks, now):
             looks = self._detect(frame, picture, looks)
             self._detected_s = now
-        self._keep(looks, frame)
+        self._keep(looks, now)
         return self._prediction(frame, source)
 
     def _follow(self, picture: ImageArray, now: float) -> list[_Look]:
@@ -330,19 +328,10 @@ class Tracker:
                 chosen[j] = track
         return chosen
 
-    def _keep(self, looks: list[_Look], frame: Frame) -> None:
-        """Move the tracks on; a face whose middle has left the picture is lost."""
-        boxes = self._boxes([look.xy for look in looks])
-        shared = _overlaps(boxes, boxes) - np.eye(len(boxes)) > _OVERLAP
-        self._scores: dict[int, float] = {}
-        for i, look in enumerate(looks):
-            if not inside_image(look.xy.mean(axis=0), frame.size):
-                self._lose(look.track)
-                continue
-            # A face behind another is drawn towards it: what it learnt before leads it out again.
-            alone = not shared[i].any()
-            look.track.move(look.xy, look.confidence, frame.time_s, learn=alone)
-            self._scores[look.track.number] = look.score
+    def _keep(self, looks: list[_Look], now: float) -> None:
+        for look in looks:
+            look.track.move(look.xy, look.confidence, now)
+        self._scores = {look.track.number: look.score for look in looks}
 
     def _boxes(self, faces: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         if not faces:
