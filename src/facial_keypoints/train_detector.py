@@ -112,7 +112,7 @@ class FitConfig:
     side: int = 320
     rate: float = 2e-3
     network: DetectorConfig = field(default_factory=DetectorConfig)
-    longest_side: int = 384
+    longest_side: int = 448
     seed: int = 0
     check_minutes: float = 8.0
 
