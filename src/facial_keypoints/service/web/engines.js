@@ -74,6 +74,7 @@ export class Service {
   async start() {
     const { models } = await (await this.request('v1/models')).json();
     const model = models.find(({ name }) => name === 'default') ?? models[0];
+    this.model = model.name;
     this.names = model.schema.keypoint_names;
     return { schema: model.schema, styles: model.styles.filter(Boolean) };
   }
@@ -112,7 +113,10 @@ export class Browser {
       }
     };
     if (!(await there('ort/ort.wasm.min.mjs'))) {
-      return 'ONNX Runtime Web is not installed beside the service: see “facial-keypoints serve --help”, --ort-web.';
+      return (
+        'The service was started without ONNX Runtime Web: unpack the npm package onnxruntime-web and start ' +
+        '“facial-keypoints serve --ort-web package/dist”.'
+      );
     }
     return null;
   }
@@ -128,7 +132,9 @@ export class Browser {
   async start() {
     this.worker ??= this.#worker();
     const at = (path) => new URL(path, document.baseURI).href;
-    const models = { model: at('v1/models/default.onnx'), detector: at('v1/models/face_detector.onnx') };
+    const models = {
+      model: at(`v1/models/${encodeURIComponent(this.service.model)}.onnx`), detector: at('v1/models/face_detector.onnx'),
+    };
     return this.post('start', { runtime: at('ort/'), files: models, headers: this.service.headers });
   }
 

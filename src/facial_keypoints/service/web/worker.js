@@ -31,7 +31,8 @@ async function start({ runtime, files, headers }) {
   model = await open(files.model, 'facial_keypoints_spec');
   if (!model) throw new Error(`the service has no ${files.model}`);
   detector = await open(files.detector, 'facial_keypoints_detector');
-  const { schema, styles } = model.about;
+  const { schema, styles, input_size: [height, width], channels } = model.about;
+  if (height !== width || channels !== 1) throw new Error('only models of square grey crops are computed here');
   return { schema, styles, detector: detector !== null };
 }
 
