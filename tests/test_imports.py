@@ -43,7 +43,7 @@ LAYERS: list[set[str]] = [
         "finetune",
     },
     {"report", "speed", "default_run"},
-    {"compare", "video", "smoothing", "tracking", "service"},
+    {"batch", "compare", "video", "smoothing", "tracking", "service"},
     {"cli"},
     {"__main__"},
 ]

@@ -21,7 +21,7 @@ from facial_keypoints.types import ImageArray
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["Runtime", "available_cores", "load_runtime", "read_spec", "shipped_models"]
+__all__ = ["Runtime", "available_cores", "find_model", "load_runtime", "read_spec", "shipped_models"]
 
 Answer = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
@@ -68,7 +68,7 @@ def load_runtime(
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, received {threads}.")
-    path = _find_model(model)
+    path = find_model(model)
     return _OnnxModel(path, threads) if _is_onnx(path) else _KerasModel(path)
 
 
@@ -78,7 +78,7 @@ def read_spec(model: str | os.PathLike[str]) -> ModelSpec:
     Raises:
         ModelError: As for :func:`load_runtime`.
     """
-    path = _find_model(model)
+    path = find_model(model)
     return _OnnxModel(path, 1).spec if _is_onnx(path) else read_embedded_spec(path)
 
 
@@ -86,7 +86,12 @@ def _is_onnx(path: Path) -> bool:
     return path.suffix.lower() == ".onnx"
 
 
-def _find_model(model: str | os.PathLike[str]) -> Path:
+def find_model(model: str | os.PathLike[str]) -> Path:
+    """The file of a model.
+
+    Raises:
+        ModelError: There is no such model.
+    """
     path, shipped = Path(model), shipped_models()
     if str(model) in shipped:
         return shipped[str(model)]

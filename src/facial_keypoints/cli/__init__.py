@@ -112,6 +112,6 @@ def main() -> None:
         sys.exit(_fail(str(MissingExtraError(package, extra, purpose))))
 
 
-from facial_keypoints.cli import align, benchmark, compare, data, measure, predict, serve, track, train  # noqa: E402  (verbs register themselves on app)
+from facial_keypoints.cli import align, batch, benchmark, compare, data, measure, predict, serve, track, train  # noqa: E402  (verbs register themselves on app)
 
-_ = (align, benchmark, compare, data, measure, predict, serve, track, train)
+_ = (align, batch, benchmark, compare, data, measure, predict, serve, track, train)

@@ -1,0 +1,118 @@
+"""Getting at a Ray: one of this machine that ends with the run, or a cluster by its address."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from facial_keypoints.errors import FacialKeypointsError, MissingExtraError
+from facial_keypoints.runtime import available_cores
+
+__all__ = ["ClusterError", "connect"]
+
+_ANSWER_S = 5.0
+"""Seconds within which an address must take a connection."""
+
+_STORE = 128 << 20
+"""Bytes of the object store of a local Ray: numbers of blocks and one model pass through it."""
+
+
+class ClusterError(FacialKeypointsError):
+    """A Ray cluster cannot be reached or used."""
+
+
+@contextmanager
+def connect(address: str | None, workers: int | None) -> Iterator[int]:
+    """Open a Ray for the time of a run.
+
+    Args:
+        address: ``HOST:PORT``, ``ray://HOST:PORT``, ``auto``, or ``None`` for one of this machine.
+        workers: Cores that a Ray of this machine is given; all that this process may use when left
+            out.
+
+    Yields:
+        Cores of it.
+
+    Raises:
+        ClusterError: It cannot be reached or started, or is of another version.
+        MissingExtraError: Ray is not installed.
+    """
+    # Before ray is imported: nothing is sent anywhere, and the drivers of accelerators stay alone.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an error
+    local = address in (None, "local")
+    if local and "RAY_AUTH_MODE" not in os.environ:  # else Ray leaves a token in the home folder
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "ray", "ray", "facial-keypoints batch") from error
+    if address not in (None, "auto", "local"):
+        _check_answers(str(address))
+    options: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "include_dashboard": False,
+    }
+    if local:
+        options |= {"num_cpus": workers or available_cores(), "object_store_memory": _STORE}
+    else:
+        del options["include_dashboard"]  # the cluster has one or not
+    try:
+        ray.init(address=address or "local", **options)
+    except (RuntimeError, ValueError, ConnectionError, OSError, TimeoutError) as error:
+        with suppress(RuntimeError):
+            ray.shutdown()
+        raise _explain(error, address) from error
+    try:
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield max(1, int(resources.get("CPU", 1)))
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """A TCP connection first: Ray itself tries for a minute and may end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(
+            f"--address {address} is no HOST:PORT: use the one that 'ray start --head' printed, or "
+            "'auto' on a machine of the cluster."
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ClusterError(
+            f"no Ray cluster answers at {address} ({reason}): start one with 'ray start --head', or "
+            "leave --address out to use this machine."
+        ) from error
+
+
+def _explain(error: Exception, address: str | None) -> ClusterError:
+    text = " ".join(str(error).split())
+    if "ersion mismatch" in text:
+        versions = re.findall(r"Ray: (\S+) Python: (\S+)", text)
+        if len(versions) == 2:
+            (theirs, their_python), (ours, our_python) = versions
+            return ClusterError(
+                f"the cluster at {address} runs Ray {theirs} on Python {their_python}, but this is Ray "
+                f"{ours} on Python {our_python}: install the cluster's versions here."
+            )
+    if address is None or address == "local":
+        return ClusterError(
+            f"Ray cannot start on this machine ({text[:200]}): free some memory, or use a cluster with "
+            "--address."
+        )
+    return ClusterError(
+        f"cannot join the Ray cluster at {address} ({text[:200]}): see whether Ray runs there ('ray "
+        "status'), and, if it was started with a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here."
+    )

@@ -1,0 +1,360 @@
+"""What a batch run reads: from the names that a user gives to pieces, and from pieces to pictures.
+
+A *piece* is a picture file, some row groups of a Parquet file, or a tar archive: what can be read
+without looking at anything else. Pieces are found in one thread, in a fixed order, without holding
+them all; pictures are read from them by the workers.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from facial_keypoints.batch.storage import (
+    STORAGE_ERRORS,
+    is_uri,
+    kind_of,
+    list_folder,
+    open_file,
+)
+from facial_keypoints.errors import DataError
+from facial_keypoints.pictures import (
+    PICTURE_SUFFIXES,
+    StoredPicture,
+    find_pictures,
+    in_order,
+    read_content,
+)
+
+__all__ = ["IMAGE_COLUMNS", "Piece", "find_pieces", "read_piece"]
+
+Kind = Literal["file", "parquet", "tar"]
+
+IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "content", "path", "file", "source")
+"""Columns of a Parquet file that are looked for, in this order, if none is named."""
+
+_TARS = (".tar", ".tar.gz", ".tgz")
+_LISTS = (".txt", ".lst")
+_ROWS_AT_ONCE = 16  # of a Parquet column of pictures: some 16 × 5 MB of photos
+_OPENERS = 8  # threads that read the footers of Parquet files, which wait for the network
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Pictures that are read together.
+
+    Attributes:
+        kind: ``file`` (one picture), ``parquet`` (row groups) or ``tar`` (all pictures in it).
+        source: Its name as the user wrote it.
+        count: Pictures in it; ``None`` where only reading it tells.
+        first: Number of the first row in the Parquet file.
+        group: First row group.
+        groups: How many row groups.
+    """
+
+    kind: Kind
+    source: str
+    count: int | None = 1
+    first: int = 0
+    group: int = 0
+    groups: int = 0
+
+
+def find_pieces(
+    inputs: Iterable[str], *, column: str | None = None, block_size: int = 512
+) -> Iterator[Piece]:
+    """What the inputs name, in a fixed order, one at a time.
+
+    Local names are searched as ``predict`` searches them; a ``.txt`` or ``.lst`` file is a list of
+    names, one a line, as ``-`` is on standard input. At a URI, folders and patterns are searched the
+    same way. ``.parquet`` files and ``.tar``, ``.tar.gz``, ``.tgz`` archives stand for the pictures
+    in them.
+
+    Args:
+        inputs: Names.
+        column: Column of Parquet files with pictures' bytes or paths.
+        block_size: Row groups of a Parquet file are joined to at least so many rows.
+
+    Raises:
+        DataError: An input names nothing, or a Parquet file has no such column.
+    """
+
+    def describe(name: str) -> list[Piece]:
+        lower = name.lower()
+        if lower.endswith(".parquet"):
+            return _row_groups(name, column, block_size)
+        return [Piece("tar", name, None) if lower.endswith(_TARS) else Piece("file", name)]
+
+    for pieces in in_order(describe, _names(inputs), threads=_OPENERS, ahead=16 * _OPENERS):
+        yield from pieces
+
+
+def _names(inputs: Iterable[str]) -> Iterator[str]:
+    for name in inputs:
+        if name == "-":
+            yield from _lines(sys.stdin)
+        elif name.lower().endswith(_LISTS) and not any(sign in name for sign in "*?["):
+            yield from _listed(name)
+        elif is_uri(name):
+            yield from _at_uri(name)
+        else:
+            yield from map(os.fspath, find_pictures([name]))
+
+
+def _lines(lines: Iterable[str]) -> Iterator[str]:
+    yield from (line.rstrip("\r\n") for line in lines if line.strip())
+
+
+def _listed(name: str) -> Iterator[str]:
+    try:
+        with open_file(name) as handle:
+            # Read as the filesystem's names are: a name may hold bytes that are no text.
+            yield from _lines(
+                line.decode("utf-8", "surrogateescape") for line in _raw_lines(handle)
+            )
+    except STORAGE_ERRORS as error:
+        raise DataError(f"the list {name} cannot be read ({error}).") from error
+
+
+def _raw_lines(handle: Any) -> Iterator[bytes]:
+    rest = b""
+    while chunk := handle.read(1 << 20):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _at_uri(name: str) -> Iterator[str]:
+    if any(sign in name for sign in "*?["):
+        scheme, rest = name.split("://", 1)
+        host, *parts = rest.rstrip("/").split("/")
+        found = False
+        for found_name in _matching(f"{scheme}://{host}", parts):
+            found = True
+            yield found_name
+        if not found:
+            raise DataError(f"no file matches {name}.")
+        return
+    kind = kind_of(name)
+    if kind == "missing":
+        raise DataError(f"there is no picture or folder {name}.")
+    if kind == "folder":
+        yield from _below(name)
+    else:
+        yield name
+
+
+def _below(folder: str) -> Iterator[str]:
+    for name, is_folder in list_folder(folder):
+        if is_folder:
+            yield from _below(name)
+        elif PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
+            yield name
+
+
+def _matching(base: str, parts: list[str]) -> Iterator[str]:
+    """Files below ``base`` that match the parts of a pattern; ``**`` is any depth."""
+    part, rest = parts[0], parts[1:]
+    if not any(sign in part for sign in "*?["):
+        name = f"{base}/{part}"
+        if rest:
+            yield from _matching(name, rest)
+        elif kind_of(name) == "file":
+            yield name
+        return
+    if part == "**" and rest:
+        yield from _matching(base, rest)
+    for name, is_folder in list_folder(base):
+        if part == "**":
+            if is_folder:
+                yield from _matching(name, parts)
+            elif not rest:
+                yield name
+        elif fnmatch.fnmatchcase(name.rpartition("/")[2], part):
+            if rest and is_folder:
+                yield from _matching(name, rest)
+            elif not rest and not is_folder:
+                yield name
+
+
+def _row_groups(name: str, column: str | None, block_size: int) -> list[Piece]:
+    try:
+        with open_file(name) as handle, pq.ParquetFile(handle) as file:
+            find_column(file.schema_arrow, column, name)
+            counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    except STORAGE_ERRORS as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{name} cannot be read as a Parquet table ({reason}).") from error
+    pieces, start, rows, first = [], 0, 0, 0
+    for number, count in enumerate(counts, start=1):
+        rows += count
+        if rows >= block_size or (number == len(counts) and rows):
+            pieces.append(Piece("parquet", name, rows, first, start, number - start))
+            start, first, rows = number, first + rows, 0
+    return pieces
+
+
+def find_column(schema: pa.Schema, column: str | None, name: str) -> str:
+    """The column with the pictures.
+
+    Raises:
+        DataError: There is none, or its type is neither bytes nor text.
+    """
+    known = [column] if column else [c for c in IMAGE_COLUMNS if c in schema.names]
+    if not known or known[0] not in schema.names:
+        raise DataError(
+            f"{name} has no column {column or 'with a usual name for pictures'}: name one of its "
+            f"columns with --column ({', '.join(schema.names[:20])})."
+        )
+    kind = schema.field(known[0]).type
+    is_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if not (is_struct or _is_binary(kind) or _is_text(kind)):
+        raise DataError(
+            f"{name}: the column {known[0]} holds {kind}, not the bytes or the paths of pictures: "
+            "name another one with --column."
+        )
+    return known[0]
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def read_piece(
+    piece: Piece, *, root: str, column: str | None, max_pixels: int
+) -> Iterator[StoredPicture]:
+    """The pictures of a piece, in order, each of which reads itself or says why it cannot be.
+
+    Args:
+        piece: What to read.
+        root: Absolute folder that relative local names start from.
+        column: As for :func:`find_pieces`.
+        max_pixels: Of a picture; files are refused that are too large for it even uncompressed.
+    """
+    if piece.kind == "file":
+        yield _stored(piece.source, root, max_pixels)
+    elif piece.kind == "tar":
+        yield from _from_tar(piece, root, max_pixels)
+    else:
+        yield from _from_parquet(piece, root, column, max_pixels)
+
+
+def _place(source: str, root: str) -> str:
+    return source if is_uri(source) else os.path.join(root, source)  # noqa: PTH118  (text stays text)
+
+
+def _stored(source: str, root: str, max_pixels: int) -> StoredPicture:
+    place = _place(source, root)
+
+    def read() -> bytes:
+        if not is_uri(place):
+            return read_content(Path(place), max_pixels)
+        try:
+            with open_file(place) as handle:
+                if handle.size() > 16 * max_pixels:
+                    raise OSError("the file is too large for a picture")
+                content: bytes = handle.read()
+                return content
+        except (pa.ArrowException, DataError) as error:
+            raise OSError(str(error)) from error
+
+    return StoredPicture(source, read)
+
+
+def _known(source: str, content: bytes | None) -> StoredPicture:
+    def read() -> bytes:
+        if content is None:
+            raise OSError("the row holds nothing")
+        return content
+
+    return StoredPicture(source, read)
+
+
+def _unreadable(source: str, reason: str) -> StoredPicture:
+    def read() -> bytes:
+        raise OSError(reason)
+
+    return StoredPicture(source, read)
+
+
+def _from_parquet(
+    piece: Piece, root: str, column: str | None, max_pixels: int
+) -> Iterator[StoredPicture]:
+    done, reason = 0, "the file has fewer rows than when the run began"
+    total = piece.count or 0
+    try:
+        # Without pre_buffer a row group streams through; with it, all its pictures would be held.
+        with (
+            open_file(_place(piece.source, root)) as handle,
+            pq.ParquetFile(handle, pre_buffer=False, buffer_size=1 << 20) as file,
+        ):
+            name = find_column(file.schema_arrow, column, piece.source)
+            batches = file.iter_batches(
+                batch_size=_ROWS_AT_ONCE,
+                row_groups=list(range(piece.group, piece.group + piece.groups)),
+                columns=[name],
+            )
+            for batch in batches:
+                values = batch.column(0)
+                if pa.types.is_struct(values.type):
+                    values = values.field("bytes")
+                for value in values.to_pylist()[: total - done]:
+                    number = piece.first + done
+                    done += 1
+                    if isinstance(value, str):
+                        yield _stored(value, root, max_pixels)
+                    else:
+                        yield _known(f"{piece.source}#{number}", value)
+    except (*STORAGE_ERRORS, DataError, IndexError) as error:
+        reason = " ".join(str(error).split())[:160]
+    for number in range(piece.first + done, piece.first + total):
+        yield _unreadable(f"{piece.source}#{number}", reason)
+
+
+class _Member(tarfile.TarInfo):
+    """Refuses an archive that just stops, which ``tarfile`` takes for its end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        if len(buf) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("it has no end, so something may be missing")
+        return super().frombuf(buf, encoding, errors)
+
+
+def _from_tar(piece: Piece, root: str, max_pixels: int) -> Iterator[StoredPicture]:
+    """Members with a picture's name; a damaged archive is one more, which cannot be read."""
+    try:
+        with (
+            open_file(_place(piece.source, root)) as handle,
+            tarfile.open(fileobj=handle, mode="r|*", tarinfo=_Member) as archive,  # never seeks
+        ):
+            for member in archive:
+                name = PurePosixPath(member.name)
+                if not member.isfile() or name.name.startswith("."):
+                    continue
+                if name.suffix.lower() not in PICTURE_SUFFIXES:
+                    continue
+                source = f"{piece.source}#{member.name}"
+                if member.size > 16 * max_pixels:
+                    yield _unreadable(source, "the file is too large for a picture")
+                    continue
+                content = archive.extractfile(member)
+                yield _known(source, content.read() if content is not None else None)
+    except (*STORAGE_ERRORS, DataError, tarfile.TarError, EOFError, zlib.error) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        yield _unreadable(piece.source, f"the archive is damaged or cannot be read: {reason}")

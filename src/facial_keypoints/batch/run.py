@@ -1,0 +1,353 @@
+"""A batch run on Ray Data: which blocks are missing, who does them, and what came out.
+
+Why the parts are not written by Ray Data's own writer: it names files by its write tasks, so a task
+that is done twice (its node died, the run was resumed) leaves rows twice, and only a whole data set
+can be resumed. Here a Ray Data row is the number of a block and an actor writes the part of that
+number itself: done twice it is the same file, and what is missing is told by the names that are there.
+Ray Data does what it is good at: it keeps an actor per core, streams the blocks through them with
+backpressure, and starts actors again, elsewhere if need be, when processes or nodes die. No picture
+passes Ray's object store: each is read by the actor that answers it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from facial_keypoints._version import __version__
+from facial_keypoints.batch.cluster import connect
+from facial_keypoints.batch.inputs import find_pieces
+from facial_keypoints.batch.manifest import Manifest, Settings, part_name
+from facial_keypoints.batch.storage import Folder
+from facial_keypoints.batch.worker import (
+    BlockStatus,
+    BlockWorker,
+    PackedModel,
+    find_status,
+    load_packed,
+)
+from facial_keypoints.errors import DataError, FacialKeypointsError, OutputError
+from facial_keypoints.pictures import MAX_PIXELS, in_order
+from facial_keypoints.tables import columns
+
+__all__ = ["BatchResult", "run_batch"]
+
+_RAY_BLOCKS = 10_000
+"""Most units that Ray keeps account of; a larger run puts several of our blocks into one."""
+
+_RETRIES = 5
+"""Times that Ray begins a block again after its worker died: a picture that kills every worker must not
+hold up a run for ever. Ray counts failed connections to a dying node too, so what it gave up is tried
+again at the end, as long as that gets anything done."""
+
+_CHECKERS = 16  # threads that read footers, which wait for the network
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What a run left behind, all its beginnings taken together.
+
+    Attributes:
+        inputs: Pictures.
+        predicted: Pictures that were answered.
+        without_faces: Of these, pictures in which no face was found.
+        faces: Rows.
+        failed: Pictures that were not answered; ``failures.parquet`` says why.
+        blocks: Parts.
+        new_blocks: Of these, parts that this run wrote.
+        seconds: Wall clock of this run.
+        first_failure: Source and reason of the first picture that failed.
+    """
+
+    inputs: int
+    predicted: int
+    without_faces: int
+    faces: int
+    failed: int
+    blocks: int
+    new_blocks: int
+    seconds: float
+    first_failure: tuple[str, str] | None
+
+
+def run_batch(
+    inputs: list[str],
+    out: str,
+    *,
+    model: Path,
+    model_name: str,
+    detector: Path | None,
+    detector_name: str = "",
+    address: str | None = None,
+    workers: int | None = None,
+    readers: int = 4,
+    column: str | None = None,
+    block_size: int = 512,
+    crops: bool = False,
+    min_score: float | None = None,
+    max_faces: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    style: str | None = None,
+    flip: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    report: Report | None = None,
+) -> BatchResult:
+    """Predict over any number of pictures, on this machine or a Ray cluster.
+
+    Args:
+        inputs: Pictures, folders, patterns, lists, Parquet files, tar archives
+            (:func:`facial_keypoints.batch.inputs.find_pieces`).
+        out: Output folder, local or a URI; all workers must reach it.
+        model: Model file.
+        model_name: What to call it.
+        detector: Face detector's file; ``None`` for crops.
+        detector_name: What to call it.
+        address: Of a Ray cluster (``HOST:PORT``, ``auto``); a Ray of this machine when left out.
+        workers: Actors, one core each; as many as there are cores when left out.
+        readers: Threads of each actor that fetch files.
+        column: Column of Parquet inputs.
+        block_size: Pictures in a block; a multiple of 128 gives the very numbers of ``predict --crops``.
+        crops: Each picture is one face.
+        min_score: As for ``Predictor.predict``.
+        max_faces: As for ``Predictor.predict``.
+        max_pixels: Refuse larger pictures.
+        style: As for ``Predictor``.
+        flip: As for ``Predictor``.
+        resume: Do what is missing of the run in ``out``.
+        force: Replace what is in ``out``.
+        report: Called with pictures done and in all (0 if unknown), now and then.
+
+    Raises:
+        FacialKeypointsError: Of a kind that says what; whatever parts are finished stay.
+    """
+    started = time.perf_counter()
+    folder = Folder(out)
+    packed = PackedModel.of(model)
+    packed_detector = None if detector is None else PackedModel.of(detector)
+    settings = Settings(
+        inputs=tuple(inputs),
+        root=os.getcwd(),  # noqa: PTH109  (a text)
+        column=column,
+        block_size=block_size,
+        crops=crops,
+        min_score=min_score,
+        max_faces=max_faces,
+        max_pixels=max_pixels,
+        style=style or "",
+        flip=flip,
+        model=model_name,
+        model_digest=packed.digest,
+        detector=detector_name,
+        detector_digest="" if packed_detector is None else packed_detector.digest,
+        columns=(),
+    )
+    # Opened here once, so that a model that does not fit is told before a cluster is asked.
+    predictor = load_packed(settings, packed, packed_detector)
+    settings = replace(
+        settings, style=predictor.style, columns=tuple(columns(predictor.spec.schema))
+    )
+    manifest, finished = _begin(folder, settings, resume=resume, force=force)
+    missing = sorted(set(range(manifest.blocks)) - finished)
+    if missing:
+        progress = _progress(report, 0 if manifest.archives else manifest.inputs)
+        lost, errors = missing, []
+        with connect(address, workers) as cores:
+            while lost:
+                count = len(lost)
+                errors = _compute(
+                    lost,
+                    (folder.name, manifest.settings, packed, packed_detector, readers),
+                    workers=min(workers or cores, count),
+                    report=progress,
+                )
+                lost = sorted(set(lost) - _present(folder))
+                if len(lost) == count:
+                    raise _gave_up(lost, manifest, folder, errors)
+    return _finish(folder, manifest, new=len(missing), started=started)
+
+
+def _begin(
+    folder: Folder, settings: Settings, *, resume: bool, force: bool
+) -> tuple[Manifest, set[int]]:
+    """The blocks of the run, recorded now or before, and those that are finished."""
+    begun = resume and folder.exists("run.json")
+    if begun:
+        manifest = Manifest.read(folder)
+        settings.check_same(manifest.settings, folder.name)
+        return manifest, {
+            block
+            for block, whole in in_order(
+                lambda block: (block, find_status(folder, block) is not None),
+                sorted(_present(folder)),
+                threads=_CHECKERS,
+                ahead=8 * _CHECKERS,
+            )
+            if whole
+        }
+    # Killed before the list was whole, it is made again.
+    folder.prepare(force=force, keep=resume)
+    if resume and _present(folder):
+        raise OutputError(
+            f"{folder.name} holds parts, but no run.json: it is no run that could be resumed; choose "
+            "another folder."
+        )
+    pieces = find_pieces(settings.inputs, column=settings.column, block_size=settings.block_size)
+    return Manifest.write(folder, settings, pieces), set()
+
+
+def _present(folder: Folder) -> set[int]:
+    names = (name.removesuffix(".parquet") for name in folder.names("parts"))
+    return {int(name) for name in names if name.isdigit()}
+
+
+def _progress(report: Report | None, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        if report is not None:
+            report(done, total)
+
+    return add
+
+
+def _compute(
+    blocks: list[int],
+    job: tuple[Any, ...],
+    *,
+    workers: int,
+    report: Callable[[int], None],
+) -> list[str]:
+    """Have the blocks done; returns the reasons of what Ray gave up."""
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = -1  # the rest is done; what is missing is told at the end
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    blocks_of_ray = ray.data.from_items(
+        [{"block": block} for block in blocks],
+        override_num_blocks=min(len(blocks), _RAY_BLOCKS),
+    )
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates these two and has no other way to say them; the extra ends before 2.64.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        dataset = blocks_of_ray.map(
+            BlockWorker,  # type: ignore[arg-type]  # made once for each actor
+            fn_constructor_args=job,
+            # At least one worker has to start; the others when and where there is room.
+            compute=ActorPoolStrategy(
+                min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2
+            ),
+            num_cpus=1,
+            max_restarts=-1,
+            max_task_retries=_RETRIES,
+        )
+    try:
+        for row in dataset.iter_rows():
+            if row["error"]:
+                raise OutputError(row["error"])
+            report(row["inputs"])
+    except ray.exceptions.RayError as error:
+        return [_short(error)]
+    return []
+
+
+def _short(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
+
+
+def _gave_up(
+    lost: list[int], manifest: Manifest, folder: Folder, errors: list[str]
+) -> FacialKeypointsError:
+    pieces = manifest.pieces(lost[0])
+    where = f"{pieces[0].source} to {pieces[-1].source}" if len(pieces) > 1 else pieces[0].source
+    why = f" ({errors[0]})" if errors else ""
+    return DataError(
+        f"{len(lost)} of {manifest.blocks} blocks are missing, first the one with {where}: their "
+        f"workers died or failed again and again{why}; what is done is kept in {folder.name}: "
+        "run again with --resume, without these pictures in another folder if it happens again."
+    )
+
+
+def _statuses(folder: Folder, manifest: Manifest) -> Iterator[BlockStatus]:
+    def status(block: int) -> BlockStatus:
+        found = find_status(folder, block)
+        if found is None:
+            raise OutputError(
+                f"{folder.name}/{part_name(block)} was finished and cannot be read any more: run "
+                "again with --resume."
+            )
+        return found
+
+    yield from in_order(status, range(manifest.blocks), threads=_CHECKERS, ahead=8 * _CHECKERS)
+
+
+def _finish(folder: Folder, manifest: Manifest, *, new: int, started: float) -> BatchResult:
+    """Write the table of failures and the statistics from the parts' footers."""
+    schema = pa.schema([("source", pa.string()), ("reason", pa.string()), ("block", pa.int64())])
+    totals = dict.fromkeys(
+        ("inputs", "predicted", "without_faces", "faces", "read_s", "work_s", "bytes_read"), 0
+    )
+    content = io.BytesIO()
+    failed = 0
+    first = None
+    waiting: list[dict[str, Any]] = []
+    with pq.ParquetWriter(content, schema, compression="zstd") as writer:
+        for status in _statuses(folder, manifest):
+            for name in totals:
+                totals[name] += getattr(status, name)
+            if status.failures:
+                first = first or status.failures[0]
+                failed += len(status.failures)
+                waiting += [
+                    {"source": source, "reason": reason, "block": status.block}
+                    for source, reason in status.failures
+                ]
+            if len(waiting) >= 65_536:
+                writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
+                waiting = []
+        writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
+    folder.write("failures.parquet", content.getvalue())
+    seconds = time.perf_counter() - started
+    counts = {name: totals[name] for name in ("inputs", "predicted", "without_faces", "faces")}
+    statistics = {
+        **counts,
+        "failed": failed,
+        "blocks": manifest.blocks,
+        "blocks_of_last_run": new,
+        "seconds_of_last_run": round(seconds, 1),
+        "seconds_of_workers": round(totals["work_s"], 1),
+        "seconds_of_reading": round(totals["read_s"], 1),
+        "bytes_read": totals["bytes_read"],
+        "version": __version__,
+    }
+    folder.write("statistics.json", json.dumps(statistics, indent=2).encode() + b"\n")
+    folder.tidy("parts")
+    return BatchResult(
+        **counts,
+        failed=failed,
+        blocks=manifest.blocks,
+        new_blocks=new,
+        seconds=seconds,
+        first_failure=first,
+    )

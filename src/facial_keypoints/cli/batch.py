@@ -1,0 +1,168 @@
+"""``facial-keypoints batch``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facial_keypoints.cli import app
+from facial_keypoints.cli import options as o
+from facial_keypoints.errors import DataError
+
+
+@app.command("batch")
+def batch_command(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT",
+            help="Pictures, folders, patterns, lists of paths (.txt, or - for standard input), Parquet "
+            "files with a column of pictures or paths, tar archives; local or at a URI like s3://.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        str,
+        typer.Option(
+            "-o", "--out", help="Folder to write to, local or a URI; every worker must reach it."
+        ),
+    ],
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster: HOST:PORT, or auto on a machine of it.",
+            show_default="a Ray of this machine, for this run",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workers, one core each.", show_default="every core of the Ray"),
+    ] = None,
+    model: o.Model = "default",
+    crops: Annotated[
+        bool,
+        typer.Option("--crops", help="Each picture is one face already: no detector is asked."),
+    ] = False,
+    detector: Annotated[
+        str,
+        typer.Option(help="Face detector: default (the shipped one), or an .onnx file."),
+    ] = "default",
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Least score of a face.", show_default="the detector's own"
+        ),
+    ] = None,
+    max_faces: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Keep only the best so many of a photo.", show_default="all of them"
+        ),
+    ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            help="Label style to answer in, as 'facial-keypoints models' lists them.",
+            show_default="kaggle-a, if the model has it",
+        ),
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of Parquet inputs with the bytes or the paths of pictures.",
+            show_default="image, bytes, path, ...",
+        ),
+    ] = None,
+    block_size: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Pictures in a block: what is written, and after a failure redone, at once."
+        ),
+    ] = 512,
+    readers: Annotated[
+        int, typer.Option(min=1, help="Files that each worker fetches at the same time.")
+    ] = 4,
+    flip: o.Flip = False,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = 128_000_000,
+    resume: o.Resume = False,
+    force: o.Force = False,
+) -> None:
+    """Predict over collections too large for one process, on Ray, from a laptop to a cluster.
+
+    The rows are those of predict, in Parquet parts; together with a list of what was done, a table of
+    pictures that failed, and statistics. A run that was killed continues with --resume and ends with
+    the same table. Pictures that cannot be read are no error here: they are in failures.parquet.
+
+    Examples:
+
+        facial-keypoints batch photos/ -o out/
+
+        facial-keypoints batch 's3://bucket/shards/*.tar' -o s3://bucket/out --address head:6379
+
+        facial-keypoints batch photos/ -o out/ --resume
+    """
+    import warnings
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    warnings.filterwarnings("ignore", module="PIL")
+    if crops and (detector != "default" or min_score is not None or max_faces is not None):
+        raise typer.BadParameter(
+            "--crops takes each picture as one face: --detector, --min-score and --max-faces do not go "
+            "with it."
+        )
+    if resume and force:
+        raise typer.BadParameter("--resume keeps what --force would delete: give one of them.")
+    from facial_keypoints.batch.run import run_batch
+    from facial_keypoints.detection import find_detector
+    from facial_keypoints.runtime import find_model
+
+    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    bars = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*bars, console=log, transient=True, disable=not log.is_terminal) as bar:
+        task = bar.add_task("predicting", total=None)
+        result = run_batch(
+            inputs,
+            out,
+            model=find_model(model),
+            model_name=model,
+            detector=None if crops else find_detector(detector),
+            detector_name="" if crops else detector,
+            address=address,
+            workers=workers,
+            readers=readers,
+            column=column,
+            block_size=block_size,
+            crops=crops,
+            min_score=min_score,
+            max_faces=max_faces,
+            max_pixels=max_pixels,
+            style=style,
+            flip=flip,
+            resume=resume,
+            force=force,
+            report=lambda done, total: bar.update(task, completed=done, total=total or None),
+        )
+    found = "" if crops else f", {result.faces:,} {'face' if result.faces == 1 else 'faces'}"
+    log.print(
+        f"wrote {out}: {result.predicted:,} of {result.inputs:,} pictures{found} in {result.blocks:,} "
+        f"parts, {result.seconds:,.0f} s"
+    )
+    if result.failed:
+        log.print(
+            f"{result.failed:,} pictures failed: see {Path(out).name or out}/failures.parquet"
+        )
+    if result.first_failure is not None and not result.predicted:
+        source, reason = result.first_failure
+        raise DataError(
+            f"no picture of {result.inputs:,} could be read; the first: {source}: {reason}"
+        )
