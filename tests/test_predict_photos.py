@@ -241,3 +241,15 @@ def test_mistakes_get_one_sentence(tmp_path: Path, words: list[str], code: int, 
     assert says in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_what_has_no_face_in_it_is_left_out_and_a_face_counts_once(scene) -> None:
+    photo, faces, boxes = scene
+    nothing = np.array([[150, 250, 240, 340]], np.float32)  # a piece of the wall
+    shifted = boxes[:1] + 6
+    detector = Told(np.vstack([nothing, shifted, boxes]), [0.99, 0.4, 0.9, 0.8, 0.7])
+    found = asked(detector).predict(photo)
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert errors(found, faces).max() < 0.09
+    # Boxes that the caller gives are answered, whatever is in them.
+    assert len(asked(detector).predict_boxes(photo, nothing)) == 1

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.detection import FaceDetector, load_detector
 from facial_keypoints.errors import ModelError, PictureError
-from facial_keypoints.framing import can_frame, frame_face
+from facial_keypoints.framing import can_frame, face_sizes, frame_face
 from facial_keypoints.geometry import box_to_crop, flip_images, flip_xy
 from facial_keypoints.pictures import MAX_PIXELS, cut_crop, fit_picture, in_order, read_picture
 from facial_keypoints.runtime import Runtime, available_cores, load_runtime
@@ -53,6 +53,15 @@ class FittedCrop:
     transform: CropTransform
     image_size: tuple[int, int]
     source: str
+
+
+LEAST_CONFIDENCE = 0.15
+"""Mean confidence of its points below which what a detector found is taken for no face. A box on no face
+gets less, nearly every face far more, so the detector can be asked for what it half believes
+(``docs/experiments.md``, *Face detector*)."""
+
+# Mean distance of the points of two answers, in sizes of the face, below which they are one face.
+_TWINS = 0.35
 
 
 class Predictor:
@@ -213,6 +222,9 @@ class Predictor:
     ) -> Prediction:
         """Find the faces of a photo and their keypoints.
 
+        What the detector found but the keypoint model does not recognise as a face is left out: the
+        mean confidence of its points is below :data:`LEAST_CONFIDENCE`. So is the second box on one face.
+
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB, upright.
             min_score: Least score of a face; the detector's own threshold when left out.
@@ -231,8 +243,23 @@ class Predictor:
         best = np.argsort(-scores, kind="stable")
         if min_score is not None:
             best = best[scores[best] >= min_score]
-        best = best[:max_faces]
-        return self.predict_boxes(picture, boxes[best], scores=scores[best], source=source)
+        found = self.predict_boxes(picture, boxes[best], scores=scores[best], source=source)
+        return found.subset(self._faces(found.keypoints)[:max_faces])
+
+    def _faces(self, found: Keypoints) -> NDArray[np.int64]:
+        """Which of the faces a detector found are faces, each once; the first of twins stays."""
+        real = np.ones(len(found), bool)
+        if found.confidence is not None:
+            real &= found.confidence.mean(axis=1) >= LEAST_CONFIDENCE
+        kept: list[int] = []
+        if not can_frame(self.spec.schema):
+            return np.flatnonzero(real)
+        sizes = face_sizes(found.xy, self.spec.schema)
+        for i in np.flatnonzero(real):
+            apart = np.linalg.norm(found.xy[kept] - found.xy[i], axis=2).mean(axis=1)
+            if not (apart < _TWINS * sizes[i]).any():
+                kept.append(int(i))
+        return np.array(kept, np.int64)
 
     def predict_boxes(
         self,

@@ -341,3 +341,13 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.keypoints)
+
+    def subset(self, index: Array | Sequence[int] | slice) -> Prediction:
+        """The faces selected by ``index`` (anything that indexes axis 0)."""
+        return replace(
+            self,
+            keypoints=self.keypoints.subset(index),
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+            track_ids=None if self.track_ids is None else self.track_ids[index],
+        )
