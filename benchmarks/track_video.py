@@ -116,6 +116,7 @@ def once(
     tracker = Tracker(predictor, detector=watch)
     spent = dict.fromkeys(STAGES, 0.0)
     begin = last = time.perf_counter()
+    busy = time.process_time()
 
     def add(stage: str) -> None:
         nonlocal last
@@ -151,6 +152,7 @@ def once(
     return {
         **{stage: 1000.0 * s / count for stage, s in spent.items()},
         "all": 1000.0 * seconds / count,
+        "busy": 1000.0 * (time.process_time() - busy) / count,
         "fps": count / seconds,
         "calls": watch.calls,
         "frames": count,
@@ -169,7 +171,12 @@ def speed(
         for draw in (False, True)
     }
     drawing = {stage: runs[True][stage] for stage in ("draw", "write video")}
-    return {**runs[False], **drawing, "fps drawing": runs[True]["fps"]}
+    return {
+        **runs[False],
+        **drawing,
+        "fps drawing": runs[True]["fps"],
+        "busy drawing": runs[True]["busy"],
+    }
 
 
 def raw_track(frames: Iterable[Frame], predictor: Predictor, detector: FaceDetector) -> np.ndarray:
@@ -290,8 +297,10 @@ def main() -> None:
         for stage in stages
     ]
     for label, key in (
-        ("frames a second, table", "fps"),
-        ("frames a second, table and drawn video", "fps drawing"),
+        ("processor time of all threads, table", "busy"),
+        ("processor time of all threads, table and drawn video", "busy drawing"),
+        ("**frames a second**, table", "fps"),
+        ("**frames a second**, table and drawn video", "fps drawing"),
         ("times that the detector ran", "calls"),
     ):
         lines.append(f"| {label} | " + " | ".join(f"{v[key]:.0f}" for v in videos.values()) + " |")
@@ -332,7 +341,8 @@ def main() -> None:
         f"Default: min cutoff {OneEuro().min_cutoff:g} Hz, beta {OneEuro().beta:g} Hz per face size a second, "
         f"derivative cutoff {OneEuro().derivative_cutoff:g} Hz; the others change one of them.",
         "",
-        "Machine: 2 cores of an Intel Xeon (Sapphire Rapids), Linux, shared with other programs.",
+        "Machine: 2 cores of an Intel Xeon (Sapphire Rapids), Linux, shared with other programs (load "
+        f"{os.getloadavg()[1]:.0f} in the five minutes until the end).",
     ]
     text = "\n".join(lines) + "\n"
     print(text)

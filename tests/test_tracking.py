@@ -249,6 +249,12 @@ def clip(path: Path, count: int = 20, **options: object) -> tuple[Path, np.ndarr
     return path, np.array([s[1][0] for s in scenes])
 
 
+def test_every_face_needs_a_track_number(predictor: Predictor) -> None:
+    found, _, _ = follow(predictor, lambda t: [(0, (90, 60))], 1)
+    with pytest.raises(ValueError, match=r"track_ids must have shape \(1,\), received \(2,\)"):
+        replace(found[0], track_ids=np.array([1, 2]))
+
+
 def test_a_video_is_tracked_frame_by_frame(predictor: Predictor, tmp_path: Path) -> None:
     path, truth = clip(tmp_path / "a.mp4")
     detector = Places()

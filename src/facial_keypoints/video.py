@@ -466,7 +466,7 @@ class VideoWriter:
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
         if name == "libx264":
-            stream.options = {"preset": "veryfast", "crf": "20"}
+            stream.options = {"preset": "superfast", "crf": "20"}
         else:
             stream.bit_rate = max(500_000, int(0.2 * width * height * rate))
         stream.codec_context.time_base = Fraction(1, _CLOCK)
