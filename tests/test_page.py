@@ -91,13 +91,16 @@ def ort_web(request: pytest.FixtureRequest) -> Path | None:
     return dist
 
 
-def serve(predictor: Predictor, ort_web: Path | None) -> Iterator[str]:
+def serve(
+    predictor: Predictor, ort_web: Path | None = None, token: str | None = None
+) -> Iterator[str]:
     from facial_keypoints.service import create_app
+    from facial_keypoints.service.guard import Access
 
     detector = predictor.detector
     assert isinstance(detector, OnnxFaceDetector)
     files = {"default": shipped_models()["default"], "face_detector": detector.path}
-    app = create_app(predictor, files=files, ort_web=ort_web, threads=1)
+    app = create_app(predictor, files=files, ort_web=ort_web, threads=1, access=Access(token=token))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -332,6 +335,23 @@ def test_what_is_no_picture_is_told_in_a_sentence(page: Page) -> None:
     expect(page.locator("#picture-about")).to_contain_text("1 × 1")
 
 
+def test_pictures_are_dropped_and_pasted(page: Page) -> None:
+    photo, _ = draw_scene(1, seed=2, image_size=(200, 200))
+    for kind in ("drop", "paste"):
+        page.evaluate(
+            """({bytes, kind}) => {
+                const data = new DataTransfer();
+                data.items.add(new File([Uint8Array.from(bytes)], `${kind}.png`, {type: 'image/png'}));
+                const own = {bubbles: true, cancelable: true, dataTransfer: data, clipboardData: data};
+                const Kind = kind === 'drop' ? DragEvent : ClipboardEvent;
+                document.body.dispatchEvent(new Kind(kind, own));
+            }""",
+            {"bytes": list(png(photo)), "kind": kind},
+        )
+        expect(page.locator("#picture-name")).to_have_text(f"{kind}.png")
+    expect(page.locator("#film .badge", has_text="1")).to_have_count(2, timeout=20_000)
+
+
 # --- correcting --------------------------------------------------------------------------------------
 
 
@@ -405,6 +425,7 @@ def test_everything_is_done_by_keys_alone(page: Page) -> None:
     added = table(page)[2]
     assert added["score"] is None
     assert np.linalg.norm(points(added) - points(before[1]), axis=1).mean() < 4
+    page.locator("#canvas").focus()
     for _ in range(5):
         page.keyboard.press("Control+z")
     page.keyboard.press("Control+Shift+z")
@@ -583,3 +604,21 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Browser, address: 
         touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
         assert page.locator("#zoom").text_content() != zoom
     context.close()
+
+
+def test_a_service_with_a_token_is_asked_with_it(browser: Browser, predictor: Predictor) -> None:
+    for address in serve(predictor, token="sesame"):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(address)
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_be_visible()
+        page.fill("#token", "wrong")
+        page.keyboard.press("Enter")
+        expect(page.locator("#token")).to_have_value("")
+        page.fill("#token", "sesame")
+        dialog.get_by_role("button", name="Go on").click()
+        page.locator("html[data-ready]").wait_for()
+        photo, _ = draw_scene(1, seed=2, image_size=(200, 200))
+        upload(page, {"a.png": png(photo)}, faces=1)
+        context.close()

@@ -124,6 +124,9 @@ function go(by) {
   say(`Picture ${at + 1} of ${state.pictures.length}: ${name}. ${countOf(faces)}.`);
 }
 
+/** Whether a face can be added: not while the service still looks, whose answer would replace it. */
+const canAdd = () => state.pictures.includes(state.current) && ['done', 'failed'].includes(state.current.status);
+
 const countOf = (faces) => `${faces.length} ${faces.length === 1 ? 'face' : 'faces'}`;
 
 function removePicture() {
@@ -280,7 +283,8 @@ function refresh() {
   const able = { undo: picture?.past.length, redo: picture?.future.length, previous: at > 0 };
   able.next = at >= 0 && at < state.pictures.length - 1;
   for (const act of ['zoom-face', 'delete-face']) able[act] = faces.length;
-  able['remove-picture'] = able['add-face'] = at >= 0;
+  able['remove-picture'] = at >= 0;
+  able['add-face'] = canAdd();
   for (const [act, yes] of Object.entries(able)) {
     for (const button of document.querySelectorAll(`[data-act="${act}"]`)) button.disabled = !yes;
   }
@@ -629,7 +633,7 @@ async function download(kind) {
     }
     if (labels) tell('Cutting the faces out …');
     await savers[kind](pictures);
-    if (labels) unsaved = false;
+    if (kind !== 'png' && kind !== 'measures') unsaved = false;
     if (kind !== 'measures') tell('Handed to the browser’s downloads.');
   } catch (error) {
     tell(problemText(error), true);
@@ -710,10 +714,10 @@ const canvasKeys = {
   Backspace: (event) => (event.shiftKey ? deleteFace() : setPointState('absent')),
 };
 
-// Keys that work wherever no text is typed.
+// Keys of the picture as a whole; letters only while it or the list of points has the focus, or nothing has.
 const pageKeys = {
   f: () => state.current?.faces.length && select((state.face + 1) % state.current.faces.length, state.point, true),
-  a: (event) => state.pictures.includes(state.current) && acts['add-face'](event),
+  a: (event) => canAdd() && acts['add-face'](event),
   n: acts.names, o: acts.open, z: acts['zoom-face'],
   '+': acts['zoom-in'], '=': acts['zoom-in'], '-': acts['zoom-out'], 0: acts.fit,
   PageUp: acts.previous, PageDown: acts.next, '?': () => $('keys-dialog').showModal(),
@@ -751,6 +755,8 @@ document.addEventListener('keydown', (event) => {
   }
   if (target.matches('input, select')) return;
   const onCanvas = target === $('canvas');
+  const onPoints = target === $('points');
+  const free = onCanvas || onPoints || target === document.body || event.key.length > 1;
   let done = true;
   if (viewer.boxing && onCanvas && boxKey(event)) done = true;
   else if (event.key === 'Escape') {
@@ -758,8 +764,8 @@ document.addEventListener('keydown', (event) => {
     else if (state.live) stopLive();
     else if (state.point !== null) select(state.face, null);
   } else if (onCanvas && ARROWS[event.key]) nudge(...ARROWS[event.key], event);
-  else if ((onCanvas || target === $('points')) && canvasKeys[key]) canvasKeys[key](event);
-  else if (pageKeys[key] && !event.altKey) pageKeys[key](event);
+  else if ((onCanvas || onPoints) && canvasKeys[key]) canvasKeys[key](event);
+  else if (free && pageKeys[key] && !event.altKey) pageKeys[key](event);
   else done = false;
   if (done) event.preventDefault();
 });

@@ -44,6 +44,9 @@ function parts(xy, names) {
   return { left, right, middle, size: Math.max(apart, length / FACE_LENGTH) };
 }
 
+/** Size of a face: the eyes' distance, or what its length says of it where a turn hides it. */
+export const faceSize = (xy, names) => parts(xy, names).size;
+
 /** Face box [x0, y0, x1, y1] of points [[x, y], ...]; null where one of the four is not known. */
 export function faceBox(xy, names) {
   if (!canFrame(names)) return null;

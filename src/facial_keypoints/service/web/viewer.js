@@ -47,14 +47,43 @@ export function drawFaces(context, view, { faces, names, edges, face: chosen, po
       const size = radius * (isSelected ? 1.35 : 1);
       dot(context, x, y, size, point, isSelected, unit);
     });
+  });
+  nameFaces(context, at, { faces, names, chosen, selected, hover, showNames, unit });
+}
+
+// Names beside their points, the one that is asked for first; a name that would cover another or a point is left out.
+function nameFaces(context, at, { faces, names, chosen, selected, hover, showNames, unit }) {
+  const wanted = [];
+  faces.forEach((face, n) => {
     face.points.forEach((point, k) => {
-      const named = showNames || (active && k === selected) || (hover && hover.face === n && hover.point === k);
-      if (named && point.x !== null) {
-        const [x, y] = at(point.x, point.y);
-        label(context, plainName(names[k]), x + radius * 2, y - radius * 1.2, unit);
-      }
+      if (point.x === null) return;
+      const asked = (n === chosen && k === selected) || (hover && hover.face === n && hover.point === k);
+      if (asked || showNames) wanted.push({ point, name: plainName(names[k]), rank: asked ? 0 : n === chosen ? 1 : 2 });
     });
   });
+  wanted.sort((a, b) => a.rank - b.rank);
+  context.font = fontOf(unit);
+  const around = 4 * unit;
+  const taken = faces.flatMap(({ points }) => points.filter(({ x }) => x !== null).map(({ x: px, y: py }) => {
+    const [x, y] = at(px, py);
+    return [x - around, y - around, x + around, y + around];
+  }));
+  const limit = context.canvas.width / context.getTransform().a;
+  for (const { point, name, rank } of wanted) {
+    const [x, y] = at(point.x, point.y);
+    const [wide, high, gap] = [context.measureText(name).width, 13 * unit, 9 * unit];
+    const places = [
+      [x + gap, y + 4 * unit], [x - gap - wide, y + 4 * unit], [x - wide / 2, y - gap],
+      [x - wide / 2, y + gap + high * 0.8], [x + gap * 0.6, y - gap * 0.8], [x - wide, y - gap * 0.8],
+    ];
+    const clear = ([left, base]) => left >= 0 && left + wide <= limit && taken.every(
+      ([l, t, r, b]) => left > r || left + wide < l || base - high > b || base < t,
+    );
+    const place = places.find(clear) ?? (rank === 0 ? places[0] : null);
+    if (!place) continue;
+    taken.push([place[0], place[1] - high, place[0] + wide, place[1]]);
+    label(context, name, ...place, unit);
+  }
 }
 
 function dot(context, x, y, size, point, selected, unit) {
@@ -96,8 +125,10 @@ function dot(context, x, y, size, point, selected, unit) {
   context.fill();
 }
 
+const fontOf = (unit) => `600 ${12 * unit}px system-ui, sans-serif`;
+
 function label(context, text, x, y, unit, strong = true) {
-  context.font = `600 ${12 * unit}px system-ui, sans-serif`;
+  context.font = fontOf(unit);
   context.textBaseline = 'alphabetic';
   context.lineJoin = 'round';
   context.lineWidth = 3.5 * unit;

@@ -1,9 +1,12 @@
 // Finds faces and their keypoints in the browser itself. A worker, so that the page stays quick meanwhile.
 // The steps are those of facial_keypoints/detection.py and Predictor.predict_boxes.
 
-import { alike, apply, boxToCrop, canFrame, frameFace, inverse } from './framing.js';
+import { alike, apply, boxToCrop, canFrame, faceSize, frameFace, inverse } from './framing.js';
 import { metadataOf } from './onnx-about.js';
 import { cutCrop, grayOf, shrink, warp } from './pixels.js';
+
+const LEAST_CONFIDENCE = 0.15; // mean of the points, below which what a detector found is no face
+const TWINS = 0.35; // mean distance of the points of two answers, in face sizes, below which they are one face
 
 let ort = null;
 let model = null;
@@ -117,6 +120,20 @@ async function look(gray, boxes, style) {
   });
 }
 
+/** Which of the faces a detector found are faces, each once; the first of twins stays. */
+function realFaces(found) {
+  const { keypoint_names: names } = model.about.schema;
+  const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
+  const kept = [];
+  found.forEach(({ points, sure }, i) => {
+    if (sure[0] !== null && mean(sure) < LEAST_CONFIDENCE) return;
+    const apart = (n) => mean(points.map(([x, y], k) => Math.hypot(x - found[n].points[k][0], y - found[n].points[k][1])));
+    if (canFrame(names) && kept.some((n) => apart(n) < TWINS * faceSize(points, names))) return;
+    kept.push(i);
+  });
+  return kept;
+}
+
 async function predict({ bitmap, boxes, crops, style, minScore }) {
   const { width, height } = bitmap;
   const gray = grayOf(bitmap, width, height);
@@ -129,12 +146,13 @@ async function predict({ bitmap, boxes, crops, style, minScore }) {
   const { styles } = model.about;
   const wanted = Math.max(0, styles.indexOf(style || 'kaggle-a'));
   const found = await look(gray, given.map(({ box }) => box), wanted);
+  const kept = boxes || crops ? [...found.keys()] : realFaces(found);
   return {
     width,
     height,
-    faces: found.map(({ points, sure }, n) => ({
+    faces: kept.map((n) => ({
       ...given[n],
-      points: points.map(([x, y], i) => ({ x, y, confidence: sure[i] })),
+      points: found[n].points.map(([x, y], i) => ({ x, y, confidence: found[n].sure[i] })),
     })),
   };
 }
