@@ -59,17 +59,20 @@ class WorkQueue(Generic[J, R]):
         self._capacity, self._batch, self._wait_s = capacity, batch, wait_s
         self._entries: deque[_Entry[J, R]] = deque()
         self._changed = threading.Condition()
-        self._closed = False
-        # Daemons: a process told to die at once must not wait for a picture.
-        self._threads = [
-            threading.Thread(target=self._run, name=f"work-{i}", daemon=True)
-            for i in range(threads)
-        ]
+        self._closed = True
+        self._threads: list[threading.Thread] = []
+        self._number = threads
         self.coming = 0
         """Requests whose jobs are on their way; changed by one thread only."""
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the threads; after :meth:`close`, once more."""
+        self._closed = False
+        # Daemons: a process told to die at once must not wait for a picture.
+        self._threads = [
+            threading.Thread(target=self._run, name=f"work-{i}", daemon=True)
+            for i in range(self._number)
+        ]
         for thread in self._threads:
             thread.start()
 

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from facial_keypoints.errors import FacialKeypointsError
 from facial_keypoints.service.limits import Limits
 
-__all__ = ["open_socket", "run"]
+__all__ = ["make_server", "open_socket", "run"]
 
 HEAD_SECONDS = 10.0
 """For the head of a request, and for the rest of a body that nobody wants any more."""
@@ -67,21 +67,23 @@ def open_socket(host: str, port: int) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
     except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        # Python adds the address to the system's words.
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise FacialKeypointsError(
             f"the service cannot listen at {host}, port {port} ({reason}): choose another with --host "
             "and --port."
         ) from error
 
 
-def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests under way are answered first.
+def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
+    """The server of an application; ``run(sockets=[...])`` runs it.
 
     Args:
         app: What ``create_app`` made.
-        listening: What :func:`open_socket` opened.
         limits: Those of the app.
     """
+    # It would write a line about every broken form that a client sends.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -94,9 +96,17 @@ def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=math.ceil(limits.seconds) + 5,
     )
+    return uvicorn.Server(config)
 
-    # It would write a line about every broken form that a client sends.
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+
+def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
+    """Serve until SIGTERM or Ctrl-C; requests under way are answered first.
+
+    Args:
+        app: What ``create_app`` made.
+        listening: What :func:`open_socket` opened.
+        limits: Those of the app.
+    """
 
     def end(number: int, frame: FrameType | None) -> Any:
         sys.exit(0)
@@ -104,4 +114,4 @@ def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
     # Uvicorn raises the signal again when everything is answered.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    uvicorn.Server(config).run(sockets=[listening])
+    make_server(app, limits).run(sockets=[listening])

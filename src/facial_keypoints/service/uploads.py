@@ -20,7 +20,8 @@ from facial_keypoints.service.problems import Problem, busy
 
 __all__ = ["BodyMemory", "Lease", "Upload", "Uploads", "read_uploads"]
 
-_UNTYPED = ("", "application/octet-stream")
+# The last is what curl and Python's urllib say of a body if they are not told.
+_UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
 
 @dataclass(frozen=True, eq=False)
