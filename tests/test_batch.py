@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -377,6 +378,20 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.Monk
     assert "runs Ray 2.9.0 on Python 3.10.1, but this is Ray 2.60.0" in str(
         _explain(differs, "h:1")
     )
+
+
+@needs_ray
+def test_what_listens_but_is_no_ray_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from facial_keypoints.batch import cluster
+
+    monkeypatch.setattr(cluster, "_JOIN_S", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with (
+            pytest.raises(FacialKeypointsError, match=r"cannot join .*no answer within 3 seconds"),
+            cluster.connect(address, None),
+        ):
+            pass
 
 
 # From here on Ray runs, in processes of its own.

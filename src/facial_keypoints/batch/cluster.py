@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
 import secrets
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -18,6 +21,20 @@ __all__ = ["ClusterError", "connect"]
 
 _ANSWER_S = 5.0
 """Seconds within which an address must take a connection."""
+
+_JOIN_S = 60.0
+"""Seconds within which a cluster must let a process join; Ray itself tries for minutes."""
+
+_JOIN = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], logging_level="CRITICAL", log_to_driver=False)
+except Exception as error:
+    sys.exit(str(error) or type(error).__name__)
+"""
+
+# Lines of Ray's C++ part: "[2026-01-31 12:00:00,000 W 12 12] ...".
+_NATIVE = re.compile(r"\[\d{4}-\d\d-\d\d ")
 
 _STORE = 128 << 20
 """Bytes of the object store of a local Ray: numbers of blocks and one model pass through it."""
@@ -51,12 +68,16 @@ def connect(address: str | None, workers: int | None) -> Iterator[int]:
     if local and "RAY_AUTH_MODE" not in os.environ:  # else Ray leaves a token in the home folder
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
-        import ray
-        import ray.data
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "ray", "ray", "facial-keypoints batch") from error
-    if address not in (None, "auto", "local"):
-        _check_answers(str(address))
+        find = importlib.util.find_spec("ray.data")
+    except ModuleNotFoundError:
+        find = None
+    if find is None:
+        raise MissingExtraError("ray", "ray", "facial-keypoints batch")
+    if not local:
+        _check_joins(str(address))
+    import ray
+    import ray.data
+
     options: dict[str, Any] = {
         "logging_level": logging.ERROR,
         "log_to_driver": False,
@@ -95,6 +116,25 @@ def _check_answers(address: str) -> None:
             f"no Ray cluster answers at {address} ({reason}): start one with 'ray start --head', or "
             "leave --address out to use this machine."
         ) from error
+
+
+def _check_joins(address: str) -> None:
+    """Join in another process first, one that can be given up: Ray tries for minutes, then may abort."""
+    if address != "auto":
+        _check_answers(address)
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _JOIN, address],
+            capture_output=True,
+            text=True,
+            timeout=_JOIN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _explain(TimeoutError(f"no answer within {_JOIN_S:.0f} seconds"), address) from error
+    if probe.returncode:
+        reason = [line for line in probe.stderr.splitlines() if not _NATIVE.match(line)]
+        raise _explain(RuntimeError("\n".join(reason)), address)
 
 
 def _explain(error: Exception, address: str | None) -> ClusterError:
