@@ -19,13 +19,13 @@ keras = pytest.importorskip("keras")
 from facial_keypoints import training
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, ModelError, OutputError
+from facial_keypoints.losses import RmsePixels
 from facial_keypoints.models.loading import load_keras_model
 from facial_keypoints.models.study import build_cnn
 from facial_keypoints.predict import load_predictor
 from facial_keypoints.recipes import RECIPES, Recipe
 from facial_keypoints.runtime import load_runtime, read_spec
 from facial_keypoints.training import (
-    RmsePixels,
     build_expert,
     load_run,
     predict_keypoints,
@@ -286,3 +286,20 @@ def test_a_model_is_not_asked_about_pictures_of_another_size(tmp_path: Path) -> 
     run = train(faces, thirds(faces), FC, tmp_path / "run")
     with pytest.raises(ModelError, match="32×40"):
         load_predictor(run.directory).check_fits(dotted_faces(3, height=50))
+
+
+@pytest.mark.slow
+def test_a_saved_network_of_networks_opens_where_training_was_never_imported(
+    tmp_path: Path,
+) -> None:
+    # The specialists are networks inside one, each saved with the metric that it was compiled with.
+    recipe = RECIPES["specialists"].override(epochs=1, specialist_epochs=1)
+    big = dotted_faces(30, height=56, width=56)
+    train(big, thirds(big), recipe, tmp_path / "run")
+    code = (
+        "import sys; from facial_keypoints.runtime import load_runtime; "
+        f"print(load_runtime({str(tmp_path / 'run')!r}).spec.name); "
+        "assert 'facial_keypoints.training' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "specialists", done.stderr[-500:]

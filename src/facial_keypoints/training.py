@@ -42,6 +42,7 @@ from facial_keypoints.data.splits import Split, split_dataset
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import atomic_path, prepare_directory, read_json, write_json, write_text
 from facial_keypoints.geometry import signed_to_pixels
+from facial_keypoints.losses import RmsePixels
 from facial_keypoints.models.loading import load_keras_model
 from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
 from facial_keypoints.pipeline import TrainingBatches, targets_and_weights
@@ -50,7 +51,6 @@ from facial_keypoints.spec import ModelSpec, embed_spec, read_embedded_spec
 from facial_keypoints.types import FaceDataset, ImageArray
 
 __all__ = [
-    "RmsePixels",
     "TrainedRun",
     "compile_model",
     "git_revision",
@@ -64,39 +64,6 @@ __all__ = [
 CHECKPOINT_SECONDS = (
     15.0  # writing a checkpoint costs about 0.1 s; losing this much work is bearable
 )
-
-
-@keras.saving.register_keras_serializable(package="facial_keypoints")
-class RmsePixels(keras.metrics.Metric):  # type: ignore[misc]
-    """The study's RMSE over labelled coordinates, in pixels.
-
-    Args:
-        half_size: (W/2, H/2) of the pictures: targets times this are pixels.
-    """
-
-    def __init__(self, half_size: Sequence[float], name: str = "rmse_px", **kwargs: Any) -> None:
-        super().__init__(name=name, **kwargs)
-        self.half_size = [float(v) for v in half_size]
-        self.total = self.add_weight(name="total", initializer="zeros")
-        self.count = self.add_weight(name="count", initializer="zeros")
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add (B, K, 2) targets and answers with weights (B, K)."""
-        half = keras.ops.convert_to_tensor(self.half_size, dtype="float32")
-        error = (keras.ops.cast(y_true, "float32") - keras.ops.cast(y_pred, "float32")) * half
-        squared = keras.ops.mean(keras.ops.square(error), axis=-1)
-        weight = keras.ops.ones_like(squared) if sample_weight is None else sample_weight
-        weight = keras.ops.cast(weight, "float32")
-        self.total.assign_add(keras.ops.sum(squared * weight))
-        self.count.assign_add(keras.ops.sum(weight))
-
-    def result(self) -> Any:
-        """Root of the total over the number of labelled points; 0 before any."""
-        return keras.ops.sqrt(self.total / keras.ops.maximum(self.count, 1e-7))
-
-    def get_config(self) -> dict[str, Any]:
-        """What is needed to build the metric again."""
-        return {**super().get_config(), "half_size": self.half_size}
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from facial_keypoints import losses
 from facial_keypoints.errors import ModelError
-from facial_keypoints.models import landmark, tuned  # register the layers that loading looks up
+from facial_keypoints.models import landmark, tuned
 from facial_keypoints.spec import ModelSpec
 
 __all__ = ["CONFIDENCE", "CONFIDENCE_RADIUS", "load_decoded", "load_keras_model", "with_decoding"]
 
-_ = (landmark, tuned)
+_ = (landmark, losses, tuned)  # imported to register what loading looks up by name
 
 CONFIDENCE_RADIUS = 1 / 32
 """Share of the input's longer side: 3 px of 96, about 8 % of the distance between the eyes."""
