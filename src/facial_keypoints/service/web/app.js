@@ -282,7 +282,8 @@ function refresh() {
   if (picture && at >= 0) refreshFilm(picture);
   const able = { undo: picture?.past.length, redo: picture?.future.length, previous: at > 0 };
   able.next = at >= 0 && at < state.pictures.length - 1;
-  for (const act of ['zoom-face', 'delete-face']) able[act] = faces.length;
+  able['zoom-face'] = faces.length;
+  able['delete-face'] = faces.length && at >= 0;
   able['remove-picture'] = at >= 0;
   able['add-face'] = canAdd();
   for (const [act, yes] of Object.entries(able)) {
@@ -346,7 +347,7 @@ function refreshPoints() {
   if (state.point === null) list.removeAttribute('aria-activedescendant');
   else list.setAttribute('aria-activedescendant', `point-${state.point}`);
   const point = currentPoint();
-  $('point').disabled = !point;
+  $('point').disabled = !point || Boolean(state.live);
   $('point').hidden = !face;
   $('point-name').textContent = point ? plainName(names()[state.point]) : 'Choose a point';
   for (const axis of ['x', 'y']) {
@@ -478,7 +479,7 @@ function stepPoint(by) {
 }
 
 function deleteFace() {
-  if (!currentFace()) return;
+  if (!currentFace() || state.live) return;
   const number = state.face + 1;
   state.point = null;
   edit((faces) => faces.splice(number - 1, 1));
@@ -531,7 +532,7 @@ const pressed = (act, on) => {
 
 async function toggleCamera() {
   if (state.live) {
-    keepFrame();
+    stopLive();
     return;
   }
   const before = state.current;
@@ -554,8 +555,9 @@ async function toggleCamera() {
     });
     state.live.before = before;
     pressed('camera', true);
+    $('live-bar').hidden = false;
     delete $('app').dataset.empty;
-    tell('Live. Choose “Camera” again to keep the picture, Esc to stop.');
+    say('Live. Keep takes the picture, Escape stops.');
   } catch (error) {
     tell(error.name === 'NotAllowedError' ? 'The browser was not allowed to use the camera.'
       : error.name === 'NotFoundError' ? 'There is no camera.' : `The camera does not start: ${error.message}`, true);
@@ -564,6 +566,7 @@ async function toggleCamera() {
 
 /** Stop, and keep the frame that is seen as a picture to correct. */
 async function keepFrame() {
+  if (!state.live) return;
   const seen = state.current;
   stopLive(false);
   if (!seen?.bitmap) return;
@@ -585,6 +588,7 @@ function stopLive(back = true) {
   state.live.stop();
   state.live = null;
   pressed('camera', false);
+  $('live-bar').hidden = true;
   if (!back) return;
   if (before && state.pictures.includes(before)) show(before);
   else if (state.pictures.length) show(state.pictures[0]);
@@ -665,6 +669,8 @@ const acts = {
   open: () => $('file-input').click(),
   folder: () => $('folder-input').click(),
   camera: toggleCamera,
+  keep: keepFrame,
+  stop: () => stopLive(),
   example: async () => {
     const blob = await (await fetch('example.jpg')).blob();
     addFiles([new File([blob], 'example.jpg', { type: 'image/jpeg' })]);
@@ -753,7 +759,7 @@ document.addEventListener('keydown', (event) => {
     menu.querySelector('summary').focus();
     return;
   }
-  if (target.matches('input, select')) return;
+  if (target.matches('input, select') && event.key !== 'Escape') return;
   const onCanvas = target === $('canvas');
   const onPoints = target === $('points');
   const free = onCanvas || onPoints || target === document.body || event.key.length > 1;

@@ -105,7 +105,7 @@ const safeName = (name) => name.replace(/^.*[/\\]/, '').replace(/[^\w.-]+/g, '_'
 /** Whether a file's pixels are stored turned, or may be: those that read it plainly would see it lying. */
 async function hasExif(file) {
   const head = new Uint8Array(await file.slice(0, 1 << 16).arrayBuffer());
-  return new TextDecoder('latin1').decode(head).includes('Exif');
+  return /exif/i.test(new TextDecoder('latin1').decode(head)); // PNG spells it eXIf
 }
 
 async function encoded(picture, bitmapOf) {

@@ -30,7 +30,8 @@ const copyOf = (faces) => structuredClone(faces);
 export function change(picture, act, key = null) {
   const now = performance.now();
   const last = picture.past.at(-1);
-  const goesOn = key !== null && last?.key === key && now - last.time < 1000;
+  const soon = key?.startsWith('drag') || now - last?.time < 1000; // a drag may pause
+  const goesOn = key !== null && last?.key === key && soon;
   if (goesOn) last.time = now;
   else picture.past.push({ faces: copyOf(picture.faces), key, time: now, corrected: picture.corrected });
   if (picture.past.length > 500) picture.past.shift();
