@@ -64,7 +64,7 @@ def serve_command(
         typer.Option(
             help="Folder of ONNX Runtime Web (the npm package's dist), with which the page computes in "
             "the browser.",
-            show_default="what comes with the package",
+            show_default="none, and the service computes",
         ),
     ] = None,
     max_body_mb: Annotated[
