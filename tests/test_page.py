@@ -525,9 +525,9 @@ def test_corrected_labels_train_a_model(page: Page, tmp_path: Path) -> None:
 
 def test_in_the_browser_alone_no_picture_leaves_it(page: Page, ort_web: Path | None) -> None:
     if ort_web is None:
-        expect(page.locator("#note")).to_be_hidden()
-        page.check("[name=engine][value=browser]", force=True)
+        page.locator("#engine label").last.click()
         expect(page.get_by_role("alert")).to_contain_text("--ort-web")
+        expect(page.get_by_label("by the service")).to_be_checked()
         pytest.skip("there is no ONNX Runtime Web: no npm, or no registry")
     photo, _ = draw_scene(3, seed=1, image_size=SIZE)
     upload(page, {"scene.png": png(photo)}, faces=3)
@@ -588,6 +588,8 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Browser, address: 
         photo, _ = draw_scene(1, seed=1, image_size=(320, 320))
         upload(page, {"scene.png": png(photo)}, faces=1)
         assert page.evaluate("document.documentElement.scrollWidth") == 360
+        for name in ("Photos", "Keys", "Add face"):  # shown as pictures here, but named
+            expect(page.get_by_role("button", name=name)).to_be_visible()
         before = points(table(page)[0])
         x, y = to_screen(page, before[NOSE], (320, 320))
         touch = context.new_cdp_session(page)
