@@ -381,6 +381,22 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.Monk
 
 
 @needs_ray
+def test_too_little_memory_for_ray_is_told_before_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from facial_keypoints.batch import cluster
+
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "MemAvailable:     524288 kB\n")
+    with (
+        pytest.raises(
+            FacialKeypointsError, match=r"Ray needs 1.0 GB of .* 2 workers .* 0.5 GB are"
+        ),
+        cluster.connect(None, 2),
+    ):
+        pass
+
+
+@needs_ray
 def test_what_listens_but_is_no_ray_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from facial_keypoints.batch import cluster
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from facial_keypoints.errors import FacialKeypointsError, MissingExtraError
@@ -38,6 +39,9 @@ _NATIVE = re.compile(r"\[\d{4}-\d\d-\d\d ")
 
 _STORE = 128 << 20
 """Bytes of the object store of a local Ray: numbers of blocks and one model pass through it."""
+
+_RAY_BYTES, _WORKER_BYTES = 400 << 20, 250 << 20
+"""What a local Ray's own processes and a worker take (benchmarks/results/batch_ray.md)."""
 
 
 class ClusterError(FacialKeypointsError):
@@ -67,13 +71,11 @@ def connect(address: str | None, workers: int | None) -> Iterator[int]:
     local = address in (None, "local")
     if local and "RAY_AUTH_MODE" not in os.environ:  # else Ray leaves a token in the home folder
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    try:
-        find = importlib.util.find_spec("ray.data")
-    except ModuleNotFoundError:
-        find = None
-    if find is None:
+    if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("ray", "ray", "facial-keypoints batch")
-    if not local:
+    if local:
+        _check_memory(workers or available_cores())
+    else:
         _check_joins(str(address))
     import ray
     import ray.data
@@ -98,6 +100,22 @@ def connect(address: str | None, workers: int | None) -> Iterator[int]:
         yield max(1, int(resources.get("CPU", 1)))
     finally:
         ray.shutdown()
+
+
+def _check_memory(workers: int) -> None:
+    """Ray's processes are killed, or abort, where they get no memory: say so before they start."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:  # no Linux: Ray's own check must do
+        return
+    free = 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", text)[0])
+    needed = _STORE + _RAY_BYTES + workers * _WORKER_BYTES
+    if free < needed:
+        raise ClusterError(
+            f"Ray needs {needed / 2**30:.1f} GB of free memory for {workers} "
+            f"{'worker' if workers == 1 else 'workers'} and its object store, but {free / 2**30:.1f} GB "
+            "are free: free some, give fewer --workers, or use a cluster with --address."
+        )
 
 
 def _check_answers(address: str) -> None:
