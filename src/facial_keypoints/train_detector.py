@@ -35,7 +35,7 @@ from facial_keypoints.data.collection import load_wild
 from facial_keypoints.data.duplicates import duplicate_groups
 from facial_keypoints.data.scenes import draw_scene
 from facial_keypoints.data.synthetic import draw_faces
-from facial_keypoints.detection import DETECTOR_KEY, OnnxFaceDetector
+from facial_keypoints.detection import DETECTOR_KEY, FaceDetector, OnnxFaceDetector
 from facial_keypoints.errors import DataError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.framing import EYE_LINE, FACE_LENGTH, FACE_SIZE
@@ -244,6 +244,8 @@ class SceneComposer:
     ) -> None:
         self.photos, self.side = photos, side
         self.crops = [c for c in crops if len(c)]
+        self.hard: list[LabelledPhoto] = []
+        """Photos that the network errs on: a third of those drawn, once there are some."""
 
     def compose(self, rng: np.random.Generator) -> tuple[ImageArray, Points, NDArray[np.bool_]]:
         """One picture.
@@ -267,7 +269,8 @@ class SceneComposer:
         return _change_light(scene.canvas, rng), points, sure
 
     def _pick(self, rng: np.random.Generator) -> LabelledPhoto:
-        return self.photos[int(rng.integers(len(self.photos)))]
+        photos = self.hard if self.hard and rng.random() < 0.33 else self.photos
+        return photos[int(rng.integers(len(photos)))]
 
     def _middle(self, rng: np.random.Generator, spread: float) -> NDArray[np.float64]:
         return np.asarray(self.side * (0.5 + rng.uniform(-spread, spread, 2)))
@@ -570,7 +573,7 @@ def overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float
 
 
 def measure_detector(
-    detector: OnnxFaceDetector, photos: Sequence[LabelledPhoto]
+    detector: FaceDetector, photos: Sequence[LabelledPhoto]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How sure a detector is of each labelled face, and of what is none.
 
@@ -587,6 +590,16 @@ def measure_detector(
         found.extend(hit[photo.labelled])
         false.extend(scores[common.max(axis=0, initial=0.0) < 0.35])
     return np.array(found, np.float64), np.sort(np.array(false, np.float64))[::-1]
+
+
+def hard_photos(detector: FaceDetector, photos: Sequence[LabelledPhoto]) -> list[LabelledPhoto]:
+    """Photos with a face that a detector is not sure of, or a box on no face."""
+    hard = []
+    for photo in photos:
+        found, false = measure_detector(detector, [photo])
+        if (found < 0.6).any() or (false > 0.4).any():
+            hard.append(photo)
+    return hard
 
 
 def export_detector(
@@ -677,7 +690,8 @@ def train_detector(
         model.load_weights(start)
     optimizer = keras.optimizers.AdamW(config.rate, weight_decay=0.01, global_clipnorm=5.0)
     model.compile(optimizer, loss=detector_loss, jit_compile=False)
-    batches = _Batches(SceneComposer(train, crops, config.side), config)
+    composer = SceneComposer(train, crops, config.side)
+    batches = _Batches(composer, config)
     began, checked, losses = time.monotonic(), 0.0, []
     mean = [np.array(w) for w in model.get_weights()]
     out.mkdir(parents=True, exist_ok=True)
@@ -696,9 +710,12 @@ def train_detector(
                 keep = min(0.98, (step + 1) / (step + 20))
                 now = model.get_weights()
                 mean = [keep * m + (1.0 - keep) * w for m, w in zip(mean, now, strict=True)]
-            if passed - checked >= config.check_minutes:
+            first = step == 0 and start is not None
+            if first or passed - checked >= config.check_minutes:
                 checked = passed
                 _check(mean, held_out, out, config, {"step": step, "minutes": passed, "loss": float(np.mean(losses[-500:]))})  # fmt: skip
+                looking = OnnxFaceDetector(out / "face_detector.onnx", threshold=0.3)
+                composer.hard = hard_photos(looking, train)
     finally:
         batches.close()
     _check(
