@@ -218,6 +218,15 @@ def test_aligned_faces_come_as_a_zip_with_their_matrices(client, predictor) -> N
     assert matrix == expected.matrices[1].ravel().tolist()
 
 
+def test_names_in_the_zip_are_unlike_each_other(client) -> None:
+    names = ["a_2.png", "a.png", "a.png", "a.png", "", "..", "\\\\x\\a.png", "=1+1/ä b.png"]
+    reply = client.post("/v1/align", **form(*[(name, PNG, "") for name in names]))
+    with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
+        members = archive.namelist()
+    assert len(members) == len(set(members)) == 3 * len(names) + 2
+    assert not any("/" in name or "\\" in name or name.startswith(".") for name in members)
+
+
 def test_the_best_face_alone_comes_as_png(client, predictor) -> None:
     reply = client.post("/v1/align?format=png", content=PNG)
     assert reply.headers["content-type"] == "image/png"

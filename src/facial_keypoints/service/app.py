@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 import json
-import math
 import mimetypes
 import os
-import zipfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -36,6 +32,7 @@ from facial_keypoints.runtime import available_cores
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.service import description
 from facial_keypoints.service.answers import Answer, Answerer, Job, Question
+from facial_keypoints.service.archive import Result, best_face, zip_faces
 from facial_keypoints.service.batching import QueueFullError, WorkQueue
 from facial_keypoints.service.guard import Access, Guard, Metrics
 from facial_keypoints.service.limits import Limits
@@ -131,7 +128,7 @@ class _Service:
         self.metrics.batch.observe(len(jobs))
         return self._answerer(jobs)
 
-    async def ask(self, request: Request, question: Question, source: str) -> list[_Result]:
+    async def ask(self, request: Request, question: Question, source: str) -> list[Result]:
         """Read the pictures of a request and answer them, in order.
 
         Raises:
@@ -176,7 +173,7 @@ class _Service:
             for each in uploads.pictures
         ]
 
-    async def _answers(self, request: Request, jobs: Sequence[Job]) -> list[_Result]:
+    async def _answers(self, request: Request, jobs: Sequence[Job]) -> list[Result]:
         try:
             futures = [asyncio.wrap_future(future) for future in self.queue.put(jobs)]
         except QueueFullError as error:
@@ -209,8 +206,6 @@ class _Service:
             return Problem("not-available", str(answer), source=job.name)
         raise answer
 
-
-_Result = tuple[str, Answer | Problem]
 
 _BUSY = busy("The service has as much to do as it can hold: try again in a moment.")
 
@@ -366,9 +361,9 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
         """
         results = await service.ask(request, _question("aligned", query), query.source)
         if query.format == "zip":
-            body = await asyncio.to_thread(_zip, results)
+            body = await asyncio.to_thread(zip_faces, results)
             return _reply(body, "application/zip")
-        return _reply(_best_face(results), "image/png")
+        return _reply(best_face(results), "image/png")
 
     listing = description.pictures_reply
     more = {"notice": {"type": "string"}, "units": {"type": "object"}}
@@ -413,7 +408,7 @@ def _reply(body: bytes, kind: str) -> Response:
     return Response(body, media_type=kind, headers={"Cache-Control": "no-store"})
 
 
-def _listing(head: Mapping[str, Any], results: Sequence[_Result]) -> Response:
+def _listing(head: Mapping[str, Any], results: Sequence[Result]) -> Response:
     pictures = [
         answer.body
         if isinstance(answer, Answer)
@@ -427,48 +422,6 @@ def _listing(head: Mapping[str, Any], results: Sequence[_Result]) -> Response:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def _best_face(results: Sequence[_Result]) -> bytes:
-    if len(results) > 1:
-        raise Problem("bad-request", "format=png is for one picture: send one, or ask for a zip.")
-    name, answer = results[0]
-    faces = answer.aligned if isinstance(answer, Answer) else []
-    if not faces:
-        raise Problem("no-face", f"{name or 'The picture'} shows no face.", source=name or None)
-    return faces[0].png
-
-
-def _zip(results: Sequence[_Result]) -> bytes:
-    """Aligned faces with their matrices, as ``facial-keypoints align`` writes them to a folder."""
-    file, table = io.BytesIO(), io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["source", "face", "file", "a", "b", "tx", "c", "d", "ty", "score"])
-    taken: set[str] = set()
-    with zipfile.ZipFile(file, "w") as archive:  # stored: PNG is compressed already
-        for i, (name, answer) in enumerate(results):
-            if not isinstance(answer, Answer):
-                continue
-            stem = _stem(name, i, taken)
-            for face in answer.aligned:
-                member = f"{stem}_face{face.face}.png"
-                archive.writestr(member, face.png)
-                score = "" if math.isnan(face.score) else f"{face.score:.4f}"
-                writer.writerow([name, face.face, member, *map(repr, face.matrix), score])
-        archive.writestr("faces.csv", table.getvalue().encode("utf-8", "replace"))
-        problems = [each.as_dict() for _, each in results if isinstance(each, Problem)]
-        archive.writestr("problems.json", _json(problems))
-    return file.getvalue()
-
-
-def _stem(name: str, number: int, taken: set[str]) -> str:
-    """A name for a picture's faces that is safe to unpack and unlike the others."""
-    stem = PurePosixPath(name.replace("\\", "/")).stem
-    stem = "".join(c for c in stem if c.isalnum() or c in " ._-()")[:100].strip(" .") or "picture"
-    if stem in taken:
-        stem = f"{stem}_{number}"
-    taken.add(stem)
-    return stem
 
 
 def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None:
