@@ -6,6 +6,7 @@ and writes ``OUT/face_detector.onnx``.
 
 Every picture that the network sees is composed anew: a photo at a random size, turned and mirrored;
 over it, sometimes, further photos, faces cut from other sets, drawn faces, and pieces without any.
+Photos that the network errs on are drawn more often after each check.
 Not every face of a group photo is labelled. Such faces must not be taught as background: ``--extra``
 names a table of what another detector found (``file, right_eye_x, right_eye_y, left_eye_x,
 left_eye_y, mouth_x, mouth_y, score``). Sure finds are learnt as faces, the others are left out of
@@ -51,6 +52,7 @@ __all__ = [
     "drawn_crops",
     "drawn_scenes",
     "export_detector",
+    "hard_photos",
     "load_crops",
     "load_photos",
     "main",
