@@ -61,7 +61,10 @@ class FaceDetector(Protocol):
 
 
 def load_detector(
-    detector: str | os.PathLike[str] = "default", *, threads: int | None = None
+    detector: str | os.PathLike[str] = "default",
+    *,
+    threads: int | None = None,
+    threshold: float | None = None,
 ) -> FaceDetector:
     """Open a face detector.
 
@@ -70,6 +73,7 @@ def load_detector(
             ``facial_keypoints.train_detector`` wrote, or OpenCV's YuNet.
         threads: Threads that one photo is searched with; every core this process may use when left
             out. OpenCV's YuNet follows ``cv2.setNumThreads`` instead.
+        threshold: Least score of a face; the detector's own when left out.
 
     Raises:
         ModelError: There is no such file, it is corrupt, or it is no face detector.
@@ -78,12 +82,12 @@ def load_detector(
         raise ValueError(f"threads must be at least 1, received {threads}.")
     path = find_detector(detector)
     if str(detector) == "default":
-        return OnnxFaceDetector(path, threads=threads)
+        return OnnxFaceDetector(path, threads=threads, threshold=threshold)
     session = _open(path, threads)
     if DETECTOR_KEY in session.get_modelmeta().custom_metadata_map:
-        return OnnxFaceDetector(path, threads=threads)
+        return OnnxFaceDetector(path, threads=threads, threshold=threshold)
     if any(node.name in _YUNET_OUTPUTS for node in session.get_outputs()):
-        return YuNetFaceDetector(path)
+        return YuNetFaceDetector(path, threshold=threshold)
     raise ModelError(
         f"{path} is neither a face detector of this package nor OpenCV's YuNet: name one of those, or "
         "'default'."
@@ -199,7 +203,7 @@ class YuNetFaceDetector:
 
     Args:
         path: A YuNet ``.onnx`` file.
-        threshold: Least score of a face.
+        threshold: Least score of a face; 0.7 when left out.
         overlap: Share of common area (IoU) from which the weaker of two boxes is dropped.
 
     Raises:
@@ -207,14 +211,14 @@ class YuNetFaceDetector:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, threshold: float = 0.7, overlap: float = 0.3
+        self, path: str | os.PathLike[str], *, threshold: float | None = None, overlap: float = 0.3
     ) -> None:
         if not Path(path).is_file():
             raise ModelError(f"there is no face detector {path}: name a YuNet .onnx file.")
         self._lock = threading.Lock()
         try:
             self._net: Any = cv2.FaceDetectorYN.create(
-                str(path), "", (320, 320), threshold, overlap
+                str(path), "", (320, 320), 0.7 if threshold is None else threshold, overlap
             )
             # Whether the file holds a YuNet shows only when it is asked.
             self._net.detect(np.zeros((320, 320, 3), np.uint8))
