@@ -168,7 +168,7 @@ def docs_page(openapi: dict[str, Any]) -> str:
                 )
                 parts.append(f"<p>Body: {kinds}. {_text(body['description'])}{fields}</p>")
             replies = "; ".join(
-                f"{code}: {_text(reply['description'])}"
+                f"{'otherwise' if code == 'default' else code}: {_text(reply['description'])}"
                 + "".join(f" <code>{escape(kind)}</code>" for kind in reply.get("content", {}))
                 for code, reply in operation["responses"].items()
             )
@@ -201,7 +201,7 @@ def _parameters(operation: dict[str, Any]) -> str:
         kinds = [schema, *schema.get("anyOf", [])]
         choices = [str(v) for kind in kinds for v in kind.get("enum", [kind.get("const")]) if v]
         default = schema.get("default")
-        shown = f" Default: {str(default).lower()}." if default is not None else ""
+        shown = f" Default: {str(default).lower()}." if default not in (None, "") else ""
         listed = f" One of {', '.join(choices)}." if choices else ""
         lines.append(
             f"<tr><td><code>{escape(each['name'])}</code><td>"
