@@ -212,7 +212,7 @@ function addToFilm(picture) {
   button.dataset.id = picture.id;
   button.title = picture.name;
   const canvas = document.createElement('canvas');
-  [canvas.width, canvas.height] = [168, 124];
+  [canvas.width, canvas.height] = [112, 84]; // thousands of them fit into memory
   const badge = document.createElement('span');
   badge.className = 'badge';
   button.append(canvas, badge);
@@ -254,6 +254,7 @@ function refreshFilm(picture) {
   button.setAttribute('aria-label', `${picture.name}, ${about}${picture.corrected ? ', corrected' : ''}`);
   if (picture === state.current) button.setAttribute('aria-current', 'true');
   else button.removeAttribute('aria-current');
+  button.tabIndex = picture === state.current ? 0 : -1; // one stop for Tab, arrows go on from it
 }
 
 // --- what is seen -----------------------------------------------------------------------------------------------
@@ -278,7 +279,10 @@ function refresh() {
       picture.about ?? '',
       picture.corrected ? 'corrected' : '',
     ].filter(Boolean).join(' · ');
-  for (const button of $('film').querySelectorAll('[aria-current]')) button.removeAttribute('aria-current');
+  for (const button of $('film').querySelectorAll('[aria-current]')) {
+    button.removeAttribute('aria-current');
+    button.tabIndex = -1;
+  }
   if (picture && at >= 0) refreshFilm(picture);
   const able = { undo: picture?.past.length, redo: picture?.future.length, previous: at > 0 };
   able.next = at >= 0 && at < state.pictures.length - 1;
@@ -499,6 +503,7 @@ async function addFace(box) {
       return;
     }
     edit((faces) => faces.push(newFace(found.faces[0], true)));
+    picture.status = 'done'; // though no face could be found without the box
     select(picture.faces.length - 1, null);
     tell(`Face ${picture.faces.length} added.`);
   } catch (error) {
@@ -803,6 +808,7 @@ function roving(box, selector) {
   });
 }
 roving($('faces'), 'button');
+roving($('film'), 'button');
 roving(document.querySelector('.tabs'), 'button');
 
 for (const tab of document.querySelectorAll('[role="tab"]')) {

@@ -178,7 +178,8 @@ export class Viewer {
   }
 
   get size() {
-    return { width: this.canvas.clientWidth, height: this.canvas.clientHeight };
+    const { width, height } = this.canvas.getBoundingClientRect(); // clientWidth is rounded
+    return { width, height };
   }
 
   #resized() {
@@ -300,11 +301,12 @@ export class Viewer {
   paint() {
     this.drawing = false;
     const context = this.canvas.getContext('2d');
-    const ratio = this.canvas.width / Math.max(1, this.size.width);
+    const { width, height } = this.size;
+    const [across, down] = [this.canvas.width / Math.max(1, width), this.canvas.height / Math.max(1, height)];
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (!this.bitmap) return;
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.setTransform(across, 0, 0, down, 0, 0);
     const { scale, x, y } = this.view;
     // Enlarged pixels are shown as they are: a point is put on a pixel, not on a blur.
     context.imageSmoothingEnabled = scale < 3;
