@@ -159,8 +159,12 @@ def drill(place: Path, count: int) -> list[str]:
 
 def worker_processes() -> list[psutil.Process]:
     """Ours: children of ours that hold a predictor."""
-    own = psutil.Process().children(recursive=True)
-    return [p for p in own if "MapWorker" in " ".join(p.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a zombie is one of these
+            if "MapWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def until_quiet(out: Path) -> None:

@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_DISABLE_IMPORT_WARNING": "1",
     "OMP_NUM_THREADS": "1",
+    "RAY_raylet_start_wait_time_s": "120",  # a busy machine starts slowly
 }
 
 
