@@ -167,6 +167,17 @@ def test_each_picture_can_be_one_face(client, predictor) -> None:
         assert face["nose_tip_x"] == pytest.approx(expected[names.index("nose_tip_x")], abs=0.02)
 
 
+def test_crops_are_computed_together(predictor) -> None:
+    crop = ("c.png", encoded(PHOTO[70:190, 20:140]), "image/png")
+    with started(predictor) as client:
+        assert client.post("/v1/predict?crops=true", **form(*[crop] * 5)).status_code == 200
+        text = client.get("/metrics").text
+    assert "facial_keypoints_batch_pictures_count 1.0" in text
+    assert "facial_keypoints_batch_pictures_sum 5.0" in text
+    assert 'facial_keypoints_pictures_total{outcome="answered"} 5.0' in text
+    assert "facial_keypoints_faces_total 5.0" in text
+
+
 def test_of_several_pictures_the_good_ones_are_answered(client) -> None:
     reply = client.post(
         "/v1/predict", **form(("a.png", PNG, "image/png"), ("b.png", PNG[:2000], "image/png"))
@@ -484,6 +495,9 @@ def test_a_full_queue_refuses_at_once_and_serves_what_it_took(predictor, told) -
             reply = client.post("/v1/predict", content=PNG)
             problem_of(reply, 503, "busy")
             assert reply.headers["retry-after"] == "1"
+            # Before its upload is looked at: this would be refused for its type.
+            unread = client.post("/v1/predict", content=PNG, headers={"content-type": "text/plain"})
+            problem_of(unread, 503, "busy")
             problem_of(client.get("/readyz"), 503, "busy")
             assert client.get("/healthz").status_code == 200
         finally:
