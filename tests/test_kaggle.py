@@ -98,6 +98,16 @@ def test_every_pixel_value_survives(tmp_path: Path) -> None:
     assert faces.images[1].ravel().tolist() == values[::-1].tolist()
 
 
+def test_a_last_row_that_fills_its_batch_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path, text(table()))
+    whole = load_kaggle(path, cache=False)
+    size = sum(len(row[-1]) for row in table()[1:])
+    monkeypatch.setattr("facial_keypoints.data.kaggle._BATCH_SIZE", size)
+    same(load_kaggle(path, cache=False), whole)
+
+
 @given(st.lists(st.integers(0, 255), min_size=9, max_size=9), st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_any_digits_are_parsed_as_python_parses_them(

@@ -468,7 +468,8 @@ class _PixelReader:
 
     def images(self) -> ImageArray:
         """(N, side, side, 1) of everything added."""
-        self._flush()
+        if self._batch:  # the last row may have filled its batch
+            self._flush()
         return np.frombuffer(self._pixels, np.uint8).reshape(-1, self._side, self._side, 1)
 
     def _flush(self) -> None:
