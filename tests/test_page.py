@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,7 @@ uvicorn = pytest.importorskip("uvicorn")
 from PIL import Image
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
+from facial_keypoints import service
 from facial_keypoints.data.formats import load_dataset
 from facial_keypoints.data.scenes import draw_scene
 from facial_keypoints.detection import OnnxFaceDetector
@@ -216,6 +218,18 @@ def is_point_coloured(image: np.ndarray) -> np.ndarray:
 
 def by_place(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: row["x0"])
+
+
+def test_the_page_takes_nothing_from_elsewhere_and_has_no_inline_code() -> None:
+    web = Path(service.__file__).parent / "web"
+    files = [f for f in web.iterdir() if f.suffix in (".html", ".js", ".css", ".svg")]
+    assert len(files) > 8
+    for file in files:
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "://" not in text, file.name
+    assert not re.findall(
+        r"\s(?:style|on\w+)=|<script(?![^>]*src=)|<style", (web / "index.html").read_text()
+    )
 
 
 # --- looking -----------------------------------------------------------------------------------------
