@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -158,9 +157,7 @@ def batch_command(
         f"parts, {result.seconds:,.0f} s"
     )
     if result.failed:
-        log.print(
-            f"{result.failed:,} pictures failed: see {Path(out).name or out}/failures.parquet"
-        )
+        log.print(f"{result.failed:,} pictures failed: see {out.rstrip('/')}/failures.parquet")
     if result.first_failure is not None and not result.predicted:
         source, reason = result.first_failure
         raise DataError(
