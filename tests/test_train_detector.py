@@ -23,7 +23,6 @@ from facial_keypoints.train_detector import (
     cell_targets,
     drawn_crops,
     drawn_scenes,
-    hard_photos,
     load_photos,
     measure_detector,
     overlaps,
@@ -193,23 +192,6 @@ def test_a_detector_is_measured_by_faces_found_and_boxes_on_none():
     found, false = measure_detector(Detector(), [photo])
     np.testing.assert_allclose(found, [0.9, 0], atol=1e-6)
     np.testing.assert_allclose(false, [0.4], atol=1e-6)
-
-
-def test_photos_are_hard_by_a_face_missed_or_a_box_on_none():
-    class Detector:
-        def detect(self, image):
-            boxes = {
-                0: [[52.5, 23, 148.5, 119]],
-                1: [],
-                2: [[52.5, 23, 148.5, 119], [0, 0, 20, 20]],
-            }
-            found = np.array(boxes[int(image[0, 0])], np.float32).reshape(-1, 4)
-            return found, np.full(len(found), 0.9, np.float32)
-
-    photos = [photo_of(FACE[None]) for _ in range(3)]
-    for i, photo in enumerate(photos):
-        photo.image[0, 0] = i
-    assert hard_photos(Detector(), photos) == photos[1:]
 
 
 @pytest.mark.slow
