@@ -19,7 +19,7 @@ async function fetchBytes(url, headers) {
   return reply.arrayBuffer();
 }
 
-async function start({ runtime, files, headers }) {
+async function start({ runtime, files, headers, threshold }) {
   ort = await import(`${runtime}ort.wasm.min.mjs`);
   ort.env.wasm.wasmPaths = runtime;
   ort.env.wasm.numThreads = 1; // more would need headers that shut the page off from others
@@ -34,6 +34,8 @@ async function start({ runtime, files, headers }) {
   model = await open(files.model, 'facial_keypoints_spec');
   if (!model) throw new Error(`the service has no ${files.model}`);
   detector = await open(files.detector, 'facial_keypoints_detector');
+  // The service may look into what the detector alone would leave out; so does the page then.
+  if (detector && threshold !== null) detector.about.threshold = threshold;
   const { schema, styles, input_size: [height, width], channels } = model.about;
   if (height !== width || channels !== 1) throw new Error('only models of square grey crops are computed here');
   return { schema, styles, detector: detector !== null };
