@@ -99,7 +99,7 @@ def main() -> None:
     except FacialKeypointsError as error:
         sys.exit(_fail(str(error)))
     except KeyboardInterrupt:
-        _fail("interrupted: what was finished is kept; train and compare continue with --resume.")
+        _fail("interrupted: what was finished is kept; train, compare and batch continue with --resume.")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
