@@ -56,9 +56,9 @@ class FittedCrop:
 
 
 LEAST_CONFIDENCE = 0.15
-"""Mean confidence of its points below which what a detector found is taken for no face: a box on no face
-gets less, nearly every face far more. Chosen with the next on held-out photos of ``photos/train``
-(``docs/experiments.md``, *Face detector*)."""
+"""Mean confidence of its points, in the label style that is least sure, below which what a detector found is
+taken for no face: a box on no face gets less, nearly every face far more. Chosen with the next on
+held-out photos of ``photos/train`` (``docs/experiments.md``, *Face detector*)."""
 
 HALF_BELIEVED = 0.4
 """Score from which the shipped detector's boxes are looked into. Alone it needs a higher threshold for as
@@ -227,7 +227,7 @@ class Predictor:
         """Find the faces of a photo and their keypoints.
 
         What the detector found but the keypoint model does not recognise as a face is left out: the
-        mean confidence of its points is below :data:`LEAST_CONFIDENCE`. So is the second box on one face.
+        mean confidence of its points is below :data:`LEAST_CONFIDENCE`. So is a second box on one face.
 
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB, upright.
@@ -248,19 +248,18 @@ class Predictor:
         best = np.argsort(-scores, kind="stable")
         if min_score is not None:
             best = best[scores[best] >= min_score]
-        found = self.predict_boxes(picture, boxes[best], scores=scores[best], source=source)
-        return found.subset(self._faces(found.keypoints)[:max_faces])
+        keypoints, sure = self._look_twice(picture, boxes[best])
+        found = _prediction(picture, keypoints, boxes[best], scores[best], source)
+        return found.subset(self._faces(keypoints, sure)[:max_faces])
 
-    def _faces(self, found: Keypoints) -> NDArray[np.int64]:
+    def _faces(self, found: Keypoints, sure: NDArray[np.float32]) -> NDArray[np.int64]:
         """Which of the faces a detector found are faces, each once; the first of twins stays."""
-        real = np.ones(len(found), bool)
-        if found.confidence is not None:
-            real &= found.confidence.mean(axis=1) >= LEAST_CONFIDENCE
-        kept: list[int] = []
+        real = np.flatnonzero(~(sure < LEAST_CONFIDENCE))  # NaN: the model cannot tell
         if not can_frame(self.spec.schema):
-            return np.flatnonzero(real)
+            return real
+        kept: list[int] = []
         sizes = face_sizes(found.xy, self.spec.schema)
-        for i in np.flatnonzero(real):
+        for i in real:
             apart = np.linalg.norm(found.xy[kept] - found.xy[i], axis=2).mean(axis=1)
             if not (apart < _TWINS * sizes[i]).any():
                 kept.append(int(i))
@@ -294,19 +293,8 @@ class Predictor:
         """
         picture = _checked(image)
         given = np.asarray(boxes, np.float32).reshape(-1, 4)
-        crops = [box_to_crop(box, self.spec.input_size) for box in given]
-        found = self.predict_framed(picture, crops)
-        if len(given) and can_frame(self.spec.schema):
-            found = self._look_closer(picture, crops, found)
-        return Prediction(
-            keypoints=found,
-            boxes=given,
-            scores=np.full(len(given), np.nan, np.float32)
-            if scores is None
-            else np.asarray(scores, np.float32),
-            image_size=(picture.shape[0], picture.shape[1]),
-            source=source,
-        )
+        keypoints, _ = self._look_twice(picture, given)
+        return _prediction(picture, keypoints, given, scores, source)
 
     def predict_framed(self, image: ImageArray, crops: Sequence[CropTransform]) -> Keypoints:
         """Answer faces of a photo in crops that are framed already; one look, however they turn out.
@@ -319,7 +307,12 @@ class Predictor:
         Returns:
             One face per crop in pixels of the photo.
         """
-        picture = _checked(image)
+        return self._look(_checked(image), crops)[0]
+
+    def _look(
+        self, picture: ImageArray, crops: Sequence[CropTransform]
+    ) -> tuple[Keypoints, NDArray[np.float32]]:
+        """One look: the faces, and (N,) how sure the style is that is least sure; NaN where unknown."""
         spec = self.spec
         cut = [cut_crop(picture, crop, spec.channels) for crop in crops]
         batch = np.stack(cut) if cut else np.zeros((0, *spec.input_size, spec.channels), np.uint8)
@@ -328,25 +321,31 @@ class Predictor:
         points = np.empty((len(crops), spec.schema.num_keypoints, 2), np.float32)
         for i, crop in enumerate(crops):
             points[i] = crop.inverse().apply(xy[i, style])
-        sure = None if confidence is None else confidence[:, style]
-        return Keypoints(points, spec.schema, confidence=sure)
+        if confidence is None:
+            return Keypoints(points, spec.schema), np.full(len(crops), np.nan, np.float32)
+        found = Keypoints(points, spec.schema, confidence=confidence[:, style])
+        return found, confidence.mean(axis=2).min(axis=1)
 
-    def _look_closer(
-        self, picture: ImageArray, crops: Sequence[CropTransform], first: Keypoints
-    ) -> Keypoints:
-        """Ask again in crops framed by the first answers; average where the first was framed well."""
-        schema = self.spec.schema
-        closer = [frame_face(xy, schema, self.spec.input_size) for xy in first.xy]
-        again = self.predict_framed(picture, closer)
+    def _look_twice(
+        self, picture: ImageArray, boxes: NDArray[np.float32]
+    ) -> tuple[Keypoints, NDArray[np.float32]]:
+        """Look at boxes, then in crops framed by what was found; averages of those framed alike."""
+        spec = self.spec
+        crops = [box_to_crop(box, spec.input_size) for box in boxes]
+        first, sure = self._look(picture, crops)
+        if not crops or not can_frame(spec.schema):
+            return first, sure
+        closer = [frame_face(xy, spec.schema, spec.input_size) for xy in first.xy]
+        again, surer = self._look(picture, closer)
         alike = np.array([_alike(*pair) for pair in zip(crops, closer, strict=True)])
-        share = np.where(alike, 0.5, 1.0).astype(np.float32)[:, np.newaxis]
-        return Keypoints(
-            first.xy + share[..., np.newaxis] * (again.xy - first.xy),
-            schema,
-            confidence=None
-            if first.confidence is None or again.confidence is None
-            else first.confidence + share * (again.confidence - first.confidence),
-        )
+        share = np.where(alike, 0.5, 1.0).astype(np.float32)
+        confidence = None
+        if first.confidence is not None and again.confidence is not None:
+            confidence = first.confidence + share[:, np.newaxis] * (
+                again.confidence - first.confidence
+            )
+        xy = first.xy + share[:, np.newaxis, np.newaxis] * (again.xy - first.xy)
+        return Keypoints(xy, spec.schema, confidence=confidence), sure + share * (surer - sure)
 
     def predict_photos(
         self,
@@ -504,6 +503,24 @@ class Predictor:
                 )
             )
         return predictions
+
+
+def _prediction(
+    picture: ImageArray,
+    keypoints: Keypoints,
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32] | None,
+    source: str,
+) -> Prediction:
+    return Prediction(
+        keypoints=keypoints,
+        boxes=boxes,
+        scores=np.full(len(boxes), np.nan, np.float32)
+        if scores is None
+        else np.asarray(scores, np.float32),
+        image_size=(picture.shape[0], picture.shape[1]),
+        source=source,
+    )
 
 
 def _alike(first: CropTransform, second: CropTransform) -> bool:

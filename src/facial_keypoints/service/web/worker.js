@@ -5,7 +5,8 @@ import { alike, apply, boxToCrop, canFrame, faceSize, frameFace, inverse } from 
 import { metadataOf } from './onnx-about.js';
 import { cutCrop, grayOf, shrink, warp } from './pixels.js';
 
-const LEAST_CONFIDENCE = 0.15; // mean of the points, below which what a detector found is no face
+const LEAST_CONFIDENCE = 0.15; // mean of the points in the style least sure, below which it is no face
+const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 const TWINS = 0.35; // mean distance of the points of two answers, in face sizes, below which they are one face
 
 let ort = null;
@@ -98,7 +99,10 @@ async function ask(gray, crops, style) {
       return apply(back, [xy.data[2 * at], xy.data[2 * at + 1]]);
     });
     const sure = points.map((_, i) => (confidence ? confidence.data[(n * styles + style) * k + i] : null));
-    return { points, sure };
+    // How sure the style is that is least sure: what a detector found is a face in every style or in none.
+    const real = !confidence ? null : Math.min(...Array.from({ length: styles }, (_, t) =>
+      mean(Array.from({ length: k }, (_, i) => confidence.data[(n * styles + t) * k + i]))));
+    return { points, sure, real };
   });
 }
 
@@ -118,6 +122,7 @@ async function look(gray, boxes, style) {
     return {
       points: one.points.map(([x, y], i) => [mix(x, again[n].points[i][0]), mix(y, again[n].points[i][1])]),
       sure: one.sure.map((c, i) => (c === null ? null : mix(c, again[n].sure[i]))),
+      real: one.real === null ? null : mix(one.real, again[n].real),
     };
   });
 }
@@ -125,10 +130,9 @@ async function look(gray, boxes, style) {
 /** Which of the faces a detector found are faces, each once; the first of twins stays. */
 function realFaces(found) {
   const { keypoint_names: names } = model.about.schema;
-  const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
   const kept = [];
-  found.forEach(({ points, sure }, i) => {
-    if (sure[0] !== null && mean(sure) < LEAST_CONFIDENCE) return;
+  found.forEach(({ points, real }, i) => {
+    if (real !== null && real < LEAST_CONFIDENCE) return;
     const apart = (n) => mean(points.map(([x, y], k) => Math.hypot(x - found[n].points[k][0], y - found[n].points[k][1])));
     if (canFrame(names) && kept.some((n) => apart(n) < TWINS * faceSize(points, names))) return;
     kept.push(i);
