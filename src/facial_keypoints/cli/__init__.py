@@ -99,7 +99,9 @@ def main() -> None:
     except FacialKeypointsError as error:
         sys.exit(_fail(str(error)))
     except KeyboardInterrupt:
-        _fail("interrupted: what was finished is kept; train, compare and batch continue with --resume.")
+        _fail(
+            "interrupted: what was finished is kept; train, compare and batch continue with --resume."
+        )
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -112,6 +114,18 @@ def main() -> None:
         sys.exit(_fail(str(MissingExtraError(package, extra, purpose))))
 
 
-from facial_keypoints.cli import align, batch, benchmark, compare, data, measure, predict, serve, track, train  # noqa: E402  (verbs register themselves on app)
+# Verbs register themselves on app; --help lists them in this order.
+from facial_keypoints.cli import (
+    compare,
+    predict,
+    track,
+    measure,
+    align,
+    serve,
+    batch,
+    train,
+    data,
+    benchmark,
+)  # noqa: E402, I001
 
-_ = (align, batch, benchmark, compare, data, measure, predict, serve, track, train)
+_ = (compare, predict, track, measure, align, serve, batch, train, data, benchmark)
