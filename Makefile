@@ -34,9 +34,13 @@ fix: $(VENV)/.installed-dev ## format and mend what can be mended
 docs: $(VENV)/.installed-dev ## rewrite the parts of the docs that are made from the code
 	env -u FACIAL_KEYPOINTS_DATA $(BIN)/python tests/docs.py --write --notebook --picture
 
-bench: $(VENV)/.installed-dev ## measure speed; DATA=DIR adds the benchmarks on Kaggle's files
+# The others need hours, peers' packages or files of trained models: each says so at its head.
+BENCHES := decode_pictures synthesize_speed training_pipeline predict_memory
+DATA_BENCHES := load_kaggle predict_photos track_video
+bench: $(VENV)/.installed-dev ## measure speed; DATA=DIR adds the benchmarks on real faces
 	$(BIN)/pip install -q -c constraints.txt --group bench
-	for script in benchmarks/*.py; do $(BIN)/python $$script $(if $(DATA),--data $(DATA)) || exit 1; done
+	for name in $(BENCHES); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in $(if $(DATA),$(DATA_BENCHES)); do $(BIN)/python benchmarks/$$name.py --data $(DATA) || exit 1; done
 
 clean: ## forget the environment and the demo
 	rm -rf $(VENV) demo

@@ -97,6 +97,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.data:
         parser.error("give --data DIR or set FACIAL_KEYPOINTS_DATA")
+    inside = Path(args.data) / "facial-keypoints-detection"
+    args.data = str(inside) if inside.is_dir() else args.data
     if args.child:
         if "pandas" in args.child:
             import pandas as pd  # noqa: F401

@@ -21,7 +21,14 @@ from facial_keypoints.types import ImageArray
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["Runtime", "available_cores", "find_model", "load_runtime", "read_spec", "shipped_models"]
+__all__ = [
+    "Runtime",
+    "available_cores",
+    "find_model",
+    "load_runtime",
+    "read_spec",
+    "shipped_models",
+]
 
 Answer = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 

@@ -115,7 +115,7 @@ def main() -> None:
 
 
 # Verbs register themselves on app; --help lists them in this order.
-from facial_keypoints.cli import (
+from facial_keypoints.cli import (  # noqa: E402, I001
     compare,
     predict,
     track,
@@ -126,6 +126,6 @@ from facial_keypoints.cli import (
     train,
     data,
     benchmark,
-)  # noqa: E402, I001
+)
 
 _ = (compare, predict, track, measure, align, serve, batch, train, data, benchmark)
