@@ -24,4 +24,4 @@ def test_the_example_runs_and_leaves_what_it_promises(script: Path, tmp_path: Pa
 
 
 def test_there_are_examples() -> None:
-    assert {"align", "measure"} <= {path.stem for path in EXAMPLES}
+    assert {"align", "measure", "photo", "track"} <= {path.stem for path in EXAMPLES}
