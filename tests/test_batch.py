@@ -436,6 +436,7 @@ def wait_for_parts(out: Path, count: int, run: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_killed_node_and_a_killed_driver_lose_nothing_and_double_nothing(
     folder: Path, predicted: pa.Table, tmp_path: Path
@@ -471,6 +472,7 @@ def test_a_killed_node_and_a_killed_driver_lose_nothing_and_double_nothing(
     assert not list((out / "parts").glob(".*"))
 
 
+@pytest.mark.slow
 @needs_ray
 def test_on_this_machine_alone_mistakes_are_one_sentence(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"

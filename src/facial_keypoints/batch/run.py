@@ -51,7 +51,7 @@ _RETRIES = 5
 hold up a run for ever. Ray counts failed connections to a dying node too, so what it gave up is tried
 again at the end, as long as that gets anything done."""
 
-_CHECKERS = 16  # threads that read footers, which wait for the network
+_CHECKERS = 32  # threads that read footers, which wait for the network
 
 Report = Callable[[int, int], None]
 
@@ -242,7 +242,7 @@ def _compute(
     context.print_on_execution_start = False
     context.max_errored_blocks = -1  # the rest is done; what is missing is told at the end
     for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # we say it in a sentence
     blocks_of_ray = ray.data.from_items(
         [{"block": block} for block in blocks],
         override_num_blocks=min(len(blocks), _RAY_BLOCKS),
