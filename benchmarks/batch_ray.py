@@ -223,7 +223,7 @@ def processor_ms(run: subprocess.Popen[bytes], out: Path, block: int) -> float:
     return 1000 * (last[0] - start) / ((last[1] - first) * block)
 
 
-def speed(place: Path, count: int, repeats: int) -> list[str]:
+def speed(place: Path, count: int, repeats: int, kinds: list[str]) -> list[str]:
     """The loop of ``predict`` on one core, one worker on one core, two workers on two, in turns."""
     lines = [
         "## Speed",
@@ -238,6 +238,8 @@ def speed(place: Path, count: int, repeats: int) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for kind, draw, amount in (("crops", draw_files, count), ("photos", draw_photos, count // 10)):
+        if kind not in kinds:
+            continue
         inputs = place / f"speed-{kind}"
         draw(inputs, amount)
         block = 256 if kind == "crops" else 32
@@ -409,6 +411,7 @@ def main() -> None:
     parser.add_argument("--parts", default="drill,speed,memory,stages")
     parser.add_argument("--count", type=int, default=20_000, help="pictures of drill")
     parser.add_argument("--speed-count", type=int, default=20_000)
+    parser.add_argument("--kinds", default="crops,photos", help="of speed")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory-counts", default="10000,60000,200000")
     parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
@@ -424,7 +427,9 @@ def main() -> None:
         for part in args.parts.split(","):
             lines = {
                 "drill": lambda: drill(place, args.count),
-                "speed": lambda: speed(place, args.speed_count, args.repeats),
+                "speed": lambda: speed(
+                    place, args.speed_count, args.repeats, args.kinds.split(",")
+                ),
                 "memory": lambda: memory(place, [int(n) for n in args.memory_counts.split(",")]),
                 "stages": lambda: stages(place),
             }[part]()
