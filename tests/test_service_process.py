@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import json
@@ -114,6 +115,25 @@ def test_connections_that_ask_nothing_are_closed(monkeypatch) -> None:
             assert kept.getresponse().read() == b'{"status":"ok"}'
             assert kept.sock.getsockname() == address
         kept.close()
+
+
+def test_answers_do_not_wait_for_their_last_piece() -> None:
+    accepted = []
+
+    async def story() -> None:
+        async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            sock = writer.get_extra_info("socket")
+            accepted.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listening = server.open_socket("127.0.0.1", 0)
+        async with await asyncio.start_server(on_connection, sock=listening):
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            await reader.read()
+            writer.close()
+
+    asyncio.run(story())
+    assert accepted == [1]
 
 
 class Process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -61,12 +62,22 @@ def open_socket(host: str, port: int) -> socket.socket:
     Raises:
         FacialKeypointsError: The address cannot be used.
     """
+    listening = None
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
+        # Not socket.create_server, which names no protocol: asyncio would take that for something else
+        # than TCP and leave Nagle's algorithm on, and each answer would wait 40 ms for its last piece.
+        listening = socket.socket(family, kind, protocol)
+        if os.name == "posix":  # elsewhere it would share the port with another service
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(1024)
+        return listening
     except (OSError, OverflowError, UnicodeError) as error:
+        if listening is not None:
+            listening.close()
         # Python adds the address to the system's words.
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise FacialKeypointsError(
