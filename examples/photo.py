@@ -27,4 +27,6 @@ Image.fromarray(draw_prediction(photo, found)).save(folder / "drawn.png")
 
 nose = found.keypoints.schema.index("nose_tip")
 for face, (score, xy) in enumerate(zip(found.scores, found.keypoints.xy, strict=True)):
-    sys.stdout.write(f"face {face} ({score:.2f}): its nose at x {xy[nose, 0]:.1f}, y {xy[nose, 1]:.1f}\n")
+    sys.stdout.write(
+        f"face {face} ({score:.2f}): its nose at x {xy[nose, 0]:.1f}, y {xy[nose, 1]:.1f}\n"
+    )
