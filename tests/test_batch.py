@@ -389,7 +389,7 @@ def test_too_little_memory_for_ray_is_told_before_it_starts(
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "MemAvailable:     524288 kB\n")
     with (
         pytest.raises(
-            FacialKeypointsError, match=r"Ray needs 1.0 GB of .* 2 workers .* 0.5 GB are"
+            FacialKeypointsError, match=r"Ray needs 1.4 GB of .* 2 workers .* 0.5 GB are"
         ),
         cluster.connect(None, 2),
     ):

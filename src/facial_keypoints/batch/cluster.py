@@ -40,8 +40,8 @@ _NATIVE = re.compile(r"\[\d{4}-\d\d-\d\d ")
 _STORE = 128 << 20
 """Bytes of the object store of a local Ray: numbers of blocks and one model pass through it."""
 
-_RAY_BYTES, _WORKER_BYTES = 400 << 20, 250 << 20
-"""What a local Ray's own processes and a worker take (benchmarks/results/batch_ray.md)."""
+_RAY_BYTES, _WORKER_BYTES = 800 << 20, 270 << 20
+"""What the driver with a local Ray's own processes, and a worker, take (benchmarks/results/batch_ray.md)."""
 
 
 class ClusterError(FacialKeypointsError):
