@@ -14,6 +14,7 @@ __all__ = [
     "Average",
     "BatchSize",
     "Data",
+    "Detector",
     "Epochs",
     "ExcludeFlagged",
     "Flip",
@@ -21,12 +22,15 @@ __all__ = [
     "Force",
     "GroupBy",
     "LearningRate",
+    "MaxFaces",
+    "MinScore",
     "Missing",
     "Model",
     "Patience",
     "RecipeName",
     "Resume",
     "Seed",
+    "Style",
     "Threads",
 ]
 
@@ -108,6 +112,33 @@ Average = Annotated[
         "--average",
         help="Ask about eight moved views of each crop and average, as submit does: better, nine times "
         "the time. Models of default's family only.",
+    ),
+]
+Detector = Annotated[
+    str,
+    typer.Option(
+        help="Face detector: default (the shipped one), or an .onnx file: one trained by this package, "
+        "or OpenCV's YuNet."
+    ),
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Least score of a face; the shipped detector tells none below 0.4.",
+        show_default="the detector's own",
+    ),
+]
+MaxFaces = Annotated[
+    int | None,
+    typer.Option(min=1, help="Keep only the best so many of a photo.", show_default="all of them"),
+]
+Style = Annotated[
+    str | None,
+    typer.Option(
+        help="Label style to answer in, as 'facial-keypoints models' lists them.",
+        show_default="kaggle-a, if the model has it",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]

@@ -49,35 +49,10 @@ def predict_command(
             "detector is asked."
         ),
     ] = None,
-    detector: Annotated[
-        str,
-        typer.Option(
-            help="Face detector: default (the shipped one), or an .onnx file: one trained by this "
-            "package, or OpenCV's YuNet."
-        ),
-    ] = "default",
-    min_score: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Least score of a face; the shipped detector tells none below 0.4.",
-            show_default="the detector's own",
-        ),
-    ] = None,
-    max_faces: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Keep only the best so many of a photo.", show_default="all of them"
-        ),
-    ] = None,
-    style: Annotated[
-        str | None,
-        typer.Option(
-            help="Label style to answer in, as 'facial-keypoints models' lists them.",
-            show_default="kaggle-a, if the model has it",
-        ),
-    ] = None,
+    detector: o.Detector = "default",
+    min_score: o.MinScore = None,
+    max_faces: o.MaxFaces = None,
+    style: o.Style = None,
     draw: Annotated[
         Path | None,
         typer.Option(

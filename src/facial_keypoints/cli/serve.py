@@ -29,13 +29,7 @@ def serve_command(
     model: Annotated[str, typer.Option(help="default (the shipped one), or an .onnx file.")] = (
         "default"
     ),
-    detector: Annotated[
-        str,
-        typer.Option(
-            help="Face detector: default (the shipped one), or an .onnx file: one trained by this "
-            "package, or OpenCV's YuNet."
-        ),
-    ] = "default",
+    detector: o.Detector = "default",
     threads: o.Threads = None,
     token_file: Annotated[
         Path | None,

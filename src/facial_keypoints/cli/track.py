@@ -86,21 +86,9 @@ def track_command(
             min=0, max=1, help="Least score of a new face.", show_default="the detector's own"
         ),
     ] = None,
-    detector: Annotated[
-        str,
-        typer.Option(
-            help="Face detector: default (the shipped one), or an .onnx file: one trained by this "
-            "package, or OpenCV's YuNet."
-        ),
-    ] = "default",
+    detector: o.Detector = "default",
     model: o.Model = "default",
-    style: Annotated[
-        str | None,
-        typer.Option(
-            help="Label style to answer in, as 'facial-keypoints models' lists them.",
-            show_default="kaggle-a, if the model has it",
-        ),
-    ] = None,
+    style: o.Style = None,
     threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
