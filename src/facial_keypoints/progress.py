@@ -1,8 +1,9 @@
-"""A progress bar for training, on stderr: epochs, error so far, time left."""
+"""Progress of training on stderr: epochs, error so far, time left."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -18,9 +19,25 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["TrainingProgress"]
+__all__ = ["EpochReporter", "RunsProgress", "TrainingProgress"]
 
 LOG_SECONDS = 20.0  # without a terminal, a line now and then says that work goes on
+REPORT_SECONDS = 1.0  # between two messages of one run to another process
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[error]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
 
 
 class TrainingProgress(keras.callbacks.Callback):  # type: ignore[misc]
@@ -39,18 +56,7 @@ class TrainingProgress(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self.console = console or Console(stderr=True)
         self.title = "training"
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("epochs"),
-            TextColumn("{task.fields[error]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
+        self._bars = _bars(self.console)
         self._task = TaskID(0)
         self._spoken = 0.0
         self._best = float("inf")
@@ -71,7 +77,9 @@ class TrainingProgress(keras.callbacks.Callback):  # type: ignore[misc]
         """Begin a bar."""
         self._best = float("inf")
         self._spoken = time.monotonic()
-        self._task = self._bars.add_task(self.title, total=self.params.get("epochs"), error="")
+        self._task = self._bars.add_task(
+            self.title, total=self.params.get("epochs"), unit="epochs", error=""
+        )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Move the bar, or say a line where there is no terminal."""
@@ -89,3 +97,86 @@ class TrainingProgress(keras.callbacks.Callback):  # type: ignore[misc]
         task = self._bars.tasks[self._task] if self._bars.tasks else None
         if task is not None:  # stopped early: what is done is all there is to do
             self._bars.update(self._task, total=task.completed)
+
+
+class EpochReporter(keras.callbacks.Callback):  # type: ignore[misc]
+    """Tell another process how far a ``fit`` is.
+
+    Args:
+        report: Called with epochs done, epochs at most, and the validation error in pixels, at most
+            once in a second and at the end.
+    """
+
+    def __init__(self, report: Callable[[int, int, float], None]) -> None:
+        super().__init__()
+        self.report = report
+        self._told = float("-inf")
+        self._last: tuple[int, int, float] | None = None
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Report, unless that was done a moment ago."""
+        error = float((logs or {}).get("val_rmse_px", float("nan")))
+        self._last = (epoch + 1, int(self.params.get("epochs", 0)), error)
+        if time.monotonic() - self._told >= REPORT_SECONDS:
+            self._tell()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Report the last epoch."""
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._last is not None:
+            self._told = time.monotonic()
+            self.report(*self._last)
+            self._last = None
+
+
+class RunsProgress:
+    """Show many runs that train side by side: one bar for all, one for each that is under way.
+
+    Args:
+        total: Number of runs.
+        console: Where to; stderr when left out.
+    """
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._bars = _bars(self.console)
+        self._all = self._bars.add_task("runs", total=total, unit="runs", error="")
+        self._tasks: dict[str, TaskID] = {}
+        self._total = total
+        self._done = 0
+        self._spoken = time.monotonic()
+
+    def __enter__(self) -> RunsProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def update(self, name: str, epoch: int, epochs: int, error: float) -> None:
+        """A run has done so many epochs, with this validation error in pixels."""
+        text = f"{error:.2f} px"
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=epochs, unit="epochs", error="")
+        self._bars.update(self._tasks[name], completed=epoch, total=epochs, error=text)
+        if not self.console.is_terminal and time.monotonic() - self._spoken > LOG_SECONDS:
+            self._spoken = time.monotonic()
+            self.console.print(
+                f"{self._done} of {self._total} runs done; {name}: epoch {epoch} of {epochs}, {text}",
+                highlight=False,
+            )
+
+    def finish(self, name: str, line: str) -> None:
+        """A run has ended; say how."""
+        for task in [title for title in self._tasks if title.partition("/")[0] == name]:
+            self._bars.remove_task(self._tasks.pop(task))
+        self._done += 1
+        self._bars.update(self._all, completed=self._done)
+        self.console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)

@@ -38,7 +38,7 @@ from facial_keypoints.data.audit import audit, flagged_rows
 from facial_keypoints.data.cache import data_digest
 from facial_keypoints.data.duplicates import duplicate_groups, join_groups
 from facial_keypoints.data.missing import MissingStrategy, check_trainable, fill_missing
-from facial_keypoints.data.splits import Split, split_dataset
+from facial_keypoints.data.splits import Split, split_dataset, split_into_folds
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import atomic_path, prepare_directory, read_json, write_json, write_text
 from facial_keypoints.geometry import signed_to_pixels
@@ -48,7 +48,7 @@ from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
 from facial_keypoints.pipeline import TrainingBatches, targets_and_weights
 from facial_keypoints.recipes import SPECIALIST_GROUPS, Recipe
 from facial_keypoints.spec import ModelSpec, embed_spec, read_embedded_spec
-from facial_keypoints.types import FaceDataset, ImageArray
+from facial_keypoints.types import FaceDataset, ImageArray, KeypointSchema
 
 __all__ = [
     "TrainedRun",
@@ -57,8 +57,11 @@ __all__ = [
     "library_versions",
     "load_run",
     "predict_keypoints",
+    "run_parts",
     "split_faces",
+    "split_folds",
     "train",
+    "train_part",
 ]
 
 CHECKPOINT_SECONDS = (
@@ -120,14 +123,52 @@ def split_faces(
     Returns:
         The dataset with its groups, the split, and the number of rows left out.
     """
+    dataset = _grouped(dataset)
+    (split,), flagged = _cleared(dataset, [split_dataset(dataset, seed=seed)], exclude_flagged)
+    return dataset, split, flagged
+
+
+def split_folds(
+    dataset: FaceDataset,
+    folds: int,
+    *,
+    seed: int = 0,
+    exclude_flagged: bool = False,
+) -> tuple[FaceDataset, list[Split], int]:
+    """Group the faces and split them for a cross-validation, in which each is tested once.
+
+    Args:
+        dataset: Labelled faces.
+        folds: Parts to cut the faces into, as :func:`data.splits.split_into_folds` does.
+        seed: Seed of the split.
+        exclude_flagged: As for :func:`split_faces`.
+
+    Returns:
+        The dataset with its groups, a split per fold, and the number of rows left out.
+    """
+    dataset = _grouped(dataset)
+    splits, flagged = _cleared(
+        dataset, split_into_folds(dataset, folds, seed=seed), exclude_flagged
+    )
+    return dataset, splits, flagged
+
+
+def _grouped(dataset: FaceDataset) -> FaceDataset:
     alike = duplicate_groups(dataset.images, dataset.keypoints)
     groups = join_groups(dataset.groups, alike)
-    dataset = dataset.with_groups(np.array([f"g{group}" for group in groups]))
-    split = split_dataset(dataset, seed=seed)
+    return dataset.with_groups(np.array([f"g{group}" for group in groups]))
+
+
+def _cleared(
+    dataset: FaceDataset, splits: list[Split], exclude_flagged: bool
+) -> tuple[list[Split], int]:
+    """The splits without the flagged training rows, and how many rows are in no training part."""
     if not exclude_flagged:
-        return dataset, split, 0
-    kept = np.setdiff1d(split.train, flagged_rows(audit(dataset)))
-    return dataset, replace(split, train=kept), len(split.train) - len(kept)
+        return splits, 0
+    flagged = flagged_rows(audit(dataset))
+    cleared = [replace(split, train=np.setdiff1d(split.train, flagged)) for split in splits]
+    trained = np.unique(np.concatenate([split.train for split in splits]))
+    return cleared, int(np.isin(trained, flagged).sum())
 
 
 def predict_keypoints(
@@ -313,6 +354,7 @@ def _fit(
             verbose=0,
             callbacks=[checkpoints, *callbacks],
         )
+        checkpoints.save()  # a part of a run waits here for the others, maybe in another process
     model.set_weights(checkpoints.best_weights)
     return model, checkpoints.progress
 
@@ -349,49 +391,148 @@ def build_expert(base: keras.Model, group: Sequence[int], *, name: str) -> keras
     return expert
 
 
-def _train_specialists(
-    base: keras.Model,
-    recipe: Recipe,
-    train_rows: FaceDataset,
-    val_rows: FaceDataset,
-    directory: Path,
-    *,
-    seed: int,
-    digest: str,
-    callbacks: Sequence[keras.callbacks.Callback],
-) -> tuple[keras.Model, _Progress]:
-    """Train one copy of ``base`` per group of keypoints, then join them into one model."""
-    schema = train_rows.schema
-    groups = {
-        name: [schema.index(point) for point in points]
+@dataclass(frozen=True)
+class _Prepared:
+    """What all parts of a run share."""
+
+    recipe: Recipe
+    train_rows: FaceDataset
+    val_rows: FaceDataset
+    directory: Path
+    seed: int
+    digest: str  # of the data and the split: a checkpoint of another split has seen our test faces
+
+    @property
+    def groups(self) -> dict[str, NDArray[np.int64]]:
+        """Keypoints of each expert."""
+        return {
+            name: np.array([self.train_rows.schema.index(point) for point in points])
+            for name, points in _expert_groups(self.recipe, self.train_rows.schema).items()
+        }
+
+    def fit(
+        self,
+        model: keras.Model,
+        folder: str,
+        epochs: int,
+        callbacks: Sequence[keras.callbacks.Callback],
+        keypoints: NDArray[np.int64] | None = None,
+    ) -> tuple[keras.Model, _Progress]:
+        """Train one network to its end, from its checkpoint if there is one."""
+        rows = self.train_rows, self.val_rows
+        if keypoints is not None:
+            rows = _reached(rows[0], keypoints), _reached(rows[1], keypoints)
+        return _fit(
+            model,
+            self.recipe,
+            *rows,
+            self.directory / folder,
+            seed=self.seed,
+            digest=self.digest,
+            keypoints=keypoints,
+            epochs=epochs,
+            callbacks=callbacks,
+        )
+
+    def build_and_fit(
+        self, folder: str, callbacks: Sequence[keras.callbacks.Callback]
+    ) -> tuple[keras.Model, _Progress]:
+        """Train the recipe's network for all keypoints."""
+        schema, image_size = self.train_rows.schema, self.train_rows.image_size
+        keras.utils.set_random_seed(self.seed)
+        try:
+            model = _build(self.recipe, schema.num_keypoints, image_size)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        return self.fit(model, folder, self.recipe.epochs, callbacks)
+
+    def fit_expert(
+        self, base: keras.Model, name: str, callbacks: Sequence[keras.callbacks.Callback]
+    ) -> tuple[keras.Model, _Progress]:
+        """Train the expert for one group of keypoints, beginning from ``base``."""
+        # A seed of its own, so that it does not depend on what was trained before in this process.
+        keras.utils.set_random_seed(self.seed + 1 + list(self.groups).index(name))
+        keypoints = self.groups[name]
+        expert = build_expert(base, keypoints.tolist(), name=name.replace("-", "_"))
+        return self.fit(
+            expert, f"specialists/{name}", self.recipe.specialist_epochs, callbacks, keypoints
+        )
+
+
+def _expert_groups(recipe: Recipe, schema: KeypointSchema) -> dict[str, tuple[str, ...]]:
+    """The groups of keypoints that the schema knows; none for a recipe without specialists."""
+    if not recipe.specialists:
+        return {}
+    return {
+        name: points
         for name, points in SPECIALIST_GROUPS.items()
         if set(points) <= set(schema.keypoint_names)
     }
-    experts, total = [], _Progress()
-    for number, (name, group) in enumerate(groups.items()):
-        keypoints = np.array(group)
-        # A seed of its own, so that a resumed run does not depend on how much was done before.
-        keras.utils.set_random_seed(seed + 1 + number)
-        expert = build_expert(base, group, name=name.replace("-", "_"))
-        expert, progress = _fit(
-            expert,
-            recipe,
-            _reached(train_rows, keypoints),
-            _reached(val_rows, keypoints),
-            directory / "specialists" / name,
-            seed=seed,
-            digest=digest,
-            keypoints=keypoints,
-            epochs=recipe.specialist_epochs,
-            callbacks=callbacks,
-        )
-        experts.append(expert)
-        total.seconds += progress.seconds
-        total.best_epoch = max(total.best_epoch, progress.best_epoch)
-        for key, values in progress.history.items():
-            total.history[f"{name}/{key}"] = values
-    joined = build_specialists(experts, list(groups.values()), train_rows.image_size)
-    return joined, total
+
+
+def _prepare(
+    dataset: FaceDataset, split: Split, recipe: Recipe, directory: Path, seed: int
+) -> _Prepared:
+    """Fill the training rows, and write down what the run is of."""
+    strategy = cast(MissingStrategy, recipe.missing)  # fill_missing refuses unknown names
+    train_rows = fill_missing(dataset.subset(split.train), strategy)
+    check_trainable(train_rows)
+    split.save(directory / "split.json")
+    write_json(directory / "schema.json", asdict(dataset.schema))
+    return _Prepared(
+        recipe=recipe,
+        train_rows=train_rows,
+        val_rows=dataset.subset(split.val),
+        directory=directory,
+        seed=seed,
+        digest=f"{data_digest(dataset)} {_rows_digest(split)}",
+    )
+
+
+def run_parts(recipe: Recipe, schema: KeypointSchema) -> list[list[str]]:
+    """Parts of a run that can be trained by themselves, for :func:`train_part`.
+
+    Returns:
+        Lists of parts: those of one list need what the lists before it made, and not each other.
+        Empty for a recipe of a single network.
+    """
+    experts = list(_expert_groups(recipe, schema))
+    return [["base"], experts] if experts else []
+
+
+def train_part(
+    dataset: FaceDataset,
+    split: Split,
+    recipe: Recipe,
+    directory: Path | str,
+    part: str,
+    *,
+    seed: int = 0,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
+    """Train one part of a run, where ``train(..., resume=True)`` finds it.
+
+    Args:
+        dataset: As for :func:`train`.
+        split: As for :func:`train`.
+        recipe: As for :func:`train`.
+        directory: The run folder.
+        part: One of :func:`run_parts`.
+        seed: As for :func:`train`.
+        callbacks: As for :func:`train`.
+
+    Raises:
+        DataError: The data cannot be trained on, or training diverged.
+        OutputError: The folder cannot be written, or holds another run.
+    """
+    directory = Path(directory)
+    if (directory / "run.json").exists():
+        return
+    prepare_directory(directory, keep=True)
+    prepared = _prepare(dataset, split, recipe, directory, seed)
+    base, _ = prepared.build_and_fit("base", callbacks if part == "base" else ())
+    if part != "base":
+        prepared.fit_expert(base, part, callbacks)
 
 
 def train(
@@ -444,17 +585,8 @@ def train(
                 "choose another folder, or replace it with --force."
             )
         return done
-    strategy = cast(MissingStrategy, recipe.missing)  # fill_missing refuses unknown names
-    train_rows = fill_missing(dataset.subset(split.train), strategy)
-    check_trainable(train_rows)
-    val_rows = dataset.subset(split.val)
-    keras.utils.set_random_seed(seed)
-    split.save(directory / "split.json")
-    write_json(directory / "schema.json", asdict(dataset.schema))
-
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    # Rows are part of what a checkpoint is of: one of another split has seen our test faces.
-    common: dict[str, Any] = {"seed": seed, "digest": f"{digest} {_rows_digest(split)}"}
+    prepared = _prepare(dataset, split, recipe, directory, seed)
     spec = ModelSpec(
         name=recipe.name,
         schema=dataset.schema,
@@ -462,31 +594,14 @@ def train(
         channels=int(dataset.images.shape[3]),
         data_digest=digest,
     )
-    try:
-        model = _build(recipe, dataset.schema.num_keypoints, dataset.image_size)
-    except ValueError as error:
-        raise DataError(str(error)) from error
-    if recipe.specialists:
-        history: dict[str, list[float]] = {}
-        seconds = 0.0
-        if warm_start is None:
-            model, progress = _fit(
-                model, recipe, train_rows, val_rows, directory / "base",
-                epochs=recipe.epochs, callbacks=callbacks, **common,
-            )  # fmt: skip
-            seconds, history = progress.seconds, dict(progress.history)
-        else:
-            model = _warm_start_model(warm_start, split, digest)
-        model, progress = _train_specialists(
-            model, recipe, train_rows, val_rows, directory, callbacks=callbacks, **common
-        )
-        progress.seconds += seconds
-        progress.history.update(history)
+    if not recipe.specialists:
+        model, progress = prepared.build_and_fit("", callbacks)
     else:
-        model, progress = _fit(
-            model, recipe, train_rows, val_rows, directory,
-            epochs=recipe.epochs, callbacks=callbacks, **common,
-        )  # fmt: skip
+        if warm_start is None:
+            base, base_progress = prepared.build_and_fit("base", callbacks)
+        else:
+            base, base_progress = _warm_start_model(warm_start, split, digest), _Progress()
+        model, progress = _specialists(prepared, base, base_progress, callbacks)
 
     with atomic_path(directory / "model.keras") as temporary:
         model.save(temporary)
@@ -499,7 +614,11 @@ def train(
             "seed": seed,
             "data_source": dataset.source,
             "data_digest": digest,
-            "rows": {"train": len(train_rows), "val": len(val_rows), "test": len(split.test)},
+            "rows": {
+                "train": len(prepared.train_rows),
+                "val": len(prepared.val_rows),
+                "test": len(split.test),
+            },
             "best_epoch": progress.best_epoch,
             "train_seconds": round(progress.seconds, 3),
             "num_parameters": int(model.count_params()),
@@ -513,6 +632,26 @@ def train(
     for leftover in ("checkpoint", "base", "specialists"):
         shutil.rmtree(directory / leftover, ignore_errors=True)
     return load_run(directory)
+
+
+def _specialists(
+    prepared: _Prepared,
+    base: keras.Model,
+    base_progress: _Progress,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> tuple[keras.Model, _Progress]:
+    """Train one copy of ``base`` per group of keypoints, then join them into one model."""
+    experts, total = [], _Progress(seconds=base_progress.seconds)
+    for name in prepared.groups:
+        expert, progress = prepared.fit_expert(base, name, callbacks)
+        experts.append(expert)
+        total.seconds += progress.seconds
+        total.best_epoch = max(total.best_epoch, progress.best_epoch)
+        for key, values in progress.history.items():
+            total.history[f"{name}/{key}"] = values
+    total.history.update(base_progress.history)
+    groups = [keypoints.tolist() for keypoints in prepared.groups.values()]
+    return build_specialists(experts, groups, prepared.train_rows.image_size), total
 
 
 def _warm_start_model(directory: Path, split: Split, digest: str) -> keras.Model:

@@ -13,7 +13,7 @@ from facial_keypoints.errors import DataError
 from facial_keypoints.files import read_json, write_json
 from facial_keypoints.types import FaceDataset
 
-__all__ = ["Split", "split_dataset"]
+__all__ = ["Split", "split_dataset", "split_into_folds"]
 
 _PARTS = ("train", "val", "test")
 
@@ -83,6 +83,43 @@ def split_dataset(
     """
     if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions must be positive and add up to 1, received {fractions}.")
+    train, val, test = _deal(dataset, fractions, seed, "a training, a validation and a test part")
+    return Split(train, val, test, seed)
+
+
+def split_into_folds(dataset: FaceDataset, folds: int, *, seed: int = 0) -> list[Split]:
+    """Splits of a cross-validation: each row is tested in one, and chooses the epoch in another.
+
+    The rows are dealt into ``folds`` parts of about one size, by group and style as
+    :func:`split_dataset` does. Split number i tests part i, chooses on the part after it, and
+    trains on the others.
+
+    Args:
+        dataset: Faces with ``groups`` and ``styles``.
+        folds: Number of parts, at least 3.
+        seed: The same seed gives the same parts.
+
+    Raises:
+        ValueError: Fewer than three folds.
+        DataError: There are fewer groups than parts, or groups so big that a part stays empty.
+    """
+    if folds < 3:
+        raise ValueError(
+            f"a cross-validation needs at least 3 folds (to train, choose and test), received {folds}."
+        )
+    parts = _deal(dataset, (1 / folds,) * folds, seed, f"{folds} folds")
+    splits = []
+    for number in range(folds):
+        chosen = (number + 1) % folds
+        rest = [part for index, part in enumerate(parts) if index not in (number, chosen)]
+        splits.append(Split(np.sort(np.concatenate(rest)), parts[chosen], parts[number], seed))
+    return splits
+
+
+def _deal(
+    dataset: FaceDataset, fractions: tuple[float, ...], seed: int, wanted: str
+) -> list[NDArray[np.int64]]:
+    """Rows of each part, ascending; a group is in one part."""
     styles, style_of = np.unique(dataset.styles, return_inverse=True)
     groups, group_of = np.unique(dataset.groups, return_inverse=True)
     counts = np.zeros((len(groups), len(styles)))
@@ -100,11 +137,10 @@ def split_dataset(
         part = int(np.argmax(need))
         part_of[group] = part
         room[part] -= counts[group]
-    rows = [np.flatnonzero(part_of[group_of] == part) for part in range(3)]
+    rows = [np.flatnonzero(part_of[group_of] == part) for part in range(len(fractions))]
     if min(map(len, rows)) == 0:
         raise DataError(
             f"{dataset.source or 'the data'} has {len(dataset)} rows in {len(groups)} groups that "
-            "must stay together, too few for a training, a validation and a test part; "
-            "add pictures of more people."
+            f"must stay together, too few for {wanted}; add pictures of more people."
         )
-    return Split(rows[0], rows[1], rows[2], seed)
+    return rows
