@@ -365,7 +365,7 @@ def test_a_picture_that_is_too_large_for_the_limit_is_not_read(tmp_path: Path) -
 
 
 def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from facial_keypoints.batch.cluster import _check_answers, _explain
+    from facial_keypoints.ray_cluster import _check_answers, _explain
 
     with pytest.raises(FacialKeypointsError, match=r"no Ray cluster answers at 127.0.0.1:1 \("):
         _check_answers("127.0.0.1:1")
@@ -384,28 +384,28 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.Monk
 def test_too_little_memory_for_ray_is_told_before_it_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from facial_keypoints.batch import cluster
+    from facial_keypoints import ray_cluster as cluster
 
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "MemAvailable:     524288 kB\n")
     with (
         pytest.raises(
             FacialKeypointsError, match=r"Ray needs 1.4 GB of .* 2 workers .* 0.5 GB are"
         ),
-        cluster.connect(None, 2),
+        cluster.connect(None, 2, purpose="this", worker_bytes=270 << 20),
     ):
         pass
 
 
 @needs_ray
 def test_what_listens_but_is_no_ray_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from facial_keypoints.batch import cluster
+    from facial_keypoints import ray_cluster as cluster
 
     monkeypatch.setattr(cluster, "_JOIN_S", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         with (
             pytest.raises(FacialKeypointsError, match=r"cannot join .*no answer within 3 seconds"),
-            cluster.connect(address, None),
+            cluster.connect(address, purpose="this", worker_bytes=0),
         ):
             pass
 

@@ -31,7 +31,7 @@ LAYERS: list[set[str]] = [
         "alignment",
     },
     {"data", "models", "losses", "pipeline", "progress"},
-    {"evaluation", "training", "runtime", "second_look", "detection"},
+    {"evaluation", "training", "runtime", "ray_cluster", "second_look", "detection"},
     {
         "plots",
         "export",
@@ -44,6 +44,7 @@ LAYERS: list[set[str]] = [
     },
     {"report", "speed", "default_run"},
     {"batch", "compare", "video", "smoothing", "tracking", "service"},
+    {"training_plan", "training_cluster", "sweep"},
     {"cli"},
     {"__main__"},
 ]
@@ -59,6 +60,8 @@ KERAS_ALLOWED = {
     "default_run",
     "train_detector",
     "finetune",
+    "training_plan",
+    "sweep",
 }
 
 

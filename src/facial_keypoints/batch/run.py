@@ -26,7 +26,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facial_keypoints._version import __version__
-from facial_keypoints.batch.cluster import connect
 from facial_keypoints.batch.inputs import find_pieces
 from facial_keypoints.batch.manifest import Manifest, Settings, part_name
 from facial_keypoints.batch.storage import Folder
@@ -39,6 +38,7 @@ from facial_keypoints.batch.worker import (
 )
 from facial_keypoints.errors import DataError, FacialKeypointsError, OutputError
 from facial_keypoints.pictures import MAX_PIXELS, in_order
+from facial_keypoints.ray_cluster import connect
 from facial_keypoints.tables import columns
 
 __all__ = ["BatchResult", "run_batch"]
@@ -50,6 +50,9 @@ _RETRIES = 5
 """Times that Ray begins a block again after its worker died: a picture that kills every worker must not
 hold up a run for ever. Ray counts failed connections to a dying node too, so what it gave up is tried
 again at the end, as long as that gets anything done."""
+
+_WORKER_BYTES = 270 << 20
+"""Memory that a worker takes (benchmarks/results/batch_ray.md)."""
 
 _CHECKERS = 32  # threads that read footers, which wait for the network
 
@@ -165,7 +168,9 @@ def run_batch(
     if missing:
         progress = _progress(report, 0 if manifest.archives else manifest.inputs)
         lost, errors = missing, []
-        with connect(address, workers) as cores:
+        with connect(
+            address, workers, purpose="facial-keypoints batch", worker_bytes=_WORKER_BYTES
+        ) as cores:
             while lost:
                 count = len(lost)
                 errors = _compute(

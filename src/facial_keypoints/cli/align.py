@@ -9,7 +9,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import Crops
+from facial_keypoints.cli.faces import Crops, Faces, Search
 
 
 @app.command("align")
@@ -33,6 +33,9 @@ def align_command(
     ] = 0.0,
     model: o.Model = "default",
     crops: Crops = False,
+    detector: o.Detector = "default",
+    min_score: o.MinScore = None,
+    max_faces: o.MaxFaces = None,
     force: o.Force = False,
 ) -> None:
     """Cut faces out upright, on the five-point template that face-recognition networks take.
@@ -48,14 +51,16 @@ def align_command(
         facial-keypoints align photos/ -o aligned
 
         facial-keypoints align --crops faces/ -o aligned --size 224 --margin 0.2
+
+        facial-keypoints align portraits/ -o aligned --max-faces 1
     """
     import csv
     import math
 
     from rich.console import Console
 
+    search = Search(crops, detector, min_score, max_faces)
     from facial_keypoints.alignment import align
-    from facial_keypoints.cli.faces import Faces
     from facial_keypoints.errors import OutputError
     from facial_keypoints.files import atomic_path, prepare_directory, refuse_existing
     from facial_keypoints.pictures import read_picture
@@ -64,7 +69,7 @@ def align_command(
     table = out / "faces.csv"
     refuse_existing(table, force=force)
     log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    faces = Faces(inputs, model, crops=crops, log=log)
+    faces = Faces(inputs, model, search, log=log)
     taken: set[Path] = set()
     count = lost = 0
     try:

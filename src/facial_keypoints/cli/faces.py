@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,11 +16,38 @@ if TYPE_CHECKING:
 
     from facial_keypoints.types import Prediction
 
-__all__ = ["Crops", "Faces"]
+__all__ = ["Crops", "Faces", "Search"]
 
 Crops = Annotated[
     bool, typer.Option("--crops", help="Each picture is one face already: look for none.")
 ]
+
+
+@dataclass(frozen=True)
+class Search:
+    """How faces are looked for, as the flags of ``predict`` say it.
+
+    Args:
+        crops: Each picture is one face: no detector is asked.
+        detector: As for ``predict``.
+        min_score: As for ``predict``.
+        max_faces: As for ``predict``.
+
+    Raises:
+        typer.BadParameter: They do not go together.
+    """
+
+    crops: bool = False
+    detector: str = "default"
+    min_score: float | None = None
+    max_faces: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.crops and self != Search(crops=True):
+            raise typer.BadParameter(
+                "--crops takes each picture as one face: --detector, --min-score and --max-faces do "
+                "not go with it."
+            )
 
 
 class Faces:
@@ -28,11 +56,11 @@ class Faces:
     Args:
         inputs: Pictures, folders, patterns, or ``-``.
         model: As for ``predict``.
-        crops: Each picture is one face.
+        search: How to find the faces.
         log: Where to list what was skipped.
     """
 
-    def __init__(self, inputs: list[str], model: str, *, crops: bool, log: Console) -> None:
+    def __init__(self, inputs: list[str], model: str, search: Search, *, log: Console) -> None:
         import warnings
 
         from facial_keypoints.predict import load_predictor
@@ -40,8 +68,12 @@ class Faces:
         # Pillow warns of metadata that nobody asked for; a picture that it cannot read is an error.
         warnings.filterwarnings("ignore", module="PIL")
         # Photos are answered by many threads, each of which computes alone.
-        self._predictor = load_predictor(model, threads=None if crops else 1)
-        self._inputs, self._crops, self._log = inputs, crops, log
+        self._predictor = load_predictor(
+            model,
+            threads=None if search.crops else 1,
+            detector=None if search.crops else search.detector,
+        )
+        self._inputs, self._search, self._log = inputs, search, log
         self.schema = self._predictor.spec.schema
         self.done = self.bad = 0
 
@@ -63,8 +95,10 @@ class Faces:
         files = find_pictures(self._inputs)
         answers = (
             self._predictor.predict_files(files)
-            if self._crops
-            else self._predictor.predict_photos(files)
+            if self._search.crops
+            else self._predictor.predict_photos(
+                files, min_score=self._search.min_score, max_faces=self._search.max_faces
+            )
         )
         log = self._log
         columns = (TextColumn("finding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -9,7 +9,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import Crops
+from facial_keypoints.cli.faces import Crops, Faces, Search
 from facial_keypoints.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ def measure_command(
     ] = None,
     model: o.Model = "default",
     crops: Crops = False,
+    detector: o.Detector = "default",
+    min_score: o.MinScore = None,
+    max_faces: o.MaxFaces = None,
     force: o.Force = False,
 ) -> None:
     """Measure faces: distances as ratios, angles, asymmetry, turn of the head, with error bars.
@@ -90,25 +93,28 @@ def measure_command(
     from facial_keypoints.measurement import NOTICE, measure
     from facial_keypoints.measurement_table import check_table_name, write_measurements
 
-    for name, scale in (("--ipd-mm", ipd_mm), ("--mm-per-px", mm_per_px)):
-        if scale is not None and not 0 < scale < float("inf"):
-            raise typer.BadParameter("must be a positive number.", param_hint=name)
-    if ipd_mm is not None and mm_per_px is not None:
-        raise typer.BadParameter("give --ipd-mm or --mm-per-px, not both.")
+    _check_scale(ipd_mm, mm_per_px)
     if neutral is not None and neutral_at is not None:
         raise typer.BadParameter("give --neutral or --neutral-at, not both.")
+    search = Search(crops, detector, min_score, max_faces)
+    has_table = any(Path(name).suffix.lower() in _TABLES for name in inputs)
+    if has_table and neutral is None and search != Search():
+        raise typer.BadParameter(
+            "a table says where the faces are: --crops, --detector, --min-score and --max-faces go "
+            "with pictures."
+        )
     check_table_name(out)
     for file in (out, plot):
         if file is not None:
             refuse_existing(file, force=force)
     log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    faces, bad = _faces(inputs, model, crops=crops, log=log)
+    faces, bad = _read_table(inputs) if has_table else _find(inputs, model, search, log)
     times = faces.column("time_s", "time")
     if times is None and (plot is not None or neutral_at is not None):
         raise DataError("--plot and --neutral-at need a table that track wrote, with times.")
     rest = None
     if neutral is not None:
-        rest = _neutral(neutral, model, crops=crops, log=log)
+        rest = _neutral(neutral, model, search, log)
     elif neutral_at is not None and times is not None:
         rest = _resting(faces, times, neutral_at)
     found = measure(faces.keypoints, neutral=rest, mm_per_px=mm_per_px, ipd_mm=ipd_mm)
@@ -127,27 +133,34 @@ def measure_command(
         raise typer.Exit(1)
 
 
-def _faces(inputs: list[str], model: str, *, crops: bool, log: Console) -> tuple[FaceTable, int]:
-    """The points to measure, and the number of pictures that could not be read."""
-    from facial_keypoints.cli.faces import Faces
-    from facial_keypoints.measurement import check_schema
-    from facial_keypoints.measurement_table import read_faces, table_of
+def _check_scale(ipd_mm: float | None, mm_per_px: float | None) -> None:
+    for name, scale in (("--ipd-mm", ipd_mm), ("--mm-per-px", mm_per_px)):
+        if scale is not None and not 0 < scale < float("inf"):
+            raise typer.BadParameter("must be a positive number.", param_hint=name)
+    if ipd_mm is not None and mm_per_px is not None:
+        raise typer.BadParameter("give --ipd-mm or --mm-per-px, not both.")
 
-    if any(Path(name).suffix.lower() in _TABLES for name in inputs):
-        if len(inputs) > 1:
-            raise DataError(
-                "measure takes one table, or pictures, not several: run it once for each."
-            )
-        return read_faces(inputs[0]), 0
-    pictures = Faces(inputs, model, crops=crops, log=log)
+
+def _read_table(inputs: list[str]) -> tuple[FaceTable, int]:
+    from facial_keypoints.measurement_table import read_faces
+
+    if len(inputs) > 1:
+        raise DataError("measure takes one table, or pictures, not several: run it once for each.")
+    return read_faces(inputs[0]), 0
+
+
+def _find(inputs: list[str], model: str, search: Search, log: Console) -> tuple[FaceTable, int]:
+    """The points to measure, and the number of pictures that could not be read."""
+    from facial_keypoints.measurement import check_schema
+    from facial_keypoints.measurement_table import table_of
+
+    pictures = Faces(inputs, model, search, log=log)
     check_schema(pictures.schema)
     return table_of(list(pictures), pictures.schema), pictures.bad
 
 
-def _neutral(picture: Path, model: str, *, crops: bool, log: Console) -> Keypoints:
-    from facial_keypoints.cli.faces import Faces
-
-    found = list(Faces([str(picture)], model, crops=crops, log=log))
+def _neutral(picture: Path, model: str, search: Search, log: Console) -> Keypoints:
+    found = list(Faces([str(picture)], model, search, log=log))
     if len(found) != 1 or len(found[0]) != 1:
         count = sum(len(each) for each in found)
         raise DataError(

@@ -38,10 +38,10 @@ except Exception as error:
 _NATIVE = re.compile(r"\[\d{4}-\d\d-\d\d ")
 
 _STORE = 128 << 20
-"""Bytes of the object store of a local Ray: numbers of blocks and one model pass through it."""
+"""Least bytes of the object store of a local Ray; numbers of blocks and one model fit into it."""
 
-_RAY_BYTES, _WORKER_BYTES = 800 << 20, 270 << 20
-"""What the driver with a local Ray's own processes, and a worker, take (benchmarks/results/batch_ray.md)."""
+_RAY_BYTES = 800 << 20
+"""What the driver with a local Ray's own processes takes (benchmarks/results/batch_ray.md)."""
 
 
 class ClusterError(FacialKeypointsError):
@@ -49,13 +49,24 @@ class ClusterError(FacialKeypointsError):
 
 
 @contextmanager
-def connect(address: str | None, workers: int | None) -> Iterator[int]:
+def connect(
+    address: str | None,
+    cores: int | None = None,
+    *,
+    purpose: str,
+    worker_bytes: int,
+    shared_bytes: int = 0,
+) -> Iterator[int]:
     """Open a Ray for the time of a run.
 
     Args:
-        address: ``HOST:PORT``, ``ray://HOST:PORT``, ``auto``, or ``None`` for one of this machine.
-        workers: Cores that a Ray of this machine is given; all that this process may use when left
+        address: ``HOST:PORT``, ``ray://HOST:PORT``, ``auto``, or ``local`` or ``None`` for one of this
+            machine.
+        cores: Cores that a Ray of this machine is given; all that this process may use when left
             out.
+        purpose: What Ray is for, as a noun phrase, should it not be installed.
+        worker_bytes: Memory that a worker takes.
+        shared_bytes: Data that will be handed to all workers through the object store.
 
     Yields:
         Cores of it.
@@ -72,13 +83,14 @@ def connect(address: str | None, workers: int | None) -> Iterator[int]:
     if local and "RAY_AUTH_MODE" not in os.environ:  # else Ray leaves a token in the home folder
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     if importlib.util.find_spec("ray") is None:
-        raise MissingExtraError("ray", "ray", "facial-keypoints batch")
+        raise MissingExtraError("ray", "ray", purpose)
+    cores = cores or available_cores()
+    store = max(_STORE, shared_bytes + shared_bytes // 4)
     if local:
-        _check_memory(workers or available_cores())
+        _check_memory(cores, cores * worker_bytes + store)
     else:
         _check_joins(str(address))
     import ray
-    import ray.data
 
     options: dict[str, Any] = {
         "logging_level": logging.ERROR,
@@ -86,7 +98,7 @@ def connect(address: str | None, workers: int | None) -> Iterator[int]:
         "include_dashboard": False,
     }
     if local:
-        options |= {"num_cpus": workers or available_cores(), "object_store_memory": _STORE}
+        options |= {"num_cpus": cores, "object_store_memory": store}
     else:
         del options["include_dashboard"]  # the cluster has one or not
     try:
@@ -102,14 +114,14 @@ def connect(address: str | None, workers: int | None) -> Iterator[int]:
         ray.shutdown()
 
 
-def _check_memory(workers: int) -> None:
+def _check_memory(workers: int, needed: int) -> None:
     """Ray's processes are killed, or abort, where they get no memory: say so before they start."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:  # no Linux: Ray's own check must do
         return
     free = 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", text)[0])
-    needed = _STORE + _RAY_BYTES + workers * _WORKER_BYTES
+    needed += _RAY_BYTES
     if free < needed:
         raise ClusterError(
             f"Ray needs {needed / 2**30:.1f} GB of free memory for {workers} "
