@@ -252,3 +252,27 @@ def test_align_finds_the_faces_of_photos_and_an_empty_photo_is_no_failure(tmp_pa
         off = np.abs(moved(eyes, matrix) - TEMPLATE[:2]).max(axis=(1, 2))
         assert off.min() < 12
         assert 0 < float(row["score"]) <= 1
+
+
+def test_align_looks_for_faces_as_it_is_told(tmp_path: Path) -> None:
+    Image.fromarray(draw_scene(3, seed=1)[0]).save(tmp_path / "three.png")
+
+    def found(*words: str) -> list[float]:
+        out = tmp_path / f"aligned{len(words)}{words[-1:]}"
+        done = fkp("align", tmp_path / "three.png", "-o", out, *words)
+        assert done.returncode == 0, done.stderr
+        with (out / "faces.csv").open(newline="") as handle:
+            scores = [float(row["score"]) for row in csv.DictReader(handle)]
+        assert len(list((out / tmp_path.relative_to("/")).glob("*_face*.png"))) == len(scores)
+        return scores
+
+    scores = found()
+    assert len(scores) == 3
+    assert found("--max-faces", "1") == [max(scores)]
+    limit = sorted(scores)[1] + 2e-4
+    assert found("--min-score", str(limit)) == [score for score in scores if score >= limit]
+    absent = fkp("align", tmp_path / "three.png", "-o", tmp_path / "o", "--detector", "no.onnx")
+    assert absent.returncode == 1
+    assert "no.onnx" in absent.stderr
+    refused = fkp("align", "--crops", tmp_path, "-o", tmp_path / "o", "--max-faces", "1")
+    assert refused.returncode == 2

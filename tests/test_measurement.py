@@ -403,7 +403,13 @@ def test_mistakes_are_told(pictures: Path, tmp_path: Path) -> None:
         assert not out.exists()
     done = CliRunner().invoke(app, ["measure", str(bad), "-o", str(tmp_path / "out.txt")])
     assert ".parquet" in str(done.exception)
-    for words in (("--ipd-mm", "-3"), ("--ipd-mm", "60", "--mm-per-px", "1")):
+    for words in (
+        ("--ipd-mm", "-3"),
+        ("--ipd-mm", "60", "--mm-per-px", "1"),
+        ("--max-faces", "1"),  # of a table, which says where the faces are
+        ("--crops",),
+        ("--neutral", "a.png", "--crops", "--min-score", "0.5"),
+    ):
         done = CliRunner().invoke(app, ["measure", str(bad), "-o", str(out), *words])
         assert done.exit_code == 2
 
@@ -461,3 +467,34 @@ def test_measure_finds_the_faces_of_photos(tmp_path: Path) -> None:
                   "--neutral", tmp_path / "two.png")  # fmt: skip
     assert refused.returncode == 1
     assert "2 were found" in refused.stderr
+
+
+def test_measure_looks_for_faces_as_it_is_told(tmp_path: Path) -> None:
+    Image.fromarray(draw_scene(3, seed=1)[0]).save(tmp_path / "three.png")
+
+    def found(*words: str) -> list[float]:
+        out = tmp_path / "out.parquet"
+        done = fkp("measure", tmp_path / "three.png", "-o", out, "--force", *words)
+        assert done.returncode == 0, done.stderr
+        return [row["score"] for row in pq.read_table(out).to_pylist()]
+
+    scores = found()
+    assert len(scores) == 3
+    assert found("--max-faces", "1") == [max(scores)]
+    limit = sorted(scores)[1] + 1e-4
+    assert found("--min-score", str(limit)) == [score for score in scores if score >= limit]
+    absent = fkp(
+        "measure", tmp_path / "three.png", "-o", tmp_path / "o.csv", "--detector", "no.onnx"
+    )
+    assert absent.returncode == 1
+    assert "no.onnx" in absent.stderr
+
+
+def test_a_table_is_measured_against_the_best_face_of_a_photo(tmp_path: Path) -> None:
+    Image.fromarray(draw_scene(2, seed=1)[0]).save(tmp_path / "two.png")
+    table = track_table(tmp_path / "track.csv")
+    out = tmp_path / "out.csv"
+    done = fkp("measure", table, "-o", out, "--neutral", tmp_path / "two.png", "--max-faces", "1")
+    assert done.returncode == 0, done.stderr
+    with out.open(newline="") as handle:
+        assert all(row["smile"] for row in csv.DictReader(handle))

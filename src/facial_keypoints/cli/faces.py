@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,7 +43,7 @@ class Search:
     max_faces: int | None = None
 
     def __post_init__(self) -> None:
-        if self.crops and self != Search(crops=True):
+        if self.crops and replace(self, crops=False) != Search():
             raise typer.BadParameter(
                 "--crops takes each picture as one face: --detector, --min-score and --max-faces do "
                 "not go with it."
