@@ -267,6 +267,82 @@ def test_a_parquet_file_that_shrank_fails_row_by_row(faces: list[bytes], tmp_pat
     ]
 
 
+def test_failures_are_tried_again_by_themselves_from_any_folder(
+    faces: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [faces[10]] * 6
+
+    def put(contents: list[bytes]) -> None:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        for number, content in enumerate(contents):
+            (tmp_path / "in" / f"{number} #.jpg").write_bytes(content)
+        write_tar(tmp_path / "s.tar", contents)
+        # Other usual names beside it: the column that the run was given is the one that counts.
+        table = pa.table({"path": ["x"] * 6, "photo": contents})
+        pq.write_table(table, tmp_path / "t.parquet", row_group_size=2)
+
+    put([good[0], b"", good[0], b"", good[0], b""])
+    monkeypatch.chdir(tmp_path)
+    inputs = ["in", "s.tar", "t.parquet"]
+    result = do("out", begin("out", inputs, column="photo", block_size=3))
+    assert result == {"inputs": 18, "faces": 9, "failed": 9}
+    put([*good[:5], b""])
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    table = ["../out/failures.parquet"]
+    result = do("again", begin("again", table, column="source", block_size=4))
+    assert result == {"inputs": 9, "faces": 6, "failed": 3}
+    assert parts(Path("again"))["source"].to_pylist() == [
+        "in/1 #.jpg", "in/3 #.jpg", "s.tar#d/001.jpg", "s.tar#d/003.jpg",
+        "t.parquet#1", "t.parquet#3",
+    ]  # fmt: skip
+    left = ["in/5 #.jpg", "s.tar#d/005.jpg", "t.parquet#5"]
+    assert [source for source, _ in failed(Path("again"))] == left
+    put(good)
+    (tmp_path / "more").mkdir()
+    monkeypatch.chdir(tmp_path / "more")
+    result = do("more", begin("more", ["../else/again/failures.parquet"]))
+    assert result == {"inputs": 3, "faces": 3, "failed": 0}
+    assert parts(Path("more"))["source"].to_pylist() == left
+
+
+def test_names_that_lead_into_files_give_each_a_picture_or_a_failure(
+    faces: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "s.tar", faces[10:14])
+    write_tar(tmp_path / "cut.tar", faces[10:14])
+    content = (tmp_path / "cut.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(content[: len(content) // 2])
+    (tmp_path / "a.tar#1.jpg").write_bytes(faces[15])  # a file that is called so
+    pq.write_table(pa.table({"image": faces[10:12]}), tmp_path / "t.parquet")
+    pq.write_table(pa.table({"path": ["paths.parquet#0"]}), tmp_path / "paths.parquet")
+    asked = [
+        "s.tar#d/002.jpg", "s.tar#d/000.jpg", "s.tar#d/002.jpg", "s.tar#d/009.jpg", "s.tar",
+        "cut.tar#d/000.jpg", "cut.tar#d/003.jpg", "no.tar#a.jpg", "a.tar#1.jpg",
+        "t.parquet#1", "t.parquet#7", "t.parquet#x", "no.parquet#0", "paths.parquet#0", None,
+    ]  # fmt: skip
+    pq.write_table(pa.table({"source": pa.array(asked)}), tmp_path / "list.parquet")
+    result = do("out", begin("out", ["list.parquet"]))
+    assert result["inputs"] == len(asked)
+    assert sorted(parts(Path("out"))["source"].to_pylist()) == [
+        "a.tar#1.jpg", "cut.tar#d/000.jpg", "s.tar#d/000.jpg", "s.tar#d/002.jpg",
+        "s.tar#d/002.jpg", "t.parquet#1",
+    ]  # fmt: skip
+    reasons = dict(failed(Path("out")))
+    assert set(reasons) == {
+        "s.tar#d/009.jpg", "s.tar", "cut.tar#d/003.jpg", "no.tar#a.jpg", "t.parquet#7",
+        "t.parquet#x", "no.parquet#0", "paths.parquet#0", "list.parquet#14",
+    }  # fmt: skip
+    assert "nothing by this name" in reasons["s.tar#d/009.jpg"]
+    assert "name it as an input" in reasons["s.tar"]
+    assert "the archive is damaged" in reasons["cut.tar#d/003.jpg"]
+    assert "the archive is damaged or cannot be read" in reasons["no.tar#a.jpg"]
+    assert "No such file" in reasons["no.parquet#0"]
+    # Followed once: a table whose names lead into itself has an end.
+    assert "No such file" in reasons["paths.parquet#0"]
+
+
 def test_photos_without_faces_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Nobody:
         def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

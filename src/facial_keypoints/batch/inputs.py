@@ -8,14 +8,19 @@ them all; pictures are read from them by the workers.
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
+import re
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,16 +41,21 @@ from facial_keypoints.pictures import (
     read_content,
 )
 
-__all__ = ["IMAGE_COLUMNS", "Piece", "find_pieces", "read_piece"]
+__all__ = ["IMAGE_COLUMNS", "ORIGIN", "Piece", "find_origin", "find_pieces", "read_piece"]
 
 Kind = Literal["file", "parquet", "tar"]
 
 IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "content", "path", "file", "source")
 """Columns of a Parquet file that are looked for, in this order, if none is named."""
 
+ORIGIN = b"facial_keypoints_origin"
+"""Key in the footer of a table of failures: JSON with the ``root`` and the ``column`` of its run."""
+
 _TARS = (".tar", ".tar.gz", ".tgz")
 _LISTS = (".txt", ".lst")
 _ROWS_AT_ONCE = 16  # of a Parquet column of pictures: some 16 × 5 MB of photos
+# What tables call a member of an archive or a row of a Parquet file.
+_INSIDE = re.compile(r"(.+?\.(?:tar|tar\.gz|tgz|parquet))#(.+)", re.IGNORECASE | re.DOTALL)
 _OPENERS = 8  # threads that read the footers of Parquet files, which wait for the network
 
 
@@ -292,9 +302,111 @@ def _unreadable(source: str, reason: str) -> StoredPicture:
     return StoredPicture(source, read)
 
 
+def find_origin(inputs: Sequence[str], *, root: str, column: str | None) -> bytes:
+    """What to put under :data:`ORIGIN` for a run: its root and column, or those of a table of failures.
+
+    Args:
+        inputs: Of the run; what one table of failures says is passed on.
+        root: Of the run.
+        column: Of the run.
+    """
+    if len(inputs) == 1 and inputs[0].lower().endswith(".parquet"):
+        with suppress(*STORAGE_ERRORS), open_file(_place(inputs[0], root)) as handle:
+            known: bytes | None = (pq.read_schema(handle).metadata or {}).get(ORIGIN)
+            if known is not None:
+                return known
+    return json.dumps({"root": root, "column": column}).encode()
+
+
+class _Row(NamedTuple):
+    """A row of a Parquet file: bytes or a name, or why it cannot be read."""
+
+    number: int
+    value: bytes | str | OSError | None
+    root: str  # that its name counts from
+    column: str | None  # of the Parquet file that its name may lead into
+
+
 def _from_parquet(
     piece: Piece, root: str, column: str | None, max_pixels: int
 ) -> Iterator[StoredPicture]:
+    """Each row a picture; names of members of archives and of rows of other files are followed once."""
+    for file, rows in groupby(_rows(piece, root, column), _file_around):
+        if not file:
+            yield from (_picture(piece.source, row, max_pixels) for row in rows)
+            continue
+        first, *others = rows
+        wanted = Counter(str(row.value) for row in (first, *others))
+        yield from _from_inside(file, wanted, first.root, first.column, max_pixels)
+
+
+def _file_around(row: _Row) -> str:
+    """The archive or Parquet file that the row's name leads into, else empty."""
+    found = _INSIDE.fullmatch(row.value) if isinstance(row.value, str) else None
+    if found is None:
+        return ""
+    place = _place(found[0], row.root)
+    # A file may be called so.
+    return "" if not is_uri(place) and os.path.lexists(place) else found[1]
+
+
+def _picture(source: str, row: _Row, max_pixels: int) -> StoredPicture:
+    name = f"{source}#{row.number}"
+    if isinstance(row.value, OSError):
+        return _unreadable(name, str(row.value))
+    if not isinstance(row.value, str):
+        return _known(name, row.value)
+    if row.value.lower().endswith(_TARS):
+        reason = (
+            "an archive is no picture: name it as an input, its pictures are then all done again"
+        )
+        return _unreadable(row.value, reason)
+    return _stored(row.value, row.root, max_pixels)
+
+
+def _from_inside(
+    file: str, wanted: Counter[str], root: str, column: str | None, max_pixels: int
+) -> Iterator[StoredPicture]:
+    """Of the pictures in an archive or a Parquet file those that are wanted, each as often."""
+    reason = "there is nothing by this name"
+    is_tar = file.lower().endswith(_TARS)
+    found = (
+        (
+            (picture.name, picture)
+            for picture in _from_tar(Piece("tar", file, None), root, max_pixels)
+        )
+        if is_tar
+        else _from_rows(file, wanted, root, column, max_pixels)
+    )
+    with closing(found):
+        for name, picture in found:
+            for _ in range(wanted.pop(name, 0)):
+                yield picture
+            if name == file:  # it could not be read to its end
+                yield from (StoredPicture(name, picture.read) for name in wanted.elements())
+                return
+            if not wanted:
+                return
+    yield from (_unreadable(name, reason) for name in wanted.elements())
+
+
+def _from_rows(
+    file: str, wanted: Counter[str], root: str, column: str | None, max_pixels: int
+) -> Generator[tuple[str, StoredPicture]]:
+    try:
+        pieces = _row_groups(_place(file, root), column, 1)
+    except DataError as error:
+        yield file, _unreadable(file, str(error))
+        return
+    for piece in pieces:
+        numbers = range(piece.first, piece.first + (piece.count or 0))
+        if any(f"{file}#{number}" in wanted for number in numbers):
+            for row in _rows(replace(piece, source=file), root, column):
+                yield f"{file}#{row.number}", _picture(file, row, max_pixels)
+
+
+def _rows(piece: Piece, root: str, column: str | None) -> Iterator[_Row]:
+    """The rows of a piece, as many as it says, in order."""
     done, reason = 0, "the file has fewer rows than when the run began"
     total = piece.count or 0
     try:
@@ -304,6 +416,8 @@ def _from_parquet(
             pq.ParquetFile(handle, pre_buffer=False, buffer_size=1 << 20) as file,
         ):
             name = find_column(file.schema_arrow, column, piece.source)
+            origin = json.loads((file.schema_arrow.metadata or {}).get(ORIGIN, b"{}"))
+            start, inner = origin.get("root", root), origin.get("column")
             batches = file.iter_batches(
                 batch_size=_ROWS_AT_ONCE,
                 row_groups=list(range(piece.group, piece.group + piece.groups)),
@@ -314,16 +428,12 @@ def _from_parquet(
                 if pa.types.is_struct(values.type):
                     values = values.field("bytes")
                 for value in values.to_pylist()[: total - done]:
-                    number = piece.first + done
                     done += 1
-                    if isinstance(value, str):
-                        yield _stored(value, root, max_pixels)
-                    else:
-                        yield _known(f"{piece.source}#{number}", value)
+                    yield _Row(piece.first + done - 1, value, start, inner)
     except (*STORAGE_ERRORS, DataError, IndexError) as error:
         reason = " ".join(str(error).split())[:160]
     for number in range(piece.first + done, piece.first + total):
-        yield _unreadable(f"{piece.source}#{number}", reason)
+        yield _Row(number, OSError(reason), root, column)
 
 
 class _Member(tarfile.TarInfo):

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facial_keypoints._version import __version__
-from facial_keypoints.batch.inputs import find_pieces
+from facial_keypoints.batch.inputs import ORIGIN, find_origin, find_pieces
 from facial_keypoints.batch.manifest import Manifest, Settings, part_name
 from facial_keypoints.batch.storage import Folder
 from facial_keypoints.batch.worker import (
@@ -309,7 +309,13 @@ def _statuses(folder: Folder, manifest: Manifest) -> Iterator[BlockStatus]:
 
 def _finish(folder: Folder, manifest: Manifest, *, new: int, started: float) -> BatchResult:
     """Write the table of failures and the statistics from the parts' footers."""
-    schema = pa.schema([("source", pa.string()), ("reason", pa.string()), ("block", pa.int64())])
+    settings = manifest.settings
+    # The table may be an input itself, and that from another working directory.
+    origin = find_origin(settings.inputs, root=settings.root, column=settings.column)
+    schema = pa.schema(
+        [("source", pa.string()), ("reason", pa.string()), ("block", pa.int64())],
+        metadata={ORIGIN: origin},
+    )
     totals = dict.fromkeys(
         ("inputs", "predicted", "without_faces", "faces", "read_s", "work_s", "bytes_read"), 0
     )
@@ -329,9 +335,11 @@ def _finish(folder: Folder, manifest: Manifest, *, new: int, started: float) -> 
                     for source, reason in status.failures
                 ]
             if len(waiting) >= 65_536:
-                writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
+                writer.write_table(
+                    pa.Table.from_pylist(waiting, schema=schema), settings.block_size
+                )
                 waiting = []
-        writer.write_table(pa.Table.from_pylist(waiting, schema=schema))
+        writer.write_table(pa.Table.from_pylist(waiting, schema=schema), settings.block_size)
     folder.write("failures.parquet", content.getvalue())
     seconds = time.perf_counter() - started
     counts = {name: totals[name] for name in ("inputs", "predicted", "without_faces", "faces")}
