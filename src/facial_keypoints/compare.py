@@ -40,7 +40,14 @@ from facial_keypoints.recipes import Recipe
 from facial_keypoints.training import TrainedRun, predict_keypoints, split_faces, train
 from facial_keypoints.types import FaceDataset
 
-__all__ = ["KaggleTest", "compare"]
+__all__ = [
+    "KaggleTest",
+    "compare",
+    "describe_run",
+    "machine_kind",
+    "versions_of",
+    "write_comparison",
+]
 
 PICTURES = {"cnn": "KEYPOINTS_0.png", "fc": "KEYPOINTS_1.png"}  # the study's own file names
 
@@ -165,12 +172,12 @@ def compare(
         ),
         missing_results=tuple(missing),
         audit=audit_summary,
-        versions=_versions(directory / "runs" / results[0].name),
+        versions=versions_of(directory / "runs" / results[0].name),
         command=command,
         created=time.strftime("%Y-%m-%d %H:%M"),
-        machine=_machine(),
+        machine=machine_kind(),
     )
-    _write(result, directory)
+    write_comparison(result, directory)
     return result
 
 
@@ -178,8 +185,22 @@ def _measure(
     run: TrainedRun, name: str, description: str, test: FaceDataset, seed: int
 ) -> RecipeResult:
     predicted = predict_keypoints(run.load_model(), test.images)
+    return RecipeResult(
+        name=name,
+        description=description,
+        report=evaluate_predictions(test, predicted, seed=seed),
+        predicted_xy=predicted,
+        history=run.history,
+        settings=describe_run(run),
+        train_seconds=run.train_seconds,
+        num_parameters=run.num_parameters,
+    )
+
+
+def describe_run(run: TrainedRun) -> dict[str, Any]:
+    """What was chosen for a run, by the names that reports show."""
     recipe = run.recipe
-    settings: dict[str, Any] = {
+    return {
         "epochs": recipe.epochs,
         "best epoch": run.best_epoch,
         "batch size": recipe.batch_size,
@@ -189,16 +210,6 @@ def _measure(
         "missing labels": recipe.missing,
         "flip probability": recipe.flip_probability,
     }
-    return RecipeResult(
-        name=name,
-        description=description,
-        report=evaluate_predictions(test, predicted, seed=seed),
-        predicted_xy=predicted,
-        history=run.history,
-        settings=settings,
-        train_seconds=run.train_seconds,
-        num_parameters=run.num_parameters,
-    )
 
 
 def _submit(run: TrainedRun, name: str, kaggle_test: KaggleTest, directory: Path) -> None:
@@ -207,7 +218,8 @@ def _submit(run: TrainedRun, name: str, kaggle_test: KaggleTest, directory: Path
     write_submission(directory / f"submission_{name}.csv", faces.sample_ids, xy, kaggle_test.lookup)
 
 
-def _write(result: ComparisonResult, directory: Path) -> None:
+def write_comparison(result: ComparisonResult, directory: Path) -> None:
+    """Write tables, pictures and the report of a comparison into its folder."""
     report.write_results_json(directory / "results.json", result)
     report.write_results_csv(directory / "results.csv", result)
     for recipe in result.recipes:
@@ -237,10 +249,12 @@ def _write(result: ComparisonResult, directory: Path) -> None:
     report.write_report(directory / "report.html", result)
 
 
-def _versions(run: Path) -> Mapping[str, str]:
+def versions_of(run: Path) -> Mapping[str, str]:
+    """Versions of what trained a run."""
     versions: Mapping[str, str] = read_json(run / "run.json")["versions"]
     return versions
 
 
-def _machine() -> str:
+def machine_kind() -> str:
+    """The kind of this machine, for reports."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"

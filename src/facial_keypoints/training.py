@@ -39,6 +39,14 @@ from facial_keypoints.data.cache import data_digest
 from facial_keypoints.data.duplicates import duplicate_groups, join_groups
 from facial_keypoints.data.missing import MissingStrategy, check_trainable, fill_missing
 from facial_keypoints.data.splits import Split, split_dataset, split_into_folds
+from facial_keypoints.data_parallel import (
+    ShareOfBatches,
+    check_batch_size,
+    check_same_everywhere,
+    first_decides,
+    in_first_process,
+    is_data_parallel,
+)
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import atomic_path, prepare_directory, read_json, write_json, write_text
 from facial_keypoints.geometry import signed_to_pixels
@@ -57,6 +65,8 @@ __all__ = [
     "library_versions",
     "load_run",
     "predict_keypoints",
+    "recipe_to_json",
+    "recorded_errors",
     "run_parts",
     "split_faces",
     "split_folds",
@@ -67,6 +77,7 @@ __all__ = [
 CHECKPOINT_SECONDS = (
     15.0  # writing a checkpoint costs about 0.1 s; losing this much work is bearable
 )
+VALIDATION_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -307,8 +318,8 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             self.best_weights = self.model.get_weights()
         if self.patience and progress.epoch - progress.best_epoch >= self.patience:
             self.model.stop_training = True
-        if now - self._saved > CHECKPOINT_SECONDS:
-            self.save()
+        if first_decides(now - self._saved > CHECKPOINT_SECONDS):
+            in_first_process(self.save)
 
 
 def _fit(
@@ -325,7 +336,7 @@ def _fit(
     callbacks: Iterable[keras.callbacks.Callback] = (),
 ) -> tuple[keras.Model, _Progress]:
     """Train a model, or continue where its checkpoint stands; return it with its best weights."""
-    context = {"recipe": _recipe_json(recipe), "seed": seed, "data": digest, "epochs": epochs}
+    context = {"recipe": recipe_to_json(recipe), "seed": seed, "data": digest, "epochs": epochs}
     checkpoints = _Checkpoints(directory / "checkpoint", patience=recipe.patience, context=context)
     saved = checkpoints.load()
     if saved is not None:
@@ -334,9 +345,10 @@ def _fit(
         compile_model(model, recipe, train_rows.image_size)
     done = checkpoints.progress.epoch
     stopped = recipe.patience and done - checkpoints.progress.best_epoch >= recipe.patience
+    check_same_everywhere(context, done)
     if done < epochs and not stopped:
-        validation = (val_rows.images, *targets_and_weights(val_rows, keypoints))
-        batches = TrainingBatches(
+        validation: Any = (val_rows.images, *targets_and_weights(val_rows, keypoints))
+        batches: keras.utils.PyDataset = TrainingBatches(
             train_rows,
             batch_size=recipe.batch_size,
             seed=seed,
@@ -344,22 +356,30 @@ def _fit(
             keypoints=keypoints,
             epoch=done,
         )
+        if is_data_parallel():
+            batches = ShareOfBatches(batches)
+            starts = range(0, len(val_rows), VALIDATION_BATCH)
+            validation = ShareOfBatches(
+                [tuple(part[i : i + VALIDATION_BATCH] for part in validation) for i in starts]
+            )
         model.fit(
             batches,
             validation_data=validation if len(val_rows) else None,
-            validation_batch_size=256,
+            validation_batch_size=None if is_data_parallel() else VALIDATION_BATCH,
             epochs=epochs,
             initial_epoch=done,
             shuffle=False,  # TrainingBatches shuffles rows, repeatably
             verbose=0,
             callbacks=[checkpoints, *callbacks],
         )
-        checkpoints.save()  # a part of a run waits here for the others, maybe in another process
+        # A part of a run waits here for the others, maybe in another process.
+        in_first_process(checkpoints.save)
     model.set_weights(checkpoints.best_weights)
     return model, checkpoints.progress
 
 
-def _recipe_json(recipe: Recipe) -> dict[str, Any]:
+def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as run.json holds it."""
     return {**asdict(recipe), "optimizer_options": dict(recipe.optimizer_options)}
 
 
@@ -477,8 +497,12 @@ def _prepare(
     strategy = cast(MissingStrategy, recipe.missing)  # fill_missing refuses unknown names
     train_rows = fill_missing(dataset.subset(split.train), strategy)
     check_trainable(train_rows)
-    split.save(directory / "split.json")
-    write_json(directory / "schema.json", asdict(dataset.schema))
+
+    def write() -> None:
+        split.save(directory / "split.json")
+        write_json(directory / "schema.json", asdict(dataset.schema))
+
+    in_first_process(write)
     return _Prepared(
         recipe=recipe,
         train_rows=train_rows,
@@ -569,13 +593,18 @@ def train(
         OutputError: The folder exists, or cannot be written.
     """
     directory = Path(directory)
-    prepare_directory(directory, force=force, keep=resume)
+    check_batch_size(recipe.batch_size)
+    in_first_process(lambda: prepare_directory(directory, force=force, keep=resume))
     digest = data_digest(dataset)
-    if (directory / "run.json").exists():
+    finished = (directory / "run.json").exists()
+    check_same_everywhere(
+        digest, _rows(split), recipe_to_json(recipe), seed, directory.is_dir(), finished
+    )
+    if finished:
         done = load_run(directory)
         same = read_json(directory / "run.json")
         if (
-            same["recipe"] != _json_round(_recipe_json(recipe))
+            same["recipe"] != _json_round(recipe_to_json(recipe))
             or same["data_digest"] != digest
             or (same["seed"] != seed)
             or _rows(done.split) != _rows(split)
@@ -603,34 +632,37 @@ def train(
             base, base_progress = _warm_start_model(warm_start, split, digest), _Progress()
         model, progress = _specialists(prepared, base, base_progress, callbacks)
 
-    with atomic_path(directory / "model.keras") as temporary:
-        model.save(temporary)
-        embed_spec(temporary, spec)
-    write_text(directory / "history.csv", _history_csv(progress.history))
-    write_json(
-        directory / "run.json",
-        {
-            "recipe": _recipe_json(recipe),
-            "seed": seed,
-            "data_source": dataset.source,
-            "data_digest": digest,
-            "rows": {
-                "train": len(prepared.train_rows),
-                "val": len(prepared.val_rows),
-                "test": len(split.test),
+    def write() -> None:
+        with atomic_path(directory / "model.keras") as temporary:
+            model.save(temporary)
+            embed_spec(temporary, spec)
+        write_text(directory / "history.csv", _history_csv(progress.history))
+        write_json(
+            directory / "run.json",
+            {
+                "recipe": recipe_to_json(recipe),
+                "seed": seed,
+                "data_source": dataset.source,
+                "data_digest": digest,
+                "rows": {
+                    "train": len(prepared.train_rows),
+                    "val": len(prepared.val_rows),
+                    "test": len(split.test),
+                },
+                "best_epoch": progress.best_epoch,
+                "train_seconds": round(progress.seconds, 3),
+                "num_parameters": int(model.count_params()),
+                "history": progress.history,
+                "warm_start": str(warm_start) if warm_start else None,
+                "started": started,
+                "versions": library_versions(),
+                "git_revision": git_revision(),
             },
-            "best_epoch": progress.best_epoch,
-            "train_seconds": round(progress.seconds, 3),
-            "num_parameters": int(model.count_params()),
-            "history": progress.history,
-            "warm_start": str(warm_start) if warm_start else None,
-            "started": started,
-            "versions": library_versions(),
-            "git_revision": git_revision(),
-        },
-    )
-    for leftover in ("checkpoint", "base", "specialists"):
-        shutil.rmtree(directory / leftover, ignore_errors=True)
+        )
+        for leftover in ("checkpoint", "base", "specialists"):
+            shutil.rmtree(directory / leftover, ignore_errors=True)
+
+    in_first_process(write)
     return load_run(directory)
 
 
@@ -703,6 +735,21 @@ def load_run(directory: Path | str) -> TrainedRun:
         raise ModelError(
             f"{directory} is not a finished run ({error}): continue its training with --resume."
         ) from error
+
+
+def recorded_errors(directory: Path | str) -> list[float]:
+    """Validation errors in pixels, by epoch, of a run of one network, finished or not.
+
+    Empty if nothing was recorded.
+    """
+    directory = Path(directory)
+    for file in ("run.json", "checkpoint/latest/state.json", "checkpoint/old/state.json"):
+        try:
+            history = read_json(directory / file)["history"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        return [float(error) for error in history.get("val_rmse_px", [])]
+    return []
 
 
 def _history_csv(history: Mapping[str, list[float]]) -> str:

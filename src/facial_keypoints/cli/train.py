@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.recipes import get_recipe
+from facial_keypoints.recipes import Recipe, get_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from facial_keypoints.training_plan import Outcome, Plan, PlannedRun
+    from facial_keypoints.types import FaceDataset
 
 
 @app.command("train")
 def train_command(
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder to make.")],
-    recipe: Annotated[
-        o.RecipeName | None,
-        typer.Argument(help="What to train from scratch.", show_choices=True),
+    recipes: Annotated[
+        list[o.RecipeName] | None,
+        typer.Argument(
+            metavar="[RECIPE]...", help=f"What to train from scratch: {', '.join(o.RecipeName)}."
+        ),
     ] = None,
     data: o.Data = None,
     base: Annotated[
@@ -51,6 +59,53 @@ def train_command(
         Path | None,
         typer.Option(help="specialists only: run folder of a cnn trained on the same faces."),
     ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Train each recipe this many times, with seeds from --seed on; the mean of the models "
+            "is kept as one, in ensembles/.",
+        ),
+    ] = 1,
+    folds: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Cross-validate: this many parts, 3 or more, each tested once; 0 = one split.",
+        ),
+    ] = 0,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SPACE.yaml",
+            help="Try settings from this search space side by side and stop the bad ones early.",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="With --sweep: settings to try.", show_default="20")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Train side by side on a Ray: local for the cores of this machine, or a cluster's "
+            "HOST:PORT, or auto on a machine of it.",
+            show_default="one run after the other; local for --sweep",
+        ),
+    ] = None,
+    cores: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="On a Ray: cores of each run.", show_default="so many that none is idle"
+        ),
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="On a Ray: graphics cards of each run; 0.5 lets two share one.",
+            show_default="0",
+        ),
+    ] = None,
     quick: Annotated[
         bool,
         typer.Option(
@@ -62,10 +117,14 @@ def train_command(
     resume: o.Resume = False,
     force: o.Force = False,
 ) -> None:
-    """Train one recipe, or adapt a trained model to your faces, and leave a run folder.
+    """Train recipes, or adapt a trained model to your faces, and leave a run folder.
 
     The folder holds model, history, settings and measured errors. Interrupted training of a recipe
     continues with --resume and ends with the same weights.
+
+    Several recipes, --seeds and --folds make a plan of many runs, in runs/ of the folder, with one
+    report; --address trains them side by side, on this machine or a cluster, whose nodes must all
+    reach the folder.
 
     The recipe default is the shipped detector's. Its --data is the folder that holds
     facial-keypoints-detection/, wild/ and photos/, or some of them; it wants a GPU, or days. Its
@@ -78,87 +137,266 @@ def train_command(
         facial-keypoints train --from default --data mine/ -o runs/mine
 
         facial-keypoints train default --data faces/ -o runs/default --resume
+
+        facial-keypoints train cnn cnn-flip --seeds 3 --folds 5 --data kaggle/ -o runs/cv --address auto
+
+        facial-keypoints train cnn --sweep space.yaml --trials 30 --data kaggle/ -o runs/sweep
     """
     from rich.console import Console
 
     from facial_keypoints.backend import choose_backend
 
     log = Console(stderr=True)
-    own = recipe is not None and recipe.value == "default"
-    if base is not None or own:
-        for flag, value in (
-            ("recipe", recipe if base is not None else None),
-            ("--epochs", epochs),
-            ("--batch-size", batch_size),
-            ("--learning-rate", learning_rate),
-            ("--patience", patience),
-            ("--flip-probability", flip_probability),
-            ("--missing", missing),
-            ("--exclude-flagged", exclude_flagged or None),
-            ("--warm-start", warm_start),
-            ("--group-by", group_by if own else None),
-            ("--quick", quick or None if not own else None),
-            ("--resume", resume or None if not own else None),
-        ):
-            if value is not None:
-                taker = "--from" if base is not None else "the recipe default"
-                raise typer.BadParameter(f"{taker} takes no {flag}: leave one of the two out.")
-    if base is not None:
+    names = [recipe.value for recipe in recipes or ()]
+    if len(set(names)) < len(names):
+        raise typer.BadParameter("name each recipe once.")
+    mode = _mode(names, base=base, sweep=sweep, many=seeds > 1 or folds > 0 or address is not None)
+    _refuse_flags_of_others(
+        mode,
+        {
+            "--schema": schema,
+            "--epochs": epochs,
+            "--batch-size": batch_size,
+            "--learning-rate": learning_rate,
+            "--patience": patience,
+            "--flip-probability": flip_probability,
+            "--missing": missing,
+            "--group-by": group_by,
+            "--exclude-flagged": exclude_flagged or None,
+            "--warm-start": warm_start,
+            "--seeds": seeds if seeds > 1 else None,
+            "--folds": folds or None,
+            "--trials": trials,
+            "--address": address,
+            "--cores": cores,
+            "--gpus": gpus,
+            "--quick": quick or None,
+            "--resume": resume or None,
+        },
+    )
+    if mode == "--from":
         if data is None:
             raise typer.BadParameter("--from needs --data, your labelled faces.")
-        _finetune(log, base, data, schema, out, seed=seed, group_by=group_by, force=force)
+        _finetune(log, str(base), data, schema, out, seed=seed, group_by=group_by, force=force)
         return
-    if recipe is None:
-        raise typer.BadParameter("name a recipe to train, or a model to start from with --from.")
-    if schema is not None:
-        raise typer.BadParameter("--schema belongs to --from.")
-    if own:
+    if mode == "the recipe default":
         _train_default(log, data, out, seed=seed, quick=quick, resume=resume, force=force)
         return
-    if quick:
-        raise typer.BadParameter("--quick belongs to the recipe default: give --epochs instead.")
-    chosen = get_recipe(recipe.value).override(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        patience=patience,
-        flip_probability=flip_probability,
-        missing=missing.value if missing else None,
+    chosen, *others = (
+        get_recipe(name).override(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            patience=patience,
+            flip_probability=flip_probability,
+            missing=missing.value if missing else None,
+        )
+        for name in names
     )
     choose_backend()
     from facial_keypoints.cli.data import load_faces
+
+    dataset = load_faces(data, seed=seed, group_by=group_by)
+    common: dict[str, Any] = {
+        "seed": seed,
+        "exclude_flagged": exclude_flagged,
+        "resume": resume,
+        "force": force,
+    }
+    ray = _Ray(address, cores, gpus or 0.0)
+    if sweep is not None:
+        _sweep(log, dataset, chosen, sweep, trials or 20, out, ray, common)
+    elif mode == "training of many runs":
+        _train_many(log, dataset, [chosen, *others], out, seeds, folds, ray, common)
+    else:
+        _train_one(log, dataset, chosen, out, warm_start, common)
+
+
+_SETTINGS = {"--epochs", "--batch-size", "--learning-rate", "--patience", "--flip-probability"}
+_SETTINGS |= {"--missing", "--group-by", "--exclude-flagged", "--resume"}
+_TAKEN = {
+    "--from": {"--schema", "--group-by"},
+    "the recipe default": {"--quick", "--resume"},
+    "--sweep": _SETTINGS | {"--trials", "--address", "--cores", "--gpus"},
+    "training of many runs": _SETTINGS | {"--seeds", "--folds", "--address", "--cores", "--gpus"},
+    "training of one recipe": _SETTINGS | {"--warm-start"},
+}
+"""Flags that each way of training has a use for."""
+
+
+def _mode(names: list[str], *, base: str | None, sweep: Path | None, many: bool) -> str:
+    """Which way of training is asked for; a key of ``_TAKEN``."""
+    if base is not None:
+        if names:
+            raise typer.BadParameter("--from takes no recipe: leave one of the two out.")
+        return "--from"
+    if not names:
+        raise typer.BadParameter("name a recipe to train, or a model to start from with --from.")
+    if "default" in names:
+        if len(names) > 1 or sweep is not None:
+            raise typer.BadParameter("the recipe default is trained alone.")
+        return "the recipe default"
+    if sweep is not None:
+        if len(names) > 1:
+            raise typer.BadParameter("--sweep takes one recipe.")
+        return "--sweep"
+    return "training of many runs" if many or len(names) > 1 else "training of one recipe"
+
+
+def _refuse_flags_of_others(mode: str, given: Mapping[str, object]) -> None:
+    for flag, value in given.items():
+        if value is None:
+            continue
+        if flag in ("--cores", "--gpus") and mode != "--sweep" and given["--address"] is None:
+            raise typer.BadParameter(f"{flag} needs --address, local for this machine.")
+        if flag in _TAKEN[mode]:
+            continue
+        owners = [other for other, flags in _TAKEN.items() if flag in flags]
+        if len(owners) == 1 and owners[0].startswith("--"):
+            raise typer.BadParameter(f"{flag} belongs to {owners[0]}.")
+        raise typer.BadParameter(f"{mode} takes no {flag}: leave one of the two out.")
+
+
+def _train_one(
+    log: Console,
+    dataset: FaceDataset,
+    recipe: Recipe,
+    out: Path,
+    warm_start: Path | None,
+    common: dict[str, Any],
+) -> None:
+    """Train one recipe once and print how it does."""
+    from rich.console import Console
+
     from facial_keypoints.evaluation import evaluate_predictions
     from facial_keypoints.files import write_json
     from facial_keypoints.progress import TrainingProgress
     from facial_keypoints.report import render_evaluation
     from facial_keypoints.training import predict_keypoints, split_faces, train
 
-    dataset = load_faces(data, seed=seed, group_by=group_by)
+    exclude_flagged = common.pop("exclude_flagged")
     dataset, split, flagged = split_faces(
-        dataset,
-        seed=seed,
-        exclude_flagged=exclude_flagged,
+        dataset, seed=common["seed"], exclude_flagged=exclude_flagged
     )
     if exclude_flagged:
         log.print(f"left {flagged} flagged rows out of training")
     with TrainingProgress(log) as progress:
-        progress.title = chosen.name
+        progress.title = recipe.name
         run = train(
-            dataset,
-            split,
-            chosen,
-            out,
-            seed=seed,
-            resume=resume,
-            force=force,
-            warm_start=warm_start,
-            callbacks=[progress],
+            dataset, split, recipe, out, warm_start=warm_start, callbacks=[progress], **common
         )
     test = dataset.subset(split.test)
-    report = evaluate_predictions(test, predict_keypoints(run.load_model(), test.images), seed=seed)
+    answers = predict_keypoints(run.load_model(), test.images)
+    report = evaluate_predictions(test, answers, seed=common["seed"])
     write_json(out / "report.json", report.to_dict())
     Console().print(render_evaluation(report))
     log.print(f"the model is {run.model_path}", soft_wrap=True)
+
+
+class _Ray(NamedTuple):
+    """Where to train, and what each run gets."""
+
+    address: str | None
+    cores: int | None
+    gpus: float
+
+
+def _train_many(
+    log: Console,
+    dataset: FaceDataset,
+    recipes: list[Recipe],
+    out: Path,
+    seeds: int,
+    folds: int,
+    ray: _Ray,
+    common: dict[str, Any],
+) -> None:
+    """Train a plan of runs and print how the recipes do."""
+    from rich.console import Console
+
+    from facial_keypoints.progress import RunsProgress
+    from facial_keypoints.report import render_comparison
+    from facial_keypoints.training_cluster import run_on_ray
+    from facial_keypoints.training_plan import run_here, train_plan
+
+    def say(line: str) -> None:
+        log.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def side_by_side(plan: Plan) -> Iterator[tuple[PlannedRun, Outcome]]:
+        with RunsProgress(len(plan.runs), log) as progress:
+            for run, outcome in run_on_ray(plan, **ray._asdict(), show=progress.update, say=say):
+                progress.finish(run.name, _end_of_run(plan, run, outcome))
+                yield run, outcome
+
+    result = train_plan(
+        dataset,
+        recipes,
+        out,
+        seeds=seeds,
+        folds=folds,
+        execute=run_here if ray.address is None else side_by_side,
+        command=shlex.join(["facial-keypoints", *sys.argv[1:]]),
+        say=say,
+        **common,
+    )
+    Console().print(render_comparison(result))
+    say(f"open {out / 'report.html'}; the models are in {out / 'runs'}")
+
+
+def _end_of_run(plan: Plan, run: PlannedRun, outcome: Outcome) -> str:
+    from facial_keypoints.errors import FacialKeypointsError
+    from facial_keypoints.metrics import rmse
+
+    if isinstance(outcome, FacialKeypointsError):
+        return str(outcome)
+    truth = plan.dataset.keypoints.xy[plan.splits[run.fold].test]
+    return f"{rmse(truth, outcome):.3f} px on its test faces"
+
+
+def _sweep(
+    log: Console,
+    dataset: FaceDataset,
+    recipe: Recipe,
+    space: Path,
+    trials: int,
+    out: Path,
+    ray: _Ray,
+    common: dict[str, Any],
+) -> None:
+    """Try settings, print them with their errors, and how the best does on the test faces."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from facial_keypoints.progress import RunsProgress
+    from facial_keypoints.report import render_evaluation
+    from facial_keypoints.sweep import load_space, sweep
+
+    def say(line: str) -> None:
+        log.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    with RunsProgress(trials, log) as progress:
+        found = sweep(
+            dataset,
+            recipe,
+            load_space(space),
+            out,
+            trials=trials,
+            show=progress.update,
+            say=say,
+            **ray._asdict(),
+            **common,
+        )
+    table = Table("trial", *found.best.settings, "epochs", "validation RMSE px", "")
+    for trial in found.trials:
+        values = [str(value) for value in trial.settings.values()]
+        error = f"{trial.val_rmse_px:.3f}"
+        style = "green" if trial is found.best else None
+        table.add_row(
+            str(trial.number), *values, str(trial.epochs), error, trial.state, style=style
+        )
+    Console().print(table)
+    Console().print(render_evaluation(found.report))
+    say(f"the best model is {found.directory / 'model.keras'}")
 
 
 def _train_default(
