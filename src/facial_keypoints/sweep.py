@@ -56,7 +56,7 @@ from facial_keypoints.training_cluster import (
     Resources,
     TaskProcess,
     check_room,
-    default_cores,
+    settle_cores,
     start_board,
     train_trial,
     training_ray,
@@ -313,7 +313,8 @@ def sweep(
     _record(directory, recipe, settings, dataset, split, seed)
     say(f"{len(settings)} settings, {len(split.train)} faces to train, {len(split.val)} to choose")
     with training_ray(dataset, address):
-        resources = Resources(cores or default_cores(len(settings)), gpus)
+        cores = settle_cores(directory / "sweep.json", cores, len(settings))
+        resources = Resources(cores, gpus)
         check_room(resources)
         last = _tune(dataset, split, recipe, settings, directory, seed, resources, show=show)
     found = [

@@ -21,6 +21,7 @@ from facial_keypoints._version import __version__
 from facial_keypoints.backend import choose_backend
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import FacialKeypointsError, OutputError
+from facial_keypoints.files import read_json, write_json
 from facial_keypoints.ray_cluster import ClusterError, connect
 from facial_keypoints.recipes import Recipe
 from facial_keypoints.types import FaceDataset
@@ -32,8 +33,8 @@ __all__ = [
     "Resources",
     "TaskProcess",
     "check_room",
-    "default_cores",
     "run_on_ray",
+    "settle_cores",
     "start_board",
     "train_trial",
     "training_ray",
@@ -252,8 +253,25 @@ def check_room(resources: Resources) -> None:
         )
 
 
-def default_cores(runs: int) -> int:
-    """Cores for each of ``runs``, so that all that a node has are used and none waits idly."""
+def settle_cores(file: Path, asked: int | None, runs: int) -> int:
+    """Cores for each run: as asked, as when the work was begun, or so many that none is idle.
+
+    A network's last digits depend on the number of threads, so it is written down: a run that is
+    resumed ends with the weights of an undisturbed one.
+
+    Args:
+        file: JSON file that describes the work; the number is kept in it.
+        asked: What the user wants.
+        runs: Runs that can go on at once.
+    """
+    content = read_json(file)
+    cores = asked or content.get("cores") or _even_share(runs)
+    if cores != content.get("cores"):
+        write_json(file, content | {"cores": cores})
+    return int(cores)
+
+
+def _even_share(runs: int) -> int:
     sizes = [size for node in _node_resources() if (size := int(node.get("CPU", 0)))]
     return max(1, min([sum(sizes) // max(1, runs), *sizes]))
 
@@ -291,7 +309,8 @@ def run_on_ray(
             max(1, max(map(len, run_parts(run.recipe, plan.dataset.schema)), default=1))
             for run in plan.runs
         )
-        resources = Resources(cores or default_cores(tasks), gpus)
+        file = plan.directory / "plan.json"
+        resources = Resources(settle_cores(file, cores, tasks), gpus)
         check_room(resources)
         process = TaskProcess(backend, __version__, resources)
         board = start_board()
