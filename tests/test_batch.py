@@ -136,6 +136,16 @@ def test_the_same_is_found_at_a_uri(folder: Path) -> None:
         list(find_pieces(["file:///nowhere"]))
 
 
+def test_links_to_folders_are_not_followed(faces: list[bytes], tmp_path: Path) -> None:
+    place = tmp_path / "in"
+    (place / "a").mkdir(parents=True)
+    (place / "a" / "1\n#.jpg").write_bytes(faces[0])
+    (place / "a" / "up").symlink_to("..")
+    for name in (str(place), f"file://{place}", f"file://{place}/**/*.jpg"):
+        found = names(list(find_pieces([name])))
+        assert [n.partition("in/")[2] for n in found] == ["a/1\n#.jpg"]
+
+
 def test_a_scheme_that_nobody_knows_is_told() -> None:
     with pytest.raises(DataError, match=r"cannot open nosuch://host/ .*pyarrow"):
         list(find_pieces(["nosuch://host/a"]))
@@ -254,6 +264,36 @@ def test_a_cut_off_archive_keeps_what_came_before_and_fails_once(
     assert result["failed"] == 1
     assert 0 < result["faces"] == result["inputs"] - 1
     assert [source for source, _ in failed(tmp_path / "out")] == [str(shard)]
+
+
+def test_a_damaged_header_in_an_archive_is_a_failure_and_no_end(
+    faces: list[bytes], tmp_path: Path
+) -> None:
+    shard = tmp_path / "s.tar"
+    write_tar(shard, faces[10:14])
+    with tarfile.open(shard) as archive:
+        place = archive.getmember("d/002.jpg").offset
+    content = bytearray(shard.read_bytes())
+    content[place + 130] ^= 1
+    shard.write_bytes(content)
+    result = do(tmp_path / "out", begin(tmp_path / "out", [str(shard)]))
+    assert result == {"inputs": 3, "faces": 2, "failed": 1}
+    assert "bad checksum" in failed(tmp_path / "out")[0][1]
+
+
+def test_links_in_an_archive_are_failures(faces: list[bytes], tmp_path: Path) -> None:
+    shard = tmp_path / "s.tar"
+    (tmp_path / "a.jpg").write_bytes(faces[10])
+    (tmp_path / "b.jpg").hardlink_to(tmp_path / "a.jpg")
+    (tmp_path / "c.jpg").symlink_to("a.jpg")
+    with tarfile.open(shard, "w") as archive:
+        for name in ("a.jpg", "b.jpg", "c.jpg"):
+            archive.add(tmp_path / name, name)
+    result = do(tmp_path / "out", begin(tmp_path / "out", [str(shard)]))
+    assert result == {"inputs": 3, "faces": 1, "failed": 2}
+    assert [reason.partition("(")[2] for _, reason in failed(tmp_path / "out")] == [
+        "a link to a.jpg, not a picture)."
+    ] * 2
 
 
 def test_a_parquet_file_that_shrank_fails_row_by_row(faces: list[bytes], tmp_path: Path) -> None:

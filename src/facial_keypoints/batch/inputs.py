@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from facial_keypoints.batch.storage import (
     STORAGE_ERRORS,
+    is_linked_folder,
     is_uri,
     kind_of,
     list_folder,
@@ -168,7 +169,9 @@ def _at_uri(name: str) -> Iterator[str]:
 def _below(folder: str) -> Iterator[str]:
     for name, is_folder in list_folder(folder):
         if is_folder:
-            yield from _below(name)
+            # As in local folders: a link to a folder above would go round for ever.
+            if not is_linked_folder(name):
+                yield from _below(name)
         elif PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
             yield name
 
@@ -188,7 +191,8 @@ def _matching(base: str, parts: list[str]) -> Iterator[str]:
     for name, is_folder in list_folder(base):
         if part == "**":
             if is_folder:
-                yield from _matching(name, parts)
+                if not is_linked_folder(name):
+                    yield from _matching(name, parts)
             elif not rest:
                 yield name
         elif fnmatch.fnmatchcase(name.rpartition("/")[2], part):
@@ -437,13 +441,18 @@ def _rows(piece: Piece, root: str, column: str | None) -> Iterator[_Row]:
 
 
 class _Member(tarfile.TarInfo):
-    """Refuses an archive that just stops, which ``tarfile`` takes for its end."""
+    """Refuses an archive that just stops or goes on with nonsense: ``tarfile`` takes both for its end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
         if len(buf) < tarfile.BLOCKSIZE:
             raise tarfile.ReadError("it has no end, so something may be missing")
-        return super().frombuf(buf, encoding, errors)
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if not any(buf):  # the end
+                raise
+            raise tarfile.ReadError(str(error)) from error
 
 
 def _from_tar(piece: Piece, root: str, max_pixels: int) -> Iterator[StoredPicture]:
@@ -455,11 +464,15 @@ def _from_tar(piece: Piece, root: str, max_pixels: int) -> Iterator[StoredPictur
         ):
             for member in archive:
                 name = PurePosixPath(member.name)
-                if not member.isfile() or name.name.startswith("."):
+                is_link = member.islnk() or member.issym()
+                if not (member.isfile() or is_link) or name.name.startswith("."):
                     continue
                 if name.suffix.lower() not in PICTURE_SUFFIXES:
                     continue
                 source = f"{piece.source}#{member.name}"
+                if is_link:  # what it leads to has gone by already, or is not in the archive
+                    yield _unreadable(source, f"a link to {member.linkname}, not a picture")
+                    continue
                 if member.size > 16 * max_pixels:
                     yield _unreadable(source, "the file is too large for a picture")
                     continue

@@ -21,7 +21,7 @@ import pyarrow.fs as pafs
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.files import atomic_path, prepare_directory
 
-__all__ = ["Folder", "is_uri", "list_folder", "open_file"]
+__all__ = ["Folder", "is_linked_folder", "is_uri", "list_folder", "open_file"]
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # Of these a put is seen whole or not at all; a rename would be a copy.
@@ -74,6 +74,12 @@ def kind_of(name: str) -> str:
     if info.type == pafs.FileType.Directory:
         return "folder"
     return "missing" if info.type == pafs.FileType.NotFound else "file"
+
+
+def is_linked_folder(name: str) -> bool:
+    """Whether a folder is a link, which may lead back above itself; only this machine's disks have them."""
+    system, path = _resolve(name)
+    return isinstance(system, pafs.LocalFileSystem) and Path(path).is_symlink()
 
 
 def _resolve(name: str) -> tuple[Any, str]:
