@@ -455,6 +455,22 @@ def test_a_run_is_resumed_with_its_own_settings_only(folder: Path, tmp_path: Pat
         begin(tmp_path / "out", [str(folder)])
 
 
+def test_force_empties_a_batch_run_and_nothing_else(faces: list[bytes], tmp_path: Path) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    (place / "a.jpg").write_bytes(faces[0])
+    for name in (str(place), f"file://{place}", str(tmp_path)):
+        with pytest.raises(OutputError, match="holds no batch run: --force does not empty it"):
+            _begin(Folder(name), settings([str(place)]), resume=False, force=True)
+    assert (place / "a.jpg").exists()
+    out = tmp_path / "out"
+    do(out, begin(out, [str(place)]))
+    for name in (str(out), f"file://{out}"):
+        _begin(Folder(name), settings([str(place)]), resume=False, force=True)
+        assert not (out / "failures.parquet").exists()
+        do(out, Manifest.read(Folder(name)))
+
+
 def test_a_full_disk_is_one_sentence_and_what_is_done_stays(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ them all; pictures are read from them by the workers.
 from __future__ import annotations
 
 import fnmatch
+import io
 import json
 import os
 import re
@@ -113,6 +114,8 @@ def find_pieces(
 def _names(inputs: Iterable[str]) -> Iterator[str]:
     for name in inputs:
         if name == "-":
+            if isinstance(sys.stdin, io.TextIOWrapper):
+                sys.stdin.reconfigure(errors="surrogateescape")  # a name may be no text
             yield from _lines(sys.stdin)
         elif name.lower().endswith(_LISTS) and not any(sign in name for sign in "*?["):
             yield from _listed(name)

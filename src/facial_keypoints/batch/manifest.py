@@ -33,7 +33,7 @@ from facial_keypoints.batch.inputs import Piece
 from facial_keypoints.batch.storage import STORAGE_ERRORS, Folder
 from facial_keypoints.errors import DataError, OutputError
 
-__all__ = ["Manifest", "Settings", "digest", "part_name"]
+__all__ = ["SETTINGS", "Manifest", "Settings", "digest", "part_name"]
 
 SETTINGS = "run.json"
 _SHARD = 256

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from facial_keypoints._version import __version__
 from facial_keypoints.batch.inputs import ORIGIN, find_origin, find_pieces
-from facial_keypoints.batch.manifest import Manifest, Settings, part_name
+from facial_keypoints.batch.manifest import SETTINGS, Manifest, Settings, part_name
 from facial_keypoints.batch.storage import Folder
 from facial_keypoints.batch.worker import (
     BlockStatus,
@@ -189,7 +189,7 @@ def _begin(
     folder: Folder, settings: Settings, *, resume: bool, force: bool
 ) -> tuple[Manifest, set[int]]:
     """The blocks of the run, recorded now or before, and those that are finished."""
-    begun = resume and folder.exists("run.json")
+    begun = resume and folder.exists(SETTINGS)
     if begun:
         manifest = Manifest.read(folder)
         settings.check_same(manifest.settings, folder.name)
@@ -203,6 +203,10 @@ def _begin(
             )
             if whole
         }
+    if force and not (folder.is_empty() or folder.exists(SETTINGS) or folder.names("manifest")):
+        raise OutputError(  # it may be the folder of the pictures
+            f"{folder.name} holds no batch run: --force does not empty it; choose another folder."
+        )
     # Killed before the list was whole, it is made again.
     folder.prepare(force=force, keep=resume)
     if resume and _present(folder):

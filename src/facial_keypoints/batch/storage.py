@@ -147,8 +147,7 @@ class Folder:
             prepare_directory(Path(self.name), force=force, keep=keep)
             return
         try:
-            selector = pafs.FileSelector(self._root, allow_not_found=True)
-            if self._system.get_file_info(selector) and not keep:
+            if not (keep or self.is_empty()):
                 if not force:
                     raise OutputError(
                         f"the output folder {self.name} exists already: choose another one, continue "
@@ -203,6 +202,18 @@ class Folder:
         """Whether the file is there."""
         kind = self._system.get_file_info(f"{self._root}/{name}").type
         return bool(kind == pafs.FileType.File)
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it, or no such folder.
+
+        Raises:
+            OutputError: It is a file, or cannot be looked into.
+        """
+        try:
+            selector = pafs.FileSelector(self._root, allow_not_found=True)
+            return not self._system.get_file_info(selector)
+        except STORAGE_ERRORS as error:
+            raise self._refused("", error) from error
 
     def names(self, folder: str) -> list[str]:
         """Names of the finished files in a folder of it, in order; none if there is no such folder."""
