@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
         "measurement",
         "alignment",
     },
-    {"data", "models", "losses", "pipeline", "progress"},
+    {"data", "models", "losses", "pipeline", "progress", "data_parallel"},
     {"evaluation", "training", "runtime", "ray_cluster", "second_look", "detection"},
     {
         "plots",
@@ -53,6 +53,7 @@ KERAS_ALLOWED = {
     "models",
     "losses",
     "pipeline",
+    "data_parallel",
     "progress",
     "training",
     "export",

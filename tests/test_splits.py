@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facial_keypoints.data.splits import Split, split_dataset
+from facial_keypoints.data.splits import Split, split_dataset, split_into_folds
 from facial_keypoints.errors import DataError
 from facial_keypoints.schemas import FIVE
 from facial_keypoints.types import FaceDataset, Keypoints
@@ -92,3 +92,32 @@ def test_a_bad_split_file_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "split.json").write_text(content)
     with pytest.raises(DataError, match=r"split\.json is no saved split"):
         Split.load(tmp_path / "split.json")
+
+
+def test_folds_test_each_row_once_and_choose_on_each_once() -> None:
+    groups = [i // 3 for i in range(60)]
+    splits = split_into_folds(faces(groups, ["a", "b", "b"] * 20), 4, seed=2)
+    assert sorted(np.concatenate([s.test for s in splits]).tolist()) == list(range(60))
+    assert sorted(np.concatenate([s.val for s in splits]).tolist()) == list(range(60))
+    for split in splits:
+        assert [len(p) for p in parts(split)] == [30, 15, 15]
+        assert sorted(np.concatenate(parts(split)).tolist()) == list(range(60))
+        sides = [{groups[row] for row in part} for part in parts(split)]
+        assert not sides[0] & sides[1]
+        assert not sides[0] & sides[2]
+        assert not sides[1] & sides[2]
+
+
+def test_folds_are_the_same_for_the_same_seed_alone() -> None:
+    data = faces(list(range(30)))
+    first, again, other = (
+        split_into_folds(data, 3, seed=seed)[0].test.tolist() for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_too_few_folds_or_groups_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 3 folds"):
+        split_into_folds(faces(list(range(30))), 2)
+    with pytest.raises(DataError, match=r"30 rows in 3 groups .* too few for 4 folds"):
+        split_into_folds(faces([i % 3 for i in range(30)]), 4)

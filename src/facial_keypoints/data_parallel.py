@@ -41,6 +41,8 @@ ADDRESSES, COUNT, NUMBER = (
     f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
 )
 
+HEARTBEAT_SECONDS = 20  # a process is given up after so long without a sign of life
+
 
 @contextmanager
 def data_parallel() -> Iterator[int]:
@@ -63,7 +65,7 @@ def data_parallel() -> Iterator[int]:
         )
     if _cluster(os.environ):
         try:
-            keras.distribution.initialize()
+            _join(os.environ)
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FacialKeypointsError(
@@ -75,6 +77,20 @@ def data_parallel() -> Iterator[int]:
     _check_devices(_devices_of_processes())
     with distribution.scope():
         yield num_devices()
+
+
+def _join(variables: Mapping[str, str]) -> None:
+    """As keras.distribution.initialize does, but not minutes late to see that a process is gone."""
+    import jax
+
+    # JAX would catch SIGTERM to announce it to programs that ask; ours ends, and is resumed.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        variables[ADDRESSES].split(",")[0],
+        int(variables[COUNT]),
+        int(variables[NUMBER]),
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
 
 
 def _cluster(variables: Mapping[str, str]) -> bool:
@@ -198,10 +214,16 @@ def in_first_process(write: Callable[[], None]) -> None:
     """
     failure = None
     if is_first_process():
+        # Saving a model makes variables (of an optimiser to compare with), and in a distribution
+        # that waits for all processes to do so.
+        distribution = keras.distribution.distribution()
+        keras.distribution.set_distribution(None)
         try:
             write()
         except FacialKeypointsError as error:
             failure = error
+        finally:
+            keras.distribution.set_distribution(distribution)
     failed = first_decides(failure is not None)
     if failure is not None:
         raise failure

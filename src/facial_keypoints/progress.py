@@ -103,13 +103,16 @@ class EpochReporter(keras.callbacks.Callback):  # type: ignore[misc]
     """Tell another process how far a ``fit`` is.
 
     Args:
-        report: Called with epochs done, epochs at most, and the validation error in pixels, at most
-            once in a second and at the end.
+        report: Called with epochs done, epochs at most, and the validation error in pixels.
+        seconds: At least so many lie between two reports, but the last epoch is always reported.
     """
 
-    def __init__(self, report: Callable[[int, int, float], None]) -> None:
+    def __init__(
+        self, report: Callable[[int, int, float], None], *, seconds: float = REPORT_SECONDS
+    ) -> None:
         super().__init__()
         self.report = report
+        self.seconds = seconds
         self._told = float("-inf")
         self._last: tuple[int, int, float] | None = None
 
@@ -117,7 +120,7 @@ class EpochReporter(keras.callbacks.Callback):  # type: ignore[misc]
         """Report, unless that was done a moment ago."""
         error = float((logs or {}).get("val_rmse_px", float("nan")))
         self._last = (epoch + 1, int(self.params.get("epochs", 0)), error)
-        if time.monotonic() - self._told >= REPORT_SECONDS:
+        if time.monotonic() - self._told >= self.seconds:
             self._tell()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

@@ -189,17 +189,13 @@ def train_trial(
 
     try:
         process.begin(folder.parent.parent / "sweep.json")
-        import keras
-
         from facial_keypoints.progress import EpochReporter
         from facial_keypoints.training import recorded_errors, train
 
         # Told again after an interruption, so that it is judged beside the others as before.
         for epoch, error in enumerate(recorded_errors(folder)):
             tell(epoch + 1, error)
-        telling = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: tell(epoch + 1, float(logs["val_rmse_px"]))
-        )
+        telling = EpochReporter(lambda epoch, _, error: tell(epoch, error), seconds=0)
         reporter = EpochReporter(lambda *news: board.post.remote(f"trial {folder.name}", *news))
         train(
             dataset,

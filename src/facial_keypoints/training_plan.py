@@ -18,7 +18,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -306,7 +306,7 @@ def _write_runs(
 
 def _measure(
     plan: Plan,
-    recipes: Iterable[Recipe],
+    recipes: Sequence[Recipe],
     answers: Mapping[str, NDArray[np.float32]],
     *,
     seed: int,
@@ -315,7 +315,7 @@ def _measure(
     """Each recipe, with its first seed and as the mean of all, on all test rows together."""
     rows = np.concatenate([split.test for split in plan.splits])
     test = plan.dataset.subset(rows)
-    results = []
+    results: list[RecipeResult] = []
     for recipe in recipes:
         of_seed = [
             np.concatenate(
@@ -374,7 +374,7 @@ def _measure(
             else "Each face is answered by the run that tests its fold: of the others one fold chose "
             "the epoch and the rest trained."
         ),
-        versions=versions_of(plan.folder(plan.runs[0])),
+        versions=versions_of(plan.folder(plan.run(recipes[0], 0, plan.seeds[0]))),
         command=command,
         created=time.strftime("%Y-%m-%d %H:%M"),
         machine=machine_kind(),
