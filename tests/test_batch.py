@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -540,6 +541,22 @@ def test_what_listens_but_is_no_ray_is_given_up(monkeypatch: pytest.MonkeyPatch)
             cluster.connect(address, purpose="this", worker_bytes=0),
         ):
             pass
+
+
+@needs_ray
+def test_the_cluster_of_the_guide_is_one_that_ray_takes() -> None:
+    import yaml
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    guide = Path(__file__).parents[1] / "docs" / "scaling.md"
+    blocks = re.findall(r"```yaml\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+    configs = [yaml.safe_load(block) for block in blocks]
+    configs = [config for config in configs if "cluster_name" in config]
+    assert configs
+    for config in configs:
+        validate_config(prepare_config(config))
+        with pytest.raises(ValueError, match="max_workers"):
+            validate_config(prepare_config(config | {"max_workers": 1}))
 
 
 # From here on Ray runs, in processes of its own.
