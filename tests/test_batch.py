@@ -165,6 +165,35 @@ def test_filesystems_of_fsspec_are_read_and_written(faces: list[bytes]) -> None:
     assert table["source"].to_pylist() == ["memory://batch_in/0.jpg", "memory://batch_in/1.jpg"]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("fsspec") is None, reason="needs fsspec")
+def test_whatever_error_a_filesystem_raises_costs_one_picture(
+    faces: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class ServerError(Exception):
+        """No OSError, as those of aiohttp or botocore."""
+
+    system = fsspec.filesystem("memory")
+    for name in ("a.jpg", "bad.jpg", "bad.tar", "c.jpg"):
+        system.pipe(f"/batch_odd/{name}", faces[0])
+    whole = MemoryFileSystem._open
+
+    def refuse(self: MemoryFileSystem, path: str, *words: object, **more: object) -> object:
+        if "bad" in path:
+            raise ServerError("status 500")
+        return whole(self, path, *words, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "_open", refuse)
+    pq.write_table(pa.table({"path": ["memory://batch_odd/bad.tar#x.jpg"]}), tmp_path / "p.parquet")
+    inputs = ["memory://batch_odd", str(tmp_path / "p.parquet")]
+    result = do(tmp_path / "out", begin(tmp_path / "out", inputs))
+    system.rm("/batch_odd", recursive=True)
+    assert result == {"inputs": 4, "faces": 2, "failed": 2}
+    assert all("status 500" in reason for _, reason in failed(tmp_path / "out"))
+
+
 def test_parts_hold_the_rows_of_predict_and_failures_the_rest(
     folder: Path, predicted: pa.Table, tmp_path: Path
 ) -> None:
