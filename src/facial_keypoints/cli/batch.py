@@ -108,37 +108,42 @@ def batch_command(
 
     log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     bars = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*bars, console=log, transient=True, disable=not log.is_terminal) as bar:
-        task = bar.add_task("predicting", total=None)
-        result = run_batch(
-            inputs,
-            out,
-            model=find_model(model),
-            model_name=model,
-            detector=None if crops else find_detector(detector),
-            detector_name="" if crops else detector,
-            address=address,
-            workers=workers,
-            readers=readers,
-            column=column,
-            block_size=block_size,
-            crops=crops,
-            min_score=min_score,
-            max_faces=max_faces,
-            max_pixels=max_pixels,
-            style=style,
-            flip=flip,
-            resume=resume,
-            force=force,
-            report=lambda done, total: bar.update(task, completed=done, total=total or None),
-        )
+    try:
+        with Progress(*bars, console=log, transient=True, disable=not log.is_terminal) as bar:
+            task = bar.add_task("predicting", total=None)
+            result = run_batch(
+                inputs,
+                out,
+                model=find_model(model),
+                model_name=model,
+                detector=None if crops else find_detector(detector),
+                detector_name="" if crops else detector,
+                address=address,
+                workers=workers,
+                readers=readers,
+                column=column,
+                block_size=block_size,
+                crops=crops,
+                min_score=min_score,
+                max_faces=max_faces,
+                max_pixels=max_pixels,
+                style=style,
+                flip=flip,
+                resume=resume,
+                force=force,
+                report=lambda done, total: bar.update(task, completed=done, total=total or None),
+            )
+    except KeyboardInterrupt:
+        log.print(f"interrupted: what is done is kept in {out}; go on with --resume.")
+        raise typer.Exit(130) from None
     found = "" if crops else f", {result.faces:,} {'face' if result.faces == 1 else 'faces'}"
     log.print(
         f"wrote {out}: {result.predicted:,} of {result.inputs:,} pictures{found} in {result.blocks:,} "
         f"parts, {result.seconds:,.0f} s"
     )
     if result.failed:
-        log.print(f"{result.failed:,} pictures failed: see {out.rstrip('/')}/failures.parquet")
+        count = f"{result.failed:,} {'picture' if result.failed == 1 else 'pictures'}"
+        log.print(f"{count} failed: see {out.rstrip('/')}/failures.parquet")
     if result.first_failure is not None and not result.predicted:
         source, reason = result.first_failure
         raise DataError(
