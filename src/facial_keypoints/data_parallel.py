@@ -63,7 +63,8 @@ def data_parallel() -> Iterator[int]:
         raise FacialKeypointsError(
             f"data-parallel training runs on JAX, not on {backend}: install jax and set KERAS_BACKEND=jax."
         )
-    if _cluster(os.environ):
+    several = _cluster(os.environ)
+    if several:
         try:
             _join(os.environ)
         except (RuntimeError, ValueError) as error:
@@ -77,6 +78,10 @@ def data_parallel() -> Iterator[int]:
     _check_devices(_devices_of_processes())
     with distribution.scope():
         yield num_devices()
+    if several:
+        import jax
+
+        jax.distributed.shutdown()  # all together: the first may have more to do alone
 
 
 def _join(variables: Mapping[str, str]) -> None:
@@ -90,6 +95,7 @@ def _join(variables: Mapping[str, str]) -> None:
         int(variables[COUNT]),
         int(variables[NUMBER]),
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=HEARTBEAT_SECONDS,
     )
 
 
