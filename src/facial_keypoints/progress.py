@@ -22,6 +22,7 @@ from rich.progress import (
 __all__ = ["EpochReporter", "RunsProgress", "TrainingProgress"]
 
 LOG_SECONDS = 20.0  # without a terminal, a line now and then says that work goes on
+MOST_BARS = 16  # of runs that are under way
 REPORT_SECONDS = 1.0  # between two messages of one run to another process
 
 
@@ -138,14 +139,16 @@ class RunsProgress:
     """Show many runs that train side by side: one bar for all, one for each that is under way.
 
     Args:
-        total: Number of runs.
+        total: Number of runs; ``None`` where their ends are not told, as in a sweep.
         console: Where to; stderr when left out.
     """
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
+    def __init__(self, total: int | None, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._bars = _bars(self.console)
-        self._all = self._bars.add_task("runs", total=total, unit="runs", error="")
+        self._all = self._bars.add_task(
+            "runs", total=total, unit="runs", error="", visible=total is not None
+        )
         self._tasks: dict[str, TaskID] = {}
         self._total = total
         self._done = 0
@@ -166,15 +169,18 @@ class RunsProgress:
     def update(self, name: str, epoch: int, epochs: int, error: float) -> None:
         """A run has done so many epochs, with this validation error in pixels."""
         text = f"{error:.2f} px"
-        if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=epochs, unit="epochs", error="")
-        self._bars.update(self._tasks[name], completed=epoch, total=epochs, error=text)
+        # The bar that moved last is at the end of the dictionary; one that has not for long goes.
+        task = self._tasks.pop(name, None)
+        if task is None:
+            task = self._bars.add_task(name, total=epochs, unit="epochs", error="")
+        self._tasks[name] = task
+        if len(self._tasks) > MOST_BARS:
+            self._bars.remove_task(self._tasks.pop(next(iter(self._tasks))))
+        self._bars.update(task, completed=epoch, total=epochs, error=text)
         if not self.console.is_terminal and time.monotonic() - self._spoken > LOG_SECONDS:
             self._spoken = time.monotonic()
-            self.console.print(
-                f"{self._done} of {self._total} runs done; {name}: epoch {epoch} of {epochs}, {text}",
-                highlight=False,
-            )
+            ended = f"{self._done} of {self._total} runs done; " if self._total else ""
+            self.console.print(f"{ended}{name}: epoch {epoch} of {epochs}, {text}", highlight=False)
 
     def finish(self, name: str, line: str) -> None:
         """A run has ended; say how."""

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +102,33 @@ def connect(
     else:
         del options["include_dashboard"]  # the cluster has one or not
     try:
-        ray.init(address=address or "local", **options)
+        with _quiet_stderr():
+            ray.init(address=address or "local", **options)
     except (RuntimeError, ValueError, ConnectionError, OSError, TimeoutError) as error:
         with suppress(RuntimeError):
             ray.shutdown()
         raise _explain(error, address) from error
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield max(1, int(resources.get("CPU", 1)))
+        # What Ray prints of tasks that it begins again is no result; what is left of it we say ourselves.
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            yield max(1, int(resources.get("CPU", 1)))
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Drop what Ray's C++ part writes while it starts; what goes wrong comes as an error."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _check_memory(workers: int, needed: int) -> None:

@@ -18,7 +18,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -169,14 +168,9 @@ def run_batch(
     if missing:
         progress = _progress(report, 0 if manifest.archives else manifest.inputs)
         lost, errors = missing, []
-        # What Ray prints of tasks that it begins again is no result; what is left of it we say ourselves.
-        with (
-            Path(os.devnull).open("w") as nowhere,
-            redirect_stdout(nowhere),
-            connect(
-                address, workers, purpose="facial-keypoints batch", worker_bytes=_WORKER_BYTES
-            ) as cores,
-        ):
+        with connect(
+            address, workers, purpose="facial-keypoints batch", worker_bytes=_WORKER_BYTES
+        ) as cores:
             while lost:
                 count = len(lost)
                 errors = _compute(

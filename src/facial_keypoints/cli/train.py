@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -27,7 +28,7 @@ def train_command(
     recipes: Annotated[
         list[o.RecipeName] | None,
         typer.Argument(
-            metavar="[RECIPE]...", help=f"What to train from scratch: {', '.join(o.RecipeName)}."
+            metavar="RECIPE", help=f"What to train from scratch: {', '.join(o.RecipeName)}."
         ),
     ] = None,
     data: o.Data = None,
@@ -106,6 +107,13 @@ def train_command(
             show_default="0",
         ),
     ] = None,
+    data_parallel: Annotated[
+        bool,
+        typer.Option(
+            "--data-parallel",
+            help="Train one run on all devices at once, those of several processes too (KERAS_BACKEND=jax).",
+        ),
+    ] = False,
     quick: Annotated[
         bool,
         typer.Option(
@@ -164,6 +172,7 @@ def train_command(
             "--group-by": group_by,
             "--exclude-flagged": exclude_flagged or None,
             "--warm-start": warm_start,
+            "--data-parallel": data_parallel or None,
             "--seeds": seeds if seeds > 1 else None,
             "--folds": folds or None,
             "--trials": trials,
@@ -209,7 +218,7 @@ def train_command(
     elif mode == "training of many runs":
         _train_many(log, dataset, [chosen, *others], out, seeds, folds, ray, common)
     else:
-        _train_one(log, dataset, chosen, out, warm_start, common)
+        _train_one(log, dataset, chosen, out, warm_start, data_parallel, common)
 
 
 _SETTINGS = {"--epochs", "--batch-size", "--learning-rate", "--patience", "--flip-probability"}
@@ -219,7 +228,7 @@ _TAKEN = {
     "the recipe default": {"--quick", "--resume"},
     "--sweep": _SETTINGS | {"--trials", "--address", "--cores", "--gpus"},
     "training of many runs": _SETTINGS | {"--seeds", "--folds", "--address", "--cores", "--gpus"},
-    "training of one recipe": _SETTINGS | {"--warm-start"},
+    "training of one recipe": _SETTINGS | {"--warm-start", "--data-parallel"},
 }
 """Flags that each way of training has a use for."""
 
@@ -263,11 +272,13 @@ def _train_one(
     recipe: Recipe,
     out: Path,
     warm_start: Path | None,
+    on_all_devices: bool,
     common: dict[str, Any],
 ) -> None:
     """Train one recipe once and print how it does."""
     from rich.console import Console
 
+    from facial_keypoints.data_parallel import data_parallel, is_first_process
     from facial_keypoints.evaluation import evaluate_predictions
     from facial_keypoints.files import write_json
     from facial_keypoints.progress import TrainingProgress
@@ -280,11 +291,17 @@ def _train_one(
     )
     if exclude_flagged:
         log.print(f"left {flagged} flagged rows out of training")
-    with TrainingProgress(log) as progress:
+    with TrainingProgress(log) as progress, ExitStack() as devices:
         progress.title = recipe.name
+        if on_all_devices:
+            count = devices.enter_context(data_parallel())
+            log.print(f"each batch is shared by {count} devices")
+        callbacks = [progress] if is_first_process() else []
         run = train(
-            dataset, split, recipe, out, warm_start=warm_start, callbacks=[progress], **common
+            dataset, split, recipe, out, warm_start=warm_start, callbacks=callbacks, **common
         )
+        if not is_first_process():
+            return
     test = dataset.subset(split.test)
     answers = predict_keypoints(run.load_model(), test.images)
     report = evaluate_predictions(test, answers, seed=common["seed"])
@@ -374,7 +391,7 @@ def _sweep(
     def say(line: str) -> None:
         log.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    with RunsProgress(trials, log) as progress:
+    with RunsProgress(None, log) as progress:
         found = sweep(
             dataset,
             recipe,
