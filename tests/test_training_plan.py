@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from conftest import dotted_faces
 
 keras = pytest.importorskip("keras")
 
+from facial_keypoints.cli import app
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.metrics import rmse
@@ -183,3 +185,26 @@ def test_specialists_trained_part_by_part_are_those_trained_in_one_go(tmp_path: 
         joined.load_model().get_weights(), whole.load_model().get_weights(), strict=True
     ):
         np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["cnn", "--folds", "2"], "--folds must be 3 or more"),
+        (["cnn", "cnn"], "name each recipe once"),
+        (["cnn", "default"], "the recipe default is trained alone"),
+        (["cnn", "fc", "--sweep", "x.yaml"], "--sweep takes one recipe"),
+        (["cnn", "--sweep", "x.yaml", "--folds", "5"], "--sweep takes no --folds"),
+        (["cnn", "--seeds", "2", "--cores", "2"], "--cores needs --address"),
+        (["cnn", "--trials", "2"], "--trials belongs to --sweep"),
+        (["cnn", "--address", "local", "--warm-start", "x"], "runs takes no --warm-start"),
+        (["cnn", "--seeds", "2", "--data-parallel"], "runs takes no --data-parallel"),
+        (["--from", "default", "--data", "x", "--seeds", "2"], "--from takes no --seeds"),
+        (["default", "--data", "x", "--address", "auto"], "default takes no --address"),
+        (["cnn", "--quick"], "training of one recipe takes no --quick"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_told(words: list[str], message: str) -> None:
+    answer = CliRunner().invoke(app, ["train", *words, "-o", "out"], env={"COLUMNS": "200"})
+    assert answer.exit_code == 2
+    assert message in answer.output

@@ -61,6 +61,7 @@ from facial_keypoints.training_cluster import (
     train_trial,
     training_ray,
 )
+from facial_keypoints.training_plan import forget_unbegun
 from facial_keypoints.types import FaceDataset
 
 __all__ = ["Range", "SweepResult", "Trial", "draw_settings", "load_space", "sweep"]
@@ -304,6 +305,7 @@ def sweep(
     if recipe.specialists:
         raise DataError("a sweep needs a recipe of one network: sweep cnn-flip instead.")
     directory = Path(directory).resolve()
+    forget_unbegun(directory / "sweep.json", directory / "trials")
     prepare_directory(directory, force=force, keep=resume)
     say("looking for near-duplicate pictures")
     dataset, split, flagged = split_faces(dataset, seed=seed, exclude_flagged=exclude_flagged)

@@ -55,7 +55,15 @@ from facial_keypoints.training import (
 )
 from facial_keypoints.types import FaceDataset
 
-__all__ = ["Executor", "Plan", "PlannedRun", "run_here", "train_and_answer", "train_plan"]
+__all__ = [
+    "Executor",
+    "Plan",
+    "PlannedRun",
+    "forget_unbegun",
+    "run_here",
+    "train_and_answer",
+    "train_plan",
+]
 
 PLAN_FILE = "plan.json"
 
@@ -215,6 +223,7 @@ def train_plan(
         OutputError: The folder exists, or holds another plan.
     """
     directory = Path(directory).resolve()
+    forget_unbegun(directory / PLAN_FILE, directory / "runs")
     prepare_directory(directory, force=force, keep=resume)
     say("looking for near-duplicate pictures")
     if folds:
@@ -253,6 +262,12 @@ def train_plan(
             f"the others are kept in {directory}."
         )
     return result
+
+
+def forget_unbegun(file: Path, results: Path) -> None:
+    """Remove the description of work of which nothing was begun: its cluster could not be reached."""
+    if not results.exists():
+        file.unlink(missing_ok=True)
 
 
 def _record(plan: Plan) -> None:

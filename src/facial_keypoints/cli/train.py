@@ -158,6 +158,8 @@ def train_command(
     names = [recipe.value for recipe in recipes or ()]
     if len(set(names)) < len(names):
         raise typer.BadParameter("name each recipe once.")
+    if folds in (1, 2):
+        raise typer.BadParameter("--folds must be 3 or more: to train, to choose and to test.")
     mode = _mode(names, base=base, sweep=sweep, many=seeds > 1 or folds > 0 or address is not None)
     _refuse_flags_of_others(
         mode,
