@@ -82,6 +82,9 @@ def connect(
     local = address in (None, "local")
     if local and "RAY_AUTH_MODE" not in os.environ:  # else Ray leaves a token in the home folder
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if not local and _has_token():
+        # Ray starts clusters with a token by default, but shows it only where it is told to.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("ray", "ray", purpose)
     cores = cores or available_cores()
@@ -115,6 +118,12 @@ def connect(
             yield max(1, int(resources.get("CPU", 1)))
     finally:
         ray.shutdown()
+
+
+def _has_token() -> bool:
+    """Whether a token for a cluster lies where Ray looks for it."""
+    given = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    return any(map(os.environ.get, given)) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 @contextmanager
@@ -201,5 +210,5 @@ def _explain(error: Exception, address: str | None) -> ClusterError:
         )
     return ClusterError(
         f"cannot join the Ray cluster at {address} ({text[:200]}): see whether Ray runs there ('ray "
-        "status'), and, if it was started with a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here."
+        "status'), and, if it was started on another machine, copy its ~/.ray/auth_token here."
     )
