@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from conftest import dotted_faces
 
 keras = pytest.importorskip("keras")
 
+from facial_keypoints import training_plan
 from facial_keypoints.cli import app
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, OutputError
@@ -38,13 +39,11 @@ from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema
 FC = RECIPES["fc"].override(epochs=2, batch_size=16)
 
 
-def answered(plan: Plan) -> Iterator[tuple[PlannedRun, Outcome]]:
+def answered(plan: Plan, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
     """An executor whose answers are the truth moved by a pixel for each seed; nothing is trained."""
-    for run in plan.runs:
+    for run in runs:
         split = plan.splits[run.fold]
-        folder = plan.folder(run)
-        if not (folder / "run.json").exists():
-            train(plan.dataset, split, run.recipe.override(epochs=1), folder, seed=run.seed)
+        train(plan.dataset, split, run.recipe.override(epochs=1), plan.folder(run), seed=run.seed)
         truth = plan.dataset.keypoints.xy[split.test]
         yield run, np.nan_to_num(truth + 1 + run.seed, nan=0.0)
 
@@ -123,8 +122,8 @@ def test_in_a_cross_validation_each_face_is_answered_once_by_a_run_that_has_not_
 def test_a_plan_goes_on_where_it_stopped_and_not_with_other_settings(tmp_path: Path) -> None:
     faces, out = dotted_faces(60), tmp_path / "out"
 
-    def interrupted(plan: Plan) -> Iterator[tuple[PlannedRun, Outcome]]:
-        yield next(iter(run_here(plan)))
+    def interrupted(plan: Plan, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
+        yield next(iter(run_here(plan, runs)))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -138,9 +137,29 @@ def test_a_plan_goes_on_where_it_stopped_and_not_with_other_settings(tmp_path: P
         train_plan(faces, [FC.override(epochs=9)], out, seeds=2, resume=True)
     with pytest.raises(OutputError, match="begun with other data digest"):
         train_plan(dotted_faces(60, seed=1), [FC], out, seeds=2, resume=True)
-    train_plan(faces, [FC], out, seeds=2, resume=True)
+    asked = []
+
+    def noted(plan: Plan, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
+        asked.extend(run.name for run in runs)
+        return run_here(plan, runs)
+
+    train_plan(faces, [FC], out, seeds=2, resume=True, execute=noted)
+    assert asked == ["fc-seed1"]
     assert (out / "runs" / "fc-seed0" / "model.keras").stat().st_mtime_ns == done
     assert (out / "results.json").exists()
+
+
+def test_a_run_that_is_not_where_this_machine_looks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_plan, "_LATE_S", 0)
+
+    def elsewhere(plan: Plan, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
+        for run in runs:
+            yield run, np.zeros((len(plan.splits[0].test), 15, 2), np.float32)
+
+    with pytest.raises(DataError, match="1 of 1 runs failed, first fc: it was trained on a node"):
+        train_plan(dotted_faces(60), [FC], tmp_path / "out", execute=elsewhere)
 
 
 def test_a_run_that_fails_leaves_the_others_and_their_results(tmp_path: Path) -> None:

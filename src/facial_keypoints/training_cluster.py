@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -274,6 +275,7 @@ def _even_share(runs: int) -> int:
 
 def run_on_ray(
     plan: Plan,
+    runs: Sequence[PlannedRun],
     *,
     address: str | None = None,
     cores: int | None = None,
@@ -281,10 +283,11 @@ def run_on_ray(
     show: Callable[[str, int, int, float], None] = lambda *_: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[PlannedRun, Outcome]]:
-    """Train the runs of a plan on a Ray; see :class:`training_plan.Executor`.
+    """Train runs of a plan on a Ray; see :class:`training_plan.Executor`.
 
     Args:
-        plan: What to train.
+        plan: What they belong to.
+        runs: What to train.
         address: Of a Ray cluster (``HOST:PORT``, ``auto``); ``local`` or ``None`` for a Ray of this
             machine.
         cores: Cores of each run; left out, as many as leave none idle.
@@ -303,7 +306,7 @@ def run_on_ray(
 
         tasks = sum(
             max(1, max(map(len, run_parts(run.recipe, plan.dataset.schema)), default=1))
-            for run in plan.runs
+            for run in runs
         )
         file = plan.directory / "plan.json"
         resources = Resources(settle_cores(file, cores, tasks), gpus)
@@ -317,7 +320,7 @@ def run_on_ray(
         faces = ray.put(plan.dataset)
         splits = [ray.put(split) for split in plan.splits]
         pending = {}
-        for run in plan.runs:
+        for run in runs:
 
             def begin(part: str | None, after: Sequence[Any], run: PlannedRun = run) -> Any:
                 given = (faces, splits[run.fold], run.recipe, run.seed, plan.folder(run))
@@ -341,9 +344,10 @@ def _collect(
     heard = time.monotonic()
     while pending:
         done, _ = ray.wait(list(pending), num_returns=1, timeout=1.0)
-        for title, news in ray.get(board.read.remote()).items():
-            show(title, *news)
-            heard = time.monotonic()
+        with suppress(ray.exceptions.RayError):  # what matters is in the run folders
+            for title, news in ray.get(board.read.remote(), timeout=10).items():
+                show(title, *news)
+                heard = time.monotonic()
         for ref in done:
             run = pending.pop(ref)
             heard = time.monotonic()

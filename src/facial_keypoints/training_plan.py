@@ -20,6 +20,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +67,9 @@ __all__ = [
 ]
 
 PLAN_FILE = "plan.json"
+
+_LATE_S = 60
+"""Seconds that NFS may show an old listing of a folder (its default acdirmax)."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,10 @@ class Plan:
         """The run's folder."""
         return self.directory / "runs" / run.name
 
+    def finished(self, run: PlannedRun) -> bool:
+        """Whether the run was trained to its end."""
+        return (self.folder(run) / "run.json").exists()
+
     def to_json(self) -> dict[str, Any]:
         """What a plan must agree in to be resumed."""
         return {
@@ -143,10 +151,12 @@ Outcome = NDArray[np.float32] | FacialKeypointsError
 
 
 class Executor(Protocol):
-    """Trains the runs of a plan."""
+    """Trains runs of a plan."""
 
-    def __call__(self, plan: Plan) -> Iterator[tuple[PlannedRun, Outcome]]:
-        """Yield each run as it ends, in any order."""
+    def __call__(
+        self, plan: Plan, runs: Sequence[PlannedRun], /
+    ) -> Iterator[tuple[PlannedRun, Outcome]]:
+        """Yield each of ``runs`` as it ends, in any order."""
         ...
 
 
@@ -167,10 +177,10 @@ def train_and_answer(
     return predict_keypoints(trained.load_model(), dataset.subset(split.test).images)
 
 
-def run_here(plan: Plan) -> Iterator[tuple[PlannedRun, Outcome]]:
-    """Train the runs of a plan in this process, one after the other."""
+def run_here(plan: Plan, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
+    """Train runs of a plan in this process, one after the other."""
     with TrainingProgress() as progress:
-        for run in plan.runs:
+        for run in runs:
             progress.title = run.name
             try:
                 split = plan.splits[run.fold]
@@ -237,15 +247,23 @@ def train_plan(
         say(f"left {flagged} flagged rows out of training")
     plan = Plan(dataset, splits, recipes, range(seed, seed + seeds), directory)
     _record(plan)
-    say(f"{len(plan.runs)} runs on {len(dataset)} faces")
+    finished = [run for run in plan.runs if plan.finished(run)]
+    missing = [run for run in plan.runs if run not in finished]
+    done = f", {len(finished)} of them finished before" if finished else ""
+    say(f"{len(plan.runs)} runs on {len(dataset)} faces{done}")
 
     answers: dict[str, NDArray[np.float32]] = {}
     failures: dict[str, FacialKeypointsError] = {}
-    for run, outcome in execute(plan):
+    for run, outcome in chain(run_here(plan, finished), execute(plan, missing) if missing else ()):
         if isinstance(outcome, FacialKeypointsError):
             failures[run.name] = outcome
-        else:
+        elif _appears(plan, run):
             answers[run.name] = outcome
+        else:
+            failures[run.name] = OutputError(
+                f"it was trained on a node that has another {plan.directory} than this machine: give a "
+                "folder with -o that all nodes reach by the same path"
+            )
     _write_runs(plan, answers, failures)
     complete = [
         recipe
@@ -262,6 +280,15 @@ def train_plan(
             f"the others are kept in {directory}."
         )
     return result
+
+
+def _appears(plan: Plan, run: PlannedRun) -> bool:
+    """Whether a run that a node has finished is seen here; network disks show new files late."""
+    for _ in range(_LATE_S):
+        if plan.finished(run):
+            return True
+        time.sleep(1.0)
+    return plan.finished(run)
 
 
 def forget_unbegun(file: Path, results: Path) -> None:

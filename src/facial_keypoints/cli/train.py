@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -341,9 +341,13 @@ def _train_many(
     def say(line: str) -> None:
         log.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def side_by_side(plan: Plan) -> Iterator[tuple[PlannedRun, Outcome]]:
-        with RunsProgress(len(plan.runs), log) as progress:
-            for run, outcome in run_on_ray(plan, **ray._asdict(), show=progress.update, say=say):
+    def side_by_side(
+        plan: Plan, runs: Sequence[PlannedRun]
+    ) -> Iterator[tuple[PlannedRun, Outcome]]:
+        with RunsProgress(len(runs), log) as progress:
+            for run, outcome in run_on_ray(
+                plan, runs, **ray._asdict(), show=progress.update, say=say
+            ):
                 progress.finish(run.name, _end_of_run(plan, run, outcome))
                 yield run, outcome
 
