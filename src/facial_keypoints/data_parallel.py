@@ -55,8 +55,9 @@ def data_parallel() -> Iterator[int]:
         The number of devices.
 
     Raises:
-        FacialKeypointsError: The backend is not JAX, the variables name no cluster, the processes
-            do not find each other, or there is one device only.
+        FacialKeypointsError: The backend is not JAX, the variables name no cluster, it cannot be
+            joined, or there is one device only. Where others never start, JAX itself ends this
+            process, after 300 s.
     """
     backend = keras.backend.backend()
     if backend != "jax":
