@@ -120,7 +120,7 @@ def drill(place: Path, count: int) -> list[str]:
         worker.send_signal(signal.SIGKILL)
         log.append(f"a worker process at {parts(out)}")
         until(out, blocks // 3, run)
-        nodes.kill(second)
+        nodes.kill(second, at_work="MapWorker")
         log.append(f"a node with its worker at {parts(out)}")
         until(out, 2 * blocks // 3, run)
         kill_tree(run)

@@ -75,7 +75,7 @@ def drill(place: Path, epochs: int) -> list[str]:
         doomed = nodes.add()
         run = start(out, *words, "--address", nodes.address)
         until("a checkpoint of both", lambda: all(s.exists() for s in states), run, out)
-        nodes.kill(doomed)
+        nodes.kill(doomed, at_work="_train_run")
         nodes.add()
         seen = [s.stat().st_mtime for s in states]
         until(
@@ -125,7 +125,6 @@ def speed(place: Path, epochs: int, repeats: int) -> list[str]:
             with Nodes(place) as nodes:
                 for _ in range(count):
                     nodes.add()
-                time.sleep(5)  # they join
                 begun = time.perf_counter()
                 finish(start(out, *words, "--cores", "1", "--address", nodes.address), out)
                 seconds[name].append(time.perf_counter() - begun)

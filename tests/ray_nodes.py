@@ -57,8 +57,15 @@ class Nodes:
         raise RuntimeError("the head did not start")
 
     def add(self, cores: int = 1) -> subprocess.Popen[bytes]:
-        """Start a worker node; the caller waits for it by what it does."""
-        return self._start(f"--address={self.address}", f"--num-cpus={cores}")
+        """Start a worker node and wait until it has joined: of two that start at once one may hang."""
+        node = self._start(f"--address={self.address}", f"--num-cpus={cores}")
+        log = self._folder / f"node{len(self._nodes) - 1}.log"
+        until = time.monotonic() + 120
+        while "Ray runtime started" not in log.read_text(errors="replace"):
+            if node.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"a node did not join: {log.read_text(errors='replace')[-500:]}")
+            time.sleep(0.1)
+        return node
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
         ray = Path(sys.executable).with_name("ray")
@@ -73,8 +80,18 @@ class Nodes:
         self._nodes.append(node)
         return node
 
-    def kill(self, node: subprocess.Popen[bytes]) -> None:
-        """kill -9 of everything that runs on a node, at once, as if its power failed."""
+    def kill(self, node: subprocess.Popen[bytes], *, at_work: str) -> None:
+        """kill -9 of everything that runs on a node, at once, as if its power failed.
+
+        Args:
+            node: The node.
+            at_work: Part of the title of a process that must be running on it, waited for.
+        """
+        until = time.monotonic() + 120
+        while not any(at_work in title for title in _titles(node)):
+            if time.monotonic() > until:
+                raise RuntimeError(f"no {at_work} came to the node")
+            time.sleep(0.05)
         kill_tree(node)
 
     def __enter__(self) -> Nodes:
@@ -88,6 +105,14 @@ class Nodes:
     ) -> None:
         for node in reversed(self._nodes):
             kill_tree(node)
+
+
+def _titles(node: subprocess.Popen[bytes]) -> list[str]:
+    titles = []
+    for process in psutil.Process(node.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            titles.append(" ".join(process.cmdline()))
+    return titles
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:

@@ -633,7 +633,7 @@ def test_a_killed_node_and_a_killed_driver_lose_nothing_and_double_nothing(
         words = (listed, "-o", out, "--block-size", "5", "--address", nodes.address)
         run = batch(*words, "--workers", "2")
         wait_for_parts(out, 8, run)
-        nodes.kill(second)
+        nodes.kill(second, at_work="MapWorker")
         wait_for_parts(out, count_parts(out) + 8, run)
         kill_tree(run)
         run.communicate()

@@ -221,7 +221,7 @@ def test_a_plan_that_loses_a_node_and_its_driver_ends_with_the_same_weights(
         doomed = nodes.add()
         run = train_verb(*words, "--address", nodes.address)
         until(lambda: done() >= 1, run)
-        nodes.kill(doomed)
+        nodes.kill(doomed, at_work="_train_run")
         nodes.add()
         until(lambda: done() >= 2, run)
         kill_tree(run)
