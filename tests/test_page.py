@@ -92,7 +92,11 @@ def ort_web(request: pytest.FixtureRequest) -> Path | None:
     packed = folder / f"onnxruntime-web-{ORT_VERSION}.tgz"
     with tarfile.open(packed) as archive:
         for name in wanted:
-            archive.extract(f"package/dist/{name}", folder, filter="data")
+            content = archive.extractfile(f"package/dist/{name}")
+            assert content is not None
+            target = folder / "package" / "dist" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content.read())
     packed.unlink()
     return dist
 

@@ -239,6 +239,8 @@ def test_a_plan_that_loses_a_node_and_its_driver_ends_with_the_same_weights(
         alone = train(
             faces, split, RECIPES["fc"].override(epochs=4), tmp_path / f"{seed}", seed=seed
         )
+        there = load_run(out / "runs" / f"fc-seed{seed}")
+        assert there.history == alone.history, f"seed {seed}, killed node and driver"
         for mine, theirs in zip(
             alone.load_model().get_weights(), weights(out / "runs" / f"fc-seed{seed}"), strict=True
         ):
