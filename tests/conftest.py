@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -35,3 +38,11 @@ def dotted_faces(count: int, *, height: int = 40, width: int = 32, seed: int = 0
 def faces() -> FaceDataset:
     """Sixty small dotted faces."""
     return dotted_faces(60)
+
+
+@pytest.fixture(autouse=True)
+def _keras_computes_as_before() -> Iterator[None]:
+    """No test may leave Keras computing in another precision: later ones would learn something else."""
+    yield
+    if "keras" in sys.modules:
+        assert sys.modules["keras"].config.dtype_policy().name == "float32"

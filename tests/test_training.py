@@ -18,6 +18,7 @@ keras = pytest.importorskip("keras")
 from facial_keypoints import training
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, ModelError, OutputError
+from facial_keypoints.files import alone_in
 from facial_keypoints.losses import RmsePixels
 from facial_keypoints.models.loading import load_keras_model
 from facial_keypoints.models.study import build_cnn
@@ -213,6 +214,21 @@ def test_a_run_of_another_split_is_not_resumed(
         train(faces, split, FC, tmp_path / "cut", callbacks=[Interrupt(2)])
     with pytest.raises(OutputError, match="other data"):
         train(faces, other, FC, tmp_path / "cut", resume=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be locked there")
+def test_two_processes_do_not_train_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "OTHER_SECONDS", 0.0)
+    faces = dotted_faces(60)
+    run = tmp_path / "run"
+    with (
+        alone_in(run, patience=0.0),
+        pytest.raises(OutputError, match=r"another process is at work in .*run: wait for it"),
+    ):
+        train(faces, thirds(faces), FC, run, resume=True)
+    train(faces, thirds(faces), FC, run, resume=True)
 
 
 def test_an_expert_begins_with_the_answers_of_its_base() -> None:

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from facial_keypoints.errors import OutputError
 
-__all__ = ["atomic_path", "prepare_directory", "read_json", "write_json", "write_text"]
+__all__ = ["alone_in", "atomic_path", "prepare_directory", "read_json", "write_json", "write_text"]
 
 
 @contextmanager
@@ -83,6 +84,50 @@ def prepare_directory(directory: Path, *, force: bool = False, keep: bool = Fals
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _output_error(directory, error) from error
+
+
+@contextmanager
+def alone_in(directory: Path, *, patience: float) -> Iterator[None]:
+    """Keep other processes that ask the same out of a folder.
+
+    The lock goes with the process that holds it, however that ends. Where folders cannot be locked
+    (Windows, some network disks) nothing is kept out.
+
+    Args:
+        directory: The folder; made if it is not there.
+        patience: Seconds to wait for another process to leave.
+
+    Raises:
+        OutputError: Another process is still in it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _output_error(directory, error) from error
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > until:
+                    raise OutputError(
+                        f"another process is at work in {directory}: wait for it, or choose another folder."
+                    ) from error
+                time.sleep(0.5)
+                continue
+            except OSError:  # a disk without locks
+                pass
+            break
+        yield
+    finally:
+        os.close(handle)
 
 
 def refuse_existing(file: Path, *, force: bool = False) -> None:

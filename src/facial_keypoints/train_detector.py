@@ -23,6 +23,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -671,8 +672,8 @@ def train_detector(
 
     keras.utils.set_random_seed(config.seed)
     # Three times as fast as float32 on a processor with bfloat16 units, and as good.
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    model = build_detector(config.network)
+    with _layers_compute_in("mixed_bfloat16"):
+        model = build_detector(config.network)
     if start is not None:
         model.load_weights(start)
     optimizer = keras.optimizers.AdamW(config.rate, weight_decay=0.01, global_clipnorm=5.0)
@@ -707,6 +708,19 @@ def train_detector(
     return out / "face_detector.onnx"
 
 
+@contextmanager
+def _layers_compute_in(policy: str) -> Iterator[None]:
+    """Layers made in this block compute so; what is made after it is as before."""
+    import keras
+
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+
+
 def _check(
     weights: list[Any],
     held_out: Sequence[LabelledPhoto],
@@ -715,13 +729,10 @@ def _check(
     entry: dict[str, float],
 ) -> None:
     """Export the weights so far, measure them and choose the threshold."""
-    import keras
-
     from facial_keypoints.models.face_detector import build_detector
 
-    policy = keras.mixed_precision.dtype_policy()
-    keras.mixed_precision.set_global_policy("float32")
-    model = build_detector(config.network)
+    with _layers_compute_in("float32"):
+        model = build_detector(config.network)
     model.set_weights(weights)
     model.save_weights(out / "face_detector.weights.h5")
     file = out / "face_detector.onnx"
@@ -732,7 +743,6 @@ def _check(
     allowed = max(1, round(0.01 * len(held_out)))
     threshold = float(np.clip(false[allowed] if len(false) > allowed else 0.3, 0.2, 0.8))
     export_detector(model, file, config, threshold=threshold)
-    keras.mixed_precision.set_global_policy(policy)
     per_hundred = 100.0 / max(len(held_out), 1)
     entry |= {"threshold": threshold, "recall": float(np.mean(found >= threshold)) if len(found) else 0.0}  # fmt: skip
     entry |= {f"recall@{t}": round(float(np.mean(found >= t)), 4) for t in (0.3, 0.4, 0.5) if len(found)}  # fmt: skip

@@ -25,6 +25,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -48,7 +49,14 @@ from facial_keypoints.data_parallel import (
     is_data_parallel,
 )
 from facial_keypoints.errors import DataError, ModelError, OutputError
-from facial_keypoints.files import atomic_path, prepare_directory, read_json, write_json, write_text
+from facial_keypoints.files import (
+    alone_in,
+    atomic_path,
+    prepare_directory,
+    read_json,
+    write_json,
+    write_text,
+)
 from facial_keypoints.geometry import signed_to_pixels
 from facial_keypoints.losses import RmsePixels
 from facial_keypoints.models.loading import load_keras_model
@@ -78,6 +86,7 @@ CHECKPOINT_SECONDS = (
     15.0  # writing a checkpoint costs about 0.1 s; losing this much work is bearable
 )
 VALIDATION_BATCH = 256
+OTHER_SECONDS = 30.0  # for another process to leave the folder: that of a driver that died, say
 
 
 @dataclass(frozen=True)
@@ -442,17 +451,21 @@ class _Prepared:
         rows = self.train_rows, self.val_rows
         if keypoints is not None:
             rows = _reached(rows[0], keypoints), _reached(rows[1], keypoints)
-        return _fit(
-            model,
-            self.recipe,
-            *rows,
-            self.directory / folder,
-            seed=self.seed,
-            digest=self.digest,
-            keypoints=keypoints,
-            epochs=epochs,
-            callbacks=callbacks,
-        )
+        directory = self.directory / folder
+        # Two processes would mix up their checkpoints; those of a data-parallel run work together.
+        together = is_data_parallel()
+        with nullcontext() if together else alone_in(directory, patience=OTHER_SECONDS):
+            return _fit(
+                model,
+                self.recipe,
+                *rows,
+                directory,
+                seed=self.seed,
+                digest=self.digest,
+                keypoints=keypoints,
+                epochs=epochs,
+                callbacks=callbacks,
+            )
 
     def build_and_fit(
         self, folder: str, callbacks: Sequence[keras.callbacks.Callback]
