@@ -152,7 +152,7 @@ def _check_memory(workers: int, needed: int) -> None:
         raise ClusterError(
             f"Ray needs {needed / 2**30:.1f} GB of free memory for {workers} "
             f"{'worker' if workers == 1 else 'workers'} and its object store, but {free / 2**30:.1f} GB "
-            "are free: free some, give fewer --workers, or use a cluster with --address."
+            "are free: free some, have fewer workers, or use a cluster with --address."
         )
 
 

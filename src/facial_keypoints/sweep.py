@@ -314,7 +314,7 @@ def sweep(
     settings = draw_settings(space, recipe, trials, seed=seed)
     _record(directory, recipe, settings, dataset, split, seed)
     say(f"{len(settings)} settings, {len(split.train)} faces to train, {len(split.val)} to choose")
-    with training_ray(dataset, address):
+    with training_ray(dataset, address, cores, len(settings)):
         cores = settle_cores(directory / "sweep.json", cores, len(settings))
         resources = Resources(cores, gpus)
         check_room(resources)
