@@ -44,7 +44,7 @@ from facial_keypoints.data.missing import MISSING_STRATEGIES
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.evaluation import EvaluationReport, evaluate_predictions
-from facial_keypoints.files import prepare_directory, read_json, write_json, write_text
+from facial_keypoints.files import prepare_directory, write_json, write_text
 from facial_keypoints.recipes import Recipe
 from facial_keypoints.training import (
     load_run,
@@ -61,7 +61,7 @@ from facial_keypoints.training_cluster import (
     train_trial,
     training_ray,
 )
-from facial_keypoints.training_plan import forget_unbegun
+from facial_keypoints.training_plan import forget_unbegun, record_or_compare
 from facial_keypoints.types import FaceDataset
 
 __all__ = ["Range", "SweepResult", "Trial", "draw_settings", "load_space", "sweep"]
@@ -346,7 +346,6 @@ def _record(
     seed: int,
 ) -> None:
     """Write down what is tried, or make sure that it is what was begun here."""
-    file = directory / "sweep.json"
     wanted = {
         "recipe": recipe_to_json(recipe),
         "seed": seed,
@@ -354,19 +353,7 @@ def _record(
         "training_faces": len(split.train),
         "settings": [dict(each) for each in settings],
     }
-    if not file.exists():
-        write_json(file, wanted)
-        return
-    try:
-        begun = read_json(file)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{file} cannot be read ({error}): start over with --force.") from error
-    differing = [name.replace("_", " ") for name in wanted if begun.get(name) != wanted[name]]
-    if differing:
-        raise OutputError(
-            f"{directory} was begun with other {' and '.join(differing)}: resume it with the same ones, "
-            "or choose another folder."
-        )
+    record_or_compare(directory / "sweep.json", wanted)
 
 
 def _folder(directory: Path, number: int) -> Path:

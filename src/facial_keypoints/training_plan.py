@@ -61,6 +61,7 @@ __all__ = [
     "Plan",
     "PlannedRun",
     "forget_unbegun",
+    "record_or_compare",
     "run_here",
     "train_and_answer",
     "train_plan",
@@ -246,7 +247,7 @@ def train_plan(
     if exclude_flagged:
         say(f"left {flagged} flagged rows out of training")
     plan = Plan(dataset, splits, recipes, range(seed, seed + seeds), directory)
-    _record(plan)
+    record_or_compare(plan.directory / PLAN_FILE, plan.to_json())
     finished = [run for run in plan.runs if plan.finished(run)]
     missing = [run for run in plan.runs if run not in finished]
     done = f", {len(finished)} of them finished before" if finished else ""
@@ -297,9 +298,12 @@ def forget_unbegun(file: Path, results: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _record(plan: Plan) -> None:
-    """Write down what is trained, or make sure that it is what was begun here."""
-    file, wanted = plan.directory / PLAN_FILE, plan.to_json()
+def record_or_compare(file: Path, wanted: Mapping[str, Any]) -> None:
+    """Write down what work is of, or make sure that it is what was begun in the file's folder.
+
+    Raises:
+        OutputError: Something else was begun there.
+    """
     if not file.exists():
         write_json(file, wanted)
         return
@@ -312,8 +316,8 @@ def _record(plan: Plan) -> None:
     ]
     if differing:
         raise OutputError(
-            f"{plan.directory} was begun with other {' and '.join(differing)}: resume it with the same "
-            "ones, or choose another folder."
+            f"{file.parent} was begun with other {' and '.join(differing)}: resume it with the same ones, or "
+            "choose another folder."
         )
 
 
