@@ -162,6 +162,28 @@ def test_a_run_that_is_not_where_this_machine_looks_is_told(
         train_plan(dotted_faces(60), [FC], tmp_path / "out", execute=elsewhere)
 
 
+def test_a_plan_of_which_nothing_was_begun_can_be_given_again_and_other_files_stay(
+    tmp_path: Path,
+) -> None:
+    def unreachable(plan: Plan, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
+        raise OutputError("no cluster")
+
+    faces, out = dotted_faces(60), tmp_path / "out"
+    for seeds in (2, 3):  # with other settings too
+        with pytest.raises(OutputError, match="no cluster"):
+            train_plan(faces, [FC], out, seeds=seeds, execute=unreachable)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "plan.json").write_text('{"holiday": "sea"}')
+    with pytest.raises(OutputError, match="exists already"):
+        train_plan(faces, [FC], mine, execute=unreachable)
+    assert "sea" in (mine / "plan.json").read_text()
+    (out / "notes.txt").touch()
+    with pytest.raises(OutputError, match="exists already"):
+        train_plan(faces, [FC], out, execute=unreachable)
+    assert (out / "plan.json").exists()
+
+
 def test_a_run_that_fails_leaves_the_others_and_their_results(tmp_path: Path) -> None:
     out = tmp_path / "out"
     wild = replace(FC.override(learning_rate=1e9), name="wild")

@@ -305,7 +305,7 @@ def sweep(
     if recipe.specialists:
         raise DataError("a sweep needs a recipe of one network: sweep cnn-flip instead.")
     directory = Path(directory).resolve()
-    forget_unbegun(directory / "sweep.json", directory / "trials")
+    forget_unbegun(directory / "sweep.json")
     prepare_directory(directory, force=force, keep=resume)
     say("looking for near-duplicate pictures")
     dataset, split, flagged = split_faces(dataset, seed=seed, exclude_flagged=exclude_flagged)

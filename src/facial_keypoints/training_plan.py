@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -234,7 +235,7 @@ def train_plan(
         OutputError: The folder exists, or holds another plan.
     """
     directory = Path(directory).resolve()
-    forget_unbegun(directory / PLAN_FILE, directory / "runs")
+    forget_unbegun(directory / PLAN_FILE)
     prepare_directory(directory, force=force, keep=resume)
     say("looking for near-duplicate pictures")
     if folds:
@@ -292,10 +293,16 @@ def _appears(plan: Plan, run: PlannedRun) -> bool:
     return plan.finished(run)
 
 
-def forget_unbegun(file: Path, results: Path) -> None:
-    """Remove the description of work of which nothing was begun: its cluster could not be reached."""
-    if not results.exists():
-        file.unlink(missing_ok=True)
+def forget_unbegun(file: Path) -> None:
+    """Remove the description of work of which nothing was begun: its cluster could not be reached.
+
+    Nothing is removed unless it is alone in its folder and says what ``record_or_compare`` wrote.
+    """
+    try:
+        if os.listdir(file.parent) == [file.name] and "data_digest" in read_json(file):  # noqa: PTH208
+            file.unlink()
+    except (OSError, ValueError, TypeError):  # no such folder, or somebody else's file
+        return
 
 
 def record_or_compare(file: Path, wanted: Mapping[str, Any]) -> None:
@@ -337,15 +344,23 @@ def _write_runs(
         ("run", "recipe", "fold", "seed", "test_faces", "rmse_px", "best_epoch", "train_seconds", "failure")
     )  # fmt: skip
     for run in plan.runs:
-        test = plan.dataset.subset(plan.splits[run.fold].test)
+        truth = plan.dataset.keypoints.xy[plan.splits[run.fold].test]
         row: list[Any] = ["", "", ""]
         if run.name in answers:
             trained = load_run(plan.folder(run))
-            error = rmse(test.keypoints.xy, answers[run.name])
+            error = rmse(truth, answers[run.name])
             row = [f"{error:.4f}", trained.best_epoch, f"{trained.train_seconds:.1f}"]
         fold = run.fold if len(plan.splits) > 1 else ""
         writer.writerow(
-            [run.name, run.recipe.name, fold, run.seed, len(test), *row, failures.get(run.name, "")]
+            [
+                run.name,
+                run.recipe.name,
+                fold,
+                run.seed,
+                len(truth),
+                *row,
+                failures.get(run.name, ""),
+            ]
         )
     write_text(plan.directory / "runs.csv", buffer.getvalue())
 
