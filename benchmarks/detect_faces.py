@@ -197,7 +197,14 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|")
     detectors: dict[str, Callable[[], Detect]] = {
-        "ours": lambda: load_detector(options.detector, threads=1).detect
+        # Alone, without the check by the keypoints, the shipped one needs a higher threshold.
+        "ours": lambda: (
+            load_detector(
+                options.detector,
+                threads=1,
+                threshold=0.6 if options.detector == "default" else None,
+            ).detect
+        )
     }
     peers: dict[str, dict[str, Callable[[], Detect]]] = {
         "dlib": {"dlib HOG": lambda: dlib_detect(0), "dlib HOG, photo doubled": lambda: dlib_detect(1)},

@@ -73,7 +73,9 @@ def load_detector(
             ``facial_keypoints.train_detector`` wrote, or OpenCV's YuNet.
         threads: Threads that one photo is searched with; every core this process may use when left
             out. OpenCV's YuNet follows ``cv2.setNumThreads`` instead.
-        threshold: Least score of a face; the detector's own when left out.
+        threshold: Least score of a face; the detector's own when left out. The shipped one's is 0.4, low
+            because ``Predictor.predict`` checks its boxes by their keypoints. Unchecked, 0.6 keeps boxes
+            that show no face as rare.
 
     Raises:
         ModelError: There is no such file, it is corrupt, or it is no face detector.

@@ -55,17 +55,13 @@ class FittedCrop:
     source: str
 
 
-LEAST_CONFIDENCE = 0.15
-"""Mean confidence of its points, in the label style that is least sure, below which what a detector found is
-taken for no face: a box on no face gets less, nearly every face far more. Chosen with the next on
-held-out photos of ``photos/train`` (``docs/experiments.md``, *Face detector*)."""
+MIN_FACE_CONFIDENCE = 0.15
+"""Least mean confidence of a detected face's keypoints, in the label style where it is lowest. A box that
+shows no face gets less, nearly every face far more. Chosen on held-out images together with the score from
+which the shipped detector reports boxes (``docs/experiments.md``, *Photos: from boxes to points*)."""
 
-HALF_BELIEVED = 0.4
-"""Score from which the shipped detector's boxes are looked into. Alone it needs a higher threshold for as
-few false boxes, and misses more faces."""
-
-# Mean distance of the points of two answers, in sizes of the face, below which they are one face.
-_TWINS = 0.35
+# Mean distance of the keypoints of two detected faces, in face sizes, below which they are duplicates.
+_DUPLICATE_DISTANCE = 0.35
 
 
 class Predictor:
@@ -126,7 +122,7 @@ class Predictor:
             ModelError: None was given, and this build comes without one.
         """
         if self._detector is None:
-            self._detector = load_detector(threads=self._threads, threshold=HALF_BELIEVED)
+            self._detector = load_detector(threads=self._threads)
         return self._detector
 
     @property
@@ -226,13 +222,12 @@ class Predictor:
     ) -> Prediction:
         """Find the faces of a photo and their keypoints.
 
-        What the detector found but the keypoint model does not recognise as a face is left out: the
-        mean confidence of its points is below :data:`LEAST_CONFIDENCE`. So is a second box on one face.
+        The detected boxes are checked as :meth:`predict_detected` says.
 
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB, upright.
-            min_score: Least score of a face, if above that of the detector: :data:`HALF_BELIEVED` of the shipped
-                one, another's own threshold.
+            min_score: Least score of a face. The detector reports none below its own threshold: 0.4 of the
+                shipped one.
             max_faces: Keep only so many, those of the best score.
             source: Name of the picture.
 
@@ -245,23 +240,53 @@ class Predictor:
         """
         picture = _checked(image)
         boxes, scores = self.detector.detect(np.broadcast_to(picture, (*picture.shape[:2], 3)))
-        best = np.argsort(-scores, kind="stable")
         if min_score is not None:
-            best = best[scores[best] >= min_score]
+            boxes, scores = boxes[scores >= min_score], scores[scores >= min_score]
+        found = self.predict_detected(picture, boxes, scores, source=source)
+        return found.subset(np.arange(len(found))[:max_faces])
+
+    def predict_detected(
+        self,
+        image: ImageArray,
+        boxes: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        *,
+        source: str = "",
+    ) -> Prediction:
+        """Predict the keypoints of detected boxes and keep those boxes that show a face, each face once.
+
+        A box is left out where the mean confidence of its keypoints is below
+        :data:`MIN_FACE_CONFIDENCE`; a model without confidence keeps it. Of two boxes whose keypoints
+        nearly coincide the one with the better score stays.
+
+        Args:
+            image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+            boxes: (N, 4) xyxy, edges in pixels of the image, as a detector reports them.
+            scores: (N,) their scores.
+            source: Name of the image.
+
+        Returns:
+            At most N faces in pixels of the image, best score first.
+
+        Raises:
+            ValueError: The array is no such image, or a box has no area.
+        """
+        picture = _checked(image)
+        best = np.argsort(-scores, kind="stable")
         keypoints, sure = self._look_twice(picture, boxes[best])
         found = _prediction(picture, keypoints, boxes[best], scores[best], source)
-        return found.subset(self._faces(keypoints, sure)[:max_faces])
+        return found.subset(self._faces(keypoints, sure))
 
     def _faces(self, found: Keypoints, sure: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Which of the faces a detector found are faces, each once; the first of twins stays."""
-        real = np.flatnonzero(~(sure < LEAST_CONFIDENCE))  # NaN: the model cannot tell
+        """Indices of the detected boxes that show a face; of duplicates the first."""
+        real = np.flatnonzero(~(sure < MIN_FACE_CONFIDENCE))  # NaN: the model gives no confidence
         if not can_frame(self.spec.schema):
             return real
         kept: list[int] = []
         sizes = face_sizes(found.xy, self.spec.schema)
         for i in real:
             apart = np.linalg.norm(found.xy[kept] - found.xy[i], axis=2).mean(axis=1)
-            if not (apart < _TWINS * sizes[i]).any():
+            if not (apart < _DUPLICATE_DISTANCE * sizes[i]).any():
                 kept.append(int(i))
         return np.array(kept, np.int64)
 

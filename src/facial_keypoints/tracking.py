@@ -2,9 +2,10 @@
 
 In a new frame each face is looked for where it was, moved on as it moved before, in a crop framed by its
 last points, and once more where it was found: two passes of the keypoint network. The detector runs
-about once a second for faces that come new, at once where there is doubt (points unsure, a jump, a
-change of size) and where there is no face at all. A face that is lost keeps its number for a few
-seconds and gets it back if a face of its size appears where it must be by then.
+about once a second for new faces, at once where a face has to be confirmed (low confidence, a jump, a
+change of size) and where there is no face at all. New faces are checked as ``Predictor.predict`` does. A
+face that is lost keeps its number for a few seconds and gets it back if a face of its size appears
+where it must be by then.
 
 Knows frames and the predictor, not where frames come from nor where tracks go. Who a person is it
 does not know: someone who leaves and comes back elsewhere, or after a cut, is a new track.
@@ -42,11 +43,11 @@ _KEPT_S = 3.0
 _COAST_S = 1.0
 """Seconds that a lost face is thought to go on as it moved."""
 
-_DOUBTFUL = 0.5
-"""Mean confidence of a face's points below which the detector has to confirm it."""
+_LOW_CONFIDENCE = 0.5
+"""Mean confidence of a face's keypoints below which the detector has to confirm it."""
 
-_LEAST = 0.25
-"""Mean confidence below which what the detector found begins no track."""
+_VERY_LOW_CONFIDENCE = 0.25
+"""Mean confidence below which the detector has to confirm it at once."""
 
 _WORSE = 0.1
 """Loss of mean confidence from which a second look at a face is not taken."""
@@ -111,7 +112,7 @@ class _Look:
 
     @property
     def doubtful(self) -> bool:
-        return self.jumped or _sureness(self.confidence) < _DOUBTFUL
+        return self.jumped or _mean_confidence(self.confidence) < _LOW_CONFIDENCE
 
 
 class Tracker:
@@ -122,7 +123,7 @@ class Tracker:
         detector: Finds the faces; the predictor's own when left out.
         detect_every_s: Seconds after which the detector looks for new faces; 0 looks in each frame.
         max_faces: Follow at most so many, the largest that are there when one is free.
-        min_score: Least score of a new face; the detector's own threshold when left out.
+        min_score: Least score of a new face, as for :meth:`Predictor.predict`.
 
     Raises:
         ModelError: The model's keypoints lack eyes or mouth corners.
@@ -251,7 +252,10 @@ class Tracker:
 
     def _should_detect(self, looks: list[_Look], now: float) -> bool:
         waited = now - self._detected_s
-        if not looks or any(look.jumped or _sureness(look.confidence) < _LEAST for look in looks):
+        if not looks or any(
+            look.jumped or _mean_confidence(look.confidence) < _VERY_LOW_CONFIDENCE
+            for look in looks
+        ):
             return True
         uneasy = bool(self._lost) or any(look.doubtful for look in looks)
         return waited >= (min(_SOON_S, self._detect_every_s) if uneasy else self._detect_every_s)
@@ -270,7 +274,7 @@ class Tracker:
                 # The box is a better place to look than where the track has got to.
                 answer = self._predictor.predict_boxes(picture, boxes[j : j + 1]).keypoints
                 sure = None if answer.confidence is None else answer.confidence[0]
-                if _sureness(sure) >= _sureness(look.confidence):
+                if _mean_confidence(sure) >= _mean_confidence(look.confidence):
                     look.xy, look.confidence = answer.xy[0], sure
         kept = []
         for i, look in enumerate(looks):
@@ -289,17 +293,18 @@ class Tracker:
         boxes: NDArray[np.float32],
         scores: NDArray[np.float32],
     ) -> list[_Look]:
-        """Tracks for boxes that belong to none: of lost faces where they fit, else new ones."""
+        """Tracks for boxes that belong to none and show a face: of lost faces where they fit, else new ones."""
         if not len(boxes):
             return []
-        answer = self._predictor.predict_boxes(picture, boxes).keypoints
+        found = self._predictor.predict_detected(picture, boxes, scores)
+        answer = found.keypoints
         begun: list[_Look] = []
         order = np.argsort(-self._sizes(answer.xy), kind="stable")
         lost = self._recognised(answer.xy, frame.time_s)
         for j in order:
             sure = None if answer.confidence is None else answer.confidence[j]
             xy = answer.xy[j]
-            if _sureness(sure) < _LEAST or any(self._same(xy, o.xy) for o in kept + begun):
+            if any(self._same(xy, look.xy) for look in kept):
                 continue
             if self._max_faces is not None and len(kept) + len(begun) >= self._max_faces:
                 break
@@ -312,7 +317,7 @@ class Tracker:
                 # What it did while nobody saw it says nothing of its speed.
                 track.xy, track.time_s, track.velocity = xy, frame.time_s, np.zeros(2)
             self._active.append(track)
-            begun.append(_Look(track, xy, xy, sure, score=float(scores[j])))
+            begun.append(_Look(track, xy, xy, sure, score=float(found.scores[j])))
         return begun
 
     def _recognised(self, xy: NDArray[np.float32], now: float) -> dict[int, _Track]:
@@ -357,8 +362,8 @@ class Tracker:
         )
 
 
-def _sureness(confidence: NDArray[np.float32] | None) -> float:
-    """Mean confidence; a model that gives none is believed."""
+def _mean_confidence(confidence: NDArray[np.float32] | None) -> float:
+    """Mean confidence; 1 for a model that gives none."""
     return 1.0 if confidence is None else float(confidence.mean())
 
 

@@ -126,7 +126,7 @@ MinScore = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Least score of a face; the shipped detector tells none below 0.4.",
+        help="Least score of a face; the shipped detector reports none below 0.4.",
         show_default="the detector's own",
     ),
 ]

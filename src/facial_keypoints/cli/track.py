@@ -80,12 +80,7 @@ def track_command(
     max_faces: Annotated[
         int | None, typer.Option(min=1, help="Follow at most so many, the largest.")
     ] = None,
-    min_score: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Least score of a new face.", show_default="the detector's own"
-        ),
-    ] = None,
+    min_score: o.MinScore = None,
     detector: o.Detector = "default",
     model: o.Model = "default",
     style: o.Style = None,
@@ -107,7 +102,6 @@ def track_command(
     """
     from rich.console import Console
 
-    from facial_keypoints.detection import load_detector
     from facial_keypoints.predict import load_predictor
     from facial_keypoints.smoothing import OneEuro
     from facial_keypoints.tables import open_table
@@ -122,10 +116,9 @@ def track_command(
     settings = {"min_cutoff": min_cutoff, "beta": beta}
     smoothing = None if raw else OneEuro(**{k: v for k, v in settings.items() if v is not None})
     log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    predictor = load_predictor(model, style=style, threads=threads)
+    predictor = load_predictor(model, style=style, threads=threads, detector=detector)
     tracker = Tracker(
         predictor,
-        detector=load_detector(detector, threads=threads),
         detect_every_s=detect_every,
         max_faces=max_faces,
         min_score=min_score,

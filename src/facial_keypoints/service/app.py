@@ -433,11 +433,6 @@ def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None
             return {"file": None, "bytes": None}
         return {"file": f"/v1/models/{quote(name)}.onnx", "bytes": files[name].stat().st_size}
 
-    def detector_file() -> dict[str, Any]:
-        # Asked for lower scores here than the file says; the page must do the same.
-        threshold = getattr(predictor.detector, "threshold", None)
-        return {**file_of(DETECTOR_NAME), "threshold": threshold}
-
     aligns = set(TEMPLATE_POINTS) <= set(spec.schema.keypoint_names)
     measures = set(KAGGLE15.keypoint_names) <= set(spec.schema.keypoint_names)
     about = {
@@ -452,7 +447,7 @@ def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None
                 **file_of(service.name),
             }
         ],
-        "detector": None if DETECTOR_NAME not in files else detector_file(),
+        "detector": None if DETECTOR_NAME not in files else file_of(DETECTOR_NAME),
         "limits": asdict(service.limits),
     }
 

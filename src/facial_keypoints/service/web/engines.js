@@ -72,8 +72,7 @@ export class Service {
   }
 
   async start() {
-    const { models, detector } = await (await this.request('v1/models')).json();
-    this.threshold = detector?.threshold ?? null;
+    const { models } = await (await this.request('v1/models')).json();
     const model = models.find(({ name }) => name === 'default') ?? models[0];
     this.model = model.name;
     this.names = model.schema.keypoint_names;
@@ -137,7 +136,7 @@ export class Browser {
       model: at(`v1/models/${encodeURIComponent(this.service.model)}.onnx`), detector: at('v1/models/face_detector.onnx'),
     };
     return this.post('start', {
-      runtime: at('ort/'), files: models, headers: this.service.headers, threshold: this.service.threshold,
+      runtime: at('ort/'), files: models, headers: this.service.headers,
     });
   }
 

@@ -5,9 +5,9 @@ import { alike, apply, boxToCrop, canFrame, faceSize, frameFace, inverse } from 
 import { metadataOf } from './onnx-about.js';
 import { cutCrop, grayOf, shrink, warp } from './pixels.js';
 
-const LEAST_CONFIDENCE = 0.15; // mean of the points in the style least sure, below which it is no face
+const MIN_FACE_CONFIDENCE = 0.15; // least mean confidence of a detected face's keypoints, in the style where it is lowest
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
-const TWINS = 0.35; // mean distance of the points of two answers, in face sizes, below which they are one face
+const DUPLICATE_DISTANCE = 0.35; // mean distance of the keypoints of two faces, in face sizes, below which they are duplicates
 
 let ort = null;
 let model = null;
@@ -20,7 +20,7 @@ async function fetchBytes(url, headers) {
   return reply.arrayBuffer();
 }
 
-async function start({ runtime, files, headers, threshold }) {
+async function start({ runtime, files, headers }) {
   ort = await import(`${runtime}ort.wasm.min.mjs`);
   ort.env.wasm.wasmPaths = runtime;
   ort.env.wasm.numThreads = 1; // more would need headers that shut the page off from others
@@ -35,8 +35,6 @@ async function start({ runtime, files, headers, threshold }) {
   model = await open(files.model, 'facial_keypoints_spec');
   if (!model) throw new Error(`the service has no ${files.model}`);
   detector = await open(files.detector, 'facial_keypoints_detector');
-  // The service may look into what the detector alone would leave out; so does the page then.
-  if (detector && threshold !== null) detector.about.threshold = threshold;
   const { schema, styles, input_size: [height, width], channels } = model.about;
   if (height !== width || channels !== 1) throw new Error('only models of square grey crops are computed here');
   return { schema, styles, detector: detector !== null };
@@ -127,14 +125,14 @@ async function look(gray, boxes, style) {
   });
 }
 
-/** Which of the faces a detector found are faces, each once; the first of twins stays. */
+/** Indices of the detected boxes that show a face; of duplicates the first. */
 function realFaces(found) {
   const { keypoint_names: names } = model.about.schema;
   const kept = [];
   found.forEach(({ points, real }, i) => {
-    if (real !== null && real < LEAST_CONFIDENCE) return;
+    if (real !== null && real < MIN_FACE_CONFIDENCE) return;
     const apart = (n) => mean(points.map(([x, y], k) => Math.hypot(x - found[n].points[k][0], y - found[n].points[k][1])));
-    if (canFrame(names) && kept.some((n) => apart(n) < TWINS * faceSize(points, names))) return;
+    if (canFrame(names) && kept.some((n) => apart(n) < DUPLICATE_DISTANCE * faceSize(points, names))) return;
     kept.push(i);
   });
   return kept;
