@@ -101,7 +101,7 @@ def test_an_incomplete_coco_file_is_named(tmp_path: Path, drop: str) -> None:
 
 
 def test_only_faces_that_fit_are_written_as_kaggle(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="square grey pictures"):
+    with pytest.raises(ValueError, match="square grey images"):
         save_dataset(faces(), tmp_path, "kaggle")
     with pytest.raises(ValueError, match="format must be"):
         save_dataset(faces(), tmp_path, "pts")  # type: ignore[arg-type]

@@ -98,29 +98,6 @@ def test_every_pixel_value_survives(tmp_path: Path) -> None:
     assert faces.images[1].ravel().tolist() == values[::-1].tolist()
 
 
-def test_a_last_row_that_fills_its_batch_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = saved(tmp_path, text(table()))
-    whole = load_kaggle(path, cache=False)
-    size = sum(len(row[-1]) for row in table()[1:])
-    monkeypatch.setattr("facial_keypoints.data.kaggle._BATCH_SIZE", size)
-    same(load_kaggle(path, cache=False), whole)
-
-
-@given(st.lists(st.integers(0, 255), min_size=9, max_size=9), st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
-def test_any_digits_are_parsed_as_python_parses_them(
-    tmp_path_factory: pytest.TempPathFactory, values: list[int], rows: int
-) -> None:
-    cells = [["ImageId", "Image"]]
-    cells += [[str(i), " ".join(map(str, np.roll(values, i)))] for i in range(rows)]
-    path = saved(tmp_path_factory.mktemp("digits"), text(cells), "test.csv")
-    faces = load_kaggle(path, part="test", cache=False)
-    for i in range(rows):
-        assert faces.images[i].ravel().tolist() == np.roll(values, i).tolist()
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -129,18 +106,46 @@ def test_any_digits_are_parsed_as_python_parses_them(
         lambda t: t.rstrip("\n"),
         lambda t: t + "\n\n  \n",
         lambda t: t.replace(" 7 ", "  7 "),
+        lambda t: t.replace(" 7 ", "\t7 "),
+        lambda t: t.replace(",0 ", ", 0 ").replace("\n", " \n"),
         lambda t: t.replace("0 7 14", "000 007 14"),
         lambda t: "\n".join(
             ",".join(f'"{cell}"' for cell in line.split(",")) for line in t.splitlines()
         ),
     ],
-    ids=["bom", "crlf", "no last newline", "blank end", "two spaces", "zeros", "quoted"],
+    ids=[
+        "bom",
+        "crlf",
+        "no last newline",
+        "blank end",
+        "two spaces",
+        "tab",
+        "blank around",
+        "zeros",
+        "quoted",
+    ],
 )
 def test_harmless_variations_give_the_same_faces(
     tmp_path: Path, change: Callable[[str], str]
 ) -> None:
     plain = load_kaggle(saved(tmp_path, text(table()), "a.csv"))
     same(plain, load_kaggle(saved(tmp_path, change(text(table())), "b.csv")))
+
+
+def test_quoted_pixels_may_be_longer_than_pythons_limit_of_a_csv_field(tmp_path: Path) -> None:
+    values = np.arange(256 * 256) % 256
+    row = f'"7","{" ".join(map(str, values))}"\n'
+    faces = load_kaggle(saved(tmp_path, f"ImageId,Image\n{row}", "test.csv"), part="test")
+    assert faces.images.ravel().tolist() == values.tolist()
+
+
+def test_a_row_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    cells = [[*row, "person" if i == 0 else "José"] for i, row in enumerate(table())]
+    path = saved(tmp_path, text(cells))
+    assert load_kaggle(path, group_by="person").groups.tolist() == ["José"] * 3
+    saved(tmp_path, text([*cells[:2], *[[*row[:-1], "p"] for row in cells[2:]]]).encode("latin-1"))
+    with pytest.raises(DataError, match="row 1 is not UTF-8"):
+        load_kaggle(path, group_by="person")
 
 
 def test_columns_are_found_by_name_in_any_order(tmp_path: Path) -> None:
@@ -195,6 +200,8 @@ def cell(row: int, column: str, value: str) -> Edit:
         (cell(3, "Image", "9 " * 62 + "x 9"), ["row 3", "pixel 63", "'x'", "0 to 255"]),
         (cell(3, "Image", "9 " * 63 + "256"), ["row 3", "pixel 64", "'256'"]),
         (cell(3, "Image", "9 " * 63 + "1255"), ["pixel 64", "'1255'"]),
+        (cell(3, "Image", "9 " * 63 + str(2**64)), ["pixel 64", "'18446744073709551616'"]),
+        (cell(3, "Image", "9 " * 64 + "x"), ["row 3", "65 pixels"]),
         (cell(3, "Image", "9 " * 63 + "-1"), ["pixel 64", "'-1'"]),
         (cell(3, "Image", "9 " * 63 + "1.5"), ["pixel 64", "'1.5'"]),
         (cell(2, "nose_tip_x", "left"), ["row 2", "nose_tip_x", "'left'"]),
@@ -251,8 +258,14 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, name: str, content: bytes, w
         load_kaggle(saved(tmp_path, content, name))
 
 
-def test_damage_inside_a_zip_is_noticed(tmp_path: Path) -> None:
-    whole = zipped(**{"training.csv": text(table(40))})
+@pytest.mark.parametrize(
+    "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_damage_inside_a_zip_is_noticed(tmp_path: Path, compression: int) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        archive.writestr("training.csv", text(table(40)))
+    whole = out.getvalue()
     for place in range(60, len(whole) - 150, 97):
         broken = bytearray(whole)
         broken[place] ^= 0xFF

@@ -4,27 +4,23 @@ This module alone knows the format: ``training.csv`` (30 coordinate columns and 
 pixels as text), ``test.csv`` (``ImageId,Image``), ``IdLookupTable.csv`` and the submission. The
 files are read as Kaggle ships them: plain, zipped one by one, or one zip that holds all of them.
 
-The reader streams: one thread inflates the next piece while another turns digits into pixels with
-whole-row numpy arithmetic, so memory stays near the size of the pixels. It trusts nothing: whatever
-the bytes are, the answer is a dataset or a :class:`~facial_keypoints.errors.DataError` that names
-file, row and column.
+Rows are read one by one straight from the zip, so memory stays near the size of the pixels.
+Whatever the bytes are, the answer is a dataset or a :class:`~facial_keypoints.errors.DataError`
+that names file, row and column.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from types import ModuleType
-from typing import IO, Literal, cast
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,23 +30,6 @@ from facial_keypoints.errors import DataError
 from facial_keypoints.files import write_text
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints
-
-inflate: ModuleType = zlib
-_READ_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    NotImplementedError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-with suppress(ImportError):  # igzip inflates 2.4 times as fast; some platforms have no wheel of it
-    from isal import isal_zlib
-
-    inflate = isal_zlib
-    _READ_ERRORS += (cast("type[Exception]", isal_zlib.error),)
 
 __all__ = [
     "COMPETITION",
@@ -68,11 +47,9 @@ COMPETITION = "facial-keypoints-detection"
 
 Part = Literal["train", "test"]
 _FILE_STEMS: dict[str, str] = {"train": "training", "test": "test"}
-_COMPRESSED_STEP = 1 << 18  # bytes of deflate read at once: about 1 MB of text
-_BATCH_SIZE = 1 << 18  # bytes of pixel text parsed at once
-_LONGEST_LINE = 1 << 26  # bytes; a 4096 x 4096 picture fits, an endless line does not fill memory
+_LONGEST_LINE = 1 << 26  # bytes; a 4096 x 4096 image fits, an endless line does not fill memory
 _LARGEST_COORDINATE = 1e6  # pixels; anything beyond is a slip and would overflow float32 sums
-_NO_LABEL = frozenset({b"", b"nan", b"na", b"n/a", b"null"})
+_NO_LABEL = frozenset({"", "nan", "na", "n/a", "null"})
 _LOOKUP_COLUMNS = ("RowId", "ImageId", "FeatureName", "Location")
 _COORDINATES = tuple(f"{name}_{axis}" for name in KAGGLE15.keypoint_names for axis in "xy")
 
@@ -95,7 +72,7 @@ def load_kaggle(
             changed file is read anew.
 
     Returns:
-        Square grey pictures (N, side, side, 1), ``kaggle15`` keypoints in pixels (NaN = not
+        Square grey images (N, side, side, 1), ``kaggle15`` keypoints in pixels (NaN = not
         labelled), ``sample_ids`` the row number from 1 (train) or ``ImageId`` (test), ``styles``
         ``kaggle-a`` / ``kaggle-b`` / "" by which points a row labels.
 
@@ -110,8 +87,7 @@ def load_kaggle(
         options = (part, group_by or "")
         if cache and (found := read_cache(table.file, options)) is not None:
             return _assemble(found, table.label)
-        pool = stack.enter_context(_reading_thread())
-        arrays = _read_faces(table, part, group_by, pool)
+        arrays = _read_faces(table, part, group_by)
         if cache:
             write_cache(table.file, options, arrays)
     return _assemble(arrays, table.label)
@@ -157,9 +133,22 @@ def style_of_rows(keypoints: Keypoints) -> NDArray[np.str_]:
 class _Table:
     """A csv that can be read once: its bytes, its name in messages, the file on disk behind it."""
 
-    chunks: Iterator[bytes]
+    stream: IO[bytes]
     label: str
     file: Path
+
+
+@contextmanager
+def _damage_named(label: str) -> Iterator[None]:
+    """What ``zipfile`` and the decompressors raise, each errors of its own, as one DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{label} is damaged or cut short ({_printable(str(error))}); download it again."
+        ) from error
 
 
 def _find_table(location: Path, name: str, stack: ExitStack) -> _Table:
@@ -169,19 +158,17 @@ def _find_table(location: Path, name: str, stack: ExitStack) -> _Table:
             return _find_in_folder(location, name, stack)
         if not location.is_file():
             raise DataError(f"{location} does not exist; give Kaggle's folder, zip or csv file.")
-        handle = stack.enter_context(location.open("rb"))
         if location.stat().st_size == 0:
             raise DataError(f"{location} is empty; download it again.")
-        if handle.read(4) == b"PK\x03\x04":
-            handle.seek(0)
+        handle = stack.enter_context(location.open("rb"))
+        if handle.peek(4).startswith(b"PK\x03\x04"):
             table = _find_in_zip(handle, name, str(location), location, stack)
             if table is None:
                 raise DataError(f"{location} holds no {name}; give the folder or zip that has it.")
             return table
         if location.suffix.lower() == ".zip":
             raise DataError(f"{location} is not a zip file, or damaged; download it again.")
-        handle.seek(0)
-        return _Table(_guarded(_plain_chunks(handle), str(location)), str(location), location)
+        return _Table(handle, str(location), location)
     except OSError as error:
         raise DataError(f"{location} cannot be read: {error.strerror or error}.") from error
 
@@ -195,10 +182,10 @@ def _find_in_folder(folder: Path, name: str, stack: ExitStack) -> _Table:
         return _find_in_folder(inner, name, stack)
     for bundle in sorted(folder.glob("*.zip")):
         handle = stack.enter_context(bundle.open("rb"))
-        if handle.read(4) == b"PK\x03\x04":
-            handle.seek(0)
-            if table := _find_in_zip(handle, name, str(bundle), bundle, stack):
-                return table
+        if handle.peek(4).startswith(b"PK\x03\x04") and (
+            table := _find_in_zip(handle, name, str(bundle), bundle, stack)
+        ):
+            return table
     raise DataError(
         f"{folder} holds neither {name} nor {stem}.zip; "
         f"give the folder with the files of Kaggle's '{COMPETITION}', or the one that holds it."
@@ -209,157 +196,72 @@ def _find_in_zip(
     handle: IO[bytes], name: str, label: str, file: Path, stack: ExitStack
 ) -> _Table | None:
     """The table inside an open zip, also in a zip inside it; ``None`` when it is not there."""
-    try:
+    with _damage_named(label):
         archive = stack.enter_context(zipfile.ZipFile(handle))
-        members = archive.infolist()
-        for member in members:
-            _check_member_name(member.filename, label)
+        for member in archive.namelist():
+            windows = PureWindowsPath(member)  # splits at both kinds of slash, knows drive letters
+            if ".." in windows.parts or windows.drive or windows.root:
+                raise DataError(
+                    f"{label} holds the unsafe path '{_printable(member)}', which leaves the "
+                    "folder; do not use this zip."
+                )
         by_name = {
-            PurePosixPath(m.filename).name: m
-            for m in members
-            if not m.is_dir() and not m.filename.startswith("__MACOSX/")
+            PurePosixPath(member).name: member
+            for member in archive.namelist()
+            if not member.endswith("/") and not member.startswith("__MACOSX/")
         }
-        if info := by_name.get(name):
-            chunks = _member_chunks(handle, archive, info)
-            label = f"{label}/{_printable(info.filename)}"
-            return _Table(_guarded(chunks, label), label, file)
-        if info := by_name.get(f"{PurePosixPath(name).stem}.zip"):
-            inner = stack.enter_context(archive.open(info))
-            return _find_in_zip(inner, name, f"{label}/{_printable(info.filename)}", file, stack)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(
-            f"{label} is a damaged zip file ({_printable(str(error))}); download it again."
-        ) from error
-    except (ValueError, struct.error, UnicodeError, OverflowError) as error:
-        raise DataError(
-            f"{label} is no valid zip file ({_printable(str(error))}); download it again."
-        ) from error
+        for wanted in (name, f"{PurePosixPath(name).stem}.zip"):
+            if found := by_name.get(wanted):
+                inner = stack.enter_context(archive.open(found))
+                inside = f"{label}/{_printable(found)}"
+                if wanted == name:
+                    return _Table(io.BufferedReader(inner, 1 << 20), inside, file)  # type: ignore[type-var]
+                return _find_in_zip(inner, name, inside, file, stack)
     return None
 
 
-def _check_member_name(name: str, label: str) -> None:
-    windows = PureWindowsPath(name)  # splits at both kinds of slash and knows drive letters
-    if ".." in windows.parts or windows.drive or windows.root:
-        raise DataError(
-            f"{label} holds the unsafe path '{_printable(name)}', which leaves the folder; "
-            "do not use this zip."
-        )
+# --- rows -----------------------------------------------------------------------------------------
 
 
-# --- bytes to lines -------------------------------------------------------------------------------
-
-
-def _plain_chunks(handle: IO[bytes]) -> Iterator[bytes]:
-    while chunk := handle.read(1 << 20):
-        yield chunk
-
-
-def _member_chunks(
-    handle: IO[bytes], archive: zipfile.ZipFile, info: zipfile.ZipInfo
-) -> Iterator[bytes]:
-    """Inflate one member of a zip piece by piece and check its length and CRC."""
-    with archive.open(info) as member:  # checks the local header; knows rare compression types
-        if info.compress_type != zipfile.ZIP_DEFLATED:
-            yield from _plain_chunks(member)
+def _lines(table: _Table) -> Iterator[str]:
+    """Lines without their end (LF or CRLF) and without a byte order mark; blank ones are kept."""
+    number = 0
+    while True:
+        with _damage_named(table.label):
+            line = table.stream.readline(_LONGEST_LINE)
+        if not line:
             return
-    handle.seek(info.header_offset + 26)
-    name_length, extra_length = struct.unpack("<HH", handle.read(4))
-    handle.seek(info.header_offset + 30 + name_length + extra_length)
-    left, size, crc = info.compress_size, 0, 0
-    stream = inflate.decompressobj(-zlib.MAX_WBITS)
-    while left and not stream.eof:
-        block = handle.read(min(left, _COMPRESSED_STEP))
-        if not block:
-            break
-        left -= len(block)
-        while block and not stream.eof:  # bounded, or a zip bomb's block would fill memory
-            chunk = stream.decompress(block, 1 << 22)
-            block = stream.unconsumed_tail
-            size += len(chunk)
-            crc = inflate.crc32(chunk, crc)
-            if chunk:
-                yield chunk
-    if not stream.eof or size != info.file_size:
-        raise zipfile.BadZipFile(f"ends after {size} of {info.file_size} bytes")
-    if crc != info.CRC:
-        raise zipfile.BadZipFile("its checksum is wrong")
-
-
-def _guarded(chunks: Iterator[bytes], label: str) -> Iterator[bytes]:
-    """The same chunks, with everything that goes wrong on the way told as DataError."""
-    try:
-        yield from chunks
-    except _READ_ERRORS as error:
-        raise DataError(
-            f"{label} is damaged or cut short ({_printable(str(error))}); get it again."
-        ) from error
-
-
-def _reading_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="kaggle-reader")
-
-
-def _lines(table: _Table, pool: ThreadPoolExecutor) -> Iterator[bytes]:
-    """Lines without their end (LF or CRLF) and without a byte order mark; blank ones are kept.
-
-    The pool's thread reads, inflates and cuts one piece ahead of the caller; it spends its time
-    outside the interpreter's lock. The pool is the caller's to close: a generator that closed it
-    would do so whenever the garbage collector runs, which can deadlock.
-    """
-    pieces = _cut_lines(table)
-    first = True
-    ahead = pool.submit(next, pieces, None)
-    while (lines := ahead.result()) is not None:
-        ahead = pool.submit(next, pieces, None)
-        for line in lines:
-            yield (line.removeprefix(b"\xef\xbb\xbf") if first else line).removesuffix(b"\r")
-            first = False
-
-
-def _cut_lines(table: _Table) -> Iterator[list[bytes]]:
-    rest = b""
-    for chunk in table.chunks:
-        text = rest + chunk
-        lines, start = [], 0
-        while (end := text.find(b"\n", start)) >= 0:  # faster than split, which looks at each byte
-            lines.append(text[start:end])
-            start = end + 1
-        rest = text[start:]
-        if len(rest) > _LONGEST_LINE:
+        if len(line) == _LONGEST_LINE:
             raise DataError(f"{table.label} has no line ends where rows should be; is it a csv?")
-        yield lines
-    if rest:
-        yield [rest]
+        try:
+            yield line.decode("utf-8" if number else "utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            place = f"{table.label}: row {number}" if number else f"{table.label}: its first line"
+            raise DataError(f"{place} is not UTF-8 text; save it as a UTF-8 csv.") from error
+        number += 1
 
 
-def _fields(line: bytes, columns: int = -1) -> list[bytes]:
-    """The fields of a line; knowing how many to expect saves looking for commas in the pixels."""
-    if b'"' not in line:
-        fields = line.split(b",", columns - 1 if columns > 0 else -1)
-        return [*fields[:-1], *fields[-1].split(b",")] if b"," in fields[-1] else fields
+def _fields(line: str) -> list[str]:
+    if '"' not in line:
+        return line.split(",")
+    # Python's limit of 128 KB a field, one for the whole process, is too small for 256 x 256 pixels.
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_LINE))
     try:
-        row = next(csv.reader([line.decode("latin-1")]))  # latin-1 keeps every byte as it is
-    except (csv.Error, StopIteration):
-        return [line]  # a field beyond csv's limit or a lone quote: reported as wrong column count
-    return [value.encode("latin-1") for value in row]
+        return next(csv.reader([line]))
+    except csv.Error:
+        return [line]  # reported as a wrong number of columns
 
 
-def _rows(
-    table: _Table, columns: Sequence[str], pool: ThreadPoolExecutor
-) -> Iterator[tuple[int, list[bytes]]]:
+def _rows(table: _Table, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Row number from 1 and the fields of the wanted columns, found by name, in wanted order.
 
     Raises:
         DataError: The header lacks a column or has one twice, or a row has the wrong length.
     """
-    lines = _lines(table, pool)
-    header_line = next(lines, None)
-    if header_line is None or not header_line.strip():
+    lines = _lines(table)
+    header = [name.strip() for name in _fields(next(lines, ""))]
+    if header == [""]:
         raise DataError(f"{table.label} is empty; its first line should name the columns.")
-    try:
-        header = [name.decode("utf-8").strip() for name in _fields(header_line)]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table.label} is not UTF-8 text; save it as a UTF-8 csv.") from error
     if any("\0" in name for name in header):
         raise DataError(f"{table.label} is not UTF-8 text; save it as a UTF-8 csv.")
     for name in columns:
@@ -382,7 +284,7 @@ def _rows(
             continue
         if blank_since:
             raise DataError(f"{table.label}: row {blank_since} is blank; remove it.")
-        fields = _fields(line, len(header))
+        fields = _fields(line)
         if len(fields) != len(header):
             raise DataError(
                 f"{table.label}: row {number} has {len(fields)} fields where the header names "
@@ -394,237 +296,104 @@ def _rows(
 # --- fields to arrays -----------------------------------------------------------------------------
 
 
-def _read_faces(
-    table: _Table, part: Part, group_by: str | None, pool: ThreadPoolExecutor
-) -> dict[str, NDArray[np.generic]]:
-    columns = ["Image"]
-    if part == "train":
-        columns += _COORDINATES
-    else:
-        columns.append("ImageId")
+def _read_faces(table: _Table, part: Part, group_by: str | None) -> dict[str, NDArray[np.generic]]:
+    columns = ["Image", *(_COORDINATES if part == "train" else ["ImageId"])]
     if group_by is not None:
         columns.append(group_by)
-    reader = _PixelReader(table.label)
-    labels = _LabelReader(table.label)
+    pixels = bytearray()  # grows in place, so the peak stays near the size of the result
+    side = 0
+    labels: list[list[float]] = []
     ids: list[str] = []
+    seen: set[str] = set()
     groups: list[str] = []
-    for number, fields in _rows(table, columns, pool):
-        reader.add(fields[0], number)
+    for number, fields in _rows(table, columns):
+        place = f"{table.label}: row {number}, column"
+        image = _parse_pixels(fields[0], side, f"{place} Image")
+        side = math.isqrt(len(image))
+        pixels += image
         if part == "train":
-            labels.add(fields[1:31], number)
+            labels.append(_parse_labels(fields[1:31], place))
             ids.append(str(number))
         else:
-            ids.append(_parse_id(fields[1], number, "ImageId", table.label))
+            ids.append(_parse_id(fields[1], f"{place} ImageId"))
+            if ids[-1] in seen:
+                raise DataError(f"{place} ImageId: {ids[-1]} was used before; ids must differ.")
+            seen.add(ids[-1])
         if group_by is not None:
-            groups.append(_text(fields[-1], number, group_by, table.label))
+            groups.append(fields[-1].strip())
     if not ids:
         raise DataError(f"{table.label} has a header and no rows; it should hold one face per row.")
-    if part == "test" and len(set(ids)) != len(ids):
-        again = next(i for i, key in enumerate(ids) if key in ids[:i])
-        raise DataError(
-            f"{table.label}: row {again + 1}, column ImageId: {ids[again]} was used before; "
-            "ids must differ."
-        )
     arrays: dict[str, NDArray[np.generic]] = {
-        "images": reader.images(),
-        "xy": labels.xy() if part == "train" else np.full((len(ids), 15, 2), np.nan, np.float32),
+        "images": np.frombuffer(pixels, np.uint8).reshape(-1, side, side, 1),
+        "xy": np.full((len(ids), 15, 2), np.nan, np.float32),
         "ids": np.array(ids, np.str_),
     }
+    if part == "train":
+        arrays["xy"] = np.array(labels, np.float32).reshape(-1, 15, 2)
     if group_by is not None:
         arrays["groups"] = np.array(groups, np.str_)
     return arrays
 
 
-class _PixelReader:
-    """Collects the pixel texts of all rows into one array, a few rows at a time.
-
-    A batch is small enough for its temporaries to stay in the processor's cache and large enough
-    for numpy's cost per call not to count.
-    """
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._side = 0
-        self._pixels = bytearray()  # grows in place, so the peak stays near the size of the result
-        self._batch: list[bytes] = []
-        self._size = 0
-        self._first = 1
-        self._scratch = np.empty((7, 2 * _BATCH_SIZE), np.uint8)
-
-    def add(self, image: bytes, number: int) -> None:
-        """Take the text of row ``number``; rows come in order."""
-        if not self._side:
-            count = len(image.split())
-            self._side = math.isqrt(count)
-            if count == 0 or self._side**2 != count:
-                raise DataError(
-                    f"{self._label}: row {number}, column Image has {count} pixels, which is no "
-                    "square picture (Kaggle's have 96 x 96 = 9216)."
-                )
-        self._batch.append(image)
-        self._size += len(image)
-        if self._size >= _BATCH_SIZE:
-            self._flush()
-
-    def images(self) -> ImageArray:
-        """(N, side, side, 1) of everything added."""
-        if self._batch:  # the last row may have filled its batch
-            self._flush()
-        return np.frombuffer(self._pixels, np.uint8).reshape(-1, self._side, self._side, 1)
-
-    def _flush(self) -> None:
-        parsed = _parse_pixels(self._batch, self._side**2, self._scratch)
-        if parsed is not None:
-            self._pixels += parsed.data
-        else:
-            for number, image in enumerate(self._batch, start=self._first):
-                self._pixels += _parse_pixels_slowly(image, self._side, number, self._label).data
-        self._first += len(self._batch)
-        self._batch, self._size = [], 0
-
-
-def _parse_pixels(
-    images: list[bytes], count: int, scratch: NDArray[np.uint8]
-) -> NDArray[np.uint8] | None:
-    """``count`` numbers 0-255 from each text, or ``None`` unless single spaces separate them all.
-
-    All arithmetic is on uint8 over the whole text: at the last digit of a number its value is
-    ones + 10 tens + 100 hundreds, where the digits before it are neighbours in memory. Three spaces
-    in front let the look-back start at once; one or two behind end the last number on an even place.
-    """
-    length = sum(map(len, images)) + len(images) - 1
-    padded = b" ".join([b"  ", *images, b" " if length % 2 else b""])
-    text = np.frombuffer(padded, np.uint8)
-    size = len(text) - 3
-    if scratch.shape[1] < len(text):
-        scratch = np.empty((len(scratch), 2 * len(text)), np.uint8)
-    mask, digits = scratch[0, : len(text)], scratch[1, : len(text)]
-    low, third, hundreds, value, last = scratch[2:, :size]
-    np.not_equal(text, 32, out=mask.view(np.bool_))
-    np.subtract(text, 48, out=digits)
-    digits *= mask
-    if digits.max() > 9:
-        return None  # something that is neither digit nor space
-    expected = count * len(images)
-    ends = np.cumsum([len(image) + 1 for image in images]) - 2
-    if length - np.count_nonzero(mask) != expected - 1 or not mask[ends + 3].all():
-        return None
-    here, before = mask[3:], mask[2:-1]
-    np.multiply(digits[2:-1], 10, out=low)
-    low += digits[3:]
-    np.bitwise_and(here, before, out=third)
-    np.multiply(digits[1:-2], third, out=hundreds)
-    np.multiply(hundreds, 100, out=value)
-    value += low  # wraps above 255, which makes it smaller than what was added
-    third &= mask[1:-2]
-    third &= mask[:-3]  # now marks a fourth digit
-    np.less(value, low, out=low.view(np.bool_))
-    if hundreds.max() > 2 or low.max() or third.max():
-        return None
-    # A number and its separator take two places or more, so two neighbours never both end one:
-    # taking them together halves the search for the ends, which costs more than all the arithmetic.
-    last, value, pair_ends = last[:-1], value[:-1], third[: (size - 1) // 2].view(np.bool_)
-    np.greater(here[:-1], here[1:], out=last.view(np.bool_))
-    value *= last
-    pairs = value.view(np.uint16)
-    pairs |= pairs >> 8
-    np.not_equal(last.view(np.uint16), 0, out=pair_ends)
-    where = np.flatnonzero(pair_ends)
-    if len(where) != expected or np.any(where[count - 1 :: count] != ends // 2):
-        return None  # one row has a pixel too many, another too few
-    pixels: NDArray[np.uint8] = pairs.astype(np.uint8).take(where)
-    return pixels
-
-
-def _parse_pixels_slowly(image: bytes, side: int, number: int, label: str) -> NDArray[np.uint8]:
-    """As :func:`_parse_pixels`, for odd spacing; says what is wrong with anything else."""
-    words = image.split()
-    if len(words) != side * side:
+def _parse_pixels(text: str, side: int, place: str) -> bytes:
+    """The ``side`` x ``side`` numbers from 0 to 255 of one row, a byte each; ``side`` 0: any square."""
+    if text.strip() and not text.encode().translate(None, b"0123456789 "):
+        values = np.fromstring(
+            text, np.int64, sep=" "
+        )  # a number beyond 64 bits becomes the largest
+        if len(values) == (side or math.isqrt(len(values))) ** 2 and values.max() <= 255:
+            return values.astype(np.uint8).tobytes()
+    words = text.split()
+    if side and len(words) != side * side:
         raise DataError(
-            f"{label}: row {number}, column Image has {len(words)} pixels where the rows before it "
-            f"have {side} x {side} = {side * side}."
+            f"{place} has {len(words)} pixels where the rows before it have {side} x {side} = "
+            f"{side * side}."
         )
-    for place, word in enumerate(words, start=1):
-        if not (word.isdigit() and len(word) <= 3 and int(word) <= 255):
-            raise DataError(
-                f"{label}: row {number}, column Image: pixel {place} is "
-                f"'{_shown(word)}', not a whole number from 0 to 255."
-            )
-    return np.array([int(word) for word in words], np.uint8)
-
-
-class _LabelReader:
-    """Collects the 30 coordinate fields of all rows; what numpy can check is checked at the end."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._rows: list[list[float]] = []
-
-    def add(self, fields: list[bytes], number: int) -> None:
-        """Take the fields of row ``number``; rows come in order."""
-        try:
-            row = [float(field) if field else math.nan for field in fields]
-        except ValueError:
-            row = [self._value(*item, number) for item in zip(_COORDINATES, fields, strict=True)]
-        if b"_" in b"".join(fields):  # Python reads 1_0 as 10
-            i = next(i for i, field in enumerate(fields) if b"_" in field)
-            raise self._error(number, i, _shown(fields[i]))
-        self._rows.append(row)
-
-    def xy(self) -> NDArray[np.float32]:
-        """(N, 15, 2) pixels of everything added, NaN = not labelled."""
-        values = np.array(self._rows, np.float64)
-        wild = np.abs(values) > _LARGEST_COORDINATE  # infinite ones too
-        if wild.any():
-            row, column = (int(i) for i in np.argwhere(wild)[0])
-            raise self._error(row + 1, column, f"{values[row, column]:g}")
-        points = values.reshape(len(values), -1, 2)
-        missing = np.isnan(points)
-        halves = missing[..., 0] != missing[..., 1]
-        if halves.any():
-            row, point = (int(i) for i in np.argwhere(halves)[0])
-            column = 2 * point + int(missing[row, point, 1])
-            raise DataError(
-                f"{self._label}: row {row + 1}, column {_COORDINATES[column]} is empty while its "
-                "partner is not; give both coordinates or none."
-            )
-        return points.astype(np.float32)
-
-    def _value(self, column: str, field: bytes, number: int) -> float:
-        if field.strip().lower() in _NO_LABEL:
-            return math.nan
-        try:
-            return float(field)
-        except ValueError:
-            raise self._error(number, _COORDINATES.index(column), _shown(field)) from None
-
-    def _error(self, number: int, column: int, shown: str) -> DataError:
-        return DataError(
-            f"{self._label}: row {number}, column {_COORDINATES[column]}: '{shown}' is not a "
-            "coordinate in pixels; leave the field empty where there is no label."
+    if not words or math.isqrt(len(words)) ** 2 != len(words):
+        raise DataError(
+            f"{place} has {len(words)} pixels, which is no square image "
+            "(Kaggle's have 96 x 96 = 9216)."
         )
+    for number, word in enumerate(words, start=1):
+        if not (word.isascii() and word.isdigit() and len(word) <= 3 and int(word) <= 255):
+            raise DataError(
+                f"{place}: pixel {number} is '{_shown(word)}', not a whole number from 0 to 255."
+            )
+    return bytes(map(int, words))  # tabs or the like between them
 
 
-def _parse_id(field: bytes, number: int, column: str, label: str) -> str:
+def _parse_labels(fields: list[str], place: str) -> list[float]:
+    """The 30 coordinates of one row in pixels, NaN = not labelled."""
+    row = []
+    for column, field in zip(_COORDINATES, fields, strict=True):
+        try:
+            value = math.nan if field.strip().lower() in _NO_LABEL else float(field)
+        except ValueError:
+            value = math.inf
+        if abs(value) > _LARGEST_COORDINATE or "_" in field:  # Python reads 1_0 as 10
+            raise DataError(
+                f"{place} {column}: '{_shown(field)}' is not a coordinate in pixels; leave the "
+                "field empty where there is no label."
+            )
+        row.append(value)
+    for i in range(0, len(row), 2):
+        if math.isnan(row[i]) != math.isnan(row[i + 1]):
+            column = _COORDINATES[i if math.isnan(row[i]) else i + 1]
+            raise DataError(
+                f"{place} {column} is empty while its partner is not; give both coordinates or none."
+            )
+    return row
+
+
+def _parse_id(field: str, place: str) -> str:
     word = field.strip()
-    if not word.isdigit() or len(word) > 18:
-        raise DataError(
-            f"{label}: row {number}, column {column}: '{_shown(field)}' is not a whole number."
-        )
+    if not (word.isascii() and word.isdigit() and len(word) <= 18):
+        raise DataError(f"{place}: '{_shown(field)}' is not a whole number.")
     return str(int(word))
 
 
-def _text(field: bytes, number: int, column: str, label: str) -> str:
-    try:
-        return field.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{label}: row {number}, column {column} is not UTF-8 text; save the file as UTF-8."
-        ) from error
-
-
-def _shown(field: bytes) -> str:
-    return _printable(field[:40].decode("utf-8", "replace"))
+def _shown(field: str) -> str:
+    return _printable(field[:40])
 
 
 def _printable(text: str) -> str:
@@ -637,7 +406,7 @@ def _printable(text: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """Kaggle's IdLookupTable: which coordinate of which picture each row of a submission asks for.
+    """Kaggle's IdLookupTable: which coordinate of which image each row of a submission asks for.
 
     Args:
         row_ids: (R,) int64 ``RowId``.
@@ -657,10 +426,10 @@ class Lookup:
         return len(self.row_ids)
 
     def rows_of(self, ids: NDArray[np.str_] | Sequence[str]) -> NDArray[np.int64]:
-        """(R,) position of each row's picture in ``ids``.
+        """(R,) position of each row's image in ``ids``.
 
         Raises:
-            DataError: A row asks for a picture that is not among ``ids``.
+            DataError: A row asks for an image that is not among ``ids``.
         """
         place = {str(key): i for i, key in enumerate(ids)}
         found = np.array([place.get(str(key), -1) for key in self.image_ids], np.int64)
@@ -668,7 +437,7 @@ class Lookup:
             row = int(np.argmax(found < 0))
             raise DataError(
                 f"{self.source}: row {row + 1}, column ImageId: image {self.image_ids[row]} is not "
-                f"among the {len(place)} test pictures; use the table that belongs to them."
+                f"among the {len(place)} test images; use the table that belongs to them."
             )
         return found
 
@@ -688,15 +457,15 @@ def load_lookup(path: str | os.PathLike[str]) -> Lookup:
     points: list[tuple[int, int]] = []
     with ExitStack() as stack:
         table = _find_table(Path(path), "IdLookupTable.csv", stack)
-        pool = stack.enter_context(_reading_thread())  # closed before the files it reads
-        for number, fields in _rows(table, _LOOKUP_COLUMNS, pool):
-            row_ids.append(int(_parse_id(fields[0], number, "RowId", table.label)))
-            image_ids.append(_parse_id(fields[1], number, "ImageId", table.label))
-            feature = _shown(fields[2].strip())
+        for number, fields in _rows(table, _LOOKUP_COLUMNS):
+            place = f"{table.label}: row {number}, column"
+            row_ids.append(int(_parse_id(fields[0], f"{place} RowId")))
+            image_ids.append(_parse_id(fields[1], f"{place} ImageId"))
+            feature = fields[2].strip()
             if feature not in index:
                 raise DataError(
-                    f"{table.label}: row {number}, column FeatureName: '{feature}' is no keypoint "
-                    "coordinate of Kaggle's training.csv."
+                    f"{place} FeatureName: '{_shown(feature)}' is no keypoint coordinate of "
+                    "Kaggle's training.csv."
                 )
             points.append(index[feature])
     if not row_ids:
@@ -714,13 +483,13 @@ def load_lookup(path: str | os.PathLike[str]) -> Lookup:
 
 
 def requested_styles(lookup: Lookup, ids: NDArray[np.str_] | Sequence[str]) -> NDArray[np.str_]:
-    """(N,) label style that each picture's requested points imply.
+    """(N,) label style that each image's requested points imply.
 
     ``kaggle-b`` where only the four points of style B are asked for, ``kaggle-a`` where any other
-    is, "" for a picture that no row asks about.
+    is, "" for an image that no row asks about.
 
     Raises:
-        DataError: The table asks for a picture that is not among ``ids``.
+        DataError: The table asks for an image that is not among ``ids``.
     """
     rows = lookup.rows_of(ids)
     four = np.isin(KAGGLE15.keypoint_names, STYLE_B_POINTS)
@@ -740,18 +509,18 @@ def write_submission(
 ) -> None:
     """Write Kaggle's submission, ``RowId,Location``, in the order of the look-up table.
 
-    Coordinates are clipped to [0, side]: Kaggle's labels were scaled with the picture's edges at 0
+    Coordinates are clipped to [0, side]: Kaggle's labels were scaled with the image's edges at 0
     and 96, so that is the whole range a label can have.
 
     Args:
         path: The csv to write; replaced in one step when complete.
-        ids: N ``ImageId`` of the predicted pictures.
+        ids: N ``ImageId`` of the predicted images.
         xy: (N, 15, 2) predicted points in pixels.
         lookup: What to answer.
-        side: Width and height of the pictures in pixels.
+        side: Width and height of the images in pixels.
 
     Raises:
-        DataError: The table asks for a picture without prediction, or for a NaN.
+        DataError: The table asks for an image without prediction, or for a NaN.
         OutputError: The file cannot be written.
     """
     values = np.asarray(xy, np.float64)[lookup.rows_of(ids), lookup.keypoints, lookup.axes]
@@ -775,7 +544,7 @@ def write_table(
     Args:
         path: The csv to write; replaced in one step when complete.
         dataset: Square grey ``kaggle15`` faces.
-        part: ``train`` writes labels and pictures, ``test`` ``ImageId`` (from 1) and pictures.
+        part: ``train`` writes labels and images, ``test`` ``ImageId`` (from 1) and images.
 
     Raises:
         ValueError: The faces are not square and grey, or follow another schema.
@@ -784,13 +553,13 @@ def write_table(
     height, width = dataset.image_size
     if height != width or dataset.images.shape[3] != 1 or dataset.schema.name != "kaggle15":
         raise ValueError(
-            "Kaggle's format holds square grey pictures with kaggle15 keypoints, received "
+            "Kaggle's format holds square grey images with kaggle15 keypoints, received "
             f"{dataset.images.shape[1:]} with {dataset.schema.name}."
         )
     lines = [",".join((*_COORDINATES, "Image") if part == "train" else ("ImageId", "Image"))]
     words = np.array([str(i) for i in range(256)], object)
-    for number, picture in enumerate(_flat(dataset.images), start=1):
-        image = " ".join(words[picture])
+    for number, pixels in enumerate(_flat(dataset.images), start=1):
+        image = " ".join(words[pixels])
         if part == "train":
             row = dataset.keypoints.xy[number - 1].reshape(-1)
             labels = ["" if math.isnan(v) else f"{v:.10g}" for v in row.tolist()]
