@@ -338,9 +338,8 @@ def _read_faces(table: _Table, part: Part, group_by: str | None) -> dict[str, ND
 def _parse_pixels(text: str, side: int, place: str) -> bytes:
     """The ``side`` x ``side`` numbers from 0 to 255 of one row, a byte each; ``side`` 0: any square."""
     if text.strip() and not text.encode().translate(None, b"0123456789 "):
-        values = np.fromstring(
-            text, np.int64, sep=" "
-        )  # a number beyond 64 bits becomes the largest
+        # int64, since uint8 would wrap; a number beyond 64 bits becomes the largest one.
+        values = np.fromstring(text, np.int64, sep=" ")
         if len(values) == (side or math.isqrt(len(values))) ** 2 and values.max() <= 255:
             return values.astype(np.uint8).tobytes()
     words = text.split()
