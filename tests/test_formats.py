@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facial_keypoints import load_predictor
+from facial_keypoints import load_predictor, read_picture
 from facial_keypoints.data import load_dataset, save_dataset
 from facial_keypoints.data.scenes import draw_scene
 from facial_keypoints.errors import DataError
@@ -75,7 +75,7 @@ def test_bad_tables_and_pictures_are_named(tmp_path: Path) -> None:
     table = tmp_path / "faces.csv"
     good = table.read_text()
     for bad, words in (
-        (good.replace("000002.png", "9.png"), "row 2: picture images/9.png"),
+        (good.replace("000002.png", "9.png"), r"row 2: images/9.png: .*No such file"),
         (good.replace("nose_tip", "nose"), "no known schema"),
         (good.replace("nose_tip_x", "nose_tip_z"), "row 1 has no column nose_tip_x"),
         (good.splitlines()[0], "holds no face"),
@@ -85,7 +85,7 @@ def test_bad_tables_and_pictures_are_named(tmp_path: Path) -> None:
             load_dataset(tmp_path)
     table.write_text(good)
     (tmp_path / "images/000001.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"row 1: images/000001.png is no 8-bit picture"):
+    with pytest.raises(DataError, match=r"row 1: images/000001.png: not a picture"):
         load_dataset(tmp_path)
 
 
@@ -233,7 +233,7 @@ def test_300w_files_count_pixels_from_one(tmp_path: Path) -> None:
     pts_file(tmp_path / "a.pts", xy)
     loaded = load_dataset(tmp_path, size=(128, 128))
     assert loaded.schema.name == "ibug68"
-    assert loaded.images.shape == (1, 128, 128, 3)
+    assert loaded.images.shape == (1, 128, 128, 1)  # a grey file stays grey
     five = [xy[36:42].mean(axis=0), xy[42:48].mean(axis=0)]
     middle = loaded.keypoints.xy[0, 36:48].mean(axis=0)
     np.testing.assert_allclose(middle, [63.5, 37 / 96 * 128 - 0.5], atol=1e-3)
@@ -269,3 +269,76 @@ def test_a_300w_file_needs_its_picture(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match="row 1"):
         load_dataset(tmp_path)
+
+
+# --- the same pixels as prediction reads ----------------------------------------------------------
+
+
+def turned_photo(path: Path, upright: np.ndarray) -> None:
+    """Stored lying, as a phone does: EXIF orientation 6 says to turn it clockwise when it is shown."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(path, exif=exif)
+
+
+def csv_file(folder: Path, xy: np.ndarray) -> Path:
+    columns = [f"{name}_{axis}" for name in KAGGLE15.keypoint_names for axis in "xy"]
+    path = folder / "faces.csv"
+    lines = [["image", *columns], *(["photo.png", *map(str, face.ravel())] for face in xy)]
+    path.write_text("\n".join(",".join(line) for line in lines))
+    return path
+
+
+def test_labels_belong_to_the_upright_image_in_csv_and_coco(tmp_path: Path) -> None:
+    photo, xy = photo_with(1, tmp_path)
+    turned_photo(tmp_path / "photo.png", photo)
+    for path in (csv_file(tmp_path, xy), coco_file(tmp_path, xy, bbox=False)):
+        loaded = load_dataset(path, channels=3)
+        np.testing.assert_array_equal(loaded.images[0], photo)
+        np.testing.assert_allclose(loaded.keypoints.xy, xy, rtol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["coco", "pts"])
+def test_faces_cut_out_of_a_lying_photo_are_those_of_the_upright_one(
+    tmp_path: Path, format: str
+) -> None:
+    photo, xy = photo_with(2, tmp_path)
+    if format == "coco":
+        coco_file(tmp_path, xy)
+    else:
+        pts_file(tmp_path / "photo.pts", np.random.default_rng(0).uniform(60, 140, (68, 2)))
+    before = load_dataset(tmp_path)
+    turned_photo(tmp_path / "photo.png", photo)
+    after = load_dataset(tmp_path)
+    np.testing.assert_array_equal(after.images, before.images)
+    np.testing.assert_array_equal(after.keypoints.xy, before.keypoints.xy)
+
+
+LEVELS = np.random.default_rng(0).integers(0, 256, (12, 16), np.uint8)
+STORED = {
+    "16 bits": (Image.fromarray(LEVELS.astype(np.uint16) * 257), 1),
+    "grey": (Image.fromarray(LEVELS), 1),
+    "grey and alpha": (Image.merge("LA", [Image.fromarray(c) for c in (LEVELS, LEVELS.T.reshape(12, 16))]), 1),
+    "colour and alpha": (Image.fromarray(np.dstack([LEVELS, LEVELS // 2, LEVELS // 3, LEVELS[::-1]])), 3),
+    "palette": (Image.fromarray(np.dstack([LEVELS] * 3)).quantize(16), 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+@pytest.mark.parametrize("kind", STORED)
+def test_a_data_set_is_read_as_prediction_reads(
+    tmp_path: Path, kind: str, channels: int | None
+) -> None:
+    image, natural = STORED[kind]
+    image.save(tmp_path / "photo.png")
+    loaded = load_dataset(csv_file(tmp_path, np.full((1, 15, 2), 5.0)), channels=channels)
+    expected = read_picture(tmp_path / "photo.png", channels=channels or natural)
+    np.testing.assert_array_equal(loaded.images[0], expected)
+
+
+def test_grey_and_colour_files_together_become_colour(tmp_path: Path) -> None:
+    save_dataset(faces(channels=3), tmp_path, "csv")
+    Image.new("L", (26, 20), 90).save(tmp_path / "images/000002.png")
+    loaded = load_dataset(tmp_path)
+    assert loaded.images.shape == (4, 20, 26, 3)
+    assert (loaded.images[1] == 90).all()

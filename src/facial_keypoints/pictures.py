@@ -65,6 +65,8 @@ MEDIA_TYPES = {
 }  # fmt: skip
 """Formats, by Pillow's names, that a picture of each media type may have."""
 
+_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B")  # Pillow's modes without colour
+
 # What Pillow's readers raise on damaged files.
 _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
@@ -97,7 +99,7 @@ class StoredPicture:
 def read_picture(
     source: str | os.PathLike[str] | bytes | StoredPicture,
     *,
-    channels: int = 3,
+    channels: int | None = 3,
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
     media_type: str | None = None,
@@ -109,19 +111,20 @@ def read_picture(
 
     Args:
         source: A file, the bytes of one, or one that is stored elsewhere.
-        channels: 1 for grey, 3 for RGB.
+        channels: 1 for grey, 3 for RGB, ``None`` for what the file holds: a grey one gives 1.
         max_pixels: Refuse larger pictures, told from the header before anything is decoded.
         name: What to call the picture in messages; the path when left out.
         media_type: Refuse what has another format: a key of :data:`MEDIA_TYPES`.
 
     Returns:
-        (H, W, channels) uint8.
+        (H, W, channels) uint8, H and W as the image is seen upright.
 
     Raises:
+        ValueError: ``channels`` is another number.
         PictureError: It is missing, empty, damaged, cut off, too large, no picture or mislabelled.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (grey) or 3 (RGB), received {channels}.")
+    if channels not in (1, 3, None):
+        raise ValueError(f"channels must be 1 (grey), 3 (RGB) or None, received {channels}.")
     shown = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
     try:
         if isinstance(source, StoredPicture):
@@ -187,7 +190,9 @@ def _open(content: bytes) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _to_array(picture: Image.Image, channels: int) -> ImageArray:
+def _to_array(picture: Image.Image, channels: int | None) -> ImageArray:
+    if channels is None:
+        channels = 1 if picture.mode in _GREY else 3
     if channels == 1 and picture.format in ("JPEG", "MPO") and picture.mode == "RGB":
         picture.draft("L", picture.size)  # a grey answer needs no colours decoded
     _turn_upright(picture)

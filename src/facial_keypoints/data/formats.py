@@ -45,6 +45,9 @@ def load_dataset(
 ) -> FaceDataset:
     """Read labelled faces, whatever the format; the content decides.
 
+    Image files are read as prediction reads them (:func:`~facial_keypoints.pictures.read_picture`):
+    upright as their EXIF orientation says, so points are pixels of the upright image.
+
     Args:
         path: Kaggle's folder, zip or csv; a COCO json or the folder of its ``annotations.json``;
             a csv with an ``image`` column of paths, relative to the csv, or the folder of its
@@ -52,7 +55,7 @@ def load_dataset(
         group_by: Column (csv formats) that says which rows belong together.
         size: (height, width) to bring pictures and points to, as prediction does: the whole
             picture, its shape kept, in the middle; needed where sizes differ.
-        channels: 1 to make pictures grey, 3 to make them RGB.
+        channels: 1 to make images grey, 3 to make them RGB; when left out, grey where all are grey.
         schema: Keypoints of the faces; those that the data does not name are not labelled. When
             left out: the first built-in schema that knows all the names.
 
@@ -238,10 +241,7 @@ def _cut(
     for i, name in enumerate(names):
         by_photo.setdefault(name, []).append(i)
     for name, faces in by_photo.items():
-        try:
-            photo = read_picture(path.parent / name, channels=channels or 3)
-        except PictureError as error:
-            raise DataError(f"{path}: row {faces[0] + 1}: picture {error}") from error
+        photo = _read_picture(path, faces[0] + 1, name, channels)
         for number, i in enumerate(faces):
             box = face_box(rows[i], schema, boxes[i])
             if box is None:
@@ -336,7 +336,9 @@ def _assemble(
     channels: int | None,
     groups: Sequence[str] | None,
 ) -> FaceDataset:
-    images = [_read_picture(path, number, name) for number, name in enumerate(names, start=1)]
+    images = [
+        _read_picture(path, number, name, channels) for number, name in enumerate(names, start=1)
+    ]
     return _bundle(path, names, images, rows, schema, size, channels, groups)
 
 
@@ -371,19 +373,12 @@ def _bundle(
     return _stack(images, keypoints, like, size, channels)
 
 
-def _read_picture(path: Path, number: int, name: str) -> ImageArray:
+def _read_picture(path: Path, number: int, name: str, channels: int | None) -> ImageArray:
+    """An image of a data set, read by prediction's own reader: its labels belong to what that gives."""
     try:
-        coded = np.fromfile(path.parent / name, np.uint8)
-        image = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED) if coded.size else None
-    except (OSError, ValueError, cv2.error) as error:
-        raise DataError(
-            f"{path}: row {number}: picture {name} cannot be read ({error})."
-        ) from error
-    if image is None or image.dtype != np.uint8:
-        raise DataError(f"{path}: row {number}: {name} is no 8-bit picture.")
-    if image.ndim == 2:
-        return np.asarray(image[..., None], np.uint8)
-    return np.asarray(image[..., 2::-1], np.uint8)  # BGR(A) to RGB
+        return read_picture(path.parent / name, channels=channels, name=name)
+    except PictureError as error:
+        raise DataError(f"{path}: row {number}: {error}") from error
 
 
 def _stack(
