@@ -38,14 +38,10 @@ SCENES = 40
 
 def draw_photos(folder: Path, count: int) -> None:
     """Write ``count`` photos, the same few drawn scenes again and again."""
-    import cv2
-
     from facial_keypoints.data.scenes import draw_scene
+    from facial_keypoints.pictures import encode_image
 
-    encoded = [
-        cv2.imencode(".jpg", draw_scene(3, seed=seed)[0][..., ::-1])[1].tobytes()
-        for seed in range(SCENES)
-    ]
+    encoded = [encode_image(draw_scene(3, seed=seed)[0], ".jpg") for seed in range(SCENES)]
     folder.mkdir()
     for number in range(count):
         (folder / f"{number:06}.jpg").write_bytes(encoded[number % SCENES])

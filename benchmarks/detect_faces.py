@@ -35,6 +35,7 @@ import cv2
 import numpy as np
 
 from facial_keypoints.detection import load_detector
+from facial_keypoints.pictures import read_picture, write_image
 from facial_keypoints.train_detector import overlaps, square_boxes
 
 NOWHERE = np.zeros((0, 2))
@@ -254,8 +255,8 @@ def copied(images: list[np.ndarray], train: Path) -> np.ndarray:
 
     ours = np.stack([tiny(cv2.cvtColor(i, cv2.COLOR_RGB2GRAY)) for i in images])
     with zipfile.ZipFile(train) as archive:
-        blobs = [np.frombuffer(archive.read(n), np.uint8) for n in archive.namelist()]
-    theirs = np.stack([tiny(cv2.imdecode(b, cv2.IMREAD_GRAYSCALE)) for b in blobs])
+        photos = [read_picture(archive.read(n), channels=1) for n in archive.namelist()]
+    theirs = np.stack([tiny(photo) for photo in photos])
     return (ours @ theirs.T).max(axis=1) > 0.95
 
 
@@ -268,9 +269,8 @@ def read(folder: Path) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
     names, images, points = [], [], []
     with zipfile.ZipFile(folder / "eval.zip") as archive:
         for name in archive.namelist():
-            image = cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_COLOR)
             names.append(name)
-            images.append(np.ascontiguousarray(image[..., ::-1]))
+            images.append(read_picture(archive.read(name), name=name))
             points.append(np.array(faces.get(name, []), np.float32).reshape(-1, 4, 2))
     return names, images, points
 
@@ -288,15 +288,14 @@ def show(folder: Path, photo: str, image: np.ndarray, missed: np.ndarray, alone:
     """Write a photo with its misses (red) and unmatched boxes (green), if it has any."""
     if not len(missed) and not len(alone):
         return
-    folder.mkdir(parents=True, exist_ok=True)
     scale = 480 / max(image.shape[:2])
-    picture = cv2.resize(image[..., ::-1], None, fx=scale, fy=scale)
-    for boxes, colour in ((missed, (0, 0, 255)), (alone, (0, 255, 0))):
+    picture = cv2.resize(image, None, fx=scale, fy=scale)
+    for boxes, colour in ((missed, (255, 0, 0)), (alone, (0, 255, 0))):
         for x0, y0, x1, y1 in (boxes * scale).round().astype(int).tolist():
             cv2.rectangle(picture, (x0, y0), (x1, y1), colour, 2)
     for (x0, y0, *_), score in zip((alone * scale).tolist(), scores.tolist(), strict=True):
         cv2.putText(picture, f"{score:.2f}", (int(x0), int(y0)), 0, 0.5, (0, 255, 0), 1)
-    cv2.imwrite(str(folder / photo), picture)
+    write_image(folder / photo, picture)
 
 
 if __name__ == "__main__":

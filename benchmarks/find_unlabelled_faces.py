@@ -15,10 +15,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from facial_keypoints.files import atomic_path
+from facial_keypoints.pictures import read_picture
 from facial_keypoints.train_detector import load_photos, overlaps, square_boxes
 
 SURE = 0.45
@@ -91,8 +91,7 @@ def main() -> None:
         table = csv.writer(handle)
         table.writerow(["file", *names, "score"])
         for name in archive.namelist()[: options.limit]:
-            data = np.frombuffer(archive.read(name), np.uint8)
-            image = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+            image = read_picture(archive.read(name), name=name)
             first, scores = center(image)
             new = unlabelled(first, labels[name])
             first, scores = first[new], scores[new]

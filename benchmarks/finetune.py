@@ -20,7 +20,6 @@ import time
 import zipfile
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from facial_keypoints.backend import choose_backend
@@ -32,6 +31,7 @@ import pandas as pd  # noqa: E402
 from facial_keypoints.data.collection import CANVAS, FaceCollection  # noqa: E402
 from facial_keypoints.data.kaggle import load_kaggle  # noqa: E402
 from facial_keypoints.models.loading import CONFIDENCE  # noqa: E402
+from facial_keypoints.pictures import read_picture  # noqa: E402
 from facial_keypoints.schemas import KAGGLE15  # noqa: E402
 from facial_keypoints.spec import ModelSpec, embed_spec  # noqa: E402
 from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema  # noqa: E402
@@ -59,8 +59,8 @@ def read_crops(data: Path, rows: pd.DataFrame) -> np.ndarray:
     for name, part in rows.groupby("set"):
         with zipfile.ZipFile(data / "wild" / f"{name}.zip") as archive:
             for i, file in zip(part.index, part["file"], strict=True):
-                coded = np.frombuffer(archive.read(file), np.uint8)
-                images[rows.index.get_loc(i)] = cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)
+                crop = read_picture(archive.read(file), channels=1, name=file)
+                images[rows.index.get_loc(i)] = crop[..., 0]
     return images
 
 

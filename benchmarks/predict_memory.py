@@ -25,11 +25,12 @@ def draw_files(folder: Path, count: int) -> None:
     import cv2
 
     from facial_keypoints.data.synthetic import draw_kaggle_like
+    from facial_keypoints.pictures import encode_image
 
     encoded = []
     for face in draw_kaggle_like(DRAWN, seed=0).images:
         large = cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-        encoded.append(cv2.imencode(".jpg", cv2.cvtColor(large, cv2.COLOR_GRAY2BGR))[1].tobytes())
+        encoded.append(encode_image(cv2.cvtColor(large, cv2.COLOR_GRAY2RGB), ".jpg"))
     folder.mkdir()
     for number in range(count):
         (folder / f"{number:06}.jpg").write_bytes(encoded[number % DRAWN])

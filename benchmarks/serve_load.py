@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from facial_keypoints import load_predictor
 from facial_keypoints.data.scenes import draw_scene
 from facial_keypoints.data.synthetic import draw_faces
+from facial_keypoints.pictures import write_image
 
 RESULT = Path(__file__).parent / "results" / "serve_load.md"
 
@@ -38,13 +38,13 @@ def drawn_scenes(folder: Path) -> None:
     """JPEG files of 1 to 4 drawn faces."""
     for i in range(40):
         photo, _ = draw_scene(1 + i % 4, seed=i)
-        Image.fromarray(photo).save(folder / f"{i:03d}.jpg", quality=90)
+        write_image(folder / f"{i:03d}.jpg", photo, quality=90)
 
 
 def drawn_crops(folder: Path) -> None:
     """JPEG files of one drawn face each, at the model's size."""
     for i, image in enumerate(draw_faces(64, seed=1).images):
-        Image.fromarray(image[..., 0]).save(folder / f"{i:03d}.jpg", quality=90)
+        write_image(folder / f"{i:03d}.jpg", image, quality=90)
 
 
 def direct_use(files: list[Path], seconds: float, *, crops: bool) -> tuple[float, float]:

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from facial_keypoints import align, load_predictor
 from facial_keypoints.data.scenes import draw_scene
+from facial_keypoints.pictures import write_image
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 photo, _ = draw_scene(3, seed=5)
@@ -22,7 +22,7 @@ faces = predictor.predict(photo)
 
 aligned = align(photo, faces)  # images (N, 112, 112, 3), ready for a recognition network
 for i, image in enumerate(aligned.images):
-    Image.fromarray(image).save(folder / f"face{i}.png")
+    write_image(folder / f"face{i}.png", image)
 
 # The matrices take points there and back.
 there = aligned.transform(0).apply(faces.keypoints.xy[0])

@@ -8,11 +8,10 @@ Draws a photo of three faces, so that it runs anywhere; use your own photo inste
 import sys
 from pathlib import Path
 
-from PIL import Image
-
 from facial_keypoints import load_predictor
 from facial_keypoints.data.scenes import draw_scene
 from facial_keypoints.drawing import draw_prediction
+from facial_keypoints.pictures import write_image
 from facial_keypoints.tables import open_table
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
@@ -23,7 +22,7 @@ found = predictor.predict(photo, source="drawn photo")
 
 with open_table(folder / "points.csv", predictor.spec.schema) as table:
     table.write([found])
-Image.fromarray(draw_prediction(photo, found)).save(folder / "drawn.png")
+write_image(folder / "drawn.png", draw_prediction(photo, found))
 
 nose = found.keypoints.schema.index("nose_tip")
 for face, (score, xy) in enumerate(zip(found.scores, found.keypoints.xy, strict=True)):

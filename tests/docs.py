@@ -72,12 +72,12 @@ def run_notebook() -> None:
 def draw_pictures() -> None:
     """The README's pictures: the shipped models on drawn faces and photos of drawn faces."""
     import numpy as np
-    from PIL import Image
 
     from facial_keypoints import align, load_predictor, plots
     from facial_keypoints.data.scenes import draw_scene
     from facial_keypoints.data.synthetic import draw_faces
     from facial_keypoints.drawing import draw_prediction
+    from facial_keypoints.pictures import write_image
 
     folder = README.parent / "docs" / "images"
     predictor = load_predictor()
@@ -88,10 +88,10 @@ def draw_pictures() -> None:
 
     photo, _ = draw_scene(4, seed=4, image_size=(300, 900))
     found = predictor.predict(photo)
-    Image.fromarray(draw_prediction(photo, found)).save(folder / "photo.jpg", quality=88)
+    write_image(folder / "photo.jpg", draw_prediction(photo, found), quality=88)
     aligned = align(photo, found)
     order = np.argsort(found.boxes[:, 0])
-    Image.fromarray(np.hstack(list(aligned.images[order]))).save(folder / "aligned.jpg", quality=88)
+    write_image(folder / "aligned.jpg", np.hstack(list(aligned.images[order])), quality=88)
     draw_contact_sheet(folder)
 
 

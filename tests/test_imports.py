@@ -109,6 +109,48 @@ def test_keras_is_imported_only_where_models_are_built_and_trained(path: Path) -
         assert not names & {"keras", "tensorflow", "torch", "jax"}
 
 
+CODECS = {
+    "imread",
+    "imdecode",
+    "imwrite",
+    "imencode",
+    "imreadmulti",
+    "imdecodemulti",
+    "imwritemulti",
+}
+
+
+def codecs(code: str) -> set[str]:
+    """Decoders and encoders of images that the code names; Pillow as a whole is one."""
+    nodes = list(ast.walk(ast.parse(code)))
+    named = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            named |= {alias.name for alias in node.names} | {(node.module or "").split(".")[0]}
+        elif isinstance(node, ast.Import):
+            named |= {alias.name.split(".")[0] for alias in node.names}
+    return named & {*CODECS, "PIL"}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_images_are_decoded_and_encoded_in_one_place(path: Path) -> None:
+    found = codecs(path.read_text())
+    assert found == ({"PIL"} if path.name == "pictures.py" else set())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "cv2.imread('a.png')",
+        "from cv2 import imencode",
+        "from PIL import Image",
+        "import PIL.Image",
+    ],
+)
+def test_a_second_decoder_or_encoder_would_be_seen(code: str) -> None:
+    assert codecs(code)
+
+
 def test_importing_the_package_starts_no_heavy_library() -> None:
     code = (
         "import sys, facial_keypoints, facial_keypoints.cli\n"

@@ -15,8 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facial_keypoints.errors import DataError, PictureError
-from facial_keypoints.pictures import find_pictures, fit_picture, in_order, read_picture
+from facial_keypoints.errors import DataError, OutputError, PictureError
+from facial_keypoints.pictures import (
+    encode_image,
+    find_pictures,
+    fit_picture,
+    in_order,
+    read_picture,
+    write_image,
+)
 
 WIDTH, HEIGHT = 24, 16
 
@@ -191,6 +198,40 @@ def test_damaged_bytes_never_raise_anything_else() -> None:
         except PictureError:
             refused += 1
     assert refused > 50
+
+
+# --- written ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(12, 16), (12, 16, 1), (12, 16, 3)])
+@pytest.mark.parametrize("name", ["a.png", "below/b.PNG", "c.jpg", "d.JPEG"])
+def test_what_is_written_is_read_again(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    image = np.full(shape, 90, np.uint8)
+    image[:6] = 160 if len(shape) == 2 or shape[2] == 1 else (160, 150, 140)
+    file = tmp_path / name
+    write_image(file, image)
+    assert [p.name for p in file.parent.iterdir() if p.is_file()] == [file.name]
+    read = read_picture(file, channels=None)
+    assert read.shape == (12, 16, 3 if shape[2:] == (3,) else 1)
+    close = 0 if file.suffix.lower() == ".png" else 8  # swapped colours are 20 off
+    assert np.abs(read.astype(int) - image.reshape(read.shape)).max() <= close
+    assert file.read_bytes() == encode_image(image, file.suffix)
+
+
+def test_a_lower_quality_makes_a_smaller_jpeg() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    assert len(encode_image(noise, ".jpg", quality=30)) < len(encode_image(noise, ".jpg"))
+
+
+def test_an_image_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"old")
+    with pytest.raises(OutputError, match=r"a\.jpg"):
+        write_image(file, np.zeros((1, 70_000), np.uint8))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jpg"]
+    assert file.read_bytes() == b"old"
+    with pytest.raises(ValueError, match=r"suffix must be \.jpg, \.jpeg, \.png, received '\.webp'"):
+        write_image(tmp_path / "a.webp", np.zeros((2, 2), np.uint8))
 
 
 # --- to a model's input ---------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""Picture files to arrays, in order, by several threads; and arrays to a model's input.
+"""Image files to arrays, in order, by several threads; arrays to a model's input and to image files.
 
-Pillow decodes, not OpenCV: it tells size and kind from the header before it decodes anything, knows
-the EXIF orientation, transparency and 16 bits of every format, and refuses what is cut off whatever
-its version. ``benchmarks/decode_pictures.py`` measures what that costs.
+No other module calls a decoder or an encoder. Pillow does both, not OpenCV: it tells size and kind from
+the header before it decodes anything, knows the EXIF orientation, transparency and 16 bits of every
+format, and refuses what is cut off whatever its version. ``benchmarks/decode_pictures.py`` measures
+what that costs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from facial_keypoints.errors import DataError, PictureError
+from facial_keypoints.files import atomic_path
 from facial_keypoints.geometry import resize_transform
 from facial_keypoints.types import CropTransform, ImageArray
 
@@ -35,13 +37,16 @@ __all__ = [
     "MAX_PIXELS",
     "MEDIA_TYPES",
     "PICTURE_SUFFIXES",
+    "WRITABLE_SUFFIXES",
     "StoredPicture",
     "cut_crop",
+    "encode_image",
     "find_pictures",
     "fit_picture",
     "in_order",
     "read_content",
     "read_picture",
+    "write_image",
 ]
 
 MAX_PIXELS = 128_000_000
@@ -55,6 +60,9 @@ PICTURE_SUFFIXES = frozenset({
     ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".jp2", ".avif",
 })  # fmt: skip
 """Names that a folder is searched for; a file named by itself may have any name."""
+
+WRITABLE_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+"""Names that :func:`write_image` writes, in small letters, with Pillow's names of their formats."""
 
 MEDIA_TYPES = {
     "image/jpeg": ("JPEG", "MPO"), "image/jpg": ("JPEG", "MPO"), "image/pjpeg": ("JPEG", "MPO"),
@@ -219,6 +227,45 @@ def _turn_upright(picture: Image.Image) -> None:
     # EXIF data that cannot be read says nothing about the orientation.
     with suppress(*_DAMAGE):
         ImageOps.exif_transpose(picture, in_place=True)
+
+
+def encode_image(image: ImageArray, suffix: str = ".png", *, quality: int = 95) -> bytes:
+    """The bytes of an image file.
+
+    Args:
+        image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+        suffix: A key of :data:`WRITABLE_SUFFIXES`, in small or capital letters; PNG loses nothing.
+        quality: Of a JPEG, 1 to 95.
+
+    Raises:
+        ValueError: The suffix is another one.
+        OSError: The format cannot hold the image: a JPEG has at most 65,500 pixels a side.
+    """
+    if (kind := WRITABLE_SUFFIXES.get(suffix.lower())) is None:
+        raise ValueError(f"suffix must be {', '.join(WRITABLE_SUFFIXES)}, received '{suffix}'.")
+    # Level 1 takes a third of the default's time for a tenth more bytes.
+    options = {"quality": quality} if kind == "JPEG" else {"compress_level": 1}
+    pixels = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, kind, **options)
+    return content.getvalue()
+
+
+def write_image(path: str | os.PathLike[str], image: ImageArray, *, quality: int = 95) -> None:
+    """Write an image file under a temporary name and rename it; its folder is made.
+
+    Args:
+        path: The file; its suffix, one of :data:`WRITABLE_SUFFIXES`, says the format.
+        image: As for :func:`encode_image`.
+        quality: Likewise.
+
+    Raises:
+        ValueError: The suffix is another one.
+        OutputError: The file cannot be written.
+    """
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encode_image(image, path.suffix, quality=quality))
 
 
 def fit_picture(

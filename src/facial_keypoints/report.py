@@ -30,6 +30,7 @@ from facial_keypoints.evaluation import (
 )
 from facial_keypoints.files import atomic_path, write_json, write_text
 from facial_keypoints.metrics import Interval, rmse_per_face
+from facial_keypoints.pictures import encode_image
 from facial_keypoints.types import FaceDataset, FloatArray
 
 if TYPE_CHECKING:
@@ -474,11 +475,7 @@ def _results_table(comparison: ComparisonResult) -> str:
 
 def _png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
     """A picture (H, W, 1 or 3 RGB) as a data URI."""
-    import cv2
-
-    pixels = image if image.shape[2] == 1 else image[..., ::-1]
-    _, encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))
-    return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(encode_image(image)).decode("ascii")
 
 
 def _face(

@@ -41,6 +41,7 @@ from facial_keypoints.errors import DataError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.framing import EYE_LINE, FACE_LENGTH, FACE_SIZE
 from facial_keypoints.models.face_detector import BASE_SIDE, STRIDES, DetectorConfig
+from facial_keypoints.pictures import encode_image, read_picture
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import ImageArray
 
@@ -157,14 +158,11 @@ def load_photos(folder: Path, extra: Path | None = None) -> list[LabelledPhoto]:
     photos = []
     with zipfile.ZipFile(folder / "train.zip") as archive:
         for name in archive.namelist():
-            data = np.frombuffer(archive.read(name), np.uint8)
-            image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
-            if image is None:
-                raise DataError(f"{folder / 'train.zip'}: {name} is no picture; remove it.")
+            where = f"{folder / 'train.zip'} {name}"
             mine = faces.get(name, [])
             photos.append(
                 LabelledPhoto(
-                    np.asarray(image, np.uint8),
+                    read_picture(archive.read(name), channels=1, name=where)[..., 0],
                     np.array([f[0] for f in mine], np.float32).reshape(-1, 3, 2),
                     np.array([f[1] for f in mine], bool),
                     np.array([f[2] for f in mine], bool),
@@ -439,8 +437,8 @@ def _change_light(picture: ImageArray, rng: np.random.Generator) -> ImageArray:
         share = rng.uniform(0.02, 0.12)
         image = cv2.addWeighted(image, 1.0 - share, noise, share, 0.0)
     if rng.random() < 0.25:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
-        image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_GRAYSCALE)
+        coded = encode_image(image, ".jpg", quality=int(rng.integers(25, 90)))
+        image = read_picture(coded, channels=1)[..., 0]
     return np.asarray(image, np.uint8)
 
 

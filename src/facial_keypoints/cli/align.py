@@ -63,7 +63,7 @@ def align_command(
     from facial_keypoints.alignment import align
     from facial_keypoints.errors import OutputError
     from facial_keypoints.files import atomic_path, prepare_directory, refuse_existing
-    from facial_keypoints.pictures import read_picture
+    from facial_keypoints.pictures import read_picture, write_image
 
     prepare_directory(out, keep=True)  # emptied never: it may be the input's folder
     table = out / "faces.csv"
@@ -96,7 +96,7 @@ def align_command(
                             f"{out / file} exists already: choose another folder, or replace it with "
                             "--force."
                         )
-                    _write(out / file, image)
+                    write_image(out / file, image)
                     matrix = [repr(v) for v in aligned.matrices[i].ravel().tolist()]
                     score = float(prediction.scores[i])
                     shown = "" if math.isnan(score) else f"{score:.4f}"  # NaN: no detector ran
@@ -122,12 +122,3 @@ def _stem(source: Path, taken: set[Path]) -> Path:
         stem = path
     taken.add(stem)
     return stem
-
-
-def _write(target: Path, image: object) -> None:
-    from PIL import Image
-
-    from facial_keypoints.files import atomic_path
-
-    with atomic_path(target) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG")  # type: ignore[arg-type]

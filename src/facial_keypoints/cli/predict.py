@@ -182,16 +182,13 @@ def _with_progress(
 
 def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
     """Write the picture with its points below the folder, at the path it was named by."""
-    import cv2
-
     from facial_keypoints.drawing import draw_prediction
-    from facial_keypoints.files import atomic_path
-    from facial_keypoints.pictures import read_picture
+    from facial_keypoints.pictures import WRITABLE_SUFFIXES, read_picture, write_image
 
     source = Path(prediction.source)
     parts = (part for part in source.parts if part != source.anchor)
     target = folder.joinpath(*("up" if part == ".." else part for part in parts))
-    if target.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+    if target.suffix.lower() not in WRITABLE_SUFFIXES:
         target = target.with_name(f"{target.name}.png")
     if target.exists() and target.samefile(source):
         raise OutputError(
@@ -199,9 +196,7 @@ def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
         )
     # Read again rather than kept: a batch of decoded photos would fill gigabytes.
     drawn = draw_prediction(read_picture(source, max_pixels=max_pixels), prediction)
-    encoded = cv2.imencode(target.suffix, drawn[..., ::-1])[1]
-    with atomic_path(target) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+    write_image(target, drawn)
 
 
 @app.command("export")

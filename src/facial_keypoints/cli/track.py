@@ -146,7 +146,9 @@ def track_command(
         except DataError as error:
             stopped = error  # leaving the blocks as if done is what keeps the outputs
     if sheet is not None and moments is not None and done:
-        _write_picture(sheet, moments)
+        from facial_keypoints.pictures import write_image
+
+        write_image(sheet, moments.picture())
     speed = done / (time.perf_counter() - begin)
     log.print(
         f"wrote {out}: {done} frames, {faces} with faces, {tracker.track_count} tracks, "
@@ -162,10 +164,11 @@ def track_command(
 def _check_outputs(video: str, outputs: Sequence[Path | None], *, force: bool) -> None:
     """Say no before the work, not after it."""
     from facial_keypoints.files import refuse_existing
+    from facial_keypoints.pictures import WRITABLE_SUFFIXES
 
     sheet = outputs[-1]
-    if sheet is not None and sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise OutputError(f"{sheet}: the sheet is a picture: choose a name in .jpg or .png.")
+    if sheet is not None and sheet.suffix.lower() not in WRITABLE_SUFFIXES:
+        raise OutputError(f"{sheet}: the sheet is an image: choose a name in .jpg or .png.")
     for file in outputs:
         if file is not None:
             if file.resolve() == Path(video).resolve():
@@ -227,13 +230,3 @@ def _with_progress(
             if not log.is_terminal and time.monotonic() - spoken > LOG_SECONDS:
                 spoken = time.monotonic()
                 log.print(f"tracking: {count} of {total or 'unknown'} frames")
-
-
-def _write_picture(path: Path, moments: ContactSheet) -> None:
-    import cv2
-
-    from facial_keypoints.files import atomic_path
-
-    encoded = cv2.imencode(path.suffix, moments.picture()[..., ::-1])[1]
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())

@@ -26,6 +26,7 @@ from facial_keypoints.data.duplicates import (
 )
 from facial_keypoints.files import write_json, write_text
 from facial_keypoints.geometry import inside_image
+from facial_keypoints.pictures import encode_image
 from facial_keypoints.types import FaceDataset
 
 if TYPE_CHECKING:
@@ -476,13 +477,13 @@ def _thumbnail(dataset: FaceDataset, row: int) -> bytes:
     image = dataset.images[row]
     scale = _THUMBNAIL_SIDE / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    code = cv2.COLOR_GRAY2BGR if image.shape[2] == 1 else cv2.COLOR_RGB2BGR
-    canvas = cv2.resize(cv2.cvtColor(image, code), size, interpolation=cv2.INTER_CUBIC)
+    colour = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+    canvas = np.asarray(cv2.resize(colour, size, interpolation=cv2.INTER_CUBIC), np.uint8)
     for x, y in dataset.keypoints.xy[row]:
         if np.isfinite(x) and inside_image(np.array([x, y]), dataset.image_size):
             centre = (round((float(x) + 0.5) * scale), round((float(y) + 0.5) * scale))
             cv2.circle(canvas, centre, 3, (60, 220, 60), -1, cv2.LINE_AA)
-    return bytes(cv2.imencode(".png", canvas)[1])
+    return encode_image(canvas)
 
 
 def _facts(report: AuditReport) -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from facial_keypoints.data.duplicates import duplicate_groups, join_groups
 from facial_keypoints.data.kaggle import load_kaggle
 from facial_keypoints.errors import DataError
+from facial_keypoints.pictures import read_picture
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import ImageArray
 
@@ -219,10 +220,7 @@ def _numbers(row: dict[str, str], names: Iterable[str], where: str) -> list[floa
 
 
 def _decode(blob: bytes, where: str) -> ImageArray:
-    image = cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        raise DataError(f"{where} is no readable picture: restore it or remove its row.")
-    return np.asarray(image, np.uint8)
+    return read_picture(blob, channels=1, name=where)[..., 0]
 
 
 def load_wild(folder: Path, threads: int) -> Iterator[FaceCollection]:

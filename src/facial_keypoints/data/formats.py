@@ -18,15 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.data.cutting import DEFAULT_SIZE, cut_face, face_box
 from facial_keypoints.data.kaggle import load_kaggle, style_of_rows, write_table
 from facial_keypoints.errors import DataError, OutputError, PictureError
-from facial_keypoints.files import atomic_path, write_json, write_text
-from facial_keypoints.pictures import PICTURE_SUFFIXES, fit_picture, read_picture
+from facial_keypoints.files import write_json, write_text
+from facial_keypoints.pictures import PICTURE_SUFFIXES, fit_picture, read_picture, write_image
 from facial_keypoints.schemas import IBUG68, get_schema, list_schemas
 from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints, KeypointSchema
 
@@ -112,9 +111,7 @@ def save_dataset(
         return
     names = [f"images/{number:06d}.png" for number in range(1, len(dataset) + 1)]
     for name, image in zip(names, dataset.images, strict=True):
-        coded = cv2.imencode(".png", image[..., ::-1] if image.shape[2] == 3 else image)[1]
-        with atomic_path(folder / name) as temporary:
-            temporary.write_bytes(coded.tobytes())
+        write_image(folder / name, image)
     if format == "coco":
         write_json(folder / "annotations.json", _coco(dataset, names))
     else:

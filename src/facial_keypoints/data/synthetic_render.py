@@ -3,7 +3,7 @@
 Every shape is a formula evaluated on the grid of face coordinates of a batch of pictures, with an
 edge that is one pixel soft; form comes from one relief (head, nose, sockets, cheeks, lips) whose
 slope is lit from one side. Eyes and mouth are painted in small windows only. numpy for the shapes,
-OpenCV for blur and JPEG. Where the keypoints are is decided in ``synthetic_geometry``.
+OpenCV for blur. Where the keypoints are is decided in ``synthetic_geometry``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.data.synthetic_geometry import REFERENCE_SIZE, FaceParameters
+from facial_keypoints.pictures import encode_image, read_picture
 from facial_keypoints.types import BoolArray
 
 __all__ = ["render_faces"]
@@ -666,8 +667,8 @@ def _photograph(scene: Floats, faces: FaceParameters) -> NDArray[np.uint8]:
         flat = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
         if degrade[i] > 0.75:
             quality = int(35 + 200 * (float(degrade[i]) - 0.75))
-            coded = cv2.imencode(".jpg", flat, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-            flat = cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)
+            coded = encode_image(flat, ".jpg", quality=quality)
+            flat = read_picture(coded, channels=1)[..., 0]
         pixels[i] = flat
     return pixels
 
