@@ -88,7 +88,7 @@ def settings(inputs: list[str], **changed: object) -> Settings:
 
 def begin(out: Path | str, inputs: list[str], **changed: object) -> Manifest:
     chosen = settings(inputs, **changed)
-    manifest, _ = _begin(Folder(str(out)), chosen, resume=False, force=False)
+    manifest, _ = _begin(Folder(str(out)), chosen, resume=False)
     return manifest
 
 
@@ -452,9 +452,7 @@ def test_resume_does_only_what_has_no_whole_part(folder: Path, tmp_path: Path) -
     cut.write_bytes(cut.read_bytes()[:-50])
     (folder / "b" / "later.jpg").write_bytes(b"came after the run began")
     try:
-        again, done = _begin(
-            Folder(str(out)), settings([str(folder)], block_size=7), resume=True, force=False
-        )
+        again, done = _begin(Folder(str(out)), settings([str(folder)], block_size=7), resume=True)
     finally:
         (folder / "b" / "later.jpg").unlink()
     assert sorted(done) == [0, 2, 4]
@@ -467,7 +465,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(folder: Path, tmp_path: Pat
     place = Folder(str(tmp_path / "out"))
 
     def resumed(**changed: object) -> None:
-        _begin(place, settings([str(folder)], **changed), resume=True, force=False)
+        _begin(place, settings([str(folder)], **changed), resume=True)
 
     resumed()
     resumed(root="/elsewhere")
@@ -481,24 +479,33 @@ def test_a_run_is_resumed_with_its_own_settings_only(folder: Path, tmp_path: Pat
         resumed(style="kaggle-b", columns=("source",))
     with pytest.raises(OutputError, match=r"\(crops: True, not False\)"):
         resumed(style="kaggle-b", crops=False)
-    with pytest.raises(OutputError, match="exists already"):
-        begin(tmp_path / "out", [str(folder)])
 
 
-def test_force_empties_a_batch_run_and_nothing_else(faces: list[bytes], tmp_path: Path) -> None:
-    place = tmp_path / "in"
-    place.mkdir()
-    (place / "a.jpg").write_bytes(faces[0])
-    for name in (str(place), f"file://{place}", str(tmp_path)):
-        with pytest.raises(OutputError, match="holds no batch run: --force does not empty it"):
-            _begin(Folder(name), settings([str(place)]), resume=False, force=True)
+def test_force_replaces_a_batch_run_and_nothing_else(faces: list[bytes], tmp_path: Path) -> None:
+    def prepare(name: str, *, force: bool) -> None:
+        with Folder(name).prepared([str(place)], force=force, resume=False):
+            begin(name, [str(place)])
+
+    place, other, out = tmp_path / "in", tmp_path / "other", tmp_path / "out"
+    for each in (place, other):
+        each.mkdir()
+        (each / "a.jpg").write_bytes(faces[0])
+    for name in (str(place), str(tmp_path), f"{place}/out"):
+        with pytest.raises(OutputError, match="the input"):
+            prepare(name, force=True)
+    for name in (str(other), f"file://{other}", f"file://{place}"):
+        with pytest.raises(OutputError, match="was not made by facial-keypoints"):
+            prepare(name, force=True)
     assert (place / "a.jpg").exists()
-    out = tmp_path / "out"
-    do(out, begin(out, [str(place)]))
+    assert (other / "a.jpg").exists()
     for name in (str(out), f"file://{out}"):
-        _begin(Folder(name), settings([str(place)]), resume=False, force=True)
-        assert not (out / "failures.parquet").exists()
+        prepare(name, force=True)
+        with pytest.raises(OutputError, match=r"exists already: .+ --resume"):
+            prepare(name, force=False)
         do(out, Manifest.read(Folder(name)))
+        assert (out / "parts" / "00000000.parquet").exists()
+        prepare(name, force=True)
+        assert not (out / "parts").exists()
 
 
 def test_a_full_disk_is_one_sentence_and_what_is_done_stays(

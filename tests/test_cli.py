@@ -165,19 +165,6 @@ def test_a_full_disk_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(tmp_path.iterdir()) == []
 
 
-def test_force_does_not_empty_a_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from facial_keypoints.errors import OutputError
-    from facial_keypoints.files import prepare_directory
-
-    (tmp_path / "precious.txt").write_text("x")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(OutputError, match="not a folder of results"):
-        prepare_directory(tmp_path, force=True)
-    assert (tmp_path / "precious.txt").exists()
-
-
 def test_a_missing_extra_names_the_install_command(tmp_path: Path) -> None:
     # A stand-in for an environment without Keras: the finder cannot find it.
     (tmp_path / "sitecustomize.py").write_text(

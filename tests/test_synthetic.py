@@ -12,6 +12,7 @@ from facial_keypoints.data.kaggle import load_kaggle, load_lookup, requested_sty
 from facial_keypoints.data.synthetic import draw_faces, draw_kaggle_like, write_kaggle_folder
 from facial_keypoints.data.synthetic_geometry import NARROW, WIDE, sample_faces
 from facial_keypoints.errors import OutputError
+from facial_keypoints.files import MARKER
 from facial_keypoints.geometry import flip_images, flip_xy, inside_image
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import FaceDataset
@@ -235,7 +236,7 @@ def test_a_written_folder_reads_like_kaggles(tmp_path: Path) -> None:
     folder = tmp_path / "drawn"
     write_kaggle_folder(folder, train=14, test=10, seed=2)
     names = {"training.csv", "test.csv", "IdLookupTable.csv", "SampleSubmission.csv"}
-    assert {p.name for p in folder.iterdir()} == names | {"test_labels.csv"}
+    assert {p.name for p in folder.iterdir()} == names | {"test_labels.csv", MARKER}
     assert [p.name for p in tmp_path.iterdir()] == ["drawn"]  # no temporary folder is left
 
     def read(name: str) -> list[dict[str, str]]:
@@ -284,21 +285,11 @@ def test_a_written_folder_reads_like_kaggles(tmp_path: Path) -> None:
     assert styles.tolist() == ["kaggle-a"] * 2 + ["kaggle-b"] * 8
 
 
-def test_a_folder_with_something_in_it_is_replaced_only_when_forced(tmp_path: Path) -> None:
-    (tmp_path / "old.txt").write_text("mine")
-    with pytest.raises(OutputError, match="exists already"):
-        write_kaggle_folder(tmp_path, train=3, test=1)
-    assert (tmp_path / "old.txt").read_text() == "mine"
-    write_kaggle_folder(tmp_path, train=3, test=1, force=True)
-    assert not (tmp_path / "old.txt").exists()
-    assert (tmp_path / "training.csv").exists()
-
-
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("facial_keypoints.data.synthetic.write_table", full_disk)
-    with pytest.raises(OutputError, match="No space left"):
+    with pytest.raises(OutputError, match="no space left"):
         write_kaggle_folder(tmp_path / "drawn", train=3, test=1)
     assert list(tmp_path.iterdir()) == []

@@ -34,7 +34,7 @@ from facial_keypoints.evaluation import (
     RecipeResult,
     evaluate_predictions,
 )
-from facial_keypoints.files import prepare_directory, read_json
+from facial_keypoints.files import output_folder, read_json
 from facial_keypoints.progress import TrainingProgress
 from facial_keypoints.recipes import Recipe
 from facial_keypoints.training import TrainedRun, predict_keypoints, split_faces, train
@@ -100,85 +100,93 @@ def compare(
         OutputError: The folder exists, or cannot be written.
     """
     directory = Path(directory)
-    prepare_directory(directory, force=force, keep=resume)
-    say("looking for near-duplicate pictures")
-    dataset, split, flagged = split_faces(dataset, seed=seed, exclude_flagged=exclude_flagged)
-    audit_summary: dict[str, Any] = {}
-    if exclude_flagged:
-        audit_summary = {"rows flagged by the audit and left out of training": flagged}
-        say(f"left {flagged} flagged rows out of training")
-    test = dataset.subset(split.test)
-    if len(test) == 0:
-        raise DataError("no row is left for the test: the data holds too few groups of faces.")
-    say(f"{len(split.train)} faces to train, {len(split.val)} to choose, {len(test)} to test")
+    with output_folder(
+        directory, verb="compare", inputs=(dataset.source,), force=force, resume=resume
+    ):
+        say("looking for near-duplicate pictures")
+        dataset, split, flagged = split_faces(dataset, seed=seed, exclude_flagged=exclude_flagged)
+        audit_summary: dict[str, Any] = {}
+        if exclude_flagged:
+            audit_summary = {"rows flagged by the audit and left out of training": flagged}
+            say(f"left {flagged} flagged rows out of training")
+        test = dataset.subset(split.test)
+        if len(test) == 0:
+            raise DataError("no row is left for the test: the data holds too few groups of faces.")
+        say(f"{len(split.train)} faces to train, {len(split.val)} to choose, {len(test)} to test")
 
-    results: list[RecipeResult] = []
-    missing: list[RecipeResult] = []
-    runs: dict[str, TrainedRun] = {}
-    with TrainingProgress() as progress:
+        results: list[RecipeResult] = []
+        missing: list[RecipeResult] = []
+        runs: dict[str, TrainedRun] = {}
+        with TrainingProgress() as progress:
 
-        def run(recipe: Recipe, name: str) -> TrainedRun:
-            progress.title = name
-            warm = runs.get("cnn")
-            usable = (
-                recipe.specialists and warm is not None and (warm.recipe.missing == recipe.missing)
-            )
-            return train(
-                dataset,
-                split,
-                recipe,
-                directory / "runs" / name,
-                seed=seed,
-                resume=True,  # the comparison's own folder was checked above
-                warm_start=warm.directory if warm is not None and usable else None,
-                callbacks=[progress],
-            )
-
-        for recipe in recipes:
-            runs[recipe.name] = trained = run(recipe, recipe.name)
-            results.append(_measure(trained, recipe.name, recipe.description, test, seed))
-            say(f"{recipe.name}: {results[-1].report.overall.rmse_px:.3f} px on the test faces")
-            if kaggle_test is not None:
-                _submit(trained, recipe.name, kaggle_test, directory)
-        if missing_recipe is not None:
-            for strategy in MISSING_STRATEGIES:
-                recipe = missing_recipe.override(missing=strategy)
-                same = runs.get(recipe.name)
-                name = f"{recipe.name}-{strategy}"
-                if same is not None and same.recipe == recipe:
-                    trained = same
-                else:
-                    try:
-                        trained = run(recipe, name)
-                    except DataError as error:
-                        # 'drop' leaves nothing where no row is complete; that too is a result.
-                        say(f"{name}: {error}")
-                        continue
-                missing.append(
-                    _measure(
-                        trained, strategy, f"{recipe.name}, missing labels: {strategy}", test, seed
-                    )
+            def run(recipe: Recipe, name: str) -> TrainedRun:
+                progress.title = name
+                warm = runs.get("cnn")
+                usable = (
+                    recipe.specialists
+                    and warm is not None
+                    and (warm.recipe.missing == recipe.missing)
+                )
+                return train(
+                    dataset,
+                    split,
+                    recipe,
+                    directory / "runs" / name,
+                    seed=seed,
+                    resume=True,  # the comparison's own folder was checked above
+                    warm_start=warm.directory if warm is not None and usable else None,
+                    callbacks=[progress],
                 )
 
-    split.save(directory / "split.json")
-    result = ComparisonResult(
-        test=test,
-        recipes=tuple(results),
-        train=dataset.subset(split.train),
-        split={"train": len(split.train), "val": len(split.val), "test": len(test)},
-        split_note=(
-            "Near-duplicate pictures and rows of one group stay on one side of the split. The "
-            "validation faces choose the epoch; the test faces are measured once, at the end."
-        ),
-        missing_results=tuple(missing),
-        audit=audit_summary,
-        versions=versions_of(directory / "runs" / results[0].name),
-        command=command,
-        created=time.strftime("%Y-%m-%d %H:%M"),
-        machine=machine_kind(),
-    )
-    write_comparison(result, directory)
-    return result
+            for recipe in recipes:
+                runs[recipe.name] = trained = run(recipe, recipe.name)
+                results.append(_measure(trained, recipe.name, recipe.description, test, seed))
+                say(f"{recipe.name}: {results[-1].report.overall.rmse_px:.3f} px on the test faces")
+                if kaggle_test is not None:
+                    _submit(trained, recipe.name, kaggle_test, directory)
+            if missing_recipe is not None:
+                for strategy in MISSING_STRATEGIES:
+                    recipe = missing_recipe.override(missing=strategy)
+                    same = runs.get(recipe.name)
+                    name = f"{recipe.name}-{strategy}"
+                    if same is not None and same.recipe == recipe:
+                        trained = same
+                    else:
+                        try:
+                            trained = run(recipe, name)
+                        except DataError as error:
+                            # 'drop' leaves nothing where no row is complete; that too is a result.
+                            say(f"{name}: {error}")
+                            continue
+                    missing.append(
+                        _measure(
+                            trained,
+                            strategy,
+                            f"{recipe.name}, missing labels: {strategy}",
+                            test,
+                            seed,
+                        )
+                    )
+
+        split.save(directory / "split.json")
+        result = ComparisonResult(
+            test=test,
+            recipes=tuple(results),
+            train=dataset.subset(split.train),
+            split={"train": len(split.train), "val": len(split.val), "test": len(test)},
+            split_note=(
+                "Near-duplicate pictures and rows of one group stay on one side of the split. The "
+                "validation faces choose the epoch; the test faces are measured once, at the end."
+            ),
+            missing_results=tuple(missing),
+            audit=audit_summary,
+            versions=versions_of(directory / "runs" / results[0].name),
+            command=command,
+            created=time.strftime("%Y-%m-%d %H:%M"),
+            machine=machine_kind(),
+        )
+        write_comparison(result, directory)
+        return result
 
 
 def _measure(

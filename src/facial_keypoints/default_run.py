@@ -20,7 +20,7 @@ import numpy as np
 from facial_keypoints.data.collection import FaceCollection, load_collection
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.export import export_onnx
-from facial_keypoints.files import atomic_path, prepare_directory, read_json, write_json
+from facial_keypoints.files import atomic_path, output_folder, read_json, write_json
 from facial_keypoints.metrics import median_point_error, nme, rmse
 from facial_keypoints.models.landmark import NetworkConfig, Stage
 from facial_keypoints.models.loading import CONFIDENCE
@@ -83,60 +83,60 @@ def train_default_run(
             written.
     """
     config = _seeded(config or DefaultConfig(), seed)
-    prepare_directory(directory, force=force, keep=resume)
-    faces = load_collection(data, threads=threads, report=report)
-    for fold in {*config.teacher_folds, config.held_out_fold}:
-        if not (faces.folds == fold).any() or (faces.folds == fold).all():
-            raise DataError(
-                f"{data} has too few faces: none are in fold {fold}, or all are. Add labelled faces."
-            )
-    begun: dict[str, Any] = {
-        "recipe": "default",
-        "config": asdict(config),
-        "seed": seed,
-        "data_digest": collection_digest(faces),
-        "faces": {str(s): int((faces.sets == s).sum()) for s in np.unique(faces.sets)},
-    }
-    _same_run(directory / "config.json", begun)
+    with output_folder(directory, verb="train", inputs=(data,), force=force, resume=resume):
+        faces = load_collection(data, threads=threads, report=report)
+        for fold in {*config.teacher_folds, config.held_out_fold}:
+            if not (faces.folds == fold).any() or (faces.folds == fold).all():
+                raise DataError(
+                    f"{data} has too few faces: none are in fold {fold}, or all are. Add labelled faces."
+                )
+        begun: dict[str, Any] = {
+            "recipe": "default",
+            "config": asdict(config),
+            "seed": seed,
+            "data_digest": collection_digest(faces),
+            "faces": {str(s): int((faces.sets == s).sum()) for s in np.unique(faces.sets)},
+        }
+        _same_run(directory / "config.json", begun)
 
-    started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
-    with (directory / "history.txt").open("a", encoding="utf-8") as history:
+        started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
+        with (directory / "history.txt").open("a", encoding="utf-8") as history:
 
-        def say(line: str) -> None:
-            history.write(f"{line}\n")
-            history.flush()  # read while hours of training go on
-            if report is not None:
-                report(line)
+            def say(line: str) -> None:
+                history.write(f"{line}\n")
+                history.flush()  # read while hours of training go on
+                if report is not None:
+                    report(line)
 
-        net = train_default(faces, directory / "networks", config, threads=threads, report=say)
-    spec = ModelSpec(
-        name="landmark",
-        schema=KAGGLE15,
-        styles=KAGGLE15.styles,
-        input_size=(config.student_network.input_size,) * 2,
-        data_digest=begun["data_digest"],
-        confidence=CONFIDENCE,
-        output="points",
-    )
-    with atomic_path(directory / "model.keras") as temporary:
-        net.save(temporary)
-        embed_spec(temporary, spec)
-    export_onnx(directory / "model.keras", directory / "model.onnx")
-    write_json(directory / "schema.json", asdict(KAGGLE15))
-    write_json(
-        directory / "run.json",
-        {
-            **begun,
-            "data_source": str(data),
-            "held_out": _held_out_errors(directory / "networks", faces, config, threads),
-            "num_parameters": int(net.count_params()),
-            "started": started,
-            "seconds": round(time.monotonic() - clock, 3),
-            "versions": library_versions(),
-            "git_revision": git_revision(),
-        },
-    )
-    return spec
+            net = train_default(faces, directory / "networks", config, threads=threads, report=say)
+        spec = ModelSpec(
+            name="landmark",
+            schema=KAGGLE15,
+            styles=KAGGLE15.styles,
+            input_size=(config.student_network.input_size,) * 2,
+            data_digest=begun["data_digest"],
+            confidence=CONFIDENCE,
+            output="points",
+        )
+        with atomic_path(directory / "model.keras") as temporary:
+            net.save(temporary)
+            embed_spec(temporary, spec)
+        export_onnx(directory / "model.keras", directory / "model.onnx")
+        write_json(directory / "schema.json", asdict(KAGGLE15))
+        write_json(
+            directory / "run.json",
+            {
+                **begun,
+                "data_source": str(data),
+                "held_out": _held_out_errors(directory / "networks", faces, config, threads),
+                "num_parameters": int(net.count_params()),
+                "started": started,
+                "seconds": round(time.monotonic() - clock, 3),
+                "versions": library_versions(),
+                "git_revision": git_revision(),
+            },
+        )
+        return spec
 
 
 def _seeded(config: DefaultConfig, seed: int) -> DefaultConfig:

@@ -11,7 +11,6 @@ A run folder holds ``run.json`` (settings, base, versions, errors), ``schema.jso
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,8 +25,8 @@ from numpy.typing import NDArray
 from facial_keypoints.data.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.data.cache import data_digest
 from facial_keypoints.data.duplicates import duplicate_groups, join_groups
-from facial_keypoints.errors import DataError, ModelError, OutputError
-from facial_keypoints.files import prepare_directory, write_json
+from facial_keypoints.errors import DataError, ModelError
+from facial_keypoints.files import output_folder, write_json
 from facial_keypoints.models.loading import CONFIDENCE, load_keras_model
 from facial_keypoints.models.transfer import FOLDS, Examples, fit_start
 from facial_keypoints.models.tuned import backbone, build_tuned, read_out
@@ -132,82 +131,69 @@ def finetune(
     """
     directory = Path(directory)
     say = report or (lambda _: None)
-    if directory.exists() and not force:
-        prepare_directory(directory)  # refuses at once, not after the work
-    started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
-    base_file = find_base(base)
-    base_spec = read_embedded_spec(base_file)
-    _check_pictures(dataset, base_spec)
-    dataset = _labelled_part(dataset, base_spec, seed)
-    old_names = base_spec.schema.keypoint_names
-    new_names = dataset.schema.keypoint_names
-    known = np.array([old_names.index(n) if n in old_names else -1 for n in new_names])
+    inputs = (dataset.source, base)
+    with output_folder(directory, verb="train", inputs=inputs, force=force) as fresh:
+        started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
+        base_file = find_base(base)
+        base_spec = read_embedded_spec(base_file)
+        _check_pictures(dataset, base_spec)
+        dataset = _labelled_part(dataset, base_spec, seed)
+        old_names = base_spec.schema.keypoint_names
+        new_names = dataset.schema.keypoint_names
+        known = np.array([old_names.index(n) if n in old_names else -1 for n in new_names])
 
-    network = load_keras_model(base_file)
-    features, before = backbone(network), read_out(network)
-    say(f"looking at {len(dataset)} faces")
-    examples = _examples(dataset, features, seed)
-    say("fitting the points")
-    start = fit_start(examples, before, known)
-    model = build_tuned(features, start.read_out, start.anchor_xy)
-    base_xy = before(examples.features[: len(dataset)])[:, start.style, known, :2]
-    base_xy[:, known < 0] = np.nan
+        network = load_keras_model(base_file)
+        features, before = backbone(network), read_out(network)
+        say(f"looking at {len(dataset)} faces")
+        examples = _examples(dataset, features, seed)
+        say("fitting the points")
+        start = fit_start(examples, before, known)
+        model = build_tuned(features, start.read_out, start.anchor_xy)
+        base_xy = before(examples.features[: len(dataset)])[:, start.style, known, :2]
+        base_xy[:, known < 0] = np.nan
 
-    spec = ModelSpec(
-        name=f"{base_spec.name.removesuffix('-tuned')}-tuned",
-        schema=dataset.schema,
-        input_size=base_spec.input_size,
-        channels=base_spec.channels,
-        data_digest=data_digest(dataset),
-        confidence=CONFIDENCE,
-        output="points",
-    )
-    seconds = time.monotonic() - clock
-    settings = {
-        "base": {"model": str(base), "name": base_spec.name, "data_digest": base_spec.data_digest},
-        "style": base_spec.styles[start.style],
-        "out_of_fold_px": start.out_of_fold_px,
-        "choices": start.choices,
-        "seed": seed,
-        "data_source": dataset.source,
-        "data_digest": spec.data_digest,
-        "faces": len(dataset),
-        "views": len(examples.features),
-        "started": started,
-        "seconds": round(seconds, 3),
-        "versions": library_versions(),
-        "git_revision": git_revision(),
-    }
-    _save(directory, model, spec, settings, force=force)
+        spec = ModelSpec(
+            name=f"{base_spec.name.removesuffix('-tuned')}-tuned",
+            schema=dataset.schema,
+            input_size=base_spec.input_size,
+            channels=base_spec.channels,
+            data_digest=data_digest(dataset),
+            confidence=CONFIDENCE,
+            output="points",
+        )
+        seconds = time.monotonic() - clock
+        settings = {
+            "base": {
+                "model": str(base),
+                "name": base_spec.name,
+                "data_digest": base_spec.data_digest,
+            },
+            "style": base_spec.styles[start.style],
+            "out_of_fold_px": start.out_of_fold_px,
+            "choices": start.choices,
+            "seed": seed,
+            "data_source": dataset.source,
+            "data_digest": spec.data_digest,
+            "faces": len(dataset),
+            "views": len(examples.features),
+            "started": started,
+            "seconds": round(seconds, 3),
+            "versions": library_versions(),
+            "git_revision": git_revision(),
+        }
+        _save(fresh, model, spec, settings)
     return FinetunedRun(
         directory, spec, dataset, start.out_of_fold.astype(np.float32),
         base_xy.astype(np.float32), base_spec.styles[start.style], seconds,
     )  # fmt: skip
 
 
-def _save(
-    directory: Path,
-    model: keras.Model,
-    spec: ModelSpec,
-    settings: dict[str, Any],
-    *,
-    force: bool,
-) -> None:
-    """Write the run folder elsewhere, then put it in place whole."""
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {directory} ({error.strerror}).") from error
-    with temporary as folder:
-        fresh = Path(folder) / "run"
-        fresh.mkdir()
-        model.save(fresh / "model.keras")
-        embed_spec(fresh / "model.keras", spec)
-        write_json(fresh / "schema.json", asdict(spec.schema))
-        write_json(fresh / "run.json", settings)
-        prepare_directory(directory, force=force)
-        fresh.replace(directory)
+def _save(directory: Path, model: keras.Model, spec: ModelSpec, settings: dict[str, Any]) -> None:
+    """Write what a run folder holds."""
+    model.save(directory / "model.keras")
+    embed_spec(directory / "model.keras", spec)
+    write_json(directory / "schema.json", asdict(spec.schema))
+    write_json(directory / "run.json", settings)
 
 
 def _check_pictures(dataset: FaceDataset, spec: ModelSpec) -> None:

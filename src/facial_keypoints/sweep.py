@@ -44,7 +44,7 @@ from facial_keypoints.data.missing import MISSING_STRATEGIES
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.evaluation import EvaluationReport, evaluate_predictions
-from facial_keypoints.files import prepare_directory, write_json, write_text
+from facial_keypoints.files import output_folder, write_json, write_text
 from facial_keypoints.recipes import Recipe
 from facial_keypoints.training import (
     load_run,
@@ -61,7 +61,7 @@ from facial_keypoints.training_cluster import (
     train_trial,
     training_ray,
 )
-from facial_keypoints.training_plan import forget_unbegun, record_or_compare
+from facial_keypoints.training_plan import record_or_compare
 from facial_keypoints.types import FaceDataset
 
 __all__ = ["Range", "SweepResult", "Trial", "draw_settings", "load_space", "sweep"]
@@ -305,36 +305,43 @@ def sweep(
     if recipe.specialists:
         raise DataError("a sweep needs a recipe of one network: sweep cnn-flip instead.")
     directory = Path(directory).resolve()
-    forget_unbegun(directory / "sweep.json")
-    prepare_directory(directory, force=force, keep=resume)
-    say("looking for near-duplicate pictures")
-    dataset, split, flagged = split_faces(dataset, seed=seed, exclude_flagged=exclude_flagged)
-    if exclude_flagged:
-        say(f"left {flagged} flagged rows out of training")
-    settings = draw_settings(space, recipe, trials, seed=seed)
-    _record(directory, recipe, settings, dataset, split, seed)
-    say(f"{len(settings)} settings, {len(split.train)} faces to train, {len(split.val)} to choose")
-    with training_ray(dataset, address, cores, len(settings)):
-        cores = settle_cores(directory / "sweep.json", cores, len(settings))
-        resources = Resources(cores, gpus)
-        check_room(resources)
-        last = _tune(dataset, split, recipe, settings, directory, seed, resources, show=show)
-    found = [
-        _outcome(directory, number, each, last.get(number, _LastWord()))
-        for number, each in enumerate(settings)
-    ]
-    found.sort(key=lambda trial: (trial.state != "finished", trial.val_rmse_px))
-    _write_trials(directory / "trials.csv", found)
-    if not found or found[0].state != "finished":
-        reason = next((t.failure for t in found if t.failure), "none came to its end")
-        raise DataError(f"no trial was finished: {reason.rstrip('.')}; see {directory}/trials.csv.")
-    best = found[0]
-    _keep_best(directory, best)
-    run = load_run(directory / "best")
-    test = dataset.subset(split.test)
-    report = evaluate_predictions(test, predict_keypoints(run.load_model(), test.images), seed=seed)
-    write_json(directory / "report.json", report.to_dict())
-    return SweepResult(tuple(found), best, report, directory / "best")
+    with output_folder(
+        directory, verb="train", inputs=(dataset.source,), force=force, resume=resume
+    ):
+        say("looking for near-duplicate pictures")
+        dataset, split, flagged = split_faces(dataset, seed=seed, exclude_flagged=exclude_flagged)
+        if exclude_flagged:
+            say(f"left {flagged} flagged rows out of training")
+        settings = draw_settings(space, recipe, trials, seed=seed)
+        _record(directory, recipe, settings, dataset, split, seed)
+        say(
+            f"{len(settings)} settings, {len(split.train)} faces to train, {len(split.val)} to choose"
+        )
+        with training_ray(dataset, address, cores, len(settings)):
+            cores = settle_cores(directory / "sweep.json", cores, len(settings))
+            resources = Resources(cores, gpus)
+            check_room(resources)
+            last = _tune(dataset, split, recipe, settings, directory, seed, resources, show=show)
+        found = [
+            _outcome(directory, number, each, last.get(number, _LastWord()))
+            for number, each in enumerate(settings)
+        ]
+        found.sort(key=lambda trial: (trial.state != "finished", trial.val_rmse_px))
+        _write_trials(directory / "trials.csv", found)
+        if not found or found[0].state != "finished":
+            reason = next((t.failure for t in found if t.failure), "none came to its end")
+            raise DataError(
+                f"no trial was finished: {reason.rstrip('.')}; see {directory}/trials.csv."
+            )
+        best = found[0]
+        _keep_best(directory, best)
+        run = load_run(directory / "best")
+        test = dataset.subset(split.test)
+        report = evaluate_predictions(
+            test, predict_keypoints(run.load_model(), test.images), seed=seed
+        )
+        write_json(directory / "report.json", report.to_dict())
+        return SweepResult(tuple(found), best, report, directory / "best")
 
 
 def _record(

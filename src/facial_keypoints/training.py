@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -52,7 +52,8 @@ from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import (
     alone_in,
     atomic_path,
-    prepare_directory,
+    mark_folder,
+    output_folder,
     read_json,
     write_json,
     write_text,
@@ -565,7 +566,7 @@ def train_part(
     directory = Path(directory)
     if (directory / "run.json").exists():
         return
-    prepare_directory(directory, keep=True)
+    mark_folder(directory, "train")
     prepared = _prepare(dataset, split, recipe, directory, seed)
     base, _ = prepared.build_and_fit("base", callbacks if part == "base" else ())
     if part != "base":
@@ -607,76 +608,84 @@ def train(
     """
     directory = Path(directory)
     check_batch_size(recipe.batch_size)
-    in_first_process(lambda: prepare_directory(directory, force=force, keep=resume))
-    digest = data_digest(dataset)
-    finished = (directory / "run.json").exists()
-    check_same_everywhere(
-        digest, _rows(split), recipe_to_json(recipe), seed, directory.is_dir(), finished
-    )
-    if finished:
-        done = load_run(directory)
-        same = read_json(directory / "run.json")
-        if (
-            same["recipe"] != _json_round(recipe_to_json(recipe))
-            or same["data_digest"] != digest
-            or (same["seed"] != seed)
-            or _rows(done.split) != _rows(split)
-        ):
-            raise OutputError(
-                f"{directory} holds a finished run with other settings, other data or another split: "
-                "choose another folder, or replace it with --force."
+    with ExitStack() as stack:
+
+        def enter() -> None:
+            inputs = (dataset.source, warm_start)
+            stack.enter_context(
+                output_folder(directory, verb="train", inputs=inputs, force=force, resume=resume)
             )
-        return done
-    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    prepared = _prepare(dataset, split, recipe, directory, seed)
-    spec = ModelSpec(
-        name=recipe.name,
-        schema=dataset.schema,
-        input_size=dataset.image_size,
-        channels=int(dataset.images.shape[3]),
-        data_digest=digest,
-    )
-    if not recipe.specialists:
-        model, progress = prepared.build_and_fit("", callbacks)
-    else:
-        if warm_start is None:
-            base, base_progress = prepared.build_and_fit("base", callbacks)
-        else:
-            base, base_progress = _warm_start_model(warm_start, split, digest), _Progress()
-        model, progress = _specialists(prepared, base, base_progress, callbacks)
 
-    def write() -> None:
-        with atomic_path(directory / "model.keras") as temporary:
-            model.save(temporary)
-            embed_spec(temporary, spec)
-        write_text(directory / "history.csv", _history_csv(progress.history))
-        write_json(
-            directory / "run.json",
-            {
-                "recipe": recipe_to_json(recipe),
-                "seed": seed,
-                "data_source": dataset.source,
-                "data_digest": digest,
-                "rows": {
-                    "train": len(prepared.train_rows),
-                    "val": len(prepared.val_rows),
-                    "test": len(split.test),
-                },
-                "best_epoch": progress.best_epoch,
-                "train_seconds": round(progress.seconds, 3),
-                "num_parameters": int(model.count_params()),
-                "history": progress.history,
-                "warm_start": str(warm_start) if warm_start else None,
-                "started": started,
-                "versions": library_versions(),
-                "git_revision": git_revision(),
-            },
+        in_first_process(enter)
+        digest = data_digest(dataset)
+        finished = (directory / "run.json").exists()
+        check_same_everywhere(
+            digest, _rows(split), recipe_to_json(recipe), seed, directory.is_dir(), finished
         )
-        for leftover in ("checkpoint", "base", "specialists"):
-            shutil.rmtree(directory / leftover, ignore_errors=True)
+        if finished:
+            done = load_run(directory)
+            same = read_json(directory / "run.json")
+            if (
+                same["recipe"] != _json_round(recipe_to_json(recipe))
+                or same["data_digest"] != digest
+                or (same["seed"] != seed)
+                or _rows(done.split) != _rows(split)
+            ):
+                raise OutputError(
+                    f"{directory} holds a finished run with other settings, other data or another split: "
+                    "choose another folder, or replace it with --force."
+                )
+            return done
+        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        prepared = _prepare(dataset, split, recipe, directory, seed)
+        spec = ModelSpec(
+            name=recipe.name,
+            schema=dataset.schema,
+            input_size=dataset.image_size,
+            channels=int(dataset.images.shape[3]),
+            data_digest=digest,
+        )
+        if not recipe.specialists:
+            model, progress = prepared.build_and_fit("", callbacks)
+        else:
+            if warm_start is None:
+                base, base_progress = prepared.build_and_fit("base", callbacks)
+            else:
+                base, base_progress = _warm_start_model(warm_start, split, digest), _Progress()
+            model, progress = _specialists(prepared, base, base_progress, callbacks)
 
-    in_first_process(write)
-    return load_run(directory)
+        def write() -> None:
+            with atomic_path(directory / "model.keras") as temporary:
+                model.save(temporary)
+                embed_spec(temporary, spec)
+            write_text(directory / "history.csv", _history_csv(progress.history))
+            write_json(
+                directory / "run.json",
+                {
+                    "recipe": recipe_to_json(recipe),
+                    "seed": seed,
+                    "data_source": dataset.source,
+                    "data_digest": digest,
+                    "rows": {
+                        "train": len(prepared.train_rows),
+                        "val": len(prepared.val_rows),
+                        "test": len(split.test),
+                    },
+                    "best_epoch": progress.best_epoch,
+                    "train_seconds": round(progress.seconds, 3),
+                    "num_parameters": int(model.count_params()),
+                    "history": progress.history,
+                    "warm_start": str(warm_start) if warm_start else None,
+                    "started": started,
+                    "versions": library_versions(),
+                    "git_revision": git_revision(),
+                },
+            )
+            for leftover in ("checkpoint", "base", "specialists"):
+                shutil.rmtree(directory / leftover, ignore_errors=True)
+
+        in_first_process(write)
+        return load_run(directory)
 
 
 def _specialists(

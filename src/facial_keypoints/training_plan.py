@@ -17,7 +17,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from facial_keypoints.errors import DataError, FacialKeypointsError, OutputError
 from facial_keypoints.evaluation import ComparisonResult, RecipeResult, evaluate_predictions
 from facial_keypoints.files import (
     atomic_path,
-    prepare_directory,
+    output_folder,
     read_json,
     write_json,
     write_text,
@@ -61,7 +60,6 @@ __all__ = [
     "Executor",
     "Plan",
     "PlannedRun",
-    "forget_unbegun",
     "record_or_compare",
     "run_here",
     "train_and_answer",
@@ -235,53 +233,58 @@ def train_plan(
         OutputError: The folder exists, or holds another plan.
     """
     directory = Path(directory).resolve()
-    forget_unbegun(directory / PLAN_FILE)
-    prepare_directory(directory, force=force, keep=resume)
-    say("looking for near-duplicate pictures")
-    if folds:
-        dataset, splits, flagged = split_folds(
-            dataset, folds, seed=seed, exclude_flagged=exclude_flagged
-        )
-    else:
-        dataset, split, flagged = split_faces(dataset, seed=seed, exclude_flagged=exclude_flagged)
-        splits = [split]
-    if exclude_flagged:
-        say(f"left {flagged} flagged rows out of training")
-    plan = Plan(dataset, splits, recipes, range(seed, seed + seeds), directory)
-    record_or_compare(plan.directory / PLAN_FILE, plan.to_json())
-    finished = [run for run in plan.runs if plan.finished(run)]
-    missing = [run for run in plan.runs if run not in finished]
-    done = f", {len(finished)} of them finished before" if finished else ""
-    say(f"{len(plan.runs)} runs on {len(dataset)} faces{done}")
-
-    answers: dict[str, NDArray[np.float32]] = {}
-    failures: dict[str, FacialKeypointsError] = {}
-    for run, outcome in chain(run_here(plan, finished), execute(plan, missing) if missing else ()):
-        if isinstance(outcome, FacialKeypointsError):
-            failures[run.name] = outcome
-        elif _appears(plan, run):
-            answers[run.name] = outcome
-        else:
-            failures[run.name] = OutputError(
-                f"it was trained on a node that has another {plan.directory} than this machine: give a "
-                "folder with -o that all nodes reach by the same path"
+    with output_folder(
+        directory, verb="train", inputs=(dataset.source,), force=force, resume=resume
+    ):
+        say("looking for near-duplicate pictures")
+        if folds:
+            dataset, splits, flagged = split_folds(
+                dataset, folds, seed=seed, exclude_flagged=exclude_flagged
             )
-    _write_runs(plan, answers, failures)
-    complete = [
-        recipe
-        for recipe in recipes
-        if all(run.name in answers for run in plan.runs if run.recipe == recipe)
-    ]
-    if complete:
-        result = _measure(plan, complete, answers, seed=seed, command=command)
-        write_comparison(result, directory)
-    if failures or not complete:
-        name, error = next(iter(failures.items()))
-        raise DataError(
-            f"{len(failures)} of {len(plan.runs)} runs failed, first {name}: {str(error).rstrip('.')}; "
-            f"the others are kept in {directory}."
-        )
-    return result
+        else:
+            dataset, split, flagged = split_faces(
+                dataset, seed=seed, exclude_flagged=exclude_flagged
+            )
+            splits = [split]
+        if exclude_flagged:
+            say(f"left {flagged} flagged rows out of training")
+        plan = Plan(dataset, splits, recipes, range(seed, seed + seeds), directory)
+        record_or_compare(plan.directory / PLAN_FILE, plan.to_json())
+        finished = [run for run in plan.runs if plan.finished(run)]
+        missing = [run for run in plan.runs if run not in finished]
+        done = f", {len(finished)} of them finished before" if finished else ""
+        say(f"{len(plan.runs)} runs on {len(dataset)} faces{done}")
+
+        answers: dict[str, NDArray[np.float32]] = {}
+        failures: dict[str, FacialKeypointsError] = {}
+        for run, outcome in chain(
+            run_here(plan, finished), execute(plan, missing) if missing else ()
+        ):
+            if isinstance(outcome, FacialKeypointsError):
+                failures[run.name] = outcome
+            elif _appears(plan, run):
+                answers[run.name] = outcome
+            else:
+                failures[run.name] = OutputError(
+                    f"it was trained on a node that has another {plan.directory} than this machine: give a "
+                    "folder with -o that all nodes reach by the same path"
+                )
+        _write_runs(plan, answers, failures)
+        complete = [
+            recipe
+            for recipe in recipes
+            if all(run.name in answers for run in plan.runs if run.recipe == recipe)
+        ]
+        if complete:
+            result = _measure(plan, complete, answers, seed=seed, command=command)
+            write_comparison(result, directory)
+        if failures or not complete:
+            name, error = next(iter(failures.items()))
+            raise DataError(
+                f"{len(failures)} of {len(plan.runs)} runs failed, first {name}: {str(error).rstrip('.')}; "
+                f"the others are kept in {directory}."
+            )
+        return result
 
 
 def _appears(plan: Plan, run: PlannedRun) -> bool:
@@ -291,18 +294,6 @@ def _appears(plan: Plan, run: PlannedRun) -> bool:
             return True
         time.sleep(1.0)
     return plan.finished(run)
-
-
-def forget_unbegun(file: Path) -> None:
-    """Remove the description of work of which nothing was begun: its cluster could not be reached.
-
-    Nothing is removed unless it is alone in its folder and says what ``record_or_compare`` wrote.
-    """
-    try:
-        if os.listdir(file.parent) == [file.name] and "data_digest" in read_json(file):  # noqa: PTH208
-            file.unlink()
-    except (OSError, ValueError, TypeError):  # no such folder, or somebody else's file
-        return
 
 
 def record_or_compare(file: Path, wanted: Mapping[str, Any]) -> None:
@@ -464,7 +455,6 @@ def _write_ensemble(plan: Plan, recipe: Recipe, runs: Sequence[TrainedRun]) -> N
     inputs = keras.Input(members[0].input_shape[1:], name="image")
     mean = layers.Average(name="xy")([member(inputs) for member in members])
     folder = plan.directory / "ensembles" / recipe.name
-    prepare_directory(folder, keep=True)
     plan.splits[0].save(folder / "split.json")
     with atomic_path(folder / "model.keras") as temporary:
         keras.Model(inputs, mean, name="ensemble").save(temporary)

@@ -163,31 +163,30 @@ def run_batch(
     settings = replace(
         settings, style=predictor.style, columns=tuple(columns(predictor.spec.schema))
     )
-    manifest, finished = _begin(folder, settings, resume=resume, force=force)
-    missing = sorted(set(range(manifest.blocks)) - finished)
-    if missing:
-        progress = _progress(report, 0 if manifest.archives else manifest.inputs)
-        lost, errors = missing, []
-        with connect(
-            address, workers, purpose="facial-keypoints batch", worker_bytes=_WORKER_BYTES
-        ) as cores:
-            while lost:
-                count = len(lost)
-                errors = _compute(
-                    lost,
-                    (folder.name, manifest.settings, packed, packed_detector, readers),
-                    workers=min(workers or cores, count),
-                    report=progress,
-                )
-                lost = sorted(set(lost) - _present(folder))
-                if len(lost) == count:
-                    raise _gave_up(lost, manifest, folder, errors)
-    return _finish(folder, manifest, new=len(missing), started=started)
+    with folder.prepared(settings.inputs, force=force, resume=resume):
+        manifest, finished = _begin(folder, settings, resume=resume)
+        missing = sorted(set(range(manifest.blocks)) - finished)
+        if missing:
+            progress = _progress(report, 0 if manifest.archives else manifest.inputs)
+            lost, errors = missing, []
+            with connect(
+                address, workers, purpose="facial-keypoints batch", worker_bytes=_WORKER_BYTES
+            ) as cores:
+                while lost:
+                    count = len(lost)
+                    errors = _compute(
+                        lost,
+                        (folder.name, manifest.settings, packed, packed_detector, readers),
+                        workers=min(workers or cores, count),
+                        report=progress,
+                    )
+                    lost = sorted(set(lost) - _present(folder))
+                    if len(lost) == count:
+                        raise _gave_up(lost, manifest, folder, errors)
+        return _finish(folder, manifest, new=len(missing), started=started)
 
 
-def _begin(
-    folder: Folder, settings: Settings, *, resume: bool, force: bool
-) -> tuple[Manifest, set[int]]:
+def _begin(folder: Folder, settings: Settings, *, resume: bool) -> tuple[Manifest, set[int]]:
     """The blocks of the run, recorded now or before, and those that are finished."""
     begun = resume and folder.exists(SETTINGS)
     if begun:
@@ -203,12 +202,7 @@ def _begin(
             )
             if whole
         }
-    if force and not (folder.is_empty() or folder.exists(SETTINGS) or folder.names("manifest")):
-        raise OutputError(  # it may be the folder of the pictures
-            f"{folder.name} holds no batch run: --force does not empty it; choose another folder."
-        )
     # Killed before the list was whole, it is made again.
-    folder.prepare(force=force, keep=resume)
     if resume and _present(folder):
         raise OutputError(
             f"{folder.name} holds parts, but no run.json: it is no run that could be resumed; choose "

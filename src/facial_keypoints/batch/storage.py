@@ -8,9 +8,11 @@ percent signs are read into them, so endpoints and credentials come from the env
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from facial_keypoints.errors import DataError, OutputError
-from facial_keypoints.files import atomic_path, prepare_directory
+from facial_keypoints.files import MARKER, atomic_path, marker, output_folder
 
 __all__ = ["Folder", "is_linked_folder", "is_uri", "list_folder", "open_file"]
 
@@ -137,26 +139,38 @@ class Folder:
         self._system, self._root = _resolve(self.name)
         self._local = not is_uri(name)
 
-    def prepare(self, *, force: bool, keep: bool) -> None:
-        """Make the folder, refusing one that holds something; see ``files.prepare_directory``.
+    @contextmanager
+    def prepared(self, inputs: Sequence[str], *, force: bool, resume: bool) -> Iterator[None]:
+        """Make the folder for what the block writes; see ``files.output_folder``.
+
+        At a URI, where folders cannot be renamed, the old content is removed at once.
 
         Raises:
-            OutputError: It exists and is not empty, or cannot be made.
+            OutputError: It may not be written to, or cannot be made.
         """
         if self._local:
-            prepare_directory(Path(self.name), force=force, keep=keep)
+            with output_folder(self.name, verb="batch", inputs=inputs, force=force, resume=resume):
+                yield
             return
         try:
-            if not (keep or self.is_empty()):
-                if not force:
+            if not self.is_empty():
+                if not self.exists(MARKER):
+                    raise OutputError(
+                        f"the output folder {self.name} exists already and was not made by "
+                        "facial-keypoints: choose another folder."
+                    )
+                if not (resume or force):
                     raise OutputError(
                         f"the output folder {self.name} exists already: choose another one, continue "
                         "it with --resume, or replace it with --force."
                     )
-                self._system.delete_dir_contents(self._root)
+                if not resume:
+                    self._system.delete_dir_contents(self._root)
             self._system.create_dir(self._root, recursive=True)
         except STORAGE_ERRORS as error:
             raise self._refused("", error) from error
+        self.write(MARKER, json.dumps(marker("batch")).encode())
+        yield
 
     def write(self, name: str, content: bytes) -> None:
         """Put a file there.

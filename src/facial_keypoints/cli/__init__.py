@@ -85,6 +85,10 @@ def _fail(message: str) -> int:
     return 1
 
 
+def _with_notes(error: BaseException, told: str = "") -> str:
+    return " ".join([told or str(error), *getattr(error, "__notes__", ())])
+
+
 def _escape(message: str) -> str:
     from rich.markup import escape
 
@@ -97,11 +101,10 @@ def main() -> None:
     try:
         app()
     except FacialKeypointsError as error:
-        sys.exit(_fail(str(error)))
-    except KeyboardInterrupt:
-        _fail(
-            "interrupted: what was finished is kept; train, compare and batch continue with --resume."
-        )
+        sys.exit(_fail(_with_notes(error)))
+    except KeyboardInterrupt as error:
+        told = "interrupted: what was finished is kept; train, compare and batch continue with --resume."
+        _fail(_with_notes(error, told))
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

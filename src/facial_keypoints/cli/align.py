@@ -62,10 +62,10 @@ def align_command(
     search = Search(crops, detector, min_score, max_faces)
     from facial_keypoints.alignment import align
     from facial_keypoints.errors import OutputError
-    from facial_keypoints.files import atomic_path, prepare_directory, refuse_existing
+    from facial_keypoints.files import atomic_path, make_folder, refuse_existing
     from facial_keypoints.pictures import read_picture, write_image
 
-    prepare_directory(out, keep=True)  # emptied never: it may be the input's folder
+    make_folder(out, add=True)
     table = out / "faces.csv"
     refuse_existing(table, force=force)
     log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)

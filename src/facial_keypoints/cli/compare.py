@@ -84,7 +84,9 @@ def compare_command(
     from rich.console import Console
 
     from facial_keypoints.backend import choose_backend
+    from facial_keypoints.files import refuse_inputs
 
+    refuse_inputs(out, data)
     log = Console(stderr=True)
 
     def say(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,22 +72,27 @@ def audit_command(
 
     from facial_keypoints.data.audit import audit, render_audit, write_audit
     from facial_keypoints.data.kaggle import load_kaggle
-    from facial_keypoints.files import prepare_directory
+    from facial_keypoints.files import output_folder
 
-    if out is not None:
-        prepare_directory(out, force=force)
     log = Console(stderr=True)
-    with log.status("reading"):
-        dataset = load_faces(data)
-        try:
-            test: FaceDataset | None = load_kaggle(data, part="test")
-        except DataError:
-            test = None  # no test pictures beside the training ones: nothing to compare with
-    with log.status("looking at the faces"):
-        report = audit(dataset, test)
+    with ExitStack() as stack:
+        folder = None
+        if out is not None:
+            folder = stack.enter_context(
+                output_folder(out, verb="data audit", inputs=(data,), force=force)
+            )
+        with log.status("reading"):
+            dataset = load_faces(data)
+            try:
+                test: FaceDataset | None = load_kaggle(data, part="test")
+            except DataError:
+                test = None  # no test pictures beside the training ones: nothing to compare with
+        with log.status("looking at the faces"):
+            report = audit(dataset, test)
+        if folder is not None:
+            write_audit(report, folder)
     Console().print(render_audit(report))
     if out is not None:
-        write_audit(report, out)
         log.print(f"open {out / 'audit.html'}", soft_wrap=True)
 
 
@@ -147,15 +153,15 @@ def convert_command(
     from rich.console import Console
 
     from facial_keypoints.data import load_dataset, save_dataset
-    from facial_keypoints.files import prepare_directory
+    from facial_keypoints.files import output_folder
 
-    prepare_directory(out, force=force)
-    dataset = load_dataset(
-        source,
-        size=None if size is None else (size, size),
-        channels=1 if to is Format.kaggle else None,  # Kaggle's format knows grey only
-    )
-    save_dataset(dataset, out, to.value)
+    with output_folder(out, verb="data convert", inputs=(source,), force=force) as folder:
+        dataset = load_dataset(
+            source,
+            size=None if size is None else (size, size),
+            channels=1 if to is Format.kaggle else None,  # Kaggle's format knows grey only
+        )
+        save_dataset(dataset, folder, to.value)
     Console(stderr=True).print(f"wrote {len(dataset)} faces to {out}", soft_wrap=True)
 
 
@@ -179,7 +185,7 @@ def download_command(
 
     from rich.console import Console
 
-    from facial_keypoints.files import prepare_directory
+    from facial_keypoints.files import output_folder
 
     try:
         import kagglehub
@@ -187,15 +193,15 @@ def download_command(
         from facial_keypoints.errors import MissingExtraError
 
         raise MissingExtraError("kagglehub", "kaggle", "Downloading from Kaggle") from error
-    prepare_directory(out, force=force)
-    try:
-        folder = Path(kagglehub.competition_download("facial-keypoints-detection"))
-    except Exception as error:  # kagglehub raises errors of several HTTP libraries, none its own
-        raise DataError(
-            f"Kaggle did not hand the files over ({' '.join(str(error).split())[:200]}): accept the "
-            "competition's rules on its page and check your Kaggle credentials."
-        ) from error
-    for file in sorted(folder.iterdir()):
-        if file.is_file():
-            shutil.copy2(file, out / file.name)
+    with output_folder(out, verb="data download", force=force) as folder:
+        try:
+            fetched = Path(kagglehub.competition_download("facial-keypoints-detection"))
+        except Exception as error:  # of several HTTP libraries, none kagglehub's own
+            raise DataError(
+                f"Kaggle did not hand the files over ({' '.join(str(error).split())[:200]}): accept the "
+                "competition's rules on its page and check your Kaggle credentials."
+            ) from error
+        for file in sorted(fetched.iterdir()):
+            if file.is_file():
+                shutil.copy2(file, folder / file.name)
     Console(stderr=True).print(f"wrote {out}", soft_wrap=True)

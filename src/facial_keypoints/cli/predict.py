@@ -89,7 +89,7 @@ def predict_command(
 
     from rich.console import Console
 
-    from facial_keypoints.files import prepare_directory, refuse_existing
+    from facial_keypoints.files import make_folder, refuse_existing
 
     # Pillow warns of metadata that nobody asked for; a picture that it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
@@ -112,7 +112,7 @@ def predict_command(
 
     refuse_existing(out, force=force)
     if draw is not None:
-        prepare_directory(draw, keep=force)  # emptied never: it may be the input's folder
+        make_folder(draw, add=force)
     log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     # Photos are answered whole, one per thread; crops in batches, each computed by every thread.
     predictor = load_predictor(

@@ -153,6 +153,7 @@ def train_command(
     from rich.console import Console
 
     from facial_keypoints.backend import choose_backend
+    from facial_keypoints.files import refuse_inputs
 
     log = Console(stderr=True)
     names = [recipe.value for recipe in recipes or ()]
@@ -185,6 +186,7 @@ def train_command(
             "--resume": resume or None,
         },
     )
+    refuse_inputs(out, data, base, sweep, warm_start, schema)
     if mode == "--from":
         if data is None:
             raise typer.BadParameter("--from needs --data, your labelled faces.")

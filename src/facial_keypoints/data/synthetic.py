@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +18,7 @@ from numpy.typing import NDArray
 from facial_keypoints.data.kaggle import write_table
 from facial_keypoints.data.synthetic_geometry import NARROW, WIDE, Framing, sample_faces
 from facial_keypoints.data.synthetic_render import render_faces
-from facial_keypoints.errors import OutputError
-from facial_keypoints.files import prepare_directory, write_text
+from facial_keypoints.files import output_folder, write_text
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import FaceDataset, ImageArray, Keypoints
 
@@ -231,30 +227,12 @@ def write_kaggle_folder(
     """
     if train < 1 or test < 0:
         raise ValueError(f"train must be at least 1 and test at least 0, received {train}, {test}.")
-    directory = Path(directory)
-    if not force or not directory.is_dir():
-        prepare_directory(directory)  # say no before the work, not after it
-    train_faces = draw_kaggle_like(train, seed=seed)
-    test_faces = draw_kaggle_like(test, seed=seed, test=True, label_noise=False)
-    temporary = None
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        write_table(temporary / "training.csv", train_faces, part="train")
-        write_table(temporary / "test.csv", test_faces, part="test")
-        _write_answers(temporary, test_faces)
-        prepare_directory(directory, force=force)
-        directory.rmdir()  # Windows renames onto nothing only
-        temporary.replace(directory)
-    except OSError as error:
-        raise OutputError(
-            f"{directory} cannot be written ({error.strerror or error}): choose another folder."
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):
-            directory.rmdir()  # the empty folder that reserved the name, after a failure
+    with output_folder(Path(directory), verb="data synthesize", force=force) as folder:
+        train_faces = draw_kaggle_like(train, seed=seed)
+        test_faces = draw_kaggle_like(test, seed=seed, test=True, label_noise=False)
+        write_table(folder / "training.csv", train_faces, part="train")
+        write_table(folder / "test.csv", test_faces, part="test")
+        _write_answers(folder, test_faces)
 
 
 def _write_answers(directory: Path, faces: FaceDataset) -> None:
