@@ -18,6 +18,7 @@ from facial_keypoints.data.formats import save_dataset
 from facial_keypoints.data.synthetic import draw_kaggle_like
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.export import export_onnx
+from facial_keypoints.files import MARKER, mark_folder
 from facial_keypoints.finetune import VIEWS, _examples, _Views, find_base, finetune
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.models.study import build_fc
@@ -223,7 +224,7 @@ def test_a_tuned_model_beats_its_base_and_opens_like_any_other(base: Path, tmp_p
     assert ((answers.confidence >= 0) & (answers.confidence <= 1)).all()
     assert predictor.spec.name == "tiny-tuned"
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
-        "model.keras", "run.json", "schema.json",
+        MARKER, "model.keras", "run.json", "schema.json",
     ]  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     settings = json.loads((tmp_path / "run/run.json").read_text())
@@ -276,7 +277,7 @@ def test_interruption_leaves_what_was_there(base: Path, tmp_path: Path) -> None:
         if words.startswith("fitting"):
             raise KeyboardInterrupt
 
-    (tmp_path / "old").mkdir()
+    mark_folder(tmp_path / "old", "train")
     (tmp_path / "old/note.txt").write_text("mine")
     for name, force in (("new", False), ("old", True)):
         with pytest.raises(KeyboardInterrupt):

@@ -141,4 +141,10 @@ Style = Annotated[
         show_default="kaggle-a, if the model has it",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Replace an existing output; of folders only those made by facial-keypoints.",
+    ),
+]
