@@ -3,7 +3,7 @@
 Run: ``python benchmarks/serve_load.py [--data DIR] [--seconds 60] [--write]``. With DIR (or the environment
 variable ``FACIAL_KEYPOINTS_DATA``) the photos of ``photos/eval.zip`` are sent, else drawn scenes. Direct use
 of the predictor on the same files is measured before and after, so that the share is of one run.
-The client computes on the same cores as the service. Processor time a picture is measured too: unlike
+The client computes on the same cores as the service. Processor time an image is measured too: unlike
 rates it says the same when other programs run.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import json
 import os
 import re
 import signal
@@ -33,6 +34,19 @@ from facial_keypoints.pictures import write_image
 
 RESULT = Path(__file__).parent / "results" / "serve_load.md"
 
+WITH_LIMITS = """
+import json, sys
+from facial_keypoints import load_predictor
+from facial_keypoints.service import Limits, create_app
+from facial_keypoints.service.server import open_socket, run
+
+limits = Limits(**json.loads(sys.argv[1]))
+listening = open_socket("127.0.0.1", 0)
+app = create_app(load_predictor(threads=1), limits)
+print(f"at 127.0.0.1:{listening.getsockname()[1]} (...)", file=sys.stderr, flush=True)
+run(app, listening, limits)
+"""
+
 
 def drawn_scenes(folder: Path) -> None:
     """JPEG files of 1 to 4 drawn faces."""
@@ -48,7 +62,7 @@ def drawn_crops(folder: Path) -> None:
 
 
 def direct_use(files: list[Path], seconds: float, *, crops: bool) -> tuple[float, float]:
-    """The predictor itself, reading the same files with every core: pictures/s, and processor ms each."""
+    """The predictor itself, reading the same files with every core: images/s, and processor ms each."""
     predictor = load_predictor(threads=None if crops else 1)
     repeated = files * (1 + int(20_000 / len(files)))
     answers = predictor.predict_files(repeated) if crops else predictor.predict_photos(repeated)
@@ -64,11 +78,13 @@ def direct_use(files: list[Path], seconds: float, *, crops: bool) -> tuple[float
 
 
 class Service:
-    """``facial-keypoints serve`` in a process of its own."""
+    """``facial-keypoints serve`` in a process of its own, or the same service with other limits."""
 
-    def __init__(self, *flags: str, port: int = 0) -> None:
+    def __init__(self, port: int = 0, **limits: float) -> None:
         start = time.perf_counter()
-        command = [sys.executable, "-m", "facial_keypoints", "serve", "--port", str(port), *flags]
+        command = [sys.executable, "-m", "facial_keypoints", "serve", "--port", str(port)]
+        if limits:
+            command = [sys.executable, "-c", WITH_LIMITS, json.dumps(limits)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
@@ -105,7 +121,7 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Answered pictures a second."""
+        """Answered images per second."""
         return len(self.latency) / self.seconds
 
     def ms(self, percent: float) -> str:
@@ -216,19 +232,19 @@ def measure(files: list[Path], crops: list[Path], seconds: float) -> list[str]:
     direct, direct_ms = (before + after) / 2, (before_ms + after_ms) / 2
     alone = abs(before - after) < 0.1 * direct
     share = (
-        f" At full rate **{full.rate / direct:.0%} of the pictures/s of direct use**."
+        f" At full rate **{full.rate / direct:.0%} of the images/s of direct use**."
         if alone
         else " Other programs ran beside it: rates below are lower and latencies higher than on an idle machine."
     )
     lines = [
         f"{len(files)} JPEG files, {np.mean([len(b) for b in bodies]) / 1e3:.0f} kB each on average. The "
-        f"predictor itself, on the same files: {before:.1f} pictures/s before and {after:.1f} after.",
+        f"predictor itself, on the same files: {before:.1f} images/s before and {after:.1f} after.",
         "",
-        f"Processor time a picture: {direct_ms:.1f} ms directly, {service_ms:.1f} ms in the service, "
+        f"Processor time an image: {direct_ms:.1f} ms directly, {service_ms:.1f} ms in the service, "
         f"{client_ms:.1f} ms in the client: **the service does {direct_ms / service_ms:.0%} of what direct "
         f"use does with the same processor time**.{share}",
         "",
-        "| load | pictures/s | p50 ms | p99 ms | replies | 503 p99 ms | memory MB |",
+        "| load | images/s | p50 ms | p99 ms | replies | 503 p99 ms | memory MB |",
         "|---|---|---|---|---|---|---|",
         row(f"8 clients, {seconds:g} s", full, f"{memory[0]:.0f} before, {memory[1]:.0f} after"),
         row("1 client, 10 s", one),
@@ -241,15 +257,15 @@ def measure(files: list[Path], crops: list[Path], seconds: float) -> list[str]:
         "",
         "Face crops of 96×96 pixels (`crops=true`), 16 clients, 10 s:",
         "",
-        "| batches | pictures/s | processor ms each | p50 ms | p99 ms |",
+        "| batches | images/s | processor ms each | p50 ms | p99 ms |",
         "|---|---|---|---|---|",
     ]
-    for name, flags in (
-        ("up to 16, waiting 2 ms for uploads under way", ()),
-        ("up to 16, not waiting", ("--batch-wait-ms", "0")),
-        ("of one", ("--batch-size", "1")),
+    for name, limits in (
+        ("up to 16, waiting 2 ms for uploads under way", {}),
+        ("up to 16, not waiting", {"batch_wait_s": 0}),
+        ("of one", {"batch": 1}),
     ):
-        service = Service(*flags)
+        service = Service(**limits)
         asyncio.run(load(service.port, small, clients=16, seconds=2, query="?crops=true"))
         cpu = service.cpu_s()
         found = asyncio.run(load(service.port, small, clients=16, seconds=10, query="?crops=true"))
@@ -276,10 +292,10 @@ def main() -> None:
         archive = Path(options.data or "") / "photos" / "eval.zip"
         if options.data and archive.is_file():
             what = "photos of Caltech 10,000 Web Faces"
-            with zipfile.ZipFile(archive) as pictures:
-                for member in pictures.namelist():
+            with zipfile.ZipFile(archive) as images:
+                for member in images.namelist():
                     if member.lower().endswith(".jpg"):
-                        content = pictures.read(member)
+                        content = images.read(member)
                         (Path(name) / "photos" / Path(member).name).write_bytes(content)
         else:
             what = "drawn scenes of 640×360 pixels with 1 to 4 faces"

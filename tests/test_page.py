@@ -159,23 +159,21 @@ def opened(page: Page, address: str) -> Iterator[Page]:
     page.goto(address)
     page.locator("html[data-ready]").wait_for()
     yield page
-    expected = (
-        "status of 4"  # Chromium's line about a refused picture; the test looks at the page's
-    )
+    expected = "status of 4"  # Chromium's line about a refused image; the test looks at the page's
     assert [text for text in wrong if expected not in text] == []
 
 
-def upload(page: Page, pictures: dict[str, bytes], faces: int | None = None) -> None:
+def upload(page: Page, images: dict[str, bytes], faces: int | None = None) -> None:
     kinds = {".png": "image/png", ".jpg": "image/jpeg"}
     payload: Any = [
         {"name": name, "mimeType": kinds[Path(name).suffix], "buffer": content}
-        for name, content in pictures.items()
+        for name, content in images.items()
     ]
     page.set_input_files("#file-input", payload)
     done = page.locator("#film .badge", has_text="…")
     expect(done).to_have_count(0, timeout=30_000)
     if faces is not None:
-        expect(page.locator("#picture-about")).to_contain_text(f"{faces} face")
+        expect(page.locator("#image-about")).to_contain_text(f"{faces} face")
 
 
 def download(page: Page, kind: str) -> bytes:
@@ -195,7 +193,7 @@ def points(row: dict[str, Any]) -> np.ndarray:
 
 
 def to_screen(page: Page, xy: np.ndarray, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """Where the whole picture's pixels are on the page: as large as fits, in the middle."""
+    """Where the whole image's pixels are on the page: as large as fits, in the middle."""
     box = page.locator("#canvas").bounding_box()
     assert box is not None
     frame, (height, width) = np.array([box["width"], box["height"]]), size
@@ -214,7 +212,7 @@ def drag(page: Page, start: np.ndarray, by: tuple[float, float]) -> None:
 
 
 def is_point_coloured(image: np.ndarray) -> np.ndarray:
-    """Pixels between the violet of unsure points and the orange of sure ones."""
+    """Pixels between the violet of points of low confidence and the orange of high."""
     low, high = np.array([108, 92, 231.0]), np.array([255, 157, 46.0])
     share = np.clip((image - low) @ (high - low) / ((high - low) @ (high - low)), 0, 1)
     return np.asarray(np.abs(image - low - share[..., None] * (high - low)).max(axis=-1) < 14)
@@ -304,15 +302,15 @@ def test_the_geometry_in_the_browser_is_that_of_the_package(page: Page) -> None:
     xy = faces.xy[0].astype(float)
     answer = page.evaluate(
         """async ({xy, names, data, width, height, box}) => {
-            const f = await import('/framing.js');
+            const f = await import('/crops.js');
             const p = await import('/pixels.js');
             const m = await import('/measurement.js');
             const gray = {data: Uint8ClampedArray.from(data), width, height};
-            const framed = f.frameFace(xy, names, 96);
+            const placed = f.faceCrop(xy, names, 96);
             const given = f.boxToCrop(box, 96);
             return {
-              box: f.faceBox(xy, names), framed, given,
-              crops: [framed, given].map((map) => Array.from(p.cutCrop(gray, map, 96))),
+              box: f.faceBox(xy, names), placed, given,
+              crops: [placed, given].map((map) => Array.from(p.cutCrop(gray, map, 96))),
               scale: m.errorScale(0.5),
             };
         }""",
@@ -326,7 +324,7 @@ def test_the_geometry_in_the_browser_is_that_of_the_package(page: Page) -> None:
         box_to_crop(np.array([-20.0, 10, 260, 290]), (96, 96)),
     ]
     for crop, matrix, pixels in zip(
-        crops, (answer["framed"], answer["given"]), answer["crops"], strict=True
+        crops, (answer["placed"], answer["given"]), answer["crops"], strict=True
     ):
         np.testing.assert_allclose(np.reshape(matrix, (2, 3)), crop.matrix, atol=1e-4)
         cut = cut_crop(gray, crop, 1)[..., 0].astype(float)
@@ -341,7 +339,7 @@ def test_a_turned_photo_is_seen_upright_by_both_sides(page: Page, tmp_path: Path
     content = io.BytesIO()
     turned.save(content, "jpeg", quality=95, exif=exif)
     upload(page, {"turned.jpg": content.getvalue()}, faces=1)
-    expect(page.locator("#picture-about")).to_contain_text("300 × 320")
+    expect(page.locator("#image-about")).to_contain_text("300 × 320")
     assert np.abs(points(table(page)[0]) - faces.xy[0]).max() < 12
     with zipfile.ZipFile(io.BytesIO(download(page, "coco"))) as archive:
         archive.extractall(tmp_path)
@@ -352,7 +350,7 @@ def test_a_turned_photo_is_seen_upright_by_both_sides(page: Page, tmp_path: Path
     assert abs(eyes[0, 1] - eyes[1, 1]) < 12
 
 
-def test_what_is_no_picture_is_told_in_a_sentence(page: Page) -> None:
+def test_what_is_no_image_is_told_in_a_sentence(page: Page) -> None:
     upload(page, {"broken.png": b"\x89PNG\r\n\x1a\nnothing"})
     expect(page.get_by_role("alert")).to_have_text("This browser cannot show broken.png.")
     expect(page.locator("#film .badge.bad")).to_have_count(1)
@@ -360,10 +358,10 @@ def test_what_is_no_picture_is_told_in_a_sentence(page: Page) -> None:
     upload(page, {"good.png": png(photo)}, faces=1)
     tiny = np.full((1, 1, 3), 90, np.uint8)
     upload(page, {"tiny.png": png(tiny)})
-    expect(page.locator("#picture-about")).to_contain_text("1 × 1")
+    expect(page.locator("#image-about")).to_contain_text("1 × 1")
 
 
-def test_pictures_are_dropped_and_pasted(page: Page) -> None:
+def test_images_are_dropped_and_pasted(page: Page) -> None:
     photo, _ = draw_scene(1, seed=2, image_size=(200, 200))
     for kind in ("drop", "paste"):
         page.evaluate(
@@ -376,7 +374,7 @@ def test_pictures_are_dropped_and_pasted(page: Page) -> None:
             }""",
             {"bytes": list(png(photo)), "kind": kind},
         )
-        expect(page.locator("#picture-name")).to_have_text(f"{kind}.png")
+        expect(page.locator("#image-name")).to_have_text(f"{kind}.png")
     expect(page.locator("#film .badge", has_text="1")).to_have_count(2, timeout=20_000)
 
 
@@ -412,13 +410,13 @@ def test_a_face_that_nobody_found_is_added_by_a_box(page: Page) -> None:
     page.click("[data-act=add-face]")
     first, last = to_screen(page, corners)
     drag(page, first, tuple(last - first))
-    expect(page.locator("#picture-about")).to_contain_text("1 face", timeout=20_000)
+    expect(page.locator("#image-about")).to_contain_text("1 face", timeout=20_000)
     (row,) = table(page)
     box = [row[side] for side in ("x0", "y0", "x1", "y1")]
     np.testing.assert_allclose(box, [200, 80, 360, 240], atol=0.05)
     assert row["score"] is None
     page.click("[data-act=undo]")
-    expect(page.locator("#picture-about")).to_contain_text("0 faces")
+    expect(page.locator("#image-about")).to_contain_text("0 faces")
 
 
 def test_everything_is_done_by_keys_alone(page: Page) -> None:
@@ -431,7 +429,7 @@ def test_everything_is_done_by_keys_alone(page: Page) -> None:
         page.keyboard.press("Tab")
     assert example.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
     page.keyboard.press("Enter")
-    expect(page.locator("#picture-about")).to_contain_text("3 faces", timeout=30_000)
+    expect(page.locator("#image-about")).to_contain_text("3 faces", timeout=30_000)
     before = table(page)
     page.locator("#canvas").focus()
     for _ in range(3):
@@ -441,13 +439,13 @@ def test_everything_is_done_by_keys_alone(page: Page) -> None:
     page.keyboard.press("Shift+ArrowDown")
     page.keyboard.press("Alt+ArrowLeft")
     page.keyboard.press("h")
-    expect(page.locator("#live")).to_contain_text("hidden")
+    expect(page.locator("#live")).to_contain_text("occluded")
     page.keyboard.press(",")
     page.keyboard.press("Delete")
     expect(page.locator("#live")).to_have_text("right eye center: absent.")
     page.keyboard.press("f")
     page.keyboard.press("Shift+Delete")
-    expect(page.locator("#picture-about")).to_contain_text("2 faces")
+    expect(page.locator("#image-about")).to_contain_text("2 faces")
     after = table(page)
     moved = points(after[0]) - points(before[0])
     np.testing.assert_allclose(moved[2], [0.9, 10.0], atol=2e-3)
@@ -466,7 +464,7 @@ def test_everything_is_done_by_keys_alone(page: Page) -> None:
         for _ in range(int(abs(by))):
             page.keyboard.press(name)
     page.keyboard.press("Enter")
-    expect(page.locator("#picture-about")).to_contain_text("3 faces", timeout=20_000)
+    expect(page.locator("#image-about")).to_contain_text("3 faces", timeout=20_000)
     added = table(page)[2]
     assert added["score"] is None
     assert np.linalg.norm(points(added) - points(before[1]), axis=1).mean() < 4
@@ -488,21 +486,21 @@ def test_every_control_has_a_name(page: Page) -> None:
     assert nameless == []
 
 
-def test_a_folder_of_pictures_is_gone_through(page: Page, tmp_path: Path) -> None:
+def test_a_folder_of_images_is_gone_through(page: Page, tmp_path: Path) -> None:
     for number in (1, 2, 10):
         photo, _ = draw_scene(1, seed=number, image_size=(200, 240))
         (tmp_path / f"face{number}.png").write_bytes(png(photo))
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     page.set_input_files("#folder-input", tmp_path)
     expect(page.locator("#film .badge", has_text="…")).to_have_count(0, timeout=30_000)
-    shown = [page.locator("#picture-name").inner_text()]
+    shown = [page.locator("#image-name").inner_text()]
     for _ in range(2):
         page.keyboard.press("PageDown")
-        shown.append(page.locator("#picture-name").inner_text())
+        shown.append(page.locator("#image-name").inner_text())
     assert [Path(name).name for name in shown] == ["face1.png", "face2.png", "face10.png"]
     expect(page.locator("[data-act=next]")).to_be_disabled()
     page.click("[data-act=previous]")
-    expect(page.locator("#picture-about")).to_contain_text("2 of 3")
+    expect(page.locator("#image-about")).to_contain_text("2 of 3")
 
 
 def test_corrected_labels_train_a_model(page: Page, tmp_path: Path) -> None:
@@ -515,7 +513,7 @@ def test_corrected_labels_train_a_model(page: Page, tmp_path: Path) -> None:
     page.locator("#points").focus()
     page.keyboard.press("Home")
     page.locator("#canvas").focus()
-    page.keyboard.press("h")  # left eye centre: hidden
+    page.keyboard.press("h")  # left eye centre: occluded
     page.keyboard.press(".")
     page.keyboard.press("Delete")  # right eye centre: absent
     edited = table(page)
@@ -525,7 +523,7 @@ def test_corrected_labels_train_a_model(page: Page, tmp_path: Path) -> None:
     assert loaded.images.shape == (count, 96, 96, 1)
     labeled = loaded.keypoints.labeled
     assert labeled[0].tolist() == [k != 1 for k in range(15)]
-    # The second face: framed by its points, as the package frames it.
+    # The second face: placed by its points, as the package frames it.
     box = face_boxes(points(edited[1])[None].astype(np.float32), KAGGLE15)[0]
     crop = box_to_crop(box, (96, 96))
     expected = np.where(labeled[1][:, None], crop.apply(points(edited[1])), np.nan)
@@ -559,7 +557,7 @@ def test_corrected_labels_train_a_model(page: Page, tmp_path: Path) -> None:
 # --- elsewhere ---------------------------------------------------------------------------------------
 
 
-def test_in_the_browser_alone_no_picture_leaves_it(page: Page, ort_web: Path | None) -> None:
+def test_in_the_browser_alone_no_image_leaves_it(page: Page, ort_web: Path | None) -> None:
     if ort_web is None:
         page.locator("#engine label").last.click()
         expect(page.get_by_role("alert")).to_contain_text("--ort-web")
@@ -602,17 +600,17 @@ def test_the_camera_is_answered_live(playwright: Playwright, address: str, tmp_p
     try:
         for page in opened(started.new_page(), address):
             page.click(".choices [data-act=camera]")
-            expect(page.locator("#picture-about")).to_contain_text("a second", timeout=30_000)
-            expect(page.locator("#picture-about")).to_contain_text("1 face")
-            page.get_by_role("button", name="Keep this picture").click()
-            expect(page.locator("#picture-name")).to_have_text("camera-001.png")
+            expect(page.locator("#image-about")).to_contain_text("a second", timeout=30_000)
+            expect(page.locator("#image-about")).to_contain_text("1 face")
+            page.get_by_role("button", name="Keep this image").click()
+            expect(page.locator("#image-name")).to_have_text("camera-001.png")
             found = points(table(page)[0])
             eyes = np.linalg.norm(faces.xy[0, 0] - faces.xy[0, 1])
             assert np.linalg.norm(found - faces.xy[0], axis=1).mean() / eyes < 0.1
             page.click(".bar [data-act=camera]")
-            expect(page.locator("#picture-about")).to_contain_text("a second", timeout=30_000)
+            expect(page.locator("#image-about")).to_contain_text("a second", timeout=30_000)
             page.keyboard.press("Escape")
-            expect(page.locator("#picture-name")).to_have_text("camera-001.png")
+            expect(page.locator("#image-name")).to_have_text("camera-001.png")
     finally:
         started.close()
 
@@ -624,7 +622,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Browser, address: 
         photo, _ = draw_scene(1, seed=1, image_size=(320, 320))
         upload(page, {"scene.png": png(photo)}, faces=1)
         assert page.evaluate("document.documentElement.scrollWidth") == 360
-        for name in ("Photos", "Keys", "Add face"):  # shown as pictures here, but named
+        for name in ("Photos", "Keys", "Add face"):  # shown as images here, but named
             expect(page.get_by_role("button", name=name)).to_be_visible()
         before = points(table(page)[0])
         x, y = to_screen(page, before[NOSE], (320, 320))

@@ -58,9 +58,9 @@ class Told:
         return BOXES, np.array([0.9, 0.8, 0.7], np.float32)
 
 
-def encoded(picture: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+def encoded(image: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, kind, **options)
+    Image.fromarray(image).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -89,8 +89,8 @@ def started(predictor: Predictor, limits: Limits | None = None, **options: objec
     return TestClient(create_app(predictor, limits, threads=1, **options))
 
 
-def form(*pictures: tuple[str, bytes, str]) -> dict[str, object]:
-    return {"files": [("files", picture) for picture in pictures]}
+def form(*images: tuple[str, bytes, str]) -> dict[str, object]:
+    return {"files": [("files", image) for image in images]}
 
 
 A_PNG = form(("a.png", PNG, "image/png"))
@@ -109,7 +109,7 @@ def problem_of(reply, status: int, kind: str) -> dict[str, object]:
 # Answers
 
 
-def test_a_picture_is_answered_as_the_command_line_writes_it(client, predictor) -> None:
+def test_an_image_is_answered_as_the_command_line_writes_it(client, predictor) -> None:
     found = predictor.predict(PHOTO, source="a.png")
     expected = [dict(zip(columns(KAGGLE15), row, strict=True)) for row in rows(found)]
     assert len(expected) == 3
@@ -118,47 +118,47 @@ def test_a_picture_is_answered_as_the_command_line_writes_it(client, predictor) 
     assert raw.json() == {
         "model": "default",
         "style": "kaggle-a",
-        "pictures": [{"source": "a.png", "width": 640, "height": 360, "faces": expected}],
+        "images": [{"source": "a.png", "width": 640, "height": 360, "faces": expected}],
     }
     assert client.post("/v1/predict", **A_PNG).json() == raw.json()
 
 
-def test_points_are_in_pixels_of_the_upright_picture(client) -> None:
+def test_points_are_in_pixels_of_the_upright_image(client) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side: turn it by 90 degrees clockwise
     lying = encoded(np.rot90(PHOTO), exif=exif)
-    straight = client.post("/v1/predict", content=PNG).json()["pictures"][0]
-    turned = client.post("/v1/predict", content=lying).json()["pictures"][0]
+    straight = client.post("/v1/predict", content=PNG).json()["images"][0]
+    turned = client.post("/v1/predict", content=lying).json()["images"][0]
     assert (turned["width"], turned["height"]) == (640, 360)
     assert turned == straight
 
 
 def test_best_faces_styles_and_scores_can_be_chosen(client) -> None:
     def faces(query: str) -> list[dict[str, float]]:
-        return client.post(f"/v1/predict?{query}", content=PNG).json()["pictures"][0]["faces"]
+        return client.post(f"/v1/predict?{query}", content=PNG).json()["images"][0]["faces"]
 
     assert [face["score"] for face in faces("max_faces=2")] == [0.9, 0.8]
     assert [face["score"] for face in faces("min_score=0.85")] == [0.9]
     reply = client.post("/v1/predict?style=kaggle-b", content=PNG).json()
     assert reply["style"] == "kaggle-b"
-    assert reply["pictures"][0]["faces"] != faces("style=kaggle-a")
+    assert reply["images"][0]["faces"] != faces("style=kaggle-a")
 
 
 def test_given_boxes_are_answered_without_a_detector(client, predictor) -> None:
     boxes = BOXES[1:2].round(2).tolist()
     reply = client.post("/v1/predict", **A_PNG, data={"boxes": json.dumps(boxes)}).json()
     found = rows(predictor.predict_boxes(PHOTO, np.array(boxes)))[0]
-    face = reply["pictures"][0]["faces"][0]
+    face = reply["images"][0]["faces"][0]
     assert face["score"] is None
     assert face["nose_tip_x"] == found[columns(KAGGLE15).index("nose_tip_x")]
 
 
-def test_each_picture_can_be_one_face(client, predictor) -> None:
+def test_each_image_can_be_one_face(client, predictor) -> None:
     crop = PHOTO[70:190, 20:140]
     reply = client.post(
         "/v1/predict?crops=true", **form(*[("c.png", encoded(crop), "image/png")] * 5)
     )
-    faces = [picture["faces"][0] for picture in reply.json()["pictures"]]
+    faces = [image["faces"][0] for image in reply.json()["images"]]
     grey = np.asarray(Image.fromarray(crop).convert("L"))
     expected = rows(predictor.predict_crops([grey])[0])[0]
     names = columns(KAGGLE15)
@@ -172,18 +172,18 @@ def test_crops_are_computed_together(predictor) -> None:
     with started(predictor) as client:
         assert client.post("/v1/predict?crops=true", **form(*[crop] * 5)).status_code == 200
         text = client.get("/metrics").text
-    assert "facial_keypoints_batch_pictures_count 1.0" in text
-    assert "facial_keypoints_batch_pictures_sum 5.0" in text
-    assert 'facial_keypoints_pictures_total{outcome="answered"} 5.0' in text
+    assert "facial_keypoints_batch_images_count 1.0" in text
+    assert "facial_keypoints_batch_images_sum 5.0" in text
+    assert 'facial_keypoints_images_total{outcome="answered"} 5.0' in text
     assert "facial_keypoints_faces_total 5.0" in text
 
 
-def test_of_several_pictures_the_good_ones_are_answered(client) -> None:
+def test_of_several_images_the_good_ones_are_answered(client) -> None:
     reply = client.post(
         "/v1/predict", **form(("a.png", PNG, "image/png"), ("b.png", PNG[:2000], "image/png"))
     )
     assert reply.status_code == 200
-    good, bad = reply.json()["pictures"]
+    good, bad = reply.json()["images"]
     assert len(good["faces"]) == 3
     assert bad["source"] == "b.png"
     assert bad["problem"]["status"] == 422
@@ -194,7 +194,7 @@ def test_of_several_pictures_the_good_ones_are_answered(client) -> None:
 def test_measures_carry_units_error_bars_and_the_notice(client, predictor) -> None:
     reply = client.post("/v1/measure?ipd_mm=63&source=a", content=PNG).json()
     expected = measure(predictor.predict(PHOTO), ipd_mm=63)
-    face = reply["pictures"][0]["faces"][2]
+    face = reply["images"][0]["faces"][2]
     assert reply["notice"].startswith("Not a medical device")
     assert reply["units"]["canthal_index"] == "percent"
     assert face["canthal_index"] == pytest.approx(expected["canthal_index"][2], abs=1e-5)
@@ -213,13 +213,13 @@ def test_aligned_faces_come_as_a_zip_with_their_matrices(client, predictor) -> N
     with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
         names = archive.namelist()
         table = [*csv.DictReader(archive.read("faces.csv").decode().splitlines())]
-        picture = np.asarray(Image.open(io.BytesIO(archive.read("a_face1.png"))))
+        image = np.asarray(Image.open(io.BytesIO(archive.read("a_face1.png"))))
         (problem,) = json.loads(archive.read("problems.json"))
     assert names[:3] == ["a_face0.png", "a_face1.png", "a_face2.png"]
     assert names[3:6] == ["a_1_face0.png", "a_1_face1.png", "a_1_face2.png"]
     assert problem["source"] == "no"
     expected = align(PHOTO, predictor.predict(PHOTO), size=96, margin=0.1)
-    np.testing.assert_array_equal(picture, expected.images[1])
+    np.testing.assert_array_equal(image, expected.images[1])
     assert (table[1]["source"], table[1]["face"], table[1]["score"]) == (
         "../../up/a.png",
         "1",
@@ -247,11 +247,11 @@ def test_the_best_face_alone_comes_as_png(client, predictor) -> None:
     problem_of(client.post("/v1/align?format=png", content=empty), 422, "no-face")
 
 
-def test_a_picture_without_faces_has_none(client) -> None:
+def test_an_image_without_faces_has_none(client) -> None:
     empty = encoded(np.zeros((50, 60, 3), np.uint8))
     reply = client.post("/v1/predict", content=empty).json()
-    assert reply["pictures"] == [{"source": "", "width": 60, "height": 50, "faces": []}]
-    assert client.post("/v1/measure", content=empty).json()["pictures"][0]["faces"] == []
+    assert reply["images"] == [{"source": "", "width": 60, "height": 50, "faces": []}]
+    assert client.post("/v1/measure", content=empty).json()["images"][0]["faces"] == []
 
 
 # What there is
@@ -308,7 +308,7 @@ def test_health_and_counts(client) -> None:
     text = client.get("/metrics").text
     assert 'facial_keypoints_requests_total{path="/v1/predict",status="200"}' in text
     assert "facial_keypoints_faces_total" in text
-    assert "facial_keypoints_pictures_waiting 0.0" in text
+    assert "facial_keypoints_images_waiting 0.0" in text
     assert "facial_keypoints_body_bytes 0.0" in text
 
 
@@ -342,24 +342,29 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ("content", "kind", "status", "problem", "words"),
     [
-        (b"", "image/png", 400, "bad-request", "No picture came"),
-        (b"no picture", "image/png", 422, "bad-picture", "not a picture"),
-        (bomb(), "image/png", 422, "bad-picture", "60000×60000 pixels are more"),
-        (PNG[: len(PNG) // 2], "image/png", 422, "bad-picture", "cut off"),
-        (JPEG[: len(JPEG) // 2], "image/jpeg", 422, "bad-picture", "cut off"),
-        (JPEG, "image/png", 422, "bad-picture", "declared as image/png, but its content is JPEG"),
+        (b"", "image/png", 400, "bad-request", "No image came"),
+        (b"no image", "image/png", 422, "bad-image", "in a known format"),
+        (bomb(), "image/png", 422, "bad-image", "60000×60000 pixels are more"),
+        (PNG[: len(PNG) // 2], "image/png", 422, "bad-image", "cut off"),
+        (JPEG[: len(JPEG) // 2], "image/jpeg", 422, "bad-image", "cut off"),
+        (JPEG, "image/png", 422, "bad-image", "declared as image/png, but its content is JPEG"),
         (PNG, "image/svg+xml", 415, "unsupported-type", "image/svg+xml"),
         (PNG, "text/plain", 415, "unsupported-type", "text/plain"),
         (b"--x\r\n", "multipart/form-data", 400, "bad-request", "form"),
-        (b"--x\r\n", "multipart/form-data; boundary=x", 400, "bad-request", "not complete"),
+        (b"--x\r\n", "multipart/form-data; boundary=x", 400, "bad-request", "last boundary is missing"),
         (b'--x\r\nContent-Disposition: form-data; name="files"; filename="f"\r\n\r\n' + PNG,
-         "multipart/form-data; boundary=x", 400, "bad-request", "not complete"),
+         "multipart/form-data; boundary=x", 400, "bad-request", "last boundary is missing"),
         (b"--x\r\n" + b"A: b\r\n" * 9, "multipart/form-data; boundary=x", 400, "bad-request", "form"),
         (b"rubbish", "multipart/form-data; boundary=x", 400, "bad-request", "form"),
-        (b"--x--\r\n", "multipart/form-data; boundary=x", 400, "bad-request", "No picture"),
+        (b"--x--\r\n", "multipart/form-data; boundary=x", 400, "bad-request", "No image"),
+        (b"--x\r\nA: b\r\n\r\nc\r\n--x--\r\n", "multipart/form-data; boundary=x", 400, "bad-request", '"name"'),
+        (b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n' * 11 + b"--x--\r\n",
+         "multipart/form-data; boundary=x", 400, "bad-request", "Too many fields"),
+        (b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--\r\n',
+         "multipart/form-data; boundary=x; charset=undefined", 400, "bad-request", "form"),
     ],
 )  # fmt: skip
-def test_bad_pictures_are_refused_with_a_sentence(
+def test_bad_images_are_refused_with_a_sentence(
     client, content: bytes, kind: str, status: int, problem: str, words: str
 ) -> None:
     reply = client.post("/v1/predict", content=content, headers={"content-type": kind})
@@ -377,15 +382,15 @@ def test_boxes_that_are_none_are_refused(client, boxes: str) -> None:
     problem_of(reply, 422, "bad-parameter")
 
 
-def test_boxes_must_lie_in_the_one_picture(client) -> None:
+def test_boxes_must_lie_in_the_one_image(client) -> None:
     reply = client.post("/v1/predict", **A_PNG, data={"boxes": "[[0,0,9,9],[700,0,800,90]]"})
     assert (
         "[700, 0, 800, 90] lies outside its 640×360"
-        in problem_of(reply, 422, "bad-picture")["detail"]
+        in problem_of(reply, 422, "bad-image")["detail"]
     )
     two = form(("a.png", PNG, ""), ("b.png", PNG, ""))
     reply = client.post("/v1/predict", **two, data={"boxes": "[[0,0,9,9]]"})
-    assert "one picture" in problem_of(reply, 400, "bad-request")["detail"]
+    assert "one image" in problem_of(reply, 400, "bad-request")["detail"]
 
 
 @pytest.mark.parametrize(
@@ -435,7 +440,7 @@ def test_random_bodies_are_answered_or_refused(
     deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
-def test_damaged_pictures_are_answered_or_refused(client, data: st.DataObject) -> None:
+def test_damaged_images_are_answered_or_refused(client, data: st.DataObject) -> None:
     content = bytearray(
         encoded(PHOTO[:64, :64], data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "TIFF"])))
     )
@@ -452,13 +457,13 @@ def test_limits_are_told_with_what_they_are(predictor) -> None:
     limits = Limits(body_bytes=len(PNG) + 1000, files=2, pixels=640 * 360, faces=2)
     with started(predictor, limits) as client:
         reply = client.post("/v1/predict", content=PNG).json()
-        assert len(reply["pictures"][0]["faces"]) == 2  # the best ones
+        assert len(reply["images"][0]["faces"]) == 2  # the best ones
         large = encoded(np.zeros((361, 640, 3), np.uint8))
         reply = client.post("/v1/predict", content=large)
-        assert "limit of 230,400" in problem_of(reply, 422, "bad-picture")["detail"]
+        assert "limit of 230,400" in problem_of(reply, 422, "bad-image")["detail"]
         small = encoded(PHOTO[:50, :50])
         reply = client.post("/v1/predict", **form(*[("s.png", small, "image/png")] * 3))
-        assert "More than 2 pictures" in problem_of(reply, 413, "too-large")["detail"]
+        assert "More than 2 images" in problem_of(reply, 413, "too-large")["detail"]
         for twice in (PNG + PNG, iter([PNG, PNG])):  # with and without a declared length
             problem_of(client.post("/v1/predict", content=twice), 413, "too-large")
         reply = client.post("/v1/predict", content=PNG * 8)
@@ -490,7 +495,7 @@ def test_a_full_queue_refuses_at_once_and_serves_what_it_took(predictor, told) -
             assert told.begun.acquire(timeout=10)
             taken.append(pool.submit(client.post, "/v1/predict", **form(*[("a", PNG, "")] * 2)))
             for _ in range(1000):
-                if "pictures_waiting 2.0" in client.get("/metrics").text:
+                if "images_waiting 2.0" in client.get("/metrics").text:
                     break
             reply = client.post("/v1/predict", content=PNG)
             problem_of(reply, 503, "busy")
@@ -506,7 +511,7 @@ def test_a_full_queue_refuses_at_once_and_serves_what_it_took(predictor, told) -
         assert client.post("/v1/predict", content=PNG).status_code == 200
 
 
-def test_several_pictures_are_taken_all_or_none(predictor, told) -> None:
+def test_several_images_are_taken_all_or_none(predictor, told) -> None:
     with started(predictor, Limits(waiting=3, files=3)) as client, ThreadPoolExecutor(2) as pool:
         told.gate.clear()
         while told.begun.acquire(blocking=False):
@@ -565,7 +570,7 @@ def test_what_all_bodies_hold_is_bounded(predictor, told) -> None:
         assert client.post("/v1/predict", content=PNG).status_code == 200
 
 
-def test_the_picture_of_a_client_that_went_is_dropped(predictor, told) -> None:
+def test_the_image_of_a_client_that_went_is_dropped(predictor, told) -> None:
     app = create_app(predictor, threads=1)
     seen: list[str] = []
 
@@ -602,7 +607,7 @@ def test_the_picture_of_a_client_that_went_is_dropped(predictor, told) -> None:
             finally:
                 told.gate.set()
             assert (await first)[0]["status"] == 200
-        assert not told.begun.acquire(blocking=False)  # nobody looked at the second picture
+        assert not told.begun.acquire(blocking=False)  # nobody looked at the second image
 
     asyncio.run(story())
     assert seen == ["gone"]
@@ -614,14 +619,16 @@ def test_the_picture_of_a_client_that_went_is_dropped(predictor, told) -> None:
 def test_nothing_is_written_to_disk_or_logged(client, monkeypatch, caplog, tmp_path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     rng = np.random.default_rng(0)
-    noise = encoded(rng.integers(0, 255, (900, 900, 3), np.uint8))  # Starlette spools from 1 MB on
+    noise = encoded(
+        rng.integers(0, 255, (900, 900, 3), np.uint8)
+    )  # Starlette alone would write it to disk, from 1 MB on
     assert len(noise) > 2_000_000
     reply = client.post("/v1/predict", **form(("secret.png", noise, "image/png")))
     assert reply.status_code == 200
     assert "secret" not in caplog.text
 
 
-def test_the_token_guards_pictures_models_and_counts(predictor) -> None:
+def test_the_token_guards_images_models_and_counts(predictor) -> None:
     with started(predictor, access=Access(token="s3cret")) as client:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret"}):
             for path in ("/v1/predict", "/v1/models", "/metrics", "/v1/models/default.onnx"):
@@ -670,7 +677,7 @@ def test_pages_of_other_origins_may_not_ask(client, predictor) -> None:
         problem_of(reply, 403, "foreign-page")
 
 
-def test_an_error_of_ours_says_nothing_of_the_picture(predictor, monkeypatch) -> None:
+def test_an_error_of_ours_says_nothing_of_the_image(predictor, monkeypatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("a.png")
 

@@ -28,12 +28,12 @@ schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 @schema.parametrize()
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 def test_replies_to_anything_are_as_described(case) -> None:
-    # Well-formed requests with random bodies are refused for what they hold: they are no pictures.
+    # Well-formed requests with random bodies are refused for what they hold: they are no images.
     case.call_and_validate(excluded_checks=[schemathesis.checks.positive_data_acceptance])
 
 
 @pytest.mark.parametrize("path", ["/v1/predict", "/v1/measure?ipd_mm=63", "/v1/align"])
-def test_replies_to_pictures_are_as_described(path: str) -> None:
+def test_replies_to_images_are_as_described(path: str) -> None:
     operation = schema[path.partition("?")[0]]["POST"]
     boxes = {"boxes": "[[20, 20, 140, 140]]"}
     with TestClient(app) as client:

@@ -173,7 +173,7 @@ def test_a_service_that_is_told_to_end_answers_first_and_one_that_is_killed_star
     reply = received(upload)
     upload.close()
     assert reply.startswith(b"HTTP/1.1 200 OK")
-    faces = json.loads(reply.partition(b"\r\n\r\n")[2])["pictures"][0]["faces"]
+    faces = json.loads(reply.partition(b"\r\n\r\n")[2])["images"][0]["faces"]
     assert len(faces) == 1
     out, log = again.process.communicate(timeout=20)
     assert (again.process.returncode, out, log) == (0, b"", b"")
@@ -208,8 +208,6 @@ def test_mistakes_are_told_in_a_sentence(monkeypatch, capsys, tmp_path: Path) ->
     assert (code, "facial-keypoints export" in text) == (1, True)
     code, text = failed(monkeypatch, capsys, "--ort-web", str(tmp_path))
     assert (code, "onnxruntime-web" in text) == (1, True)
-    code, text = failed(monkeypatch, capsys, "--max-waiting", "3")
-    assert (code, "fewer than the 32 files" in text) == (2, True)
 
 
 def test_a_missing_extra_is_named(monkeypatch, capsys) -> None:

@@ -1,4 +1,4 @@
-"""The queue behind the service, without any picture."""
+"""The queue behind the service, without any image."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def serve_command(
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
-            help="Origin of another web page that may ask, like https://example.org; * for all.",
+            help="Origin of another web page that may send requests, like https://example.org; * for all.",
             show_default="none",
         ),
     ] = None,
@@ -61,36 +61,17 @@ def serve_command(
             show_default="none, and the service computes",
         ),
     ] = None,
-    max_body_mb: Annotated[
-        float, typer.Option(min=0.001, help="Megabytes of one request's body.")
-    ] = 64,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one picture.")] = 50_000_000,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Pixels of one image, at most.")
+    ] = 50_000_000,
     max_faces: Annotated[
-        int, typer.Option(min=1, help="Faces answered of one picture, the best ones.")
+        int, typer.Option(min=1, help="Faces answered of one image, the best ones.")
     ] = 100,
-    max_files: Annotated[int, typer.Option(min=1, help="Pictures of one request.")] = 32,
-    max_seconds: Annotated[
-        float, typer.Option(min=0.1, help="Seconds of one request, its upload included.")
-    ] = 30,
-    max_waiting: Annotated[
-        int, typer.Option(min=1, help="Pictures that wait their turn before requests are refused.")
-    ] = 64,
-    max_requests: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 512,
-    max_memory_mb: Annotated[
-        float, typer.Option(min=0.001, help="Megabytes of all bodies together.")
-    ] = 512,
-    batch_size: Annotated[int, typer.Option(min=1, help="Face crops computed together.")] = 16,
-    batch_wait_ms: Annotated[
-        float,
-        typer.Option(
-            min=0, max=100, help="Milliseconds that a crop waits for others on their way."
-        ),
-    ] = 2,
 ) -> None:
     """Start a local service: a page for people at /, a REST interface for programs at /v1.
 
-    Works offline and keeps nothing: no picture is written to disk or logged. Stops on Ctrl-C, when
-    what is under way is answered. The REST interface describes itself at /docs.
+    Works offline and keeps nothing: no image is written to disk or logged. On Ctrl-C it answers the
+    requests that have begun, then stops. The REST interface describes itself at /docs.
 
     Examples:
 
@@ -106,7 +87,7 @@ def serve_command(
 
     from facial_keypoints.runtime import shipped_models
 
-    # Pillow warns of metadata that nobody asked for; a picture that it cannot read is an error.
+    # Pillow warns of metadata that nobody asked for; an image that it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
     path = shipped_models().get(model, Path(model))
     if model != "default" and path.suffix.lower() != ".onnx":
@@ -127,21 +108,6 @@ def serve_command(
     from facial_keypoints.service.server import open_socket, run
 
     try:
-        limits = Limits(
-            body_bytes=round(max_body_mb * 1e6),
-            pixels=max_pixels,
-            faces=max_faces,
-            files=max_files,
-            seconds=max_seconds,
-            waiting=max_waiting,
-            memory_bytes=round(max_memory_mb * 1e6),
-            requests=max_requests,
-            batch=batch_size,
-            batch_wait_s=batch_wait_ms / 1e3,
-        )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    try:
         local = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         local = False
@@ -151,9 +117,10 @@ def serve_command(
         origins=tuple(allow_origin or ()),
         hosts=tuple(name.lower() for name in allow_host or (("localhost",) if local else ())),
     )
+    limits = Limits(pixels=max_pixels, faces=max_faces)
     log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     listening = open_socket(host, port)
-    # Every thread answers pictures of its own, and computes alone.
+    # Each thread answers images of its own and computes with one thread.
     predictor = load_predictor(model, threads=1, detector=detector)
     name, finder = path.stem, predictor.detector
     files = {name: path}
@@ -171,7 +138,7 @@ def serve_command(
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     address = f"http://{shown}:{listening.getsockname()[1]}"
     if not local and token is None:
-        log.print("anybody who reaches this machine may ask: --token-file sets a token.")
+        log.print("anybody who reaches this machine can send requests: --token-file sets a token.")
     log.print(f"facial-keypoints is at {address} (Ctrl-C stops it)")
     if open_page:
         webbrowser.open(address)

@@ -1,7 +1,7 @@
 """The service: keypoints, measures and aligned faces over HTTP, and the page that asks for them.
 
 ``create_app`` makes an ASGI application of a predictor; ``facial-keypoints serve`` runs it. Nothing of a
-picture is written to disk or logged. The extra ``[serve]`` brings what it needs.
+image is written to disk or logged. The extra ``[serve]`` brings what it needs.
 """
 
 from facial_keypoints.service.app import create_app

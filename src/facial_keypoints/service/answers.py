@@ -1,4 +1,4 @@
-"""The work on each picture: decode, ask, and write down the answer. Runs in threads, knows no HTTP."""
+"""The work on each image: decode, ask, and write down the answer. Runs in threads, knows no HTTP."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["AlignedFace", "Answer", "Answerer", "Job", "Question"]
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a request's pictures.
+    """What is asked of a request's images.
 
     Args:
         what: ``points``, ``measures`` or ``aligned``.
         style: Label style to answer in; the service's own when ``None``.
-        crops: Each picture is one face.
+        crops: Each image is one face.
         min_score: As for :meth:`facial_keypoints.Predictor.predict`.
         max_faces: Likewise.
         ipd_mm: As for :func:`facial_keypoints.measurement.measure`.
@@ -53,10 +53,10 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One picture and what is asked of it.
+    """One image and what is asked of it.
 
     Args:
-        name: Of the picture.
+        name: Of the image.
         content: Its bytes.
         media_type: Declared type, ``None`` if none was.
         boxes: (N, 4) xyxy of its faces, ``None`` to look for them.
@@ -85,8 +85,8 @@ class AlignedFace:
     """One face on the template.
 
     Args:
-        face: Its number in the picture.
-        png: The encoded picture.
+        face: Its number in the image.
+        png: The encoded image.
         matrix: a, b, tx, c, d, ty.
         score: Of the face; NaN where no detector ran.
     """
@@ -99,12 +99,12 @@ class AlignedFace:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The answer to one picture.
+    """The answer to one image.
 
     Args:
         body: JSON object: source, width, height, faces.
         found: Number of faces.
-        aligned: Pictures of the faces, if they were asked for.
+        aligned: Images of the faces, if they were asked for.
         units: Of measures, if they were asked for.
     """
 
@@ -145,8 +145,8 @@ class Answerer:
         for job in jobs:
             try:
                 # Brought to the model's size one by one: a batch of photos would fill gigabytes.
-                picture = self._read(job, predictor.spec.channels)
-                fitted.append(predictor.fit_crop(picture, job.name))
+                image = self._read(job, predictor.spec.channels)
+                fitted.append(predictor.fit_crop(image, job.name))
             except PictureError as error:
                 fitted.append(error)
         good = [each for each in fitted if isinstance(each, FittedCrop)]
@@ -163,35 +163,31 @@ class Answerer:
             job.content,
             channels=channels,
             max_pixels=self._limits.pixels,
-            name=job.name or "picture",
+            name=job.name or "image",
             media_type=job.media_type,
         )
 
     def _photo(self, predictor: Predictor, job: Job) -> Answer:
         asked, name = job.question, job.name
-        picture = self._read(job, 3)
+        image = self._read(job, 3)
         if job.boxes is not None:
-            _check_boxes(job.boxes, picture, name)
-            found = predictor.predict_boxes(picture, job.boxes, source=name)
+            _check_boxes(job.boxes, image, name)
+            found = predictor.predict_boxes(image, job.boxes, source=name)
         elif asked.crops:
-            found = predictor.predict_crops([picture], sources=[name])[0]
+            found = predictor.predict_crops([image], sources=[name])[0]
         else:
             most = min(asked.max_faces or self._limits.faces, self._limits.faces)
-            found = predictor.predict(
-                picture, min_score=asked.min_score, max_faces=most, source=name
-            )
-        return (
-            _write_aligned(job, picture, found) if asked.what == "aligned" else _write(job, found)
-        )
+            found = predictor.predict(image, min_score=asked.min_score, max_faces=most, source=name)
+        return _write_aligned(job, image, found) if asked.what == "aligned" else _write(job, found)
 
 
-def _check_boxes(boxes: NDArray[np.float32], picture: ImageArray, name: str) -> None:
-    height, width = picture.shape[:2]
+def _check_boxes(boxes: NDArray[np.float32], image: ImageArray, name: str) -> None:
+    height, width = image.shape[:2]
     outside = (boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= (width, height)).any(axis=1)
     if outside.any():
         box = ", ".join(f"{v:g}" for v in boxes[np.argmax(outside)])
         raise PictureError(
-            f"{name or 'picture'}: the box [{box}] lies outside its {width}×{height} pixels."
+            f"{name or 'image'}: the box [{box}] lies outside its {width}×{height} pixels."
         )
 
 
@@ -211,12 +207,12 @@ def _write(job: Job, found: Prediction) -> Answer:
     return Answer(_body(found, table), len(table), units=units)
 
 
-def _write_aligned(job: Job, picture: ImageArray, found: Prediction) -> Answer:
+def _write_aligned(job: Job, image: ImageArray, found: Prediction) -> Answer:
     faces: list[AlignedFace] = []
     for i in range(len(found)):
         # One by one, so that no more than one is held as an array.
         one = align(
-            picture,
+            image,
             found.keypoints.subset([i]),
             size=job.question.size,
             margin=job.question.margin,

@@ -44,7 +44,7 @@ from facial_keypoints.service.problems import (
     on_problem,
     on_unexpected,
 )
-from facial_keypoints.service.uploads import BodyMemory, Uploads, read_uploads
+from facial_keypoints.service.uploads import BodyMemory, read_uploads
 
 __all__ = ["DETECTOR_NAME", "create_app"]
 
@@ -67,17 +67,13 @@ class _Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    crops: bool = Field(
-        False, description="Each picture is one face already: no detector is asked."
-    )
+    crops: bool = Field(False, description="Each image is one face already: no detector runs.")
     min_score: float | None = Field(
         None, ge=0, le=1, description="Least score of a face; the detector's own when left out."
     )
-    max_faces: int | None = Field(
-        None, ge=1, description="Keep only the best so many of a picture."
-    )
+    max_faces: int | None = Field(None, ge=1, description="Keep only the best so many of an image.")
     source: str = Field(
-        "", max_length=1000, description="Name of a picture that is sent without a form."
+        "", max_length=1000, description="Name of an image that is sent without a form."
     )
 
 
@@ -100,7 +96,7 @@ class _AskedFaces(_Asked):
     )  # fmt: skip
     format: Literal["zip", "png"] = Field(
         "zip",
-        description="zip: every face, with faces.csv and problems.json; png: the best face of one picture.",
+        description="zip: every face, with faces.csv and problems.json; png: the best face of one image.",
     )
 
 
@@ -129,10 +125,10 @@ class _Service:
         return self._answerer(jobs)
 
     async def ask(self, request: Request, question: Question, source: str) -> list[Result]:
-        """Read the pictures of a request and answer them, in order.
+        """Read the images of a request and answer them, in order.
 
         Raises:
-            Problem: Too large, too slow, too many at once; or the only picture cannot be used.
+            Problem: Too large, too slow, too many at once; or the only image cannot be used.
         """
         uploaded = False
         # Refused before the upload, not after: that is what keeps a full service quick.
@@ -140,12 +136,11 @@ class _Service:
             raise _BUSY
         try:
             async with asyncio.timeout(self.limits.seconds):
-                with self.memory.lease() as lease:
+                with self.memory.lease() as take:
                     self.queue.coming += 1
                     try:
-                        uploads = await read_uploads(request, lease, self.limits, source)
+                        jobs = await read_uploads(request, take, self.limits, question, source)
                         uploaded = True
-                        jobs = self._jobs(uploads, question)
                     finally:
                         self.queue.coming -= 1
                     answers = await self._answers(request, jobs)
@@ -154,7 +149,7 @@ class _Service:
                 raise Problem(
                     "took-too-long",
                     f"There was no answer within {self.limits.seconds:g} seconds: try again later, or "
-                    "with fewer or smaller pictures.",
+                    "with fewer or smaller images.",
                     headers=(("Retry-After", "1"),),
                 ) from error
             raise Problem(
@@ -165,13 +160,6 @@ class _Service:
         if len(answers) == 1 and isinstance(answers[0][1], Problem):
             raise answers[0][1]
         return answers
-
-    @staticmethod
-    def _jobs(uploads: Uploads, question: Question) -> list[Job]:
-        return [
-            Job(each.name, each.content, each.media_type, uploads.boxes, question)
-            for each in uploads.pictures
-        ]
 
     async def _answers(self, request: Request, jobs: Sequence[Job]) -> list[Result]:
         try:
@@ -196,12 +184,12 @@ class _Service:
 
     def _outcome(self, job: Job, answer: Answer | BaseException) -> Answer | Problem:
         if isinstance(answer, Answer):
-            self.metrics.pictures.labels("answered").inc()
+            self.metrics.images.labels("answered").inc()
             self.metrics.faces.inc(answer.found)
             return answer
-        self.metrics.pictures.labels("refused").inc()
+        self.metrics.images.labels("refused").inc()
         if isinstance(answer, PictureError):
-            return Problem("bad-picture", str(answer), source=job.name)
+            return Problem("bad-image", str(answer), source=job.name)
         if isinstance(answer, DataError | ModelError):
             return Problem("not-available", str(answer), source=job.name)
         raise answer
@@ -235,7 +223,7 @@ def create_app(
         files: ONNX files handed out at ``/v1/models/NAME.onnx``, by name: the model and, as
             ``face_detector``, the detector.
         access: Who may ask; everybody who reaches it when left out, but no foreign page.
-        threads: Pictures answered at once; the number of cores when left out.
+        threads: Images answered at once; the number of cores when left out.
         ort_web: Folder of ONNX Runtime Web, for the page; ``/ort``.
 
     Returns:
@@ -256,7 +244,7 @@ def create_app(
     app = FastAPI(
         title="facial-keypoints",
         version=__version__,
-        description="Faces and their keypoints in pictures. Nothing that is sent is stored or logged.",
+        description="Faces and their keypoints in images. Nothing that is sent is stored or logged.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -327,22 +315,22 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
     asked, asked_measures = with_style(_Asked), with_style(_AskedMeasures)
     asked_faces = with_style(_AskedFaces)
 
-    def head() -> dict[str, str]:
-        return {"model": service.name, "style": service.predictor.style}
+    def head(query: Any) -> dict[str, str]:
+        return {"model": service.name, "style": query.style or service.predictor.style}
 
     async def predict(request: Request, query: Any) -> Response:
-        """Find the faces of pictures and their keypoints, in pixels of each upright picture.
+        """Find the faces of images and their keypoints, in pixels of each upright image.
 
-        Of several pictures, those that cannot be used have a `problem` in place of `faces`; one alone is
+        Of several images, those that cannot be used have a `problem` in place of `faces`; one alone is
         refused. Of more faces than the service allows, those of the best score are answered.
         """
         results = await service.ask(request, _question("points", query), query.source)
-        return _listing({**head(), **_chosen(query)}, results)
+        return _listing(head(query), results)
 
     async def measure(request: Request, query: Any) -> Response:
-        """Measure faces: distances as ratios, angles, asymmetry, turn of the head, with error bars.
+        """Measure faces: distances as ratios, angles, asymmetry, pose of the head, with error bars.
 
-        Not a medical device: for information only. Units are in `units`; pictures as for predict.
+        Not a medical device: for information only. Units are in `units`; images as for predict.
         """
         if query.ipd_mm is not None and query.mm_per_px is not None:
             raise Problem("bad-parameter", "Give ipd_mm or mm_per_px, not both.")
@@ -350,13 +338,13 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
         units: dict[str, str] = {}
         for _, answer in results:
             units |= answer.units if isinstance(answer, Answer) else {}
-        return _listing({**head(), **_chosen(query), "notice": NOTICE, "units": units}, results)
+        return _listing({**head(query), "notice": NOTICE, "units": units}, results)
 
     async def align(request: Request, query: Any) -> Response:
         """Cut faces out upright, on the five-point template that face-recognition networks take.
 
         The zip holds NAME_face0.png and so on, faces.csv (source, face, file, the matrix a, b, tx, c, d,
-        ty from pixels of the picture to pixels of the aligned face, score) and problems.json (pictures
+        ty from pixels of the image to pixels of the aligned face, score) and problems.json (images
         that cannot be used).
         """
         results = await service.ask(request, _question("aligned", query), query.source)
@@ -365,10 +353,10 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
             return _reply(body, "application/zip")
         return _reply(best_face(results), "image/png")
 
-    listing = description.pictures_reply
+    listing = description.images_reply
     more = {"notice": {"type": "string"}, "units": {"type": "object"}}
     binary = {"schema": {"type": "string", "format": "binary"}}
-    pictures: dict[int | str, dict[str, Any]] = {
+    aligned: dict[int | str, dict[str, Any]] = {
         200: {
             "description": "The faces.",
             "content": {"application/zip": binary, "image/png": binary},
@@ -377,7 +365,7 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
     for path, endpoint, model, replies in (
         ("/v1/predict", predict, asked, listing("Face")),
         ("/v1/measure", measure, asked_measures, listing("MeasuredFace", **more)),
-        ("/v1/align", align, asked_faces, pictures),
+        ("/v1/align", align, asked_faces, aligned),
     ):
         endpoint.__annotations__["query"] = Annotated[model, Query()]
         app.add_api_route(
@@ -394,14 +382,10 @@ def _question(what: str, query: Any) -> Question:
     if query.crops and (query.min_score is not None or query.max_faces is not None):
         raise Problem(
             "bad-parameter",
-            "With crops each picture is one face: min_score and max_faces do not go with it.",
+            "With crops each image is one face: min_score and max_faces do not go with it.",
         )
     asked = query.model_dump(exclude={"source", "format"})
     return Question(what, **asked)
-
-
-def _chosen(query: Any) -> dict[str, str]:
-    return {} if query.style is None else {"style": query.style}
 
 
 def _reply(body: bytes, kind: str) -> Response:
@@ -409,14 +393,14 @@ def _reply(body: bytes, kind: str) -> Response:
 
 
 def _listing(head: Mapping[str, Any], results: Sequence[Result]) -> Response:
-    pictures = [
+    images = [
         answer.body
         if isinstance(answer, Answer)
         else _json({"source": name, "problem": answer.as_dict()})
         for name, answer in results
     ]
-    start = _json(dict(head))[:-1]
-    body = start + b', "pictures": [\n' + b",\n".join(pictures) + b"\n]}\n"
+    start = _json(head)[:-1]
+    body = start + b', "images": [\n' + b",\n".join(images) + b"\n]}\n"
     return _reply(body, "application/json")
 
 
@@ -482,7 +466,7 @@ def _add_health(app: FastAPI, service: _Service) -> None:
 
     @app.get("/readyz", response_class=JSONResponse)
     async def readyz() -> JSONResponse:
-        """Whether pictures are taken now."""
+        """Whether images are taken now."""
         if not service.queue.ready or service.queue.full:
             raise _BUSY
         return JSONResponse({"status": "ready"})

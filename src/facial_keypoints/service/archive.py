@@ -16,21 +16,21 @@ from facial_keypoints.service.problems import Problem
 __all__ = ["Result", "best_face", "zip_faces"]
 
 Result = tuple[str, Answer | Problem]
-"""Name of a picture, and what became of it."""
+"""Name of an image, and what became of it."""
 
 
 def best_face(results: Sequence[Result]) -> bytes:
-    """The aligned face of the best score of one picture.
+    """The aligned face of the best score of one image.
 
     Raises:
-        Problem: There are several pictures, or it shows no face.
+        Problem: There are several images, or it shows no face.
     """
     if len(results) > 1:
-        raise Problem("bad-request", "format=png is for one picture: send one, or ask for a zip.")
+        raise Problem("bad-request", "format=png is for one image: send one, or ask for a zip.")
     name, answer = results[0]
     faces = answer.aligned if isinstance(answer, Answer) else []
     if not faces:
-        raise Problem("no-face", f"{name or 'The picture'} shows no face.", source=name or None)
+        raise Problem("no-face", f"{name or 'The image'} shows no face.", source=name or None)
     return faces[0].png
 
 
@@ -57,9 +57,9 @@ def zip_faces(results: Sequence[Result]) -> bytes:
 
 
 def _stem(name: str, number: int, taken: set[str]) -> str:
-    """A name for a picture's faces that is safe to unpack and unlike the others."""
+    """A name for an image's faces that is safe to unpack and unlike the others."""
     stem = PurePosixPath(name.replace("\\", "/")).stem
-    stem = "".join(c for c in stem if c.isalnum() or c in " ._-()")[:100].strip(" .") or "picture"
+    stem = "".join(c for c in stem if c.isalnum() or c in " ._-()")[:100].strip(" .") or "image"
     while stem in taken:
         stem = f"{stem}_{number}"
     taken.add(stem)

@@ -1,6 +1,6 @@
 """A bounded queue and the threads that work it off, several jobs of a kind at a time.
 
-Knows nothing of pictures, models or HTTP.
+Knows nothing of images, models or HTTP.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class WorkQueue(Generic[J, R]):
     def start(self) -> None:
         """Start the threads; after :meth:`close`, once more."""
         self._closed = False
-        # Daemons: a process told to die at once must not wait for a picture.
+        # Daemons: a process told to die at once must not wait for an image.
         self._threads = [
             threading.Thread(target=self._run, name=f"work-{i}", daemon=True)
             for i in range(self._number)
@@ -120,7 +120,7 @@ class WorkQueue(Generic[J, R]):
         while entries := self._take():
             try:
                 answers = self._work([entry.job for entry in entries])
-            except Exception as error:  # the thread must outlive whatever a picture causes
+            except Exception as error:  # the thread must outlive whatever an image causes
                 answers = [error] * len(entries)
             for entry, answer in zip(entries, answers, strict=True):
                 if isinstance(answer, Exception):

@@ -10,7 +10,7 @@ from facial_keypoints.service.problems import KINDS
 from facial_keypoints.spec import ModelSpec
 from facial_keypoints.tables import columns
 
-__all__ = ["BODY", "PROBLEMS", "components", "docs_page", "pictures_reply"]
+__all__ = ["BODY", "PROBLEMS", "components", "docs_page", "images_reply"]
 
 _NUMBER = {"type": ["number", "null"]}
 _TEXTS = {"source": {"type": "string"}, "warnings": {"type": "string"}}
@@ -27,7 +27,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "One picture as it is, or a form with one or several.",
+        "description": "One image as it is, or a form with one or several.",
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -39,11 +39,11 @@ BODY: dict[str, Any] = {
                             "type": "array",
                             "minItems": 1,
                             "items": {"type": "string", "format": "binary"},
-                            "description": "Pictures, each with its file name.",
+                            "description": "Images, each with its file name.",
                         },
                         "boxes": {
                             "type": "string",
-                            "description": "Of one picture: JSON array of the boxes [x0, y0, x1, y1] of "
+                            "description": "Of one image: JSON array of the boxes [x0, y0, x1, y1] of "
                             "its faces in pixels; no detector is asked.",
                         },
                     },
@@ -56,18 +56,18 @@ BODY: dict[str, Any] = {
 }
 
 
-def pictures_reply(row: str, **more: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """The reply that lists pictures with their faces.
+def images_reply(row: str, **more: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """The reply that lists images with their faces.
 
     Args:
         row: Schema of a face.
         more: Further members.
     """
-    picture = {
+    image = {
         "type": "object",
         "required": ["source", "width", "height", "faces"],
         "properties": {
-            "source": {"type": "string", "description": "Name of the picture."},
+            "source": {"type": "string", "description": "Name of the image."},
             "width": {"type": "integer", "description": "Pixels, upright as EXIF says."},
             "height": {"type": "integer"},
             "faces": {"type": "array", "items": {"$ref": f"#/components/schemas/{row}"}},
@@ -83,16 +83,16 @@ def pictures_reply(row: str, **more: dict[str, Any]) -> dict[int | str, dict[str
     }
     schema = {
         "type": "object",
-        "required": ["model", "style", "pictures", *more],
+        "required": ["model", "style", "images", *more],
         "properties": {
             "model": {"type": "string"},
             "style": {"type": "string", "description": "Label style of the answers."},
             **more,
-            "pictures": {"type": "array", "items": {"anyOf": [picture, failed]}},
+            "images": {"type": "array", "items": {"anyOf": [image, failed]}},
         },
     }
     content = {"application/json": {"schema": schema}}
-    return {200: {"description": "One entry per picture, in order.", "content": content}}
+    return {200: {"description": "One entry per image, in order.", "content": content}}
 
 
 def components(spec: ModelSpec) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def components(spec: ModelSpec) -> dict[str, Any]:
         "Face": {
             "type": "object",
             "description": "A face as `facial-keypoints predict` writes it: box, score and points in "
-            "pixels of the upright picture; null is not known.",
+            "pixels of the upright image; null is not known.",
             "required": names,
             "properties": number,
         },
@@ -126,7 +126,7 @@ def components(spec: ModelSpec) -> dict[str, Any]:
                 "title": {"type": "string"},
                 "status": {"type": "integer"},
                 "detail": {"type": "string", "description": "A sentence for people."},
-                "source": {"type": "string", "description": "Name of the picture."},
+                "source": {"type": "string", "description": "Name of the image."},
             },
         },
     }  # fmt: skip

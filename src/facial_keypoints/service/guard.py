@@ -1,6 +1,6 @@
 """What surrounds every request: who may ask, how long it may take, what is counted.
 
-ASGI middleware; knows nothing of pictures.
+ASGI middleware; knows nothing of images.
 """
 
 from __future__ import annotations
@@ -115,20 +115,20 @@ class Metrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             registry=self.registry,
         )  # fmt: skip
-        self.pictures = Counter(
-            f"{name}_pictures", "Pictures, by what became of them.", ["outcome"],
+        self.images = Counter(
+            f"{name}_images", "Images, by what became of them.", ["outcome"],
             registry=self.registry,
         )  # fmt: skip
         self.faces = Counter(f"{name}_faces", "Faces answered.", registry=self.registry)
         self.batch = Histogram(
-            f"{name}_batch_pictures", "Pictures computed together.", buckets=(1, 2, 4, 8, 16, 32),
+            f"{name}_batch_images", "Images computed together.", buckets=(1, 2, 4, 8, 16, 32),
             registry=self.registry,
         )  # fmt: skip
         self.under_way = Gauge(
             f"{name}_requests_under_way", "Requests not answered yet.", registry=self.registry
         )
         self.waiting = Gauge(
-            f"{name}_pictures_waiting", "Pictures that wait for a thread.", registry=self.registry
+            f"{name}_images_waiting", "Images that wait for a thread.", registry=self.registry
         )
         self.held = Gauge(
             f"{name}_body_bytes", "Bytes of bodies held in memory.", registry=self.registry

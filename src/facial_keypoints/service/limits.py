@@ -13,12 +13,12 @@ class Limits:
 
     Args:
         body_bytes: Bytes of one request's body.
-        pixels: Pixels of a picture, told from its header before anything is decoded. Each working
-            thread holds one decoded picture, of 3 bytes a pixel.
-        faces: Faces answered of a picture, those of the best score; and boxes given for one.
-        files: Pictures of one request.
+        pixels: Pixels of an image, told from its header before anything is decoded. Each working
+            thread holds one decoded image, of 3 bytes a pixel.
+        faces: Faces answered of an image, those of the best score; and boxes given for one.
+        files: Images of one request.
         seconds: From a request's first byte to its answer, slow uploads and waiting included.
-        waiting: Pictures that wait for a thread; a request that would exceed it is refused at once.
+        waiting: Images that wait for a thread; a request that would exceed it is refused at once.
         memory_bytes: Bytes of all bodies held at once.
         requests: Requests under way at once, uploads included.
         batch: Face crops computed together.
@@ -46,7 +46,7 @@ class Limits:
                 raise ValueError(f"{field.name} must be a positive number, received {value}.")
         if self.waiting < self.files:
             raise ValueError(
-                f"{self.waiting} waiting pictures are fewer than the {self.files} files of a request: "
+                f"{self.waiting} waiting images are fewer than the {self.files} files of a request: "
                 "allow more to wait, or fewer files."
             )
         if self.memory_bytes < self.body_bytes:

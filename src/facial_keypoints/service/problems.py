@@ -26,7 +26,7 @@ Headers = tuple[tuple[str, str], ...]
 KINDS: dict[str, tuple[int, str]] = {
     "bad-request": (400, "The request cannot be understood"),
     "bad-parameter": (422, "A parameter is not what it should be"),
-    "bad-picture": (422, "The picture cannot be used"),
+    "bad-image": (422, "The image cannot be used"),
     "no-face": (422, "There is no face to answer with"),
     "too-large": (413, "The request is too large"),
     "unsupported-type": (415, "The content has another type than those supported"),
@@ -47,7 +47,7 @@ class Problem(Exception):
     Args:
         kind: One of :data:`KINDS`.
         detail: One sentence: what is wrong and what to do.
-        source: Name of the picture that it is about, if it is about one.
+        source: Name of the image that it is about, if it is about one.
         headers: To be sent with it.
     """
 

@@ -100,7 +100,7 @@ def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
         http=_Protocol,
         ws="none",
         lifespan="on",
-        access_log=False,  # pictures have names
+        access_log=False,  # images have names
         log_config=None,
         log_level="error",
         server_header=False,

@@ -1,55 +1,27 @@
-"""Pictures out of a request's body, kept in memory only."""
+"""The images in a request's body, kept in memory only."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from facial_keypoints.pictures import MEDIA_TYPES
+from facial_keypoints.service.answers import Job, Question
 from facial_keypoints.service.limits import Limits
 from facial_keypoints.service.problems import Problem, busy
 
-__all__ = ["BodyMemory", "Lease", "Upload", "Uploads", "read_uploads"]
+__all__ = ["BodyMemory", "read_uploads"]
 
 # The last is what curl and Python's urllib say of a body if they are not told.
 _UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-
-
-@dataclass(frozen=True, eq=False)
-class Upload:
-    """One picture as it came.
-
-    Args:
-        name: What the client calls it.
-        content: Its bytes.
-        media_type: The declared type; ``None`` if none was.
-    """
-
-    name: str
-    content: bytes
-    media_type: str | None
-
-
-@dataclass(frozen=True, eq=False)
-class Uploads:
-    """What a request's body holds.
-
-    Args:
-        pictures: One or more.
-        boxes: (N, 4) xyxy pixels of the faces of the one picture, or ``None`` to look for faces.
-    """
-
-    pictures: list[Upload]
-    boxes: NDArray[np.float32] | None
 
 
 class BodyMemory:
@@ -64,131 +36,78 @@ class BodyMemory:
         self.held = 0
 
     @contextmanager
-    def lease(self) -> Iterator[Lease]:
-        """What one request holds; given back at the end."""
-        lease = Lease(self)
+    def lease(self) -> Iterator[Callable[[int], None]]:
+        """Gives what one request counts its bytes with; they are given back at the end.
+
+        The function raises ``Problem`` when the bytes of all bodies would be too many.
+        """
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            if self.held + count > self._limit:
+                raise busy("Too many uploads are under way: try again in a moment.")
+            self.held += count
+            taken += count
+
         try:
-            yield lease
+            yield take
         finally:
-            self.held -= lease.held
-
-    def take(self, count: int) -> None:
-        """Count bytes.
-
-        Raises:
-            Problem: They would be too many.
-        """
-        if self.held + count > self._limit:
-            raise busy("Too many uploads are under way: try again in a moment.")
-        self.held += count
+            self.held -= taken
 
 
-class Lease:
-    """The share of one request."""
+class _FormParser(MultiPartParser):
+    """Starlette's parser, but it keeps files in memory and refuses a form without its last boundary."""
 
-    def __init__(self, memory: BodyMemory) -> None:
-        self._memory = memory
-        self.held = 0
+    complete = False
 
-    def add(self, count: int) -> None:
-        """Count bytes that came."""
-        self._memory.take(count)
-        self.held += count
-
-
-@dataclass(eq=False)
-class _Part:
-    """One field of a form; ``file_name`` is ``None`` where the field is no file."""
-
-    headers: dict[bytes, bytes] = field(default_factory=dict)
-    name: str = ""
-    file_name: str | None = None
-    data: bytearray = field(default_factory=bytearray)
-
-
-class _Form:
-    """A form's fields, kept in memory: Starlette's own parser moves files of 1 MB and more to disk.
-
-    Args:
-        boundary: What parts the fields.
-        limits: Of the number of files.
-    """
-
-    def __init__(self, boundary: bytes, limits: Limits) -> None:
-        self.parts: list[_Part] = []
-        self.whole = False
-        self._limits = limits
-        self._header, self._value = bytearray(), bytearray()
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": lambda: self.parts.append(_Part()),
-                "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
-                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._end_headers,
-                "on_part_data": lambda data, start, end: self.parts[-1].data.extend(
-                    data[start:end]
-                ),
-                "on_end": self._end,
-            },
+    def __init__(self, headers: Headers, body: AsyncGenerator[bytes], limits: Limits) -> None:
+        super().__init__(
+            headers,
+            self._whole(body),
+            max_files=limits.files,
+            max_fields=10,  # one is expected; the first that is not is named
+            max_part_size=limits.body_bytes,
         )
+        self.spool_max_size = limits.body_bytes
 
-    def write(self, chunk: bytes) -> None:
-        """Take in a piece of the body.
+    def on_end(self) -> None:
+        self.complete = True
 
-        Raises:
-            FormParserError: It is no form.
-            Problem: It has too many fields.
-        """
-        self._parser.write(chunk)
-
-    def _end_header(self) -> None:
-        self.parts[-1].headers[bytes(self._header).lower()] = bytes(self._value)
-        self._header.clear()
-        self._value.clear()
-
-    def _end_headers(self) -> None:
-        part = self.parts[-1]
-        _, options = parse_options_header(part.headers.get(b"content-disposition", b""))
-        part.name = _text(options.get(b"name", b""))
-        part.file_name = _text(options[b"filename"]) if b"filename" in options else None
-        if sum(each.file_name is not None for each in self.parts) > self._limits.files:
-            raise Problem(
-                "too-large",
-                f"More than {self._limits.files} pictures in one request: send them in several.",
-            )
-        if len(self.parts) > self._limits.files + 1:
-            raise Problem("bad-request", "The form has too many fields.")
-
-    def _end(self) -> None:
-        self.whole = True
+    async def _whole(self, body: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        async for chunk in body:
+            yield chunk
+        if not self.complete:
+            raise MultiPartException("its last boundary is missing")
 
 
-def _text(content: bytes) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
-
-
-async def read_uploads(request: Request, lease: Lease, limits: Limits, source: str) -> Uploads:
-    """Read the body of a request: a form with ``files`` and ``boxes``, or one picture as it is.
+async def read_uploads(
+    request: Request,
+    take: Callable[[int], None],
+    limits: Limits,
+    question: Question,
+    source: str,
+) -> list[Job]:
+    """Read the body of a request: a form with ``files`` and ``boxes``, or one image as it is.
 
     Args:
         request: Not read yet.
-        lease: Where its bytes are counted.
+        take: Counts its bytes, see :meth:`BodyMemory.lease`.
         limits: Of the body and its files.
-        source: Name of a picture that comes without form.
+        question: What is asked of the images.
+        source: Name of an image that comes without a form.
+
+    Returns:
+        One job per image, one or more.
 
     Raises:
-        Problem: It is too large, no form, or without a picture.
+        Problem: It is too large, no form, or without an image.
     """
     kind = _media_type(request.headers.get("content-type", ""))
-    body = _limited(request, lease, limits.body_bytes)
+    body = _limited(request, take, limits.body_bytes)
     try:
         if kind == "multipart/form-data":
-            return await _read_form(request, body, limits)
+            return await _read_form(request, body, limits, question)
         _check_type(kind, source)
         content = b"".join([chunk async for chunk in body])
     except ClientDisconnect as error:
@@ -196,15 +115,17 @@ async def read_uploads(request: Request, lease: Lease, limits: Limits, source: s
     if not content:
         raise Problem(
             "bad-request",
-            "No picture came: send one as the body, or several in the form field 'files'.",
+            "No image came: send one as the body, or several in the form field 'files'.",
         )
-    return Uploads([Upload(source, content, _declared(kind))], None)
+    return [Job(source, content, _declared(kind), None, question)]
 
 
-async def _limited(request: Request, lease: Lease, limit: int) -> AsyncGenerator[bytes]:
+async def _limited(
+    request: Request, take: Callable[[int], None], limit: int
+) -> AsyncGenerator[bytes]:
     problem = Problem(
         "too-large",
-        f"The body has more than {limit:,} bytes: send fewer or smaller pictures.",
+        f"The body has more than {limit:,} bytes: send fewer or smaller images.",
     )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > 4 * limit:
@@ -217,44 +138,54 @@ async def _limited(request: Request, lease: Lease, limit: int) -> AsyncGenerator
             break
         # A client that is still sending would not see a refusal: what is too much is passed over.
         if count <= limit:
-            lease.add(len(chunk))
+            take(len(chunk))
             yield chunk
     if count > limit:
         raise problem
 
 
-async def _read_form(request: Request, body: AsyncGenerator[bytes], limits: Limits) -> Uploads:
-    _, options = parse_options_header(request.headers["content-type"])
+async def _read_form(
+    request: Request, body: AsyncGenerator[bytes], limits: Limits, question: Question
+) -> list[Job]:
     try:
-        form = _Form(options.get(b"boundary", b""), limits)
-        async for chunk in body:
-            form.write(chunk)
-    except FormParserError as error:
-        raise Problem("bad-request", f"The form cannot be read ({error}).") from error
-    if not form.whole:
-        raise Problem("bad-request", "The form is not complete: its last boundary is missing.")
-    pictures: list[Upload] = []
+        form = await _FormParser(request.headers, body, limits).parse()
+    except (MultiPartException, ValueError) as error:
+        if str(error).startswith("Too many files"):
+            raise Problem(
+                "too-large",
+                f"More than {limits.files} images in one request: send them in several requests.",
+            ) from error
+        reason = str(error.__cause__ or error).rstrip(".")
+        raise Problem("bad-request", f"The form cannot be read ({reason}).") from error
+    try:
+        return await _jobs(form, limits, question)
+    finally:
+        await form.close()
+
+
+async def _jobs(form: FormData, limits: Limits, question: Question) -> list[Job]:
+    images: list[tuple[str, bytes, str | None]] = []
     boxes: NDArray[np.float32] | None = None
-    for part in form.parts:
-        if part.name == "files" and part.file_name is not None:
-            name = part.file_name or f"picture {len(pictures)}"
-            kind = _media_type(part.headers.get(b"content-type", b"").decode("latin-1"))
+    for field, value in form.multi_items():
+        if field == "files" and isinstance(value, UploadFile):
+            name = value.filename or f"image {len(images)}"
+            kind = _media_type(value.content_type or "")
             _check_type(kind, name)
-            pictures.append(Upload(name, bytes(part.data), _declared(kind)))
-            part.data.clear()  # not held twice
-        elif part.name == "boxes" and part.file_name is None and boxes is None:
-            boxes = _read_boxes(bytes(part.data), limits)
+            images.append((name, await value.read(), _declared(kind)))
+            await value.close()  # not held twice
+        elif field == "boxes" and isinstance(value, str) and boxes is None:
+            boxes = _read_boxes(value, limits)
         else:
             raise Problem(
                 "bad-request",
-                f"The form field '{part.name[:100]}' is not expected: 'files' holds pictures with their "
+                f"The form field '{field[:100]}' is not expected: 'files' holds images with their "
                 "file names, 'boxes' once the boxes as JSON.",
             )
-    if not pictures:
-        raise Problem("bad-request", "No picture came: send one or more in the form field 'files'.")
-    if boxes is not None and len(pictures) > 1:
-        raise Problem("bad-request", "Boxes go with one picture: send the pictures one by one.")
-    return Uploads(pictures, boxes)
+    if not images:
+        raise Problem("bad-request", "No image came: send one or more in the form field 'files'.")
+    if boxes is not None and len(images) > 1:
+        raise Problem("bad-request", "Boxes go with one image: send the images one by one.")
+    return [Job(*each, boxes, question) for each in images]
 
 
 def _media_type(header: str) -> str:
@@ -265,7 +196,7 @@ def _check_type(kind: str, name: str) -> None:
     if kind not in MEDIA_TYPES and kind not in _UNTYPED:
         raise Problem(
             "unsupported-type",
-            f"{name or 'The body'} is declared as {kind[:100]}: send pictures as "
+            f"{name or 'The body'} is declared as {kind[:100]}: send images as "
             f"{', '.join(sorted(MEDIA_TYPES))}, or as application/octet-stream.",
             source=name or None,
         )
@@ -275,7 +206,7 @@ def _declared(kind: str) -> str | None:
     return None if kind in _UNTYPED else kind
 
 
-def _read_boxes(text: bytes, limits: Limits) -> NDArray[np.float32]:
+def _read_boxes(text: str, limits: Limits) -> NDArray[np.float32]:
     """(N, 4) boxes of a pixel at least."""
     wrong = Problem(
         "bad-parameter",
@@ -291,7 +222,7 @@ def _read_boxes(text: bytes, limits: Limits) -> NDArray[np.float32]:
     for box in value:
         if not isinstance(box, list) or len(box) != 4 or {*map(type, box)} - {int, float}:
             raise wrong
-        # Far beyond any picture, numbers lose their pixels.
+        # Far beyond any image, numbers lose their pixels.
         if not all(-1e6 < v < 1e6 for v in box) or min(box[2] - box[0], box[3] - box[1]) < 1:
             raise wrong
     return np.array(value, np.float32)

@@ -1,18 +1,18 @@
-// The page: pictures in, faces shown, corrected and handed out. What it is made of: engines.js (who answers),
+// The page: images in, faces shown, corrected and handed out. What it is made of: engines.js (who answers),
 // labels.js (what can be undone), viewer.js (the canvas), measurement.js, exporting.js; live.js is the camera.
 
 import { Browser, Problem, Service } from './engines.js';
-import { change, isAbsent, newFace, newPicture, place, redo, setState, stateOf, undo } from './labels.js';
+import { change, isAbsent, newFace, newImage, place, redo, setState, stateOf, undo } from './labels.js';
 import { startCamera } from './live.js';
-import { MEASURE_NAMES, NOTICE, canMeasure, measure } from './measurement.js';
-import { save, toCoco, toCsv, toJson, toKaggle, toMeasurementCsv, toPng } from './exporting.js';
+import { NOTICE, canMeasure, measure } from './measurement.js';
+import { imageBlob, save, toCoco, toCsv, toJson, toKaggle, toMeasurementCsv, toPng } from './exporting.js';
 import { Viewer, confidenceColor, plainName } from './viewer.js';
 
 const $ = (id) => document.getElementById(id);
 const KEPT_BITMAPS = 4; // decoded photos held at once; a 24-megapixel one takes 100 MB
 
 const state = {
-  pictures: [], current: null, face: 0, point: null, showNames: false, schema: null, live: null, working: false,
+  images: [], current: null, face: 0, point: null, showNames: false, schema: null, live: null, working: false,
 };
 const service = new Service(askToken);
 const engines = { service, browser: new Browser(service) };
@@ -50,138 +50,143 @@ function askToken() {
   });
 }
 
-// --- pictures ---------------------------------------------------------------------------------------------------
+// --- images ---------------------------------------------------------------------------------------------------
 
 const names = () => state.schema?.keypoint_names ?? [];
 const currentFace = () => state.current?.faces[state.face] ?? null;
 const currentPoint = () => (state.point === null ? null : (currentFace()?.points[state.point] ?? null));
 
-async function bitmapOf(picture) {
-  if (!picture.bitmap) {
+async function bitmapOf(image) {
+  if (!image.bitmap) {
     try {
-      picture.bitmap = await createImageBitmap(picture.file, { imageOrientation: 'from-image' });
+      image.bitmap = await createImageBitmap(image.file, { imageOrientation: 'from-image' });
     } catch {
-      throw new Problem(`This browser cannot show ${picture.name}.`);
+      throw new Problem(`This browser cannot show ${image.name}.`);
     }
-    picture.width = picture.bitmap.width;
-    picture.height = picture.bitmap.height;
-    drawThumbnail(picture);
+    image.width = image.bitmap.width;
+    image.height = image.bitmap.height;
+    drawThumbnail(image);
   }
-  picture.used = performance.now();
-  const held = state.pictures.filter((each) => each.bitmap && each !== picture && each !== state.current);
+  image.used = performance.now();
+  const held = state.images.filter((each) => each.bitmap && each !== image && each !== state.current);
   held.sort((a, b) => b.used - a.used);
   // Not closed: somebody may be drawing it. Without a reference it is collected.
   for (const each of held.slice(KEPT_BITMAPS)) each.bitmap = null;
-  return picture.bitmap;
+  return image.bitmap;
 }
 
 function addFiles(files) {
-  const pictures = [...files]
+  const images = [...files]
     .filter((file) => file.type.startsWith('image/') || /\.(jpe?g|png|webp|bmp|gif|avif)$/i.test(file.name))
     .sort((a, b) => (a.webkitRelativePath || '').localeCompare(b.webkitRelativePath || '', undefined, { numeric: true }))
-    .map((file) => newPicture(file, file.webkitRelativePath || file.name || 'picture.png'));
-  if (!pictures.length) {
-    tell(files.length ? 'There is no picture among these files.' : 'No files were chosen.', true);
+    .map((file) => newImage(file, file.webkitRelativePath || file.name || 'image.png'));
+  if (!images.length) {
+    tell(files.length ? 'There is no image among these files.' : 'No files were chosen.', true);
     return;
   }
   stopLive();
-  state.pictures.push(...pictures);
+  state.images.push(...images);
   delete $('app').dataset.empty;
-  for (const picture of pictures) addToFilm(picture);
-  show(pictures[0]);
-  say(`${pictures.length} ${pictures.length === 1 ? 'picture' : 'pictures'} added.`);
+  for (const image of images) addToFilm(image);
+  show(images[0]);
+  say(`${images.length} ${images.length === 1 ? 'image' : 'images'} added.`);
   work();
 }
 
-async function show(picture) {
-  state.current = picture;
+async function show(image) {
+  state.current = image;
   state.face = 0;
   state.point = null;
   viewer.update({ faces: [], face: 0, point: null });
   try {
-    const bitmap = await bitmapOf(picture);
-    if (state.current !== picture) return;
+    const bitmap = await bitmapOf(image);
+    if (state.current !== image) return;
     viewer.show(bitmap);
   } catch (error) {
-    picture.status = 'failed';
-    picture.problem = problemText(error);
+    image.status = 'failed';
+    image.problem = problemText(error);
     viewer.show(null);
-    tell(picture.problem, true);
+    tell(image.problem, true);
   }
   refresh();
-  filmItem(picture)?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+  filmItem(image)?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
 }
 
 function go(by) {
-  if (!state.pictures.length || state.live) return;
-  const at = state.pictures.indexOf(state.current) + by;
-  if (at < 0 || at >= state.pictures.length) {
-    say(by < 0 ? 'This is the first picture.' : 'This is the last picture.');
+  if (!state.images.length || state.live) return;
+  const at = state.images.indexOf(state.current) + by;
+  if (at < 0 || at >= state.images.length) {
+    say(by < 0 ? 'This is the first image.' : 'This is the last image.');
     return;
   }
-  show(state.pictures[at]);
-  const { name, faces } = state.pictures[at];
-  say(`Picture ${at + 1} of ${state.pictures.length}: ${name}. ${countOf(faces)}.`);
+  show(state.images[at]);
+  const { name, faces } = state.images[at];
+  say(`Image ${at + 1} of ${state.images.length}: ${name}. ${countOf(faces)}.`);
 }
 
-/** Whether a face can be added: not while the service still looks, whose answer would replace it. */
-const canAdd = () => state.pictures.includes(state.current) && ['done', 'failed'].includes(state.current.status);
+/** Whether a face can be added: not while an answer is awaited, which would replace it. */
+const canAdd = () => state.images.includes(state.current) && ['done', 'failed'].includes(state.current.status);
 
 const countOf = (faces) => `${faces.length} ${faces.length === 1 ? 'face' : 'faces'}`;
 
-function removePicture() {
-  const picture = state.current;
-  if (!picture || state.live) return;
-  if (picture.corrected && !confirm(`Take ${picture.name} off the list? Its corrections are lost.`)) return;
-  const at = state.pictures.indexOf(picture);
-  state.pictures.splice(at, 1);
-  filmItem(picture)?.parentElement.remove();
-  if (state.pictures.length) show(state.pictures[Math.min(at, state.pictures.length - 1)]);
-  else {
-    state.current = null;
-    viewer.show(null);
-    $('app').dataset.empty = '';
-    refresh();
-  }
+function removeImage() {
+  const image = state.current;
+  if (!image || state.live) return;
+  if (image.corrected && !confirm(`Take ${image.name} off the list? Its corrections are lost.`)) return;
+  const at = state.images.indexOf(image);
+  state.images.splice(at, 1);
+  filmItem(image)?.parentElement.remove();
+  showOrNone(state.images[Math.min(at, state.images.length - 1)]);
 }
 
-/** Answer the pictures that wait, the one that is looked at first. */
+function showOrNone(image) {
+  if (image) {
+    show(image);
+    return;
+  }
+  state.current = null;
+  viewer.show(null);
+  $('app').dataset.empty = '';
+  refresh();
+}
+
+/** Answer the images that wait, the one that is shown first. */
 async function work() {
   if (state.working) return;
   state.working = true;
   for (;;) {
-    const waiting = state.pictures.filter(({ status }) => status === 'waiting');
-    const picture = waiting.includes(state.current) ? state.current : waiting[0];
-    if (!picture) break;
-    picture.status = 'busy';
-    refreshFilm(picture);
-    if (picture === state.current) refresh();
+    const waiting = state.images.filter(({ status }) => status === 'waiting');
+    const image = waiting.includes(state.current) ? state.current : waiting[0];
+    if (!image) break;
+    image.status = 'busy';
+    refreshFilm(image);
+    if (image === state.current) refresh();
     const asked = engine;
     try {
-      const bitmap = await bitmapOf(picture);
-      const found = await asked.predict({ file: picture.file, name: picture.name, bitmap, ...choices() });
+      const bitmap = await bitmapOf(image);
+      const found = await asked.predict({ file: image.file, name: image.name, bitmap, ...choices() });
       if (found.width !== bitmap.width || found.height !== bitmap.height) {
-        throw new Problem(`The service sees ${picture.name} in another size than this browser.`);
+        throw new Problem(`The service sees ${image.name} in another size than this browser.`);
       }
-      if (picture.status !== 'busy') continue; // asked for anew meanwhile
-      picture.faces = found.faces.map((face) => newFace(face));
-      picture.past = [];
-      picture.future = [];
-      picture.status = 'done';
-      picture.problem = '';
-      if (picture === state.current) {
+      if (image.status !== 'busy') continue; // asked for anew meanwhile
+      image.faces = found.faces.map((face) => newFace(face));
+      image.past = [];
+      image.future = [];
+      image.status = 'done';
+      image.problem = '';
+      if (image === state.current) {
         state.face = 0;
         state.point = null;
-        say(`${picture.name}: ${countOf(picture.faces)} found.`);
-        if (!picture.faces.length) tell('No face was found. Draw a box around one: “Add face”.');
+        say(`${image.name}: ${countOf(image.faces)} found.`);
+        if (!image.faces.length) tell('No face was found. Draw a box around one: “Add face”.');
       }
     } catch (error) {
-      picture.status = 'failed';
-      picture.problem = problemText(error);
-      if (picture === state.current) tell(picture.problem, true);
+      image.status = 'failed';
+      image.problem = problemText(error);
+      if (image === state.current) tell(image.problem, true);
     }
-    refreshFilm(picture);
-    if (picture === state.current) refresh();
+    refreshFilm(image);
+    if (image === state.current) refresh();
   }
   state.working = false;
 }
@@ -190,12 +195,12 @@ const choices = () => ({
   style: $('style').value || null, crops: $('crops').checked, minScore: Number($('min-score').value) || null,
 });
 
-/** Ask again about every picture that nobody has corrected. */
+/** Ask again about every image that nobody has corrected. */
 function again() {
-  for (const picture of state.pictures) {
-    if (!picture.corrected) {
-      picture.status = 'waiting';
-      refreshFilm(picture);
+  for (const image of state.images) {
+    if (!image.corrected) {
+      image.status = 'waiting';
+      refreshFilm(image);
     }
   }
   work();
@@ -203,14 +208,14 @@ function again() {
 
 // --- the film ---------------------------------------------------------------------------------------------------
 
-const filmItem = (picture) => $('film').querySelector(`[data-id="${picture.id}"]`);
+const filmItem = (image) => $('film').querySelector(`[data-id="${image.id}"]`);
 
-function addToFilm(picture) {
+function addToFilm(image) {
   const item = document.createElement('li');
   const button = document.createElement('button');
   button.type = 'button';
-  button.dataset.id = picture.id;
-  button.title = picture.name;
+  button.dataset.id = image.id;
+  button.title = image.name;
   const canvas = document.createElement('canvas');
   [canvas.width, canvas.height] = [112, 84]; // thousands of them fit into memory
   const badge = document.createElement('span');
@@ -218,17 +223,17 @@ function addToFilm(picture) {
   button.append(canvas, badge);
   button.addEventListener('click', () => {
     stopLive();
-    show(picture);
+    show(image);
   });
   item.append(button);
   $('film').append(item);
-  refreshFilm(picture);
+  refreshFilm(image);
 }
 
-function drawThumbnail(picture) {
-  const canvas = filmItem(picture)?.querySelector('canvas');
+function drawThumbnail(image) {
+  const canvas = filmItem(image)?.querySelector('canvas');
   if (!canvas) return;
-  const { bitmap, width, height } = picture;
+  const { bitmap, width, height } = image;
   const scale = Math.max(canvas.width / width, canvas.height / height);
   const context = canvas.getContext('2d');
   context.imageSmoothingQuality = 'high';
@@ -237,58 +242,58 @@ function drawThumbnail(picture) {
   );
 }
 
-function refreshFilm(picture) {
-  const button = filmItem(picture);
+function refreshFilm(image) {
+  const button = filmItem(image);
   if (!button) return;
-  const words = { waiting: 'waiting', busy: 'looking', failed: 'not read' };
-  const about = words[picture.status] ?? countOf(picture.faces);
+  const words = { waiting: 'waiting', busy: 'looking for faces', failed: 'not read' };
+  const about = words[image.status] ?? countOf(image.faces);
   const badge = button.querySelector('.badge');
-  badge.textContent = { waiting: '…', busy: '…', failed: '!' }[picture.status] ?? picture.faces.length;
-  badge.classList.toggle('bad', picture.status === 'failed');
+  badge.textContent = { waiting: '…', busy: '…', failed: '!' }[image.status] ?? image.faces.length;
+  badge.classList.toggle('bad', image.status === 'failed');
   const edited = button.querySelector('.edited');
-  if (picture.corrected && !edited) {
+  if (image.corrected && !edited) {
     const mark = document.createElement('span');
     mark.className = 'edited';
     button.append(mark);
-  } else if (!picture.corrected) edited?.remove();
-  button.setAttribute('aria-label', `${picture.name}, ${about}${picture.corrected ? ', corrected' : ''}`);
-  if (picture === state.current) button.setAttribute('aria-current', 'true');
+  } else if (!image.corrected) edited?.remove();
+  button.setAttribute('aria-label', `${image.name}, ${about}${image.corrected ? ', corrected' : ''}`);
+  if (image === state.current) button.setAttribute('aria-current', 'true');
   else button.removeAttribute('aria-current');
-  button.tabIndex = picture === state.current ? 0 : -1; // one stop for Tab, arrows go on from it
+  button.tabIndex = image === state.current ? 0 : -1; // one stop for Tab, arrows go on from it
 }
 
 // --- what is seen -----------------------------------------------------------------------------------------------
 
 function refresh() {
-  const picture = state.current;
-  const faces = picture?.faces ?? [];
+  const image = state.current;
+  const faces = image?.faces ?? [];
   state.face = Math.min(state.face, Math.max(0, faces.length - 1));
   viewer.update({
     faces, names: names(), edges: state.schema?.edges ?? [], face: state.face, point: state.point,
     showNames: state.showNames,
   });
-  $('picture-name').textContent = picture?.name ?? 'No picture';
-  const at = state.pictures.indexOf(picture);
-  const words = { waiting: 'waiting', busy: 'looking for faces …', failed: picture?.problem };
-  $('picture-about').textContent = !picture
+  $('image-name').textContent = image?.name ?? 'No image';
+  const at = state.images.indexOf(image);
+  const words = { waiting: 'waiting', busy: 'looking for faces …', failed: image?.problem };
+  $('image-about').textContent = !image
     ? ''
     : [
-      at >= 0 ? `${at + 1} of ${state.pictures.length}` : '',
-      picture.width ? `${picture.width} × ${picture.height} px` : '',
-      words[picture.status] ?? countOf(faces),
-      picture.about ?? '',
-      picture.corrected ? 'corrected' : '',
+      at >= 0 ? `${at + 1} of ${state.images.length}` : '',
+      image.width ? `${image.width} × ${image.height} px` : '',
+      words[image.status] ?? countOf(faces),
+      image.about ?? '',
+      image.corrected ? 'corrected' : '',
     ].filter(Boolean).join(' · ');
   for (const button of $('film').querySelectorAll('[aria-current]')) {
     button.removeAttribute('aria-current');
     button.tabIndex = -1;
   }
-  if (picture && at >= 0) refreshFilm(picture);
-  const able = { undo: picture?.past.length, redo: picture?.future.length, previous: at > 0 };
-  able.next = at >= 0 && at < state.pictures.length - 1;
+  if (image && at >= 0) refreshFilm(image);
+  const able = { undo: image?.past.length, redo: image?.future.length, previous: at > 0 };
+  able.next = at >= 0 && at < state.images.length - 1;
   able['zoom-face'] = faces.length;
   able['delete-face'] = faces.length && at >= 0;
-  able['remove-picture'] = at >= 0;
+  able['remove-image'] = at >= 0;
   able['add-face'] = canAdd();
   for (const [act, yes] of Object.entries(able)) {
     for (const button of document.querySelectorAll(`[data-act="${act}"]`)) button.disabled = !yes;
@@ -325,7 +330,7 @@ function refreshPoints() {
       const item = document.createElement('li');
       item.id = `point-${k}`;
       item.setAttribute('role', 'option');
-      for (const part of ['swatch', 'name', 'sure']) {
+      for (const part of ['swatch', 'name', 'confidence']) {
         const span = document.createElement('span');
         span.className = part;
         item.append(span);
@@ -341,11 +346,11 @@ function refreshPoints() {
     const point = face?.points[k];
     if (!point) return;
     const kind = stateOf(point);
-    item.className = [kind === 'absent' && 'absent', kind === 'hidden' && 'covered', point.byHand && 'hand']
+    item.className = [kind === 'absent' && 'absent', kind === 'occluded' && 'occluded', point.byHand && 'hand']
       .filter(Boolean).join(' ');
     item.style.setProperty('--shade', confidenceColor(point.confidence));
-    const sure = point.confidence === null ? (point.byHand ? 'by hand' : '') : `${Math.round(100 * point.confidence)} %`;
-    item.querySelector('.sure').textContent = kind === 'visible' ? sure : kind;
+    const confidence = point.confidence === null ? (point.byHand ? 'by hand' : '') : `${Math.round(100 * point.confidence)} %`;
+    item.querySelector('.confidence').textContent = kind === 'visible' ? confidence : kind;
     item.setAttribute('aria-selected', String(k === state.point));
   });
   if (state.point === null) list.removeAttribute('aria-activedescendant');
@@ -365,7 +370,7 @@ function refreshPoints() {
   }
 }
 
-const UNITS = { ratio: ['', 1, 3], percent: [' %', 1, 1], degrees: ['°', 1, 1] };
+const UNITS = { ratio: ['', 3], percent: [' %', 1], degrees: ['°', 1] };
 
 function refreshMeasures() {
   if ($('measures-panel').hidden) return;
@@ -386,7 +391,7 @@ function refreshMeasures() {
     head.scope = 'row';
     head.textContent = plainName(name);
     const cell = document.createElement('td');
-    const [sign, , digits] = UNITS[unit];
+    const [sign, digits] = UNITS[unit];
     cell.append(value === null ? '–' : value.toFixed(digits).replace('-', '−'));
     if (value !== null) {
       const error = document.createElement('span');
@@ -426,7 +431,7 @@ function select(face, point, reveal = false) {
   } else say(`Face ${face + 1} of ${state.current.faces.length}.`);
 }
 
-/** Scroll the panel, but never the page: on a phone that would push the picture out of sight. */
+/** Scroll the panel, but never the page: on a phone that would push the image out of sight. */
 function bringIntoPanel(item) {
   const panel = document.querySelector('.panel');
   const [own, frame] = [item.getBoundingClientRect(), panel.getBoundingClientRect()];
@@ -437,11 +442,11 @@ function bringIntoPanel(item) {
 function describe(point, name) {
   const kind = stateOf(point);
   if (kind === 'absent') return `${plainName(name)}: absent.`;
-  const sure = point.confidence === null ? '' : `, confidence ${Math.round(100 * point.confidence)} %`;
-  return `${plainName(name)}: ${point.x.toFixed(1)}, ${point.y.toFixed(1)}${sure}${kind === 'hidden' ? ', hidden' : ''}.`;
+  const confidence = point.confidence === null ? '' : `, confidence ${Math.round(100 * point.confidence)} %`;
+  return `${plainName(name)}: ${point.x.toFixed(1)}, ${point.y.toFixed(1)}${confidence}${kind === 'occluded' ? ', occluded' : ''}.`;
 }
 
-/** Change the current picture so that it can be undone. */
+/** Change the current image so that it can be undone. */
 function edit(act, key = null) {
   if (!state.current || state.live) return;
   change(state.current, act, key);
@@ -492,20 +497,20 @@ function deleteFace() {
 
 async function addFace(box) {
   setBoxing(false);
-  const picture = state.current;
-  tell('Looking at the face …');
+  const image = state.current;
+  tell('Finding the points …');
   try {
-    const bitmap = await bitmapOf(picture);
+    const bitmap = await bitmapOf(image);
     const { style } = choices();
-    const found = await engine.predict({ file: picture.file, name: picture.name, bitmap, boxes: [box], style });
-    if (state.current !== picture) {
-      tell('The face was not added: another picture was chosen meanwhile.', true);
+    const found = await engine.predict({ file: image.file, name: image.name, bitmap, boxes: [box], style });
+    if (state.current !== image) {
+      tell('The face was not added: another image was chosen meanwhile.', true);
       return;
     }
     edit((faces) => faces.push(newFace(found.faces[0], true)));
-    picture.status = 'done'; // though no face could be found without the box
-    select(picture.faces.length - 1, null);
-    tell(`Face ${picture.faces.length} added.`);
+    image.status = 'done'; // though no face could be found without the box
+    select(image.faces.length - 1, null);
+    tell(`Face ${image.faces.length} added.`);
   } catch (error) {
     tell(problemText(error), true);
   }
@@ -522,7 +527,6 @@ function setBoxing(on, keyboard = false) {
 function history(act, word) {
   if (!state.current || !act(state.current)) return;
   unsaved = true;
-  state.face = Math.min(state.face, Math.max(0, state.current.faces.length - 1));
   refresh();
   say(word);
 }
@@ -547,7 +551,7 @@ async function toggleCamera() {
       shown: (frame, found, rate) => {
         if (!state.live) return;
         state.current = {
-          ...newPicture(frame.file, frame.name), ...found, bitmap: frame.bitmap, status: 'done',
+          ...newImage(frame.file, frame.name), ...found, bitmap: frame.bitmap, status: 'done',
           faces: found.faces.map((face) => newFace(face)), about: `${rate.toFixed(0)} a second`,
         };
         viewer.show(frame.bitmap, true);
@@ -562,29 +566,27 @@ async function toggleCamera() {
     pressed('camera', true);
     $('live-bar').hidden = false;
     delete $('app').dataset.empty;
-    say('Live. Keep takes the picture, Escape stops.');
+    say('Live. Keep takes the image, Escape stops.');
   } catch (error) {
     tell(error.name === 'NotAllowedError' ? 'The browser was not allowed to use the camera.'
       : error.name === 'NotFoundError' ? 'There is no camera.' : `The camera does not start: ${error.message}`, true);
   }
 }
 
-/** Stop, and keep the frame that is seen as a picture to correct. */
+/** Stop, and keep the frame that is seen as an image to correct. */
 async function keepFrame() {
   if (!state.live) return;
   const seen = state.current;
   stopLive(false);
   if (!seen?.bitmap) return;
-  const canvas = new OffscreenCanvas(seen.width, seen.height);
-  canvas.getContext('2d').drawImage(seen.bitmap, 0, 0);
-  const blob = await canvas.convertToBlob({ type: 'image/png' });
-  const name = `camera-${String(state.pictures.length + 1).padStart(3, '0')}.png`;
-  const picture = { ...seen, name, file: new File([blob], name, { type: 'image/png' }), about: '' };
-  state.pictures.push(picture);
-  addToFilm(picture);
-  drawThumbnail(picture);
-  await show(picture);
-  tell('The picture was kept.');
+  const blob = await imageBlob(seen.bitmap, 'image/png');
+  const name = `camera-${String(state.images.length + 1).padStart(3, '0')}.png`;
+  const image = { ...seen, name, file: new File([blob], name, { type: 'image/png' }), about: '' };
+  state.images.push(image);
+  addToFilm(image);
+  drawThumbnail(image);
+  await show(image);
+  tell('The image was kept.');
 }
 
 function stopLive(back = true) {
@@ -594,54 +596,46 @@ function stopLive(back = true) {
   state.live = null;
   pressed('camera', false);
   $('live-bar').hidden = true;
-  if (!back) return;
-  if (before && state.pictures.includes(before)) show(before);
-  else if (state.pictures.length) show(state.pictures[0]);
-  else {
-    state.current = null;
-    viewer.show(null);
-    $('app').dataset.empty = '';
-    refresh();
-  }
+  if (back) showOrNone(state.images.includes(before) ? before : state.images[0]);
 }
 
 // --- downloads --------------------------------------------------------------------------------------------------
 
 const savers = {
-  csv: (pictures) => save(toCsv(pictures, names()), 'keypoints.csv', 'text/csv'),
-  json: (pictures) => save(toJson(pictures, names()), 'keypoints.json', 'application/json'),
-  measures: (pictures) => {
+  csv: (images) => save(toCsv(images, names()), 'keypoints.csv', 'text/csv'),
+  json: (images) => save(toJson(images, names()), 'keypoints.json', 'application/json'),
+  measures: (images) => {
     if (!canMeasure(names())) throw new Problem('This model’s points are not those that are measured.');
-    save(toMeasurementCsv(pictures, names()), 'measurements.csv', 'text/csv');
+    save(toMeasurementCsv(images, names()), 'measurements.csv', 'text/csv');
     tell(NOTICE);
   },
   png: async () => {
-    if (!state.current) throw new Problem('There is no picture.');
+    if (!state.current) throw new Problem('There is no image.');
     const scene = {
       faces: state.current.faces, names: names(), edges: state.schema.edges, showNames: state.showNames,
     };
     const stem = state.current.name.replace(/^.*\//, '').replace(/\.[^.]*$/, '');
     save(await toPng(await bitmapOf(state.current), scene), `${stem}-points.png`);
   },
-  kaggle: async (pictures) => {
+  kaggle: async (images) => {
     if (state.schema.name !== 'kaggle15') throw new Problem('Kaggle’s format holds its own 15 points only: take COCO.');
-    save(await toKaggle(pictures, names(), bitmapOf), 'training.csv', 'text/csv');
+    save(await toKaggle(images, names(), bitmapOf), 'training.csv', 'text/csv');
   },
-  coco: async (pictures) => save(await toCoco(pictures, state.schema, bitmapOf), 'faces-coco.zip'),
+  coco: async (images) => save(await toCoco(images, state.schema, bitmapOf), 'faces-coco.zip'),
 };
 
 async function download(kind) {
   $('download').open = false;
   $('download').querySelector('summary').focus();
   const labels = kind === 'kaggle' || kind === 'coco';
-  let pictures = state.pictures.filter(({ status }) => status === 'done');
-  if (labels && $('only-corrected').checked) pictures = pictures.filter(({ corrected }) => corrected);
+  let images = state.images.filter(({ status }) => status === 'done');
+  if (labels && $('only-corrected').checked) images = images.filter(({ corrected }) => corrected);
   try {
-    if (kind !== 'png' && !pictures.some(({ faces }) => faces.length)) {
+    if (kind !== 'png' && !images.some(({ faces }) => faces.length)) {
       throw new Problem(labels ? 'There are no such faces to write.' : 'There are no faces to write.');
     }
     if (labels) tell('Cutting the faces out …');
-    await savers[kind](pictures);
+    await savers[kind](images);
     if (kind !== 'png' && kind !== 'measures') unsaved = false;
     if (kind !== 'measures') tell('Handed to the browser’s downloads.');
   } catch (error) {
@@ -701,7 +695,7 @@ const acts = {
     $('canvas').focus();
   },
   'delete-face': deleteFace,
-  'remove-picture': removePicture,
+  'remove-image': removeImage,
   previous: () => go(-1),
   next: () => go(1),
 };
@@ -719,13 +713,13 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 
 const canvasKeys = {
   ',': () => stepPoint(-1), '.': () => stepPoint(1), '<': () => stepPoint(-1), '>': () => stepPoint(1),
-  h: () => currentPoint() && setPointState(stateOf(currentPoint()) === 'hidden' ? 'visible' : 'hidden'),
+  h: () => currentPoint() && setPointState(stateOf(currentPoint()) === 'occluded' ? 'visible' : 'occluded'),
   Enter: () => currentPoint() && isAbsent(currentPoint()) && setPointState('visible'),
   Delete: (event) => (event.shiftKey ? deleteFace() : setPointState('absent')),
   Backspace: (event) => (event.shiftKey ? deleteFace() : setPointState('absent')),
 };
 
-// Keys of the picture as a whole; letters only while it or the list of points has the focus, or nothing has.
+// Keys of the image as a whole; letters only while it or the list of points has the focus, or nothing has.
 const pageKeys = {
   f: () => state.current?.faces.length && select((state.face + 1) % state.current.faces.length, state.point, true),
   a: (event) => canAdd() && acts['add-face'](event),
@@ -947,7 +941,6 @@ for (const input of document.querySelectorAll('[name="engine"]')) {
 
 $('notice').textContent = NOTICE;
 for (const button of document.querySelectorAll('[data-act="camera"]')) button.hidden = !navigator.mediaDevices;
-$('measures').dataset.count = MEASURE_NAMES.length;
 refresh();
 await useEngine('service');
 document.documentElement.dataset.ready = '';

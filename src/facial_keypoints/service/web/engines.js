@@ -1,18 +1,13 @@
 // Who answers: the service over HTTP, or a worker in this browser. Both give
-// {width, height, faces: [{box: [x0, y0, x1, y1], score, points: [{x, y, confidence}]}]} in pixels of the picture.
+// {width, height, faces: [{box: [x0, y0, x1, y1], score, points: [{x, y, confidence}]}]} in pixels of the image.
 
 /** What went wrong, in a sentence for the person in front of the page. */
-export class Problem extends Error {
-  constructor(detail, status = 0) {
-    super(detail);
-    this.status = status;
-  }
-}
+export class Problem extends Error {}
 
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 
 /** A row of the reply as a face. */
-export function faceOfRow(row, names) {
+function faceOfRow(row, names) {
   const number = (value) => (value === null || value === undefined ? null : Number(value));
   return {
     box: [row.x0, row.y0, row.x1, row.y1].map(Number),
@@ -43,8 +38,7 @@ export class Service {
       let reply;
       try {
         reply = await fetch(path, { ...options, headers: this.headers });
-      } catch (error) {
-        if (error.name === 'AbortError') throw error;
+      } catch {
         throw new Problem('The service does not answer. Is it still running?');
       }
       if (reply.ok) return reply;
@@ -67,7 +61,7 @@ export class Service {
         // Not every answer on the way is JSON; the status must do then.
       }
       const text = [about.title, about.detail].filter(Boolean).join(': ');
-      throw new Problem(text || `The service answered ${reply.status}.`, reply.status);
+      throw new Problem(text || `The service answered ${reply.status}.`);
     }
   }
 
@@ -79,7 +73,7 @@ export class Service {
     return { schema: model.schema, styles: model.styles.filter(Boolean) };
   }
 
-  async predict({ file, name, boxes, crops, style, minScore, signal }) {
+  async predict({ file, name, boxes, crops, style, minScore, }) {
     const body = new FormData();
     body.append('files', file, name);
     if (boxes) body.append('boxes', JSON.stringify(boxes));
@@ -87,15 +81,15 @@ export class Service {
     if (style) query.set('style', style);
     if (crops && !boxes) query.set('crops', 'true');
     if (minScore && !crops && !boxes) query.set('min_score', minScore);
-    const reply = await this.request(`v1/predict?${query}`, { method: 'POST', body, signal });
-    const [picture] = (await reply.json()).pictures;
-    if (picture.problem) throw new Problem(picture.problem.detail || picture.problem.title);
-    const { width, height, faces } = picture;
+    const reply = await this.request(`v1/predict?${query}`, { method: 'POST', body });
+    const [image] = (await reply.json()).images;
+    if (image.problem) throw new Problem(image.problem.detail || image.problem.title);
+    const { width, height, faces } = image;
     return { width, height, faces: faces.map((row) => faceOfRow(row, this.names)) };
   }
 }
 
-/** The same models in this browser, by ONNX Runtime Web. Pictures stay here. */
+/** The same models in this browser, by ONNX Runtime Web. Images stay here. */
 export class Browser {
   constructor(service) {
     this.service = service;
@@ -105,20 +99,10 @@ export class Browser {
 
   /** Whether the service hands out what is needed; a text says why not. */
   static async missing() {
-    const there = async (path) => {
-      try {
-        return (await fetch(path, { method: 'HEAD' })).ok;
-      } catch {
-        return false;
-      }
-    };
-    if (!(await there('ort/ort.wasm.min.mjs'))) {
-      return (
-        'The service was started without ONNX Runtime Web: unpack the npm package onnxruntime-web and start ' +
-        '“facial-keypoints serve --ort-web package/dist”.'
-      );
-    }
-    return null;
+    const reply = await fetch('ort/ort.wasm.min.mjs', { method: 'HEAD' }).catch(() => null);
+    return reply?.ok ? null
+      : 'The service was started without ONNX Runtime Web: unpack the npm package onnxruntime-web and start ' +
+        '“facial-keypoints serve --ort-web package/dist”.';
   }
 
   post(job, value, transfer = []) {

@@ -1,6 +1,6 @@
 // Files for the person: tables as the command line writes them, and labelled faces to train from.
 
-import { boxToCrop, faceBox } from './framing.js';
+import { boxToCrop, faceBox } from './crops.js';
 import { cutCrop, grayOf } from './pixels.js';
 import { measure } from './measurement.js';
 import { drawFaces } from './viewer.js';
@@ -18,10 +18,10 @@ function cell(value) {
 const csvOf = (lines) => lines.map((line) => `${line.map(cell).join(',')}\n`).join('');
 
 /** One row a face, the columns of `facial-keypoints predict`. */
-function rowsOf(pictures, names) {
-  return pictures.flatMap((picture) =>
-    picture.faces.map((face, n) => {
-      const row = { source: picture.name, face: n };
+function rowsOf(images, names) {
+  return images.flatMap((image) =>
+    image.faces.map((face, n) => {
+      const row = { source: image.name, face: n };
       ['x0', 'y0', 'x1', 'y1'].forEach((side, i) => { row[side] = round(face.box[i], 3); });
       row.score = round(face.score, 4);
       names.forEach((name, k) => {
@@ -40,22 +40,22 @@ const columnsOf = (names) => [
   ...names.flatMap((name) => [`${name}_x`, `${name}_y`, `${name}_confidence`]),
 ];
 
-export function toCsv(pictures, names) {
+export function toCsv(images, names) {
   const columns = columnsOf(names);
-  return csvOf([columns, ...rowsOf(pictures, names).map((row) => columns.map((column) => row[column]))]);
+  return csvOf([columns, ...rowsOf(images, names).map((row) => columns.map((column) => row[column]))]);
 }
 
-export function toJson(pictures, names) {
-  const rows = rowsOf(pictures, names).map((row) => JSON.stringify(row));
+export function toJson(images, names) {
+  const rows = rowsOf(images, names).map((row) => JSON.stringify(row));
   return rows.length ? `[\n${rows.join(',\n')}\n]\n` : '[]\n';
 }
 
 /** One row a face, the columns of `facial-keypoints measure`. */
-export function toMeasurementCsv(pictures, names) {
-  const lines = pictures.flatMap((picture) =>
-    picture.faces.map((face, n) => {
+export function toMeasurementCsv(images, names) {
+  const lines = images.flatMap((image) =>
+    image.faces.map((face, n) => {
       const { rows, warnings } = measure(face.points, names);
-      const place = [picture.name, n, ...face.box.map((v) => round(v, 3)), round(face.score, 4)];
+      const place = [image.name, n, ...face.box.map((v) => round(v, 3)), round(face.score, 4)];
       const numbers = rows.flatMap(({ value, sigma }) => [round(value, 5), round(sigma, 5)]);
       return { line: [...place, ...numbers, warnings.join(', ')], rows };
     }),
@@ -64,11 +64,11 @@ export function toMeasurementCsv(pictures, names) {
   return csvOf([[...columnsOf([]), ...measures, 'warnings'], ...lines.map(({ line }) => line)]);
 }
 
-/** The square that a face is cut out by: framed by its points as Kaggle's are, else the box it was found in. */
+/** The square that a face is cut out by: placed by its points as Kaggle's are, else the box it was found in. */
 export function cropBox(face, names) {
   const xy = face.points.map(({ x, y }) => (x === null ? [NaN, NaN] : [x, y]));
-  const framed = faceBox(xy, names);
-  if (framed) return framed;
+  const placed = faceBox(xy, names);
+  if (placed) return placed;
   const [x0, y0, x1, y1] = face.box;
   const half = Math.max(x1 - x0, y1 - y0) / 2;
   const [x, y] = [(x0 + x1) / 2, (y0 + y1) / 2];
@@ -77,16 +77,16 @@ export function cropBox(face, names) {
 
 /**
  * Kaggle's training.csv: 30 coordinates and 96 x 96 grey pixels a face; a point that is absent, or not on the crop,
- * is empty. Kaggle has no word for hidden points: they are labelled.
- * @param bitmapOf gives the decoded picture
+ * is empty. Kaggle has no word for occluded points: they are labelled.
+ * @param bitmapOf gives the decoded image
  */
-export async function toKaggle(pictures, names, bitmapOf) {
+export async function toKaggle(images, names, bitmapOf) {
   const lines = [[...names.flatMap((name) => [`${name}_x`, `${name}_y`]), 'Image'].join(',')];
-  for (const picture of pictures) {
-    if (!picture.faces.length) continue;
-    const bitmap = await bitmapOf(picture);
+  for (const image of images) {
+    if (!image.faces.length) continue;
+    const bitmap = await bitmapOf(image);
     const gray = grayOf(bitmap, bitmap.width, bitmap.height);
-    for (const face of picture.faces) {
+    for (const face of image.faces) {
       const map = boxToCrop(cropBox(face, names), KAGGLE_SIDE);
       const inside = (v) => v >= -0.5 && v <= KAGGLE_SIDE - 0.5;
       const labels = face.points.flatMap(({ x, y }) => {
@@ -108,35 +108,35 @@ async function hasExif(file) {
   return /exif/i.test(new TextDecoder('latin1').decode(head)); // PNG spells it eXIf
 }
 
-async function encoded(picture, bitmapOf) {
-  const { file } = picture;
+async function encoded(image, bitmapOf) {
+  const { file } = image;
   const suffix = { 'image/png': '.png', 'image/jpeg': '.jpg', 'image/webp': '.webp' }[file.type];
-  const stem = safeName(picture.name).replace(/\.[^.]*$/, '') || 'picture';
+  const stem = safeName(image.name).replace(/\.[^.]*$/, '') || 'image';
   if (suffix && !(await hasExif(file))) return [stem + suffix, new Uint8Array(await file.arrayBuffer())];
-  const blob = await pictureBlob(await bitmapOf(picture), 'image/jpeg', 0.95);
+  const blob = await imageBlob(await bitmapOf(image), 'image/jpeg', 0.95);
   return [`${stem}.jpg`, new Uint8Array(await blob.arrayBuffer())];
 }
 
-async function pictureBlob(bitmap, type, quality) {
+export function imageBlob(bitmap, type, quality) {
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
   canvas.getContext('2d').drawImage(bitmap, 0, 0);
   return canvas.convertToBlob({ type, quality });
 }
 
-/** COCO keypoints with the photos, as a zip: `annotations.json` and `images/`. Visibility: 0 absent, 1 hidden, 2 visible. */
-export async function toCoco(pictures, schema, bitmapOf) {
+/** COCO keypoints with the photos, as a zip: `annotations.json` and `images/`. Visibility: 0 absent, 1 occluded, 2 visible. */
+export async function toCoco(images, schema, bitmapOf) {
   const names = schema.keypoint_names;
   const files = [];
-  const images = [];
+  const entries = [];
   const annotations = [];
-  for (const picture of pictures) {
-    if (!picture.faces.length) continue;
-    const id = images.length + 1;
-    const [name, bytes] = await encoded(picture, bitmapOf);
+  for (const image of images) {
+    if (!image.faces.length) continue;
+    const id = entries.length + 1;
+    const [name, bytes] = await encoded(image, bitmapOf);
     const path = `images/${String(id).padStart(6, '0')}-${name}`;
     files.push([path, bytes]);
-    images.push({ id, file_name: path, width: picture.width, height: picture.height });
-    for (const face of picture.faces) {
+    entries.push({ id, file_name: path, width: image.width, height: image.height });
+    for (const face of image.faces) {
       const [x0, y0, x1, y1] = cropBox(face, names).map((v) => round(v, 3));
       const labelled = face.points.filter(({ x }) => x !== null).length;
       annotations.push({
@@ -146,8 +146,8 @@ export async function toCoco(pictures, schema, bitmapOf) {
         bbox: [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
         area: round((x1 - x0) * (y1 - y0), 1),
         iscrowd: 0,
-        keypoints: face.points.flatMap(({ x, y, hidden }) =>
-          x === null ? [0, 0, 0] : [round(x, 3), round(y, 3), hidden ? 1 : 2],
+        keypoints: face.points.flatMap(({ x, y, occluded }) =>
+          x === null ? [0, 0, 0] : [round(x, 3), round(y, 3), occluded ? 1 : 2],
         ),
         num_keypoints: labelled,
       });
@@ -155,11 +155,11 @@ export async function toCoco(pictures, schema, bitmapOf) {
   }
   const skeleton = schema.edges.map(([a, b]) => [a + 1, b + 1]); // COCO counts from 1
   const categories = [{ id: 1, name: 'face', keypoints: names, skeleton }];
-  const text = JSON.stringify({ images, annotations, categories }, null, 1);
+  const text = JSON.stringify({ images: entries, annotations, categories }, null, 1);
   return zipOf([['annotations.json', new TextEncoder().encode(text)], ...files]);
 }
 
-/** The picture at its own size with points and boxes, as PNG. */
+/** The image at its own size with points and boxes, as PNG. */
 export async function toPng(bitmap, scene) {
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
   const context = canvas.getContext('2d');
@@ -181,7 +181,7 @@ function crc32(bytes) {
   return (c ^ 0xffffffff) >>> 0;
 }
 
-/** A zip of [path, bytes] that stores files as they are: pictures do not shrink any more. */
+/** A zip of [path, bytes] that stores files as they are: images do not shrink any more. */
 export function zipOf(files) {
   const text = new TextEncoder();
   const parts = [];

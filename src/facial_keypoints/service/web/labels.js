@@ -1,9 +1,9 @@
-// Pictures, their faces and points, and how they change: everything that can be undone goes through `change`.
-// A point is {x, y, confidence, hidden, byHand}; x null = absent (not labelled). `was` remembers where it last stood.
+// Images, their faces and points, and how they change: everything that can be undone goes through `change`.
+// A point is {x, y, confidence, occluded, byHand}; x null = absent (not labelled). `was` remembers where it last stood.
 
 let nextId = 1;
 
-export function newPicture(file, name) {
+export function newImage(file, name) {
   const id = nextId;
   nextId += 1;
   return {
@@ -15,62 +15,60 @@ export function newPicture(file, name) {
 export function newFace({ box, score = null, points }, drawn = false) {
   return {
     box, score, drawn,
-    points: points.map(({ x, y, confidence }) => ({ x, y, confidence, hidden: false, byHand: false, was: [x, y] })),
+    points: points.map(({ x, y, confidence }) => ({ x, y, confidence, occluded: false, byHand: false, was: [x, y] })),
   };
 }
 
 export const isAbsent = (point) => point.x === null;
 
-const copyOf = (faces) => structuredClone(faces);
-
 /**
- * Change a picture's faces so that it can be undone.
+ * Change an image's faces so that it can be undone.
  * @param key changes with the same key, one right after the other, are undone together (a drag, a held key)
  */
-export function change(picture, act, key = null) {
+export function change(image, act, key = null) {
   const now = performance.now();
-  const last = picture.past.at(-1);
+  const last = image.past.at(-1);
   const soon = key?.startsWith('drag') || now - last?.time < 1000; // a drag may pause
   const goesOn = key !== null && last?.key === key && soon;
   if (goesOn) last.time = now;
-  else picture.past.push({ faces: copyOf(picture.faces), key, time: now, corrected: picture.corrected });
-  if (picture.past.length > 500) picture.past.shift();
-  picture.future = [];
-  act(picture.faces);
-  picture.corrected = true;
+  else image.past.push({ faces: structuredClone(image.faces), key, time: now, corrected: image.corrected });
+  if (image.past.length > 500) image.past.shift();
+  image.future = [];
+  act(image.faces);
+  image.corrected = true;
 }
 
-function step(picture, from, to) {
+function step(image, from, to) {
   const state = from.pop();
   if (!state) return false;
-  to.push({ faces: picture.faces, key: null, time: 0, corrected: picture.corrected });
-  picture.faces = state.faces;
-  picture.corrected = state.corrected;
+  to.push({ faces: image.faces, key: null, time: 0, corrected: image.corrected });
+  image.faces = state.faces;
+  image.corrected = state.corrected;
   return true;
 }
 
-export const undo = (picture) => step(picture, picture.past, picture.future);
-export const redo = (picture) => step(picture, picture.future, picture.past);
+export const undo = (image) => step(image, image.past, image.future);
+export const redo = (image) => step(image, image.future, image.past);
 
 /** Put a point somewhere; what a person put there has no estimated confidence. */
 export function place(point, x, y) {
   Object.assign(point, { x, y, was: [x, y], confidence: null, byHand: true });
 }
 
-/** state: visible, hidden (there, but covered) or absent (not labelled). */
+/** state: visible, occluded (there, but not seen) or absent (not labelled). */
 export function setState(point, state, fallback) {
   if (state === 'absent') {
-    Object.assign(point, { x: null, y: null, confidence: null, hidden: false, byHand: true });
+    Object.assign(point, { x: null, y: null, confidence: null, occluded: false, byHand: true });
     return;
   }
   if (isAbsent(point)) {
     const [x, y] = point.was[0] === null ? fallback : point.was;
     place(point, x, y);
   }
-  point.hidden = state === 'hidden';
+  point.occluded = state === 'occluded';
 }
 
 export const stateOf = (point) => {
   if (isAbsent(point)) return 'absent';
-  return point.hidden ? 'hidden' : 'visible';
+  return point.occluded ? 'occluded' : 'visible';
 };

@@ -1,6 +1,6 @@
 // The camera: frames in turn, each shown together with its own answer, so that points never lag behind the face.
 
-const LONGEST_SIDE = 640; // what is asked about; a face fills enough of a camera's picture
+const LONGEST_SIDE = 640; // what is asked about; a face in front of a camera is large enough
 
 /**
  * Start the camera.

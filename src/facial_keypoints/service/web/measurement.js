@@ -1,7 +1,7 @@
 // From the 15 points of a face to distances, angles and their error bars: facial_keypoints/measurement.py in the
 // browser, so that the numbers follow a point while it is dragged. tests/test_page.py holds both against each other.
 
-import { faceBox } from './framing.js';
+import { faceBox } from './crops.js';
 
 export const NOTICE =
   'Not a medical device: these numbers are for information only and must not be used for diagnosis.';
@@ -133,17 +133,17 @@ export function errorScale(confidence) {
  */
 export function measure(points, names) {
   const xy = {};
-  const sure = {};
+  const confidence = {};
   names.forEach((name, k) => {
     const known = points[k].x !== null;
     xy[name] = known ? [points[k].x, points[k].y] : [NaN, NaN];
-    sure[name] = known ? points[k].confidence : null;
+    confidence[name] = known ? points[k].confidence : null;
   });
-  // The model saw the face framed by its points, whatever box it came in.
+  // The model saw the crop that the points place, whatever box the face came in.
   const box = faceBox(names.map((name) => xy[name]), names);
   const scale = box ? (box[2] - box[0]) / CONFIDENCE_SIDE : NaN;
   const sigmas = {};
-  for (const name of names) sigmas[name] = sure[name] === null ? NaN : Math.sqrt(3) * errorScale(sure[name]) * scale;
+  for (const name of names) sigmas[name] = confidence[name] === null ? NaN : Math.sqrt(3) * errorScale(confidence[name]) * scale;
   const step = STEP * length(sub(xy[EYES[0]], xy[EYES[1]]));
   const rows = MEASURE_NAMES.map((name) => {
     const each = MEASURES[name];
@@ -171,7 +171,7 @@ export function measure(points, names) {
   const warnings = [];
   const turn = rows.find(({ name }) => name === 'head_turn').value;
   if (Math.abs(turn ?? 0) > TURNED_DEG) warnings.push('turned');
-  const known = names.map((name) => sure[name]).filter((c) => c !== null);
+  const known = names.map((name) => confidence[name]).filter((c) => c !== null);
   if (known.length && known.reduce((a, b) => a + b, 0) / known.length < DOUBTFUL) warnings.push('uncertain');
   if (points.some(({ x }) => x === null)) warnings.push('missing points');
   return { rows, warnings };

@@ -1,12 +1,12 @@
-// Grey pictures as arrays: areas averaged, crops cut. The same arithmetic as facial_keypoints/pictures.py.
+// Grey images as arrays: areas averaged, crops cut. The same arithmetic as facial_keypoints/pictures.py.
 
-import { apply, compose, inverse } from './framing.js';
+import { apply, compose, inverse } from './crops.js';
 
 /** Grey {data, width, height} of anything that a canvas can draw. */
 export function grayOf(image, width, height) {
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext('2d', { willReadFrequently: true });
-  // What shows through a transparent picture is white, as a person would see it on paper.
+  // What shows through a transparent image is white, as a person would see it on paper.
   context.fillStyle = '#fff';
   context.fillRect(0, 0, width, height);
   context.drawImage(image, 0, 0, width, height);
@@ -31,7 +31,7 @@ function areas(from, to) {
   });
 }
 
-/** A grey picture made smaller; each new pixel is the mean of its area. */
+/** A grey image made smaller; each new pixel is the mean of its area. */
 export function shrink({ data, width, height }, newWidth, newHeight) {
   const columns = areas(width, newWidth);
   const rows = areas(height, newHeight);
@@ -56,7 +56,7 @@ export function shrink({ data, width, height }, newWidth, newHeight) {
   return { data: out, width: newWidth, height: newHeight };
 }
 
-/** What a map shows of a grey picture; beyond the picture its edge is repeated. */
+/** What a map shows of a grey image; beyond the image its edge is repeated. */
 export function warp({ data, width, height }, map, newWidth, newHeight = newWidth) {
   const back = inverse(map);
   const out = new Uint8ClampedArray(newWidth * newHeight);

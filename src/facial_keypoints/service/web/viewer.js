@@ -1,20 +1,20 @@
-// The picture with its points on a canvas: drawing, zoom and pan, dragging, drawing a box. Knows no service and no
+// The image with its points on a canvas: drawing, zoom and pan, dragging, drawing a box. Knows no service and no
 // files; tells what the person did through the callbacks. Coordinates: an integer is a pixel's centre.
 
-const SURE = [255, 157, 46];
-const UNSURE = [108, 92, 231];
+const CONFIDENT = [255, 157, 46];
+const DOUBTFUL = [108, 92, 231];
 const RIM = '#101418';
 const BOX = '#4cc3ff';
 
-/** From violet (0, unsure) to orange (1, sure), as facial_keypoints/drawing.py colours points. */
+/** From violet (0) to orange (1), as facial_keypoints/drawing.py colours points. */
 export function confidenceColor(confidence) {
   const share = Math.min(1, Math.max(0, confidence ?? 1));
-  return `rgb(${UNSURE.map((low, i) => Math.round(low + share * (SURE[i] - low))).join(' ')})`;
+  return `rgb(${DOUBTFUL.map((low, i) => Math.round(low + share * (CONFIDENT[i] - low))).join(' ')})`;
 }
 
 export const plainName = (name) => name.replaceAll('_', ' ');
 
-/** Draw faces onto a context whose units are screen pixels, with a map {scale, x, y} from picture pixels. */
+/** Draw faces onto a context whose units are screen pixels, with a map {scale, x, y} from image pixels. */
 export function drawFaces(context, view, { faces, names, edges, face: chosen, point: selected, hover, showNames, unit = 1 }) {
   const at = (x, y) => [(x + 0.5) * view.scale + view.x, (y + 0.5) * view.scale + view.y];
   faces.forEach((face, n) => {
@@ -109,7 +109,7 @@ function dot(context, x, y, size, point, selected, unit) {
   }
   shape(size + Math.max(0.8 * unit, 0.3 * size));
   context.fillStyle = RIM;
-  if (point.hidden) { // a ring: there, but covered
+  if (point.occluded) { // a ring: there, but not seen
     context.lineWidth = Math.max(3.4 * unit, size * 0.9);
     context.strokeStyle = RIM;
     shape(size);
@@ -142,7 +142,7 @@ export class Viewer {
   /**
    * @param canvas the canvas to draw on
    * @param on callbacks: select(face, point), move(face, point, x, y, dragKey), place(x, y), box([x0, y0, x1, y1]),
-   *   boxCancelled(), zoomed(scale)
+   *   boxCancelled(), zoomed(scale), dropped(face, point)
    */
   constructor(canvas, on) {
     this.canvas = canvas;
@@ -163,7 +163,7 @@ export class Viewer {
     canvas.addEventListener('wheel', (event) => this.#wheel(event), { passive: false });
   }
 
-  /** Another picture (or null), shown whole. */
+  /** Another image (or null), shown whole. */
   show(bitmap, keepView = false) {
     const same = this.bitmap && bitmap && this.bitmap.width === bitmap.width && this.bitmap.height === bitmap.height;
     this.bitmap = bitmap;
@@ -232,7 +232,7 @@ export class Viewer {
     this.#changedView();
   }
 
-  /** Bring a place of the picture into sight. */
+  /** Bring a place of the image into sight. */
   reveal(x, y) {
     const [sx, sy] = this.toScreen(x, y);
     const { width, height } = this.size;
@@ -245,7 +245,7 @@ export class Viewer {
     return [(x + 0.5) * this.view.scale + this.view.x, (y + 0.5) * this.view.scale + this.view.y];
   }
 
-  toPicture(x, y) {
+  toImage(x, y) {
     return [(x - this.view.x) / this.view.scale - 0.5, (y - this.view.y) / this.view.scale - 0.5];
   }
 
@@ -254,7 +254,7 @@ export class Viewer {
     this.boxing = { box: null, keyboard };
     if (keyboard && this.bitmap) {
       const { width, height } = this.size;
-      const [x, y] = this.toPicture(width / 2, height / 2);
+      const [x, y] = this.toImage(width / 2, height / 2);
       const half = Math.min(this.bitmap.width, this.bitmap.height, Math.min(width, height) / this.view.scale) / 5;
       this.boxing.box = [x - half, y - half, x + half, y + half];
     }
@@ -279,7 +279,7 @@ export class Viewer {
   }
 
   #keepInside() {
-    // Some of the picture stays in sight.
+    // Some of the image stays in sight.
     if (!this.bitmap) return;
     const { width, height } = this.size;
     const [wide, high] = [this.bitmap.width * this.view.scale, this.bitmap.height * this.view.scale];
@@ -288,7 +288,7 @@ export class Viewer {
   }
 
   #changedView() {
-    this.on.zoomed?.(this.view.scale);
+    this.on.zoomed(this.view.scale);
     this.draw();
   }
 
@@ -346,7 +346,7 @@ export class Viewer {
   }
 
   #faceAt(sx, sy) {
-    const [x, y] = this.toPicture(sx, sy);
+    const [x, y] = this.toImage(sx, sy);
     return this.scene.faces.findIndex(({ box }) => x > box[0] && x < box[2] && y > box[1] && y < box[3]);
   }
 
@@ -361,7 +361,7 @@ export class Viewer {
     }
     if (this.pointers.size > 1) return;
     if (this.boxing) {
-      const start = this.toPicture(x, y).map((v) => v + 0.5);
+      const start = this.toImage(x, y).map((v) => v + 0.5);
       this.boxing = { box: [...start, ...start], keyboard: false };
       this.action = { kind: 'box', start };
       return;
@@ -392,14 +392,14 @@ export class Viewer {
       this.pan((x - before[0]) / 2, (y - before[1]) / 2);
       this.zoom(apart([x, y]) / apart(before), (x + other[0]) / 2, (y + other[1]) / 2);
     } else if (action?.kind === 'box') {
-      const [px, py] = this.toPicture(x, y).map((v) => v + 0.5);
+      const [px, py] = this.toImage(x, y).map((v) => v + 0.5);
       const [sx, sy] = action.start;
       this.boxing.box = [Math.min(sx, px), Math.min(sy, py), Math.max(sx, px), Math.max(sy, py)];
       this.draw();
     } else if (action?.kind === 'drag') {
       if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < 3) return;
       action.moved = true;
-      const [px, py] = this.toPicture(x + action.off[0], y + action.off[1]);
+      const [px, py] = this.toImage(x + action.off[0], y + action.off[1]);
       this.on.move(action.face, action.point, ...this.inside(px, py), action.key);
     } else if (action?.kind === 'pan') {
       if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < 4) return;
@@ -418,16 +418,16 @@ export class Viewer {
     }
     this.action = null;
     if (action?.kind === 'box') this.endBox(event.type === 'pointerup');
-    else if (action?.kind === 'drag' && action.moved) this.on.dropped?.(action.face, action.point);
+    else if (action?.kind === 'drag' && action.moved) this.on.dropped(action.face, action.point);
     else if (action?.kind === 'pan' && !action.moved && event.type === 'pointerup') {
       const [x, y] = this.#place(event);
-      const [px, py] = this.toPicture(x, y);
+      const [px, py] = this.toImage(x, y);
       const face = this.#faceAt(x, y);
       if (!this.on.place(...this.inside(px, py)) && face >= 0) this.on.select(face, null);
     }
   }
 
-  /** The nearest place on the picture. */
+  /** The nearest place on the image. */
   inside(x, y) {
     const clip = (v, n) => Math.min(n - 0.5, Math.max(-0.5, v));
     return [clip(x, this.bitmap.width), clip(y, this.bitmap.height)];

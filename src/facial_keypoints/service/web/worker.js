@@ -1,7 +1,7 @@
 // Finds faces and their keypoints in the browser itself. A worker, so that the page stays quick meanwhile.
 // The steps are those of facial_keypoints/detection.py and Predictor.predict_boxes.
 
-import { alike, apply, boxToCrop, canFrame, faceSize, frameFace, inverse } from './framing.js';
+import { alike, apply, boxToCrop, hasCropPoints, faceSize, faceCrop, inverse } from './crops.js';
 import { metadataOf } from './onnx-about.js';
 import { cutCrop, grayOf, shrink, warp } from './pixels.js';
 
@@ -37,10 +37,10 @@ async function start({ runtime, files, headers }) {
   detector = await open(files.detector, 'facial_keypoints_detector');
   const { schema, styles, input_size: [height, width], channels } = model.about;
   if (height !== width || channels !== 1) throw new Error('only models of square grey crops are computed here');
-  return { schema, styles, detector: detector !== null };
+  return { schema, styles };
 }
 
-function overlap(a, b) {
+function iou(a, b) {
   const common =
     Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) *
     Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
@@ -76,7 +76,7 @@ async function detect(gray, minScore) {
   found.sort((a, b) => b.score - a.score);
   const kept = [];
   for (const each of found) {
-    if (kept.every((other) => overlap(each.box, other.box) < most)) kept.push(each);
+    if (kept.every((other) => iou(each.box, other.box) < most)) kept.push(each);
   }
   const back = [gray.width / width, gray.height / height, gray.width / width, gray.height / height];
   return kept.map(({ box, score }) => ({ box: box.map((v, i) => v * back[i]), score }));
@@ -96,43 +96,43 @@ async function ask(gray, crops, style) {
       const at = (n * styles + style) * k + i;
       return apply(back, [xy.data[2 * at], xy.data[2 * at + 1]]);
     });
-    const sure = points.map((_, i) => (confidence ? confidence.data[(n * styles + style) * k + i] : null));
-    // How sure the style is that is least sure: what a detector found is a face in every style or in none.
-    const real = !confidence ? null : Math.min(...Array.from({ length: styles }, (_, t) =>
+    const confidences = points.map((_, i) => (confidence ? confidence.data[(n * styles + style) * k + i] : null));
+    // Mean confidence of the style with the least: what a detector found is a face in every style or in none.
+    const least = !confidence ? null : Math.min(...Array.from({ length: styles }, (_, t) =>
       mean(Array.from({ length: k }, (_, i) => confidence.data[(n * styles + t) * k + i]))));
-    return { points, sure, real };
+    return { points, confidences, least };
   });
 }
 
-async function look(gray, boxes, style) {
+async function refine(gray, boxes, style) {
   if (!boxes.length) return [];
   const { keypoint_names: names } = model.about.schema;
   const side = model.about.input_size[0];
   const crops = boxes.map((box) => boxToCrop(box, side));
   const first = await ask(gray, crops, style);
-  if (!canFrame(names)) return first;
-  // Looked at again in a crop framed and turned by the first answer, which is more like what was learnt.
-  const closer = first.map(({ points }) => frameFace(points, names, side));
+  if (!hasCropPoints(names)) return first;
+  // Predicted again on a crop placed and turned by the first answer, which is more like the training crops.
+  const closer = first.map(({ points }) => faceCrop(points, names, side));
   const again = await ask(gray, closer, style);
   return first.map((one, n) => {
     const share = alike(crops[n], closer[n]) ? 0.5 : 1;
     const mix = (a, b) => a + share * (b - a);
     return {
       points: one.points.map(([x, y], i) => [mix(x, again[n].points[i][0]), mix(y, again[n].points[i][1])]),
-      sure: one.sure.map((c, i) => (c === null ? null : mix(c, again[n].sure[i]))),
-      real: one.real === null ? null : mix(one.real, again[n].real),
+      confidences: one.confidences.map((c, i) => (c === null ? null : mix(c, again[n].confidences[i]))),
+      least: one.least === null ? null : mix(one.least, again[n].least),
     };
   });
 }
 
-/** Indices of the detected boxes that show a face; of duplicates the first. */
+/** The indices of the detected boxes that show a face: confident enough, and each face once (the first stays). */
 function realFaces(found) {
   const { keypoint_names: names } = model.about.schema;
   const kept = [];
-  found.forEach(({ points, real }, i) => {
-    if (real !== null && real < MIN_FACE_CONFIDENCE) return;
+  found.forEach(({ points, least }, i) => {
+    if (least !== null && least < MIN_FACE_CONFIDENCE) return;
     const apart = (n) => mean(points.map(([x, y], k) => Math.hypot(x - found[n].points[k][0], y - found[n].points[k][1])));
-    if (canFrame(names) && kept.some((n) => apart(n) < DUPLICATE_DISTANCE * faceSize(points, names))) return;
+    if (hasCropPoints(names) && kept.some((n) => apart(n) < DUPLICATE_DISTANCE * faceSize(points, names))) return;
     kept.push(i);
   });
   return kept;
@@ -149,14 +149,14 @@ async function predict({ bitmap, boxes, crops, style, minScore }) {
   else given = await detect(gray, minScore);
   const { styles } = model.about;
   const wanted = Math.max(0, styles.indexOf(style || 'kaggle-a'));
-  const found = await look(gray, given.map(({ box }) => box), wanted);
+  const found = await refine(gray, given.map(({ box }) => box), wanted);
   const kept = boxes || crops ? [...found.keys()] : realFaces(found);
   return {
     width,
     height,
     faces: kept.map((n) => ({
       ...given[n],
-      points: found[n].points.map(([x, y], i) => ({ x, y, confidence: found[n].sure[i] })),
+      points: found[n].points.map(([x, y], i) => ({ x, y, confidence: found[n].confidences[i] })),
     })),
   };
 }

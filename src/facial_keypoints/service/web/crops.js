@@ -1,4 +1,4 @@
-// Where a face sits in a crop: the same numbers as facial_keypoints/framing.py, geometry.py and predict.py.
+// Where a face sits in a crop: the same numbers as in the Python package.
 // A map is [a, b, c, d, e, f]: x' = a x + b y + c, y' = d x + e y + f. Integers are pixel centres; boxes are edges.
 
 const FACE_SIZE = 36.2 / 96;
@@ -6,8 +6,8 @@ const EYE_LINE = 37 / 96;
 const FACE_LENGTH = 1 / 0.93;
 const NEEDED = ['left_eye_center', 'right_eye_center', 'mouth_left_corner', 'mouth_right_corner'];
 
-/** Whether a schema has the four points that the framing needs. */
-export const canFrame = (names) => NEEDED.every((name) => names.includes(name));
+/** Whether a schema has the four points that placing a crop needs. */
+export const hasCropPoints = (names) => NEEDED.every((name) => names.includes(name));
 
 export function apply(map, [x, y]) {
   return [map[0] * x + map[1] * y + map[2], map[3] * x + map[4] * y + map[5]];
@@ -44,12 +44,12 @@ function parts(xy, names) {
   return { left, right, middle, size: Math.max(apart, length / FACE_LENGTH) };
 }
 
-/** Size of a face: the eyes' distance, or what its length says of it where a turn hides it. */
+/** Size of a face: the eyes' distance, or one from its length where a turned head shortens that. */
 export const faceSize = (xy, names) => parts(xy, names).size;
 
 /** Face box [x0, y0, x1, y1] of points [[x, y], ...]; null where one of the four is not known. */
 export function faceBox(xy, names) {
-  if (!canFrame(names)) return null;
+  if (!hasCropPoints(names)) return null;
   const { middle, size } = parts(xy, names);
   if (!(size > 0)) return null;
   const side = size / FACE_SIZE;
@@ -58,8 +58,8 @@ export function faceBox(xy, names) {
   return [x0, y0, x0 + side, y0 + side];
 }
 
-/** The crop that shows a face upright, as Kaggle's pictures do. */
-export function frameFace(xy, names, side) {
+/** The crop that shows a face upright, as Kaggle's images do. */
+export function faceCrop(xy, names, side) {
   const { left, right, middle, size } = parts(xy, names);
   const scale = (FACE_SIZE * side) / Math.max(size, 2);
   const angle = Math.atan2(left[1] - right[1], left[0] - right[0]);
