@@ -1,4 +1,4 @@
-"""The work on each image: decode, ask, and write down the answer. Runs in threads, knows no HTTP."""
+"""The work on each image: decode it, predict, and write the answer. Runs in threads, knows no HTTP."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Job:
         name: Of the image.
         content: Its bytes.
         media_type: Declared type, ``None`` if none was.
-        boxes: (N, 4) xyxy of its faces, ``None`` to look for them.
+        boxes: (N, 4) xyxy of its faces, ``None`` to detect them.
         question: What is asked.
     """
 
@@ -104,8 +104,8 @@ class Answer:
     Args:
         body: JSON object: source, width, height, faces.
         found: Number of faces.
-        aligned: Images of the faces, if they were asked for.
-        units: Of measures, if they were asked for.
+        aligned: Images of the faces, if requested.
+        units: Of measures, if requested.
     """
 
     body: bytes

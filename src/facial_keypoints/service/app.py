@@ -222,7 +222,7 @@ def create_app(
         name: Name of the model in replies.
         files: ONNX files handed out at ``/v1/models/NAME.onnx``, by name: the model and, as
             ``face_detector``, the detector.
-        access: Who may ask; everybody who reaches it when left out, but no foreign page.
+        access: Who may send requests; when left out, everybody who reaches it, but no foreign page.
         threads: Images answered at once; the number of cores when left out.
         ort_web: Folder of ONNX Runtime Web, for the page; ``/ort``.
 

@@ -44,7 +44,7 @@ BODY: dict[str, Any] = {
                         "boxes": {
                             "type": "string",
                             "description": "Of one image: JSON array of the boxes [x0, y0, x1, y1] of "
-                            "its faces in pixels; no detector is asked.",
+                            "its faces in pixels; no detector runs.",
                         },
                     },
                 }

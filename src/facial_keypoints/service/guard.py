@@ -1,4 +1,4 @@
-"""What surrounds every request: who may ask, how long it may take, what is counted.
+"""What surrounds every request: who may send it, how long it may take, what is counted.
 
 ASGI middleware; knows nothing of images.
 """
@@ -42,12 +42,12 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """Who may send requests.
 
     Args:
         token: Bearer token that everything but the page, ``/docs`` and the health checks needs;
             ``None`` for no token.
-        origins: Origins of other pages that may ask; ``*`` for all.
+        origins: Origins of other web pages that may send requests; ``*`` for all.
         hosts: Names that the service is known by, beside IP addresses and ``localhost``; empty for
             any. They keep pages whose name was pointed at this machine (DNS rebinding) out.
     """
@@ -70,7 +70,7 @@ class Access:
         if foreign and not {"*", origin} & {*self.origins}:
             return Problem(
                 "foreign-page",
-                f"Pages of {str(origin)[:100]} may not ask this service: start it with --allow-origin.",
+                f"Pages of {str(origin)[:100]} may not send requests to this service: start it with --allow-origin.",
             )
         needs_token = path.startswith("/v1/") or path == "/metrics"
         if self.token is not None and needs_token and method != "OPTIONS":
@@ -140,7 +140,7 @@ class Guard:
 
     Args:
         app: The application.
-        access: Who may ask.
+        access: Who may send requests.
         metrics: Where to count.
         requests: Most requests under way at once.
         seconds: From a request's head to the end of its answer, at most; a client that does not read

@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "took-too-long": (503, "The answer took too long"),
     "not-available": (501, "This service cannot answer that"),
     "not-authorized": (401, "A token is needed"),
-    "foreign-page": (403, "A page of another origin asked"),
+    "foreign-page": (403, "The request comes from a page of another origin"),
     "unknown-host": (421, "The service is not known by this name"),
 }
 """Status and title of each kind of problem of ours; its ``type`` is ``urn:facial-keypoints:KIND``."""
