@@ -48,7 +48,7 @@ clean: ## forget the environment and the demo
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
-	$(BIN)/pip install -q -c constraints.txt -e '.[train,plots]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[train]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from facial_keypoints.data.audit import audit, flagged_rows, render_audit, write_audit
+from facial_keypoints import pages
+from facial_keypoints.audit_report import render_audit, write_audit
+from facial_keypoints.cli import app
+from facial_keypoints.data.audit import Flag, audit, flagged_rows
 from facial_keypoints.data.duplicates import duplicate_groups, exact_groups
+from facial_keypoints.errors import MissingExtraError
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import FaceDataset, Keypoints
 
@@ -202,6 +210,34 @@ def test_the_written_report_is_complete_and_self_contained(tmp_path: Path) -> No
     assert "nose_tip is furthest off" in page
 
 
+def test_what_the_page_shows_of_the_data_is_escaped_and_what_it_leaves_out_is_counted(
+    tmp_path: Path,
+) -> None:
+    nasty = "<b>{{ 7 * 7 }}</b>"
+    flag = Flag(0, nasty, "shape", nasty, 1.0)
+    report = replace(
+        audit(faces()), source=nasty, styles={nasty: 3}, flags=[flag] * 203,
+        thumbnails={0: b"png"}, patterns=[(1, ("nose_tip",))] * 60,
+    )  # fmt: skip
+    write_audit(report, tmp_path)
+    page = (tmp_path / "audit.html").read_text()
+    assert nasty not in page
+    assert page.count(html.escape(nasty)) >= 200
+    assert page.count("<img") == 200
+    assert "3 more are in audit.json" in page
+    assert "… 10 more" in page
+
+
+def test_without_jinja2_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    pages._environment.cache_clear()
+    with pytest.raises(MissingExtraError, match=r"facial-keypoints\[train\]"):
+        write_audit(audit(faces(5)), tmp_path / "out")
+    asked = CliRunner().invoke(app, ["data", "audit", "faces.csv", "-o", str(tmp_path / "out")])
+    assert isinstance(asked.exception, MissingExtraError)  # before the data is read
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_terminal_shows_counts_and_flags() -> None:
     from rich.console import Console
 
@@ -210,7 +246,13 @@ def test_the_terminal_shows_counts_and_flags() -> None:
     xy[6, NOSE] += (14, 12)
     out = io.StringIO()
     Console(file=out, width=120).print(render_audit(audit(changed(data, xy=xy))))
-    for words in ("faces.csv", "mouth_left_corner", "50.0%", "kaggle-b 60", "nose_tip is furthest"):
+    for words in (
+        "faces.csv",
+        "mouth_left_corner",
+        "50.0 %",
+        "kaggle-b 60",
+        "nose_tip is furthest",
+    ):
         assert words in out.getvalue()
 
 

@@ -42,7 +42,8 @@ LAYERS: list[set[str]] = [
         "train_detector",
         "finetune",
     },
-    {"report", "speed", "default_run"},
+    {"pages"},
+    {"report", "audit_report", "speed", "default_run"},
     {"batch", "compare", "video", "smoothing", "tracking", "service"},
     {"training_plan", "training_cluster", "sweep"},
     {"cli"},
@@ -154,7 +155,7 @@ def test_a_second_decoder_or_encoder_would_be_seen(code: str) -> None:
 def test_importing_the_package_starts_no_heavy_library() -> None:
     code = (
         "import sys, facial_keypoints, facial_keypoints.cli\n"
-        "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'matplotlib', 'cv2', 'pyarrow', 'onnxruntime'}\n"
+        "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'matplotlib', 'jinja2', 'cv2', 'pyarrow', 'onnxruntime'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

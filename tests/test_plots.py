@@ -161,7 +161,7 @@ def test_a_figure_that_cannot_be_saved_leaves_nothing(faces, tmp_path):
 
 def test_a_missing_matplotlib_names_the_command_to_run(faces, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'facial-keypoints\[plots\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'facial-keypoints\[train\]'"):
         plots.plot_missing_labels(faces)
 
 

@@ -23,7 +23,7 @@ from facial_keypoints.report import (
 
 pytest.importorskip("matplotlib")
 
-NASTY = "<script>alert('x')</script>&\"$body"
+NASTY = "<script>alert('x')</script>&\"{{ 7 * 7 }}{% raise %}"
 
 
 def recipe(name, faces, scale, **more):
@@ -221,6 +221,17 @@ def test_json_holds_every_number_and_no_nan(comparison, tmp_path):
     assert data["recipes"][0]["train_seconds"] is None
 
 
+def test_one_style_is_not_shown_twice(faces):
+    one = faces.subset(np.flatnonzero(faces.styles == "kaggle-a"))
+    result = ComparisonResult(one, (recipe("fc", one, 1.0),))
+    for text in (
+        printed(render_comparison(result)),
+        printed(render_evaluation(result.recipes[0].report)),
+    ):
+        assert "all faces" in text
+        assert "kaggle-a" not in text
+
+
 def printed(table):
     console = Console(width=160, file=io.StringIO())
     console.print(table)
@@ -237,7 +248,7 @@ def test_the_terminal_shows_the_best_recipe_first_with_counts(comparison):
 
 def test_the_terminal_shows_one_report_by_keypoint_and_style(comparison):
     text = printed(render_evaluation(comparison.recipes[0].report))
-    for part in ("nose tip", "kaggle-a", "all keypoints", "points within 5 %", "60 faces"):
+    for part in ("nose tip", "kaggle-a", "all keypoints", "PCK 5 %", "60 faces"):
         assert part in text
 
 

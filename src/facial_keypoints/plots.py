@@ -1,4 +1,4 @@
-"""Figures of faces, errors and training (matplotlib, extra ``plots``).
+"""Figures of faces, errors and training (matplotlib, extra ``train``).
 
 Every ``plot_*`` returns a :class:`matplotlib.figure.Figure` made without pyplot: no global state is
 read or left behind, and nothing needs closing. Colours are told apart with every common kind of
@@ -86,7 +86,7 @@ def _figure(width: float, height: float, theme: Theme, **layout: float) -> Figur
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("matplotlib", "plots", "Drawing figures") from error
+        raise MissingExtraError("matplotlib", "train", "Drawing figures") from error
     figure = Figure(figsize=(width, height), facecolor=theme.background, layout="constrained")
     engine: Any = figure.get_layout_engine()
     engine.set(**{"w_pad": 0.04, "h_pad": 0.05, **layout})

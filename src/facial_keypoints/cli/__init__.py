@@ -38,7 +38,6 @@ Examples:
 EXTRAS = {
     "keras": ("train", "Training and Keras models"),
     "tensorflow": ("train", "Training and Keras models"),
-    "matplotlib": ("plots", "Drawing figures"),
     "fastapi": ("serve", "The service"),
     "uvicorn": ("serve", "The service"),
     "python_multipart": ("serve", "The service"),

@@ -70,10 +70,14 @@ def audit_command(
     """
     from rich.console import Console
 
-    from facial_keypoints.data.audit import audit, render_audit, write_audit
+    from facial_keypoints import pages
+    from facial_keypoints.audit_report import render_audit, write_audit
+    from facial_keypoints.data.audit import audit
     from facial_keypoints.data.kaggle import load_kaggle
     from facial_keypoints.files import output_folder
 
+    if out is not None:
+        pages.require_templates()
     log = Console(stderr=True)
     with ExitStack() as stack:
         folder = None

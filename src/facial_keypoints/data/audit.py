@@ -1,18 +1,14 @@
 """A look at the data before training: what is labelled, what is doubled, what looks wrong.
 
-Nothing is changed here. :func:`audit` measures, :func:`flagged_rows` names rows worth leaving out,
-the two writers show it to a person. Flags are meant to be few and right: robust statistics with wide
+Nothing is changed here. :func:`audit` measures and :func:`flagged_rows` names rows worth leaving out;
+:mod:`facial_keypoints.audit_report` shows it to a person. Flags are meant to be few and right: robust statistics with wide
 limits, since heavy-tailed human labels are no mistakes.
 """
 
 from __future__ import annotations
 
-import base64
-import html
 from collections import Counter
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -24,29 +20,15 @@ from facial_keypoints.data.duplicates import (
     near_pairs,
     picture_features,
 )
-from facial_keypoints.files import write_json, write_text
 from facial_keypoints.geometry import inside_image
 from facial_keypoints.pictures import encode_image
 from facial_keypoints.types import FaceDataset
 
-if TYPE_CHECKING:
-    from rich.console import Group
+__all__ = ["AuditReport", "Flag", "StyleOffset", "audit", "flagged_rows"]
 
-__all__ = [
-    "AuditReport",
-    "Flag",
-    "StyleOffset",
-    "audit",
-    "flagged_rows",
-    "render_audit",
-    "write_audit",
-]
-
-NEAR_THRESHOLD = (
-    0.97  # correlation of whole small pictures; copies that were resized or recompressed
-)
-DISAGREEMENT_EYES = 0.2  # eye distances between two labels of one point on identical pictures
-BLANK_CONTRAST = 6.0  # grey levels, standard deviation of a picture
+NEAR_THRESHOLD = 0.97  # correlation of whole small images; copies that were resized or recompressed
+DISAGREEMENT_EYES = 0.2  # eye distances between two labels of one point on identical images
+BLANK_CONTRAST = 6.0  # grey levels, standard deviation of an image
 # Robust distances in units of the typical row's (its median is 1). Looked at on Kaggle's rows: below
 # these limits come turned heads, glasses and open mouths, which are no mistakes.
 SHAPE_LIMIT = 4.0  # about a point of a four-point face 15 of 96 pixels off
@@ -126,7 +108,7 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
 
     Args:
         dataset: Labelled faces.
-        test: Further pictures to look for among the training ones.
+        test: Further images to look for among the training ones.
 
     Returns:
         Counts, duplicates, offsets between label styles, and flagged rows.
@@ -189,7 +171,7 @@ def _blank_flags(dataset: FaceDataset) -> list[Flag]:
             int(i),
             str(dataset.sample_ids[i]),
             "blank",
-            f"The picture is nearly of one colour (contrast {contrast[i]:.1f} of 255).",
+            f"The image is nearly of one colour (contrast {contrast[i]:.1f} of 255).",
             float(BLANK_CONTRAST / max(contrast[i], 0.1)),
         )
         for i in np.flatnonzero(contrast < BLANK_CONTRAST)
@@ -208,7 +190,7 @@ def _outside_flags(dataset: FaceDataset) -> list[Flag]:
                 str(dataset.sample_ids[i]),
                 "outside",
                 f"{dataset.schema.keypoint_names[k]} at ({xy[i, k, 0]:.1f}, {xy[i, k, 1]:.1f}) lies "
-                "outside the picture.",
+                "outside the image.",
                 1.0,
             )
         )
@@ -286,7 +268,7 @@ def _shape_flags(dataset: FaceDataset) -> list[Flag]:
 
 
 def _face_flags(dataset: FaceDataset) -> list[Flag]:
-    """Pictures that, brought to common eyes, are not made of what other faces are made of."""
+    """Images that, brought to common eyes, are not made of what other faces are made of."""
     features = face_features(dataset.images, dataset.keypoints)
     rows = np.flatnonzero(features.any(axis=1))
     if len(rows) < 10 * _COMPONENTS:  # fewer faces do not span what faces can be
@@ -313,7 +295,7 @@ def _face_flags(dataset: FaceDataset) -> list[Flag]:
             int(rows[i]),
             str(dataset.sample_ids[rows[i]]),
             "no face",
-            "Between the labelled eyes there is no usual face: wrong labels, or another picture.",
+            "Between the labelled eyes there is no usual face: wrong labels, or another image.",
             float(score[i] / FACE_LIMIT),
         )
         for i in np.flatnonzero(score > FACE_LIMIT)
@@ -335,7 +317,7 @@ def _copy_pairs(exact: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 
 def _disagreements(dataset: FaceDataset, pairs: list[tuple[int, int]]) -> tuple[list[Flag], int]:
-    """Flags for identical pictures with different labels, and the number of such pairs."""
+    """Flags for identical images with different labels, and the number of such pairs."""
     xy = dataset.keypoints.xy
     a, b = dataset.schema.norm_indices
     eyes = np.nanmedian(np.linalg.norm(xy[:, a] - xy[:, b], axis=1)) if pairs else np.nan
@@ -355,7 +337,7 @@ def _disagreements(dataset: FaceDataset, pairs: list[tuple[int, int]]) -> tuple[
                 str(dataset.sample_ids[row]),
                 "copies disagree",
                 f"{dataset.schema.keypoint_names[k]} is {apart[k]:.1f} px from where the identical "
-                f"picture {dataset.sample_ids[other]} has it.",
+                f"image {dataset.sample_ids[other]} has it.",
                 float(apart[k] / (DISAGREEMENT_EYES * eyes)),
             )
     return list(flags.values()), count
@@ -364,7 +346,7 @@ def _disagreements(dataset: FaceDataset, pairs: list[tuple[int, int]]) -> tuple[
 def _shared(
     dataset: FaceDataset, test: FaceDataset | None, pictures: NDArray[np.float32]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(training id, test id) of identical and of nearly identical pictures."""
+    """(training id, test id) of identical and of nearly identical images."""
     if test is None or test.images.shape[1:] != dataset.images.shape[1:]:
         return [], []
     both = exact_groups(np.concatenate([dataset.images, test.images]))
@@ -467,13 +449,13 @@ def _style_offsets(dataset: FaceDataset) -> list[StyleOffset]:
     return offsets
 
 
-# --- showing it -----------------------------------------------------------------------------------
+# --- thumbnails -----------------------------------------------------------------------------------
 
 _THUMBNAIL_SIDE = 144  # pixels
 
 
 def _thumbnail(dataset: FaceDataset, row: int) -> bytes:
-    """The picture with its labels as PNG."""
+    """The image with its labels as PNG."""
     image = dataset.images[row]
     scale = _THUMBNAIL_SIDE / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
@@ -484,155 +466,3 @@ def _thumbnail(dataset: FaceDataset, row: int) -> bytes:
             centre = (round((float(x) + 0.5) * scale), round((float(y) + 0.5) * scale))
             cv2.circle(canvas, centre, 3, (60, 220, 60), -1, cv2.LINE_AA)
     return encode_image(canvas)
-
-
-def _facts(report: AuditReport) -> list[tuple[str, str]]:
-    """The report's headline numbers as (name, value)."""
-    height, width = report.image_size
-    styles = ", ".join(f"{name or 'unlabelled'} {n:,}" for name, n in report.styles.items())
-    return [
-        ("faces", f"{report.rows:,} of {width} × {height} pixels"),
-        ("label styles", styles or "none"),
-        ("identical pictures", f"{report.exact_rows:,} rows in {report.exact_groups:,} groups"),
-        ("of these with differing labels", f"{report.disagreeing_pairs:,} pairs"),
-        ("nearly identical pictures", f"{len(report.near_pairs):,} pairs"),
-        ("training pictures also in the test set", f"{len(report.test_exact):,} identical, {len(report.test_near):,} nearly"),
-        ("rows flagged", f"{len(flagged_rows(report)):,}"),
-    ]  # fmt: skip
-
-
-def render_audit(report: AuditReport) -> Group:
-    """The report for a terminal, as a ``rich`` renderable."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, title_justify="left", title_style="bold", box=None)
-        for i, column in enumerate(columns):
-            made.add_column(column, justify="left" if i == 0 else "right")
-        return made
-
-    facts = table(f"Audit of {report.source or 'the data'}", "", "")
-    for name, value in _facts(report):
-        facts.add_row(name, Text(value))
-    labels = table("Labels per keypoint", "keypoint", "labels", "share")
-    for name, count in report.label_counts.items():
-        labels.add_row(name, f"{count:,}", f"{count / max(report.rows, 1):.1%}")
-    patterns = table("Patterns of missing labels", "missing", "rows")
-    for count, missing in report.patterns[:8]:
-        patterns.add_row(_missing_text(missing), f"{count:,}")
-    parts = [facts, labels, patterns]
-    if report.style_offsets:
-        first = report.style_offsets[0]
-        offsets = table(
-            f"Where styles differ (px, against {first.reference}, eyes held fixed)",
-            "keypoint", "style", "right in picture", "down",
-        )  # fmt: skip
-        for o in report.style_offsets:
-            offsets.add_row(o.keypoint, o.style, f"{o.dx:+.1f}", f"{o.dy:+.1f}")
-        parts.append(offsets)
-    if report.flags:
-        flags = table("Rows to look at", "row", "reason", "score")
-        flags.columns[1].justify = "left"
-        for flag in report.flags[:15]:
-            flags.add_row(
-                flag.sample_id, Text(f"{flag.reason}: {flag.detail}"), f"{flag.score:.1f}"
-            )
-        if len(report.flags) > 15:
-            flags.add_row("…", f"{len(report.flags) - 15} more in the written report", "")
-        parts.append(flags)
-    return Group(*(item for part in parts for item in (part, "")))
-
-
-def _missing_text(missing: tuple[str, ...]) -> str:
-    if not missing:
-        return "nothing"
-    return ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-
-
-def write_audit(report: AuditReport, directory: Path | str) -> None:
-    """Write ``audit.json`` and ``audit.html`` (self-contained) into a folder, which is made.
-
-    Raises:
-        OutputError: They cannot be written.
-    """
-    folder = Path(directory)
-    content = {k: v for k, v in asdict(report).items() if k != "thumbnails"}
-    content["patterns"] = [{"rows": n, "missing": list(m)} for n, m in report.patterns]
-    content["flagged_rows"] = flagged_rows(report).tolist()
-    write_json(folder / "audit.json", content)
-    write_text(folder / "audit.html", _html(report))
-
-
-_CSS = """
-:root { color-scheme: light dark; --ink: #1d2430; --paper: #fbfbf9; --line: #d9dbe0; --bar: #4a7fb5; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7ec; --paper: #16191f; --line: #343a45; --bar: #6fa3d8; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; } td, th { padding: .2rem .9rem .2rem 0; text-align: left;
-  border-bottom: 1px solid var(--line); font-weight: normal; } th { opacity: .7; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-td.bar { width: 14rem; } td.bar div { height: .6rem; background: var(--bar); border-radius: 2px; }
-.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 1rem; }
-figure { margin: 0; } img { width: 100%; border-radius: 4px; display: block; }
-figcaption { font-size: .8rem; line-height: 1.3; margin-top: .3rem; } b { font-weight: 600; }
-"""
-
-
-def _html(report: AuditReport) -> str:
-    def rows(cells: list[tuple[str, ...]]) -> str:
-        return "".join(
-            "<tr>" + "".join(f"<td{'' if i == 0 else ' class=n'}>{c}</td>" for i, c in enumerate(r)) + "</tr>"
-            for r in cells
-        )  # fmt: skip
-
-    escape = html.escape
-    labels = "".join(
-        f"<tr><td>{escape(name)}</td><td class=n>{count:,}</td><td class=bar>"
-        f"<div style='width:{100 * count / max(report.rows, 1):.1f}%'></div></td></tr>"
-        for name, count in report.label_counts.items()
-    )
-    patterns = rows([(escape(_missing_text(m)), f"{n:,}") for n, m in report.patterns[:20]])
-    offsets = rows(
-        [
-            (escape(o.keypoint), escape(o.style), f"{o.dx:+.1f}", f"{o.dy:+.1f}")
-            for o in report.style_offsets
-        ]
-    )
-    faces = "".join(
-        f"<figure><img alt='row {escape(flag.sample_id)}' src='data:image/png;base64,"
-        f"{base64.b64encode(report.thumbnails[flag.row]).decode()}'><figcaption><b>"
-        f"{escape(flag.sample_id)} · {escape(flag.reason)}</b> {escape(flag.detail)}"
-        "</figcaption></figure>"
-        for flag in report.flags[:200]
-        if flag.row in report.thumbnails
-    )
-    shared = rows([(escape(a), escape(b)) for a, b in (report.test_exact + report.test_near)[:50]])
-    facts = rows([(escape(name), escape(value)) for name, value in _facts(report)])
-    parts = [
-        f"<h1>Audit of {escape(Path(report.source).name or 'the data')}</h1><table>{facts}</table>",
-        f"<h2>Labels per keypoint</h2><table>{labels}</table>",
-        f"<h2>Patterns of missing labels</h2><table>{patterns}</table>",
-    ]
-    if offsets:
-        reference = escape(report.style_offsets[0].reference)
-        parts.append(
-            f"<h2>Where label styles differ</h2><p>Pixels against {reference}, eyes held fixed.</p>"
-            "<table><tr><th>keypoint</th><th class=n>style</th><th class=n>right</th>"
-            f"<th class=n>down</th></tr>{offsets}</table>"
-        )
-    if shared:
-        parts.append(
-            "<h2>Training pictures in the test set</h2><table><tr><th>training row</th>"
-            f"<th class=n>test picture</th></tr>{shared}</table>"
-        )
-    if faces:
-        parts.append(f"<h2>Rows to look at</h2><div class=faces>{faces}</div>")
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width'><title>Audit</title>"
-        f"<style>{_CSS}</style>{''.join(parts)}</html>\n"
-    )
