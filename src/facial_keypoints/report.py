@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +28,7 @@ from facial_keypoints.files import atomic_path, write_json, write_text
 from facial_keypoints.metrics import rmse_per_face
 from facial_keypoints.pages import duration, interval, percent, px
 from facial_keypoints.pictures import encode_image
-from facial_keypoints.types import FaceDataset, FloatArray
+from facial_keypoints.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -290,8 +290,7 @@ def write_report(path: str | Path, comparison: ComparisonResult) -> None:
         norm_pair=" and ".join(map(plots.keypoint_label, winner.report.norm_pair)),
         scores=_score_table(comparison.ranking, "recipe", colored=True),
         missing_scores=_score_table(missing, "missing labels", colored=False) if missing else None,
-        grid=_grid(comparison),
-        extremes=_extremes(comparison),
+        **_faces(comparison),
         charts=_charts(comparison),
         training=_training(recipes),
         split={parts.get(k, k): v for k, v in comparison.split.items()},
@@ -340,89 +339,52 @@ def _bars(comparison: ComparisonResult) -> list[dict[str, Any]]:
     ]
 
 
-def _face(
-    dataset: FaceDataset,
-    row: int,
-    predicted: Mapping[int, FloatArray],
-    errors: Mapping[int, float],
-    caption: str,
-) -> dict[str, Any]:
-    """One face as plain values; predictions (K, 2) in px and RMSE by recipe index."""
-    height, width = dataset.image_size
-    image = dataset.images[row]
-    pixels = np.ascontiguousarray(image if image.shape[2] == 1 else image[..., ::-1])
-    labels = [(x, y) if np.isfinite(x) else None for x, y in _rounded(dataset.keypoints.xy[row])]
-    return {
-        "id": str(dataset.sample_ids[row]),
-        "width": width,
-        "height": height,
-        "unit": max(height, width) / 96.0,  # marks are sized for 96-pixel images
-        "image": pages.data_uri("image/png", encode_image(pixels)),
-        "truth": [label for label in labels if label],
-        "layers": {
-            index: [
-                (x, y, label)
-                for (x, y), label in zip(_rounded(xy), labels, strict=True)
-                if np.isfinite(x) and np.isfinite(y)
-            ]
-            for index, xy in predicted.items()
-        },
-        "errors": errors,
-        "caption": caption,
-    }
+def _faces(comparison: ComparisonResult) -> dict[str, Any]:
+    """The grid of faces with every recipe's points, and each recipe's worst and best faces."""
+    test, recipes = comparison.test, comparison.recipes
+    truth = test.keypoints.xy
+    errors = [rmse_per_face(truth, r.predicted_xy) for r in recipes]
+    height, width = test.image_size
 
+    def rounded(xy: FloatArray) -> list[tuple[float, float] | None]:
+        return [
+            (x, y) if math.isfinite(x + y) else None
+            for x, y in np.round(xy.astype(float), 2).tolist()
+        ]
 
-def _rounded(xy: FloatArray) -> list[list[float]]:
-    rounded: list[list[float]] = np.round(xy.astype(np.float64), 2).tolist()
-    return rounded
+    def face(row: int, shown: Sequence[int], caption: str) -> dict[str, Any]:
+        image = test.images[row]
+        labels = rounded(truth[row])
+        return {
+            "id": test.sample_ids[row],
+            "width": width,
+            "height": height,
+            "unit": max(height, width) / 96.0,  # marks are sized for 96-pixel images
+            "image": pages.data_uri("image/png", encode_image(image)),
+            "truth": [label for label in labels if label],
+            "layers": {
+                i: list(zip(rounded(recipes[i].predicted_xy[row]), labels, strict=True))
+                for i in shown
+            },
+            "errors": {i: float(errors[i][row]) for i in shown},
+            "caption": caption,
+        }
 
-
-def _face_errors(comparison: ComparisonResult) -> list[FloatArray]:
-    truth = comparison.test.keypoints.xy
-    return [rmse_per_face(truth, r.predicted_xy) for r in comparison.recipes]
-
-
-def _grid(comparison: ComparisonResult) -> list[dict[str, Any]]:
-    test = comparison.test
-    errors = _face_errors(comparison)
-    return [
-        _face(
-            test,
-            row,
-            {i: r.predicted_xy[row] for i, r in enumerate(comparison.recipes)},
-            {i: float(e[row]) for i, e in enumerate(errors)},
-            str(test.styles[row]),
-        )
-        for row in plots.pick_faces(test, GRID_FACES).tolist()
-    ]
-
-
-def _extremes(comparison: ComparisonResult) -> list[list[list[dict[str, Any]]]]:
-    """Worst and best faces of each recipe; none without labels."""
-    test = comparison.test
-    chosen = []
-    for i, (recipe, errors) in enumerate(
-        zip(comparison.recipes, _face_errors(comparison), strict=True)
-    ):
-        order = np.argsort(errors, kind="stable")[: int(np.isfinite(errors).sum())].tolist()
-        if not order:
-            return []
-        chosen.append(
+    extremes = []
+    for i, error in enumerate(errors):
+        order = np.argsort(error, kind="stable")[: int(np.isfinite(error).sum())].tolist()
+        extremes.append(
             [
-                [
-                    _face(
-                        test,
-                        row,
-                        {i: recipe.predicted_xy[row]},
-                        {i: float(errors[row])},
-                        str(test.sample_ids[row]),
-                    )
-                    for row in rows[:EXTREME_FACES]
-                ]
+                [face(row, [i], test.sample_ids[row]) for row in rows[:EXTREME_FACES]]
                 for rows in (order[::-1], order)
             ]
         )
-    return chosen
+    everyone = range(len(recipes))
+    rows = plots.pick_faces(test, GRID_FACES).tolist()
+    return {
+        "grid": [face(row, everyone, test.styles[row]) for row in rows],
+        "extremes": extremes if extremes[0][0] else [],
+    }
 
 
 def _chart(
@@ -488,7 +450,6 @@ def _training(recipes: Sequence[RecipeResult]) -> list[tuple[str, list[str]]]:
     return [
         ("about", [r.description or "–" for r in recipes]),
         ("parameters", [pages.setting(r.num_parameters or None) for r in recipes]),
-        ("training time", [duration(r.train_seconds) for r in recipes]),
         *(
             (key.replace("_", " "), [pages.setting(r.settings.get(key)) for r in recipes])
             for key in keys
