@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from facial_keypoints.schemas import FIVE
-from facial_keypoints.spec import METADATA_KEY, ModelSpec
+from facial_keypoints.spec import DIGESTS_KEY, METADATA_KEY, ModelSpec, digests_to_text
 
 SPEC = ModelSpec(
     name="spot",
@@ -33,8 +34,12 @@ def spot_model(
     *,
     metadata: bool = True,
     graph_spec: ModelSpec | None = None,
+    digests: Iterable[bytes] | None = None,
 ) -> Path:
-    """Write the model; ``graph_spec`` makes the graph differ from its description."""
+    """Write the model; ``graph_spec`` makes the graph differ from its description.
+
+    ``digests`` are those of the images that it claims to have learnt from.
+    """
     graph_spec = graph_spec or spec
     height, width = graph_spec.input_size
     s, k = len(graph_spec.styles), graph_spec.schema.num_keypoints
@@ -73,6 +78,7 @@ def spot_model(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     if metadata:
-        helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+        claims = {} if digests is None else {DIGESTS_KEY: digests_to_text(digests)}
+        helper.set_model_props(model, {METADATA_KEY: spec.to_json(), **claims})
     onnx.save(model, str(path))
     return path

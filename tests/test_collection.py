@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from facial_keypoints.data.collection import CANVAS, load_collection
+from facial_keypoints.data.collection import CANVAS, learnt_digests, load_collection
+from facial_keypoints.data.duplicates import image_digests
+from facial_keypoints.data.formats import load_dataset
 from facial_keypoints.data.synthetic import draw_kaggle_like
 from facial_keypoints.errors import DataError
 from facial_keypoints.schemas import KAGGLE15
@@ -109,3 +111,17 @@ def test_a_damaged_crop_is_named(data):
         archive.writestr("Ann_1.jpg", b"nothing")
     with pytest.raises(DataError, match=r"Ann_1\.jpg"):
         load_collection(data, threads=1)
+
+
+def test_kaggles_rows_and_wild_crops_are_recognised_in_a_users_files(data, tmp_path):
+    known = learnt_digests(data, (96, 96), threads=1)
+    assert len(known) == 8 + 3
+    rows = load_dataset(data / "facial-keypoints-detection", size=(96, 96), channels=1)
+    assert known.issuperset(image_digests(rows.images))
+    mine = tmp_path / "mine"
+    with zipfile.ZipFile(data / "wild" / "mtfl.zip") as archive:
+        archive.extract("x.jpg", mine)
+    (mine / "faces.csv").write_text("image,left_eye_center_x,left_eye_center_y\nx.jpg,90,70\n")
+    [crop] = load_dataset(mine, size=(96, 96), channels=1).images
+    assert known.issuperset(image_digests([crop]))
+    assert known.isdisjoint(image_digests([255 - crop]))

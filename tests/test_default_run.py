@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from facial_keypoints.backend import choose_backend
+from facial_keypoints.data.duplicates import image_digests
+from facial_keypoints.data.formats import load_dataset
 from facial_keypoints.data.synthetic import write_kaggle_folder
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.files import read_json
-from facial_keypoints.runtime import load_runtime, read_spec
+from facial_keypoints.runtime import load_runtime, read_spec, read_training_digests
 
 choose_backend()
 from facial_keypoints.default_run import QUICK, train_default_run
@@ -38,6 +40,9 @@ def test_one_call_leaves_a_detector_that_says_what_it_was_made_from(data, tmp_pa
     xy, confidence = load_runtime(run / "model.onnx").run(np.zeros((2, 32, 32, 1), np.uint8))
     assert xy.shape == (2, 4, 15, 2)
     assert confidence is not None
+
+    rows = load_dataset(data / "facial-keypoints-detection", size=(32, 32)).images
+    assert read_training_digests(run / "model.onnx") == set(image_digests(rows))
 
     told = read_json(run / "run.json")
     assert told["data_digest"] == spec.data_digest

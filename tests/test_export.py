@@ -19,9 +19,9 @@ from facial_keypoints.geometry import signed_to_pixels
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.models.loading import load_keras_model, with_decoding
 from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
-from facial_keypoints.runtime import Runtime, load_runtime
+from facial_keypoints.runtime import Runtime, load_runtime, read_training_digests
 from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.spec import ModelSpec, embed_spec
+from facial_keypoints.spec import ModelSpec, embed_digests, embed_spec
 from spot_model import SPEC as SPOT
 from spot_model import spot_model
 
@@ -281,3 +281,13 @@ def test_reshaping_moves_before_the_scaling_and_nothing_else_changes() -> None:
     x = np.arange(32, dtype=np.float32).reshape(2, 4, 4, 1)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], (x * 0.5 + 2).reshape(2, 1, 4, 4))
+
+
+def test_the_export_keeps_the_digests_of_the_training_images(tmp_path: Path) -> None:
+    file, out = saved(tmp_path / "model.keras"), tmp_path / "model.onnx"
+    export_onnx(file, out)
+    assert read_training_digests(file) is read_training_digests(out) is None
+    digests = {b"12345", b"\0\0\0\0\0", b"abcd\n"}
+    embed_digests(file, digests)
+    export_onnx(file, out)
+    assert read_training_digests(file) == read_training_digests(out) == digests

@@ -14,6 +14,7 @@ from conftest import dotted_faces
 keras = pytest.importorskip("keras")
 
 from facial_keypoints.data.augment import AugmentConfig
+from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.formats import save_dataset
 from facial_keypoints.data.synthetic import draw_kaggle_like
 from facial_keypoints.errors import DataError, ModelError, OutputError
@@ -26,8 +27,9 @@ from facial_keypoints.models.transfer import Examples, fit_start
 from facial_keypoints.models.tuned import ReadOut, backbone, build_tuned, read_out
 from facial_keypoints.pictures import fit_picture
 from facial_keypoints.predict import load_predictor
+from facial_keypoints.runtime import read_training_digests
 from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.spec import ModelSpec, embed_spec
+from facial_keypoints.spec import ModelSpec, embed_digests, embed_spec
 from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema
 
 pytestmark = pytest.mark.backends
@@ -333,6 +335,22 @@ def test_the_command_line_tunes_on_a_users_files(base: Path, tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     assert "cross-validation over 8 faces" in result.output
     assert json.loads((tmp_path / "run/report.json").read_text())["schema_name"] == "mine"
+    # It is not measured on the faces that it was fitted to as if they were others.
+    words = ["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "mine")]
+    result = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "again.json")])
+    assert result.exit_code == 0, result.output
+    assert "All 8 faces are training or validation faces" in result.output
+    told = json.loads((tmp_path / "again.json").read_text())
+    assert told["training_faces"] == told["on_training_faces"]["overall"]["num_faces"] == 8
+
+
+def test_the_bases_training_faces_are_the_new_models_too(tmp_path: Path) -> None:
+    spec = ModelSpec("tiny", KAGGLE15, (SIZE, SIZE), styles=KAGGLE15.styles, output="points")
+    base = saved(tmp_path / "tiny.keras", build_network(TINY), spec)
+    faces, before = drawn(8), image_digests(drawn(5, seed=1).images)
+    embed_digests(base, before)
+    finetune(faces, tmp_path / "run", base=base)
+    assert read_training_digests(tmp_path / "run") == {*before, *image_digests(faces.images)}
 
 
 @pytest.mark.parametrize(

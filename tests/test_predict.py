@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from conftest import dotted_faces
+from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.kaggle import load_kaggle, load_lookup, requested_styles
 from facial_keypoints.data.synthetic import write_kaggle_folder
 from facial_keypoints.errors import ModelError, PictureError
@@ -417,7 +418,49 @@ def test_evaluate_answers_each_row_in_its_style_without_keras(
     y = faces.images.reshape(len(faces), -1).argmax(axis=1) // 96
     predicted = np.repeat(np.stack([x, y], axis=1)[:, None], 15, axis=1)
     rmse = np.sqrt(np.nanmean((faces.keypoints.xy - predicted) ** 2))
-    assert json.loads(out.read_text())["overall"]["rmse_px"] == pytest.approx(rmse, rel=1e-5)
+    told = json.loads(out.read_text())
+    assert told["overall"]["rmse_px"] == pytest.approx(rmse, rel=1e-5)
+    # A model of which nobody knows what it learnt from.
+    assert told["training_faces"] is told["on_training_faces"] is None
+    assert f"the {len(faces)} faces may be training faces" in done.stdout
+
+
+@pytest.mark.parametrize("learnt", ["none", "some", "all"])
+def test_evaluate_measures_on_faces_that_the_model_did_not_learn_from(
+    learnt: str, kaggle: Path, tmp_path: Path
+) -> None:
+    faces = load_kaggle(kaggle)
+    n = len(faces)
+    count = {"none": 0, "some": n // 3, "all": n}[learnt]
+    spec = ModelSpec("spot", KAGGLE15, (96, 96), styles=("kaggle-a", "kaggle-b"))
+    model = spot_model(tmp_path / "m.onnx", spec, digests=image_digests(faces.images[:count]))
+    out = tmp_path / "report.json"
+    done = without_keras("evaluate", model, "--data", kaggle, "-o", out)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(out.read_text())
+    assert (told["training_faces"], told["overall"]["num_faces"]) == (count, n - count)
+
+    x = brightest_x(faces.images) + (faces.styles == "kaggle-b")
+    y = faces.images.reshape(n, -1).argmax(axis=1) // 96
+    squared = (faces.keypoints.xy - np.stack([x, y], axis=1)[:, None]) ** 2
+    if learnt == "none":
+        assert told["on_training_faces"] is None
+        assert f"None of the {n} faces is a training or validation face" in done.stdout
+    else:
+        seen = np.sqrt(np.nanmean(squared[:count]))
+        assert told["on_training_faces"]["overall"]["rmse_px"] == pytest.approx(seen, rel=1e-5)
+        assert f"learnt from: RMSE {seen:.2f} px." in done.stdout
+    if learnt == "all":
+        assert told["overall"]["rmse_px"] is None
+        assert f"All {n} faces are training or validation faces" in done.stdout
+        assert "all keypoints" not in done.stdout  # no table without honest numbers
+    else:
+        held_out = np.sqrt(np.nanmean(squared[count:]))
+        assert told["overall"]["rmse_px"] == pytest.approx(held_out, rel=1e-5)
+        assert f"{held_out:.2f}" in done.stdout
+    if learnt == "some":
+        assert f"{count} of {n} faces are training or validation faces" in done.stdout
+    assert "Warning" not in done.stderr
 
 
 def test_a_model_that_does_not_fit_the_data_gets_a_sentence(

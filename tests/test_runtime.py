@@ -12,9 +12,9 @@ import pytest
 
 from facial_keypoints import runtime
 from facial_keypoints.errors import ModelError
-from facial_keypoints.runtime import load_runtime, read_spec, shipped_models
+from facial_keypoints.runtime import load_runtime, read_spec, read_training_digests, shipped_models
 from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.spec import METADATA_KEY
+from facial_keypoints.spec import DIGESTS_KEY, METADATA_KEY
 from spot_model import SPEC, spot_model
 
 
@@ -188,3 +188,20 @@ def test_prediction_needs_no_training_library(model: Path, tmp_path: Path) -> No
     # The pair of pixels 40 and 41 is input pixel 20; kaggle-a adds one input pixel: 2 of the picture.
     assert answer == "[42.5, 20.5]"
     assert re.search(r"pip install 'facial-keypoints\[train\]'", refusal)
+
+
+@pytest.mark.skipif("default" not in shipped_models(), reason="this build comes without weights")
+def test_both_files_of_the_shipped_model_know_what_it_learnt_from() -> None:
+    known = read_training_digests("default")
+    assert known is not None
+    assert known == read_training_digests(shipped_models()["default"].with_suffix(".keras"))
+    assert len(known) > 20_000  # of 22,311 faces, many of them copies
+
+
+def test_damaged_digests_are_told(model: Path, tmp_path: Path) -> None:
+    assert read_training_digests(model) is None
+    file = tmp_path / "model.keras"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"{DIGESTS_KEY}.txt", "no base64!")
+    with pytest.raises(ModelError, match="damaged"):
+        read_training_digests(file)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from conftest import dotted_faces
 keras = pytest.importorskip("keras")
 
 from facial_keypoints import training
+from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import MARKER, alone_in
@@ -24,7 +26,7 @@ from facial_keypoints.models.loading import load_keras_model
 from facial_keypoints.models.study import build_cnn
 from facial_keypoints.predict import load_predictor
 from facial_keypoints.recipes import RECIPES, Recipe
-from facial_keypoints.runtime import load_runtime, read_spec
+from facial_keypoints.runtime import load_runtime, read_spec, read_training_digests
 from facial_keypoints.training import (
     build_expert,
     load_run,
@@ -320,3 +322,13 @@ def test_a_saved_network_of_networks_opens_where_training_was_never_imported(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "specialists", done.stderr[-500:]
+
+
+def test_a_run_knows_its_training_and_validation_images(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    split = thirds(faces)
+    # A flagged row that was left out of training does not become a test face.
+    train(faces, replace(split, train=split.train[1:]), FC.override(epochs=1), tmp_path / "run")
+    known = read_training_digests(tmp_path / "run")
+    assert known == set(image_digests(faces.images[np.concatenate([split.train, split.val])]))
+    assert not known & set(image_digests(faces.images[split.test]))

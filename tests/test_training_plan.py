@@ -18,12 +18,13 @@ keras = pytest.importorskip("keras")
 
 from facial_keypoints import training_plan
 from facial_keypoints.cli import app
+from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.metrics import rmse
 from facial_keypoints.models.loading import load_keras_model
 from facial_keypoints.recipes import RECIPES
-from facial_keypoints.runtime import read_spec
+from facial_keypoints.runtime import read_spec, read_training_digests
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training import (
     load_run,
@@ -89,6 +90,10 @@ def test_seeds_are_measured_one_by_one_and_as_an_ensemble(tmp_path: Path) -> Non
     one = predict_keypoints(load_keras_model(ensemble / "model.keras"), test.images)
     np.testing.assert_allclose(one, result.recipes[1].predicted_xy, atol=1e-3)
     assert read_spec(ensemble / "model.keras").schema == test.schema
+    seen = read_training_digests(ensemble)
+    assert seen
+    assert seen == frozenset().union(*(read_training_digests(run.directory) or () for run in runs))
+    assert seen.isdisjoint(image_digests(test.images))
     np.testing.assert_array_equal(Split.load(ensemble / "split.json").test, runs[0].split.test)
     # The first seed's weights are those of `train` by itself.
     alone = train(dotted_faces(60), runs[0].split, FC, tmp_path / "alone", seed=0)

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from facial_keypoints.data.collection import FaceCollection, load_collection
+from facial_keypoints.data.collection import FaceCollection, learnt_digests, load_collection
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.export import export_onnx
 from facial_keypoints.files import atomic_path, output_folder, read_json, write_json
@@ -25,7 +25,7 @@ from facial_keypoints.metrics import median_point_error, nme, rmse
 from facial_keypoints.models.landmark import NetworkConfig, Stage
 from facial_keypoints.models.loading import CONFIDENCE
 from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.spec import ModelSpec, embed_spec
+from facial_keypoints.spec import ModelSpec, embed_digests, embed_spec
 from facial_keypoints.train_default import DefaultConfig, FitConfig, predict_views, train_default
 from facial_keypoints.training import git_revision, library_versions
 
@@ -121,6 +121,7 @@ def train_default_run(
         with atomic_path(directory / "model.keras") as temporary:
             net.save(temporary)
             embed_spec(temporary, spec)
+            embed_digests(temporary, learnt_digests(data, spec.input_size, threads=threads))
         export_onnx(directory / "model.keras", directory / "model.onnx")
         write_json(directory / "schema.json", asdict(KAGGLE15))
         write_json(

@@ -22,9 +22,11 @@ __all__ = [
     "CED_THRESHOLDS",
     "ComparisonResult",
     "EvaluationReport",
+    "HeldOutReport",
     "KeypointScores",
     "RecipeResult",
     "Scores",
+    "evaluate_held_out",
     "evaluate_predictions",
 ]
 
@@ -267,6 +269,70 @@ def evaluate_predictions(
         overall=_scores(dataset, predicted, seed),
         by_style=by_style,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutReport:
+    """How well a model does on the faces that it did not learn from, and, apart, on the others.
+
+    Args:
+        held_out: The faces that are not known to be training faces; no faces, and NaN, where all are.
+        on_training_faces: The faces that the model was trained on or that chose its epoch; ``None``
+            where there are none, or none are known.
+        known: Whether the model says which faces it learnt from. If not, any face of ``held_out``
+            may be a training face.
+    """
+
+    held_out: EvaluationReport
+    on_training_faces: EvaluationReport | None
+    known: bool
+
+    @property
+    def num_training_faces(self) -> int | None:
+        """How many of the faces are training or validation faces; ``None``: not known."""
+        if self.on_training_faces is None:
+            return 0 if self.known else None
+        return self.on_training_faces.overall.num_faces
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report on the held-out faces, as plain JSON values, with two more.
+
+        These are ``training_faces`` (their number; ``None``: not known) and ``on_training_faces``
+        (a report or ``None``).
+        """
+        apart = self.on_training_faces
+        return {
+            **self.held_out.to_dict(),
+            "training_faces": self.num_training_faces,
+            "on_training_faces": None if apart is None else apart.to_dict(),
+        }
+
+
+def evaluate_held_out(
+    dataset: FaceDataset,
+    predicted_xy: FloatArray,
+    seen: Sequence[bool] | NDArray[np.bool_] | None,
+    *,
+    seed: int = 0,
+) -> HeldOutReport:
+    """Measure predictions apart on faces that the model learnt from and on the others.
+
+    Args:
+        dataset: As for :func:`evaluate_predictions`.
+        predicted_xy: As for :func:`evaluate_predictions`.
+        seen: (N,) whether the model learnt from a face; ``None`` if that is not known.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: As for :func:`evaluate_predictions`.
+    """
+    learnt = np.zeros(len(dataset), bool) if seen is None else np.asarray(seen, bool)
+
+    def part(rows: NDArray[np.bool_]) -> EvaluationReport:
+        index = np.flatnonzero(rows)
+        return evaluate_predictions(dataset.subset(index), predicted_xy[index], seed=seed)
+
+    return HeldOutReport(part(~learnt), part(learnt) if learnt.any() else None, seen is not None)
 
 
 @dataclass(frozen=True, eq=False)

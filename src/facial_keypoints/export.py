@@ -3,7 +3,8 @@
 The file follows one contract, which :mod:`facial_keypoints.runtime`, the web page and anyone with
 ONNX Runtime relies on: input ``image`` (N, H, W, C) uint8; outputs ``xy`` (N, S, K, 2) float32 in
 input pixels and, where the model estimates it, ``confidence`` (N, S, K) float32 in [0, 1]; metadata
-key ``facial_keypoints_spec`` with the model's description as JSON.
+key ``facial_keypoints_spec`` with the model's description as JSON, and, where the model knows them,
+``facial_keypoints_training_digests`` with the digests of the images that it learnt from.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from facial_keypoints.backend import choose_backend
 from facial_keypoints.errors import MissingExtraError, ModelError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.runtime import Runtime, load_runtime
-from facial_keypoints.spec import METADATA_KEY, ModelSpec, read_embedded_spec
+from facial_keypoints.spec import (
+    DIGESTS_KEY,
+    METADATA_KEY,
+    ModelSpec,
+    digests_to_text,
+    read_embedded_digests,
+    read_embedded_spec,
+)
 from facial_keypoints.types import ImageArray
 
 if TYPE_CHECKING:
@@ -63,6 +71,9 @@ def export_onnx(
     if path.suffix.lower() == ".onnx":
         raise ModelError(f"{path} is an ONNX model already: name a run folder or a .keras file.")
     spec = read_embedded_spec(path)
+    metadata = {METADATA_KEY: spec.to_json()}
+    if (digests := read_embedded_digests(path)) is not None:
+        metadata[DIGESTS_KEY] = digests_to_text(digests)
     choose_backend()
     from facial_keypoints.models.loading import load_decoded
 
@@ -70,7 +81,9 @@ def export_onnx(
     decoded = load_decoded(path, spec)
     with atomic_path(Path(out)) as temporary:
         _convert(decoded, spec, temporary)
-        _finish(temporary, spec, sorted(decoded.output))  # the order that Keras flattens them in
+        _finish(
+            temporary, metadata, sorted(decoded.output)
+        )  # the order that Keras flattens them in
         difference = _difference(reference, load_runtime(temporary), samples)
         if not difference < LARGEST_DIFFERENCE_PX:
             raise ModelError(
@@ -103,12 +116,12 @@ def _convert(decoded: keras.Model, spec: ModelSpec, path: Path) -> None:
         raise MissingExtraError(error.name or "tf2onnx", "train", "Exporting to ONNX") from error
 
 
-def _finish(path: Path, spec: ModelSpec, outputs: Sequence[str]) -> None:
+def _finish(path: Path, metadata: dict[str, str], outputs: Sequence[str]) -> None:
     """Give the batch axis and the outputs the names of the contract, and add the description.
 
     Args:
         path: The file to change.
-        spec: The description.
+        metadata: The description and the digests, by their keys.
         outputs: Names of the outputs in the file's order.
     """
     import onnx
@@ -122,7 +135,7 @@ def _finish(path: Path, spec: ModelSpec, outputs: Sequence[str]) -> None:
     _reshape_first(model.graph)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
-    onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+    onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
 

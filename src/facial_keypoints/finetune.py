@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.data.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.data.cache import data_digest
-from facial_keypoints.data.duplicates import duplicate_groups, join_groups
+from facial_keypoints.data.duplicates import duplicate_groups, image_digests, join_groups
 from facial_keypoints.errors import DataError, ModelError
 from facial_keypoints.files import output_folder, write_json
 from facial_keypoints.models.loading import CONFIDENCE, load_keras_model
@@ -32,7 +32,13 @@ from facial_keypoints.models.transfer import FOLDS, Examples, fit_start
 from facial_keypoints.models.tuned import backbone, build_tuned, read_out
 from facial_keypoints.runtime import shipped_models
 from facial_keypoints.schemas import select_keypoints
-from facial_keypoints.spec import ModelSpec, embed_spec, read_embedded_spec
+from facial_keypoints.spec import (
+    ModelSpec,
+    embed_digests,
+    embed_spec,
+    read_embedded_digests,
+    read_embedded_spec,
+)
 from facial_keypoints.training import git_revision, library_versions
 from facial_keypoints.types import FaceDataset, Keypoints
 
@@ -181,17 +187,26 @@ def finetune(
             "versions": library_versions(),
             "git_revision": git_revision(),
         }
-        _save(fresh, model, spec, settings)
+        # The backbone is the base's, so the base's training faces are this model's too.
+        seen = {*image_digests(dataset.images), *(read_embedded_digests(base_file) or ())}
+        _save(fresh, model, spec, seen, settings)
     return FinetunedRun(
         directory, spec, dataset, start.out_of_fold.astype(np.float32),
         base_xy.astype(np.float32), base_spec.styles[start.style], seconds,
     )  # fmt: skip
 
 
-def _save(directory: Path, model: keras.Model, spec: ModelSpec, settings: dict[str, Any]) -> None:
+def _save(
+    directory: Path,
+    model: keras.Model,
+    spec: ModelSpec,
+    seen: set[bytes],
+    settings: dict[str, Any],
+) -> None:
     """Write what a run folder holds."""
     model.save(directory / "model.keras")
     embed_spec(directory / "model.keras", spec)
+    embed_digests(directory / "model.keras", seen)
     write_json(directory / "schema.json", asdict(spec.schema))
     write_json(directory / "run.json", settings)
 

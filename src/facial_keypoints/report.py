@@ -20,6 +20,7 @@ from facial_keypoints.evaluation import (
     CED_THRESHOLDS,
     ComparisonResult,
     EvaluationReport,
+    HeldOutReport,
     KeypointScores,
     RecipeResult,
     Scores,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CSV_COLUMNS",
+    "describe_training_faces",
     "render_comparison",
     "render_evaluation",
     "write_report",
@@ -254,6 +256,29 @@ def render_evaluation(report: EvaluationReport) -> Table:
         table.add_row(name, *(shown.text for _, shown in measured))
     table.add_row("faces with an NME", *(f"{s.nme_faces:,}" for s in scores))
     return table
+
+
+def describe_training_faces(report: HeldOutReport) -> str:
+    """One line for the terminal: how many of the faces the model learnt from, and its error there."""
+    held_out = report.held_out.overall.num_faces
+    count, apart = report.num_training_faces, report.on_training_faces
+    if count is None:
+        return (
+            f"The model does not say which faces it learnt from: the {held_out:,} faces may be training "
+            "faces, and the errors then too low."
+        )
+    if apart is None:
+        return f"None of the {held_out:,} faces is a training or validation face of the model."
+    error = f"RMSE {px(apart.overall.rmse_px)} px"
+    if not held_out:
+        return (
+            f"All {count:,} faces are training or validation faces of the model, so no honest error can "
+            f"be given. On these faces, which it learnt from: {error}."
+        )
+    return (
+        f"{count:,} of {held_out + count:,} faces are training or validation faces of the model and are "
+        f"left out above. On these faces, which it learnt from: {error}."
+    )
 
 
 # --- page -------------------------------------------------------------------------------------

@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.errors import ModelError
-from facial_keypoints.spec import METADATA_KEY, ModelSpec, read_embedded_spec
+from facial_keypoints.spec import (
+    DIGESTS_KEY,
+    METADATA_KEY,
+    ModelSpec,
+    digests_from_text,
+    read_embedded_digests,
+    read_embedded_spec,
+)
 from facial_keypoints.types import ImageArray
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ __all__ = [
     "find_model",
     "load_runtime",
     "read_spec",
+    "read_training_digests",
     "shipped_models",
 ]
 
@@ -87,6 +95,20 @@ def read_spec(model: str | os.PathLike[str]) -> ModelSpec:
     """
     path = find_model(model)
     return _OnnxModel(path, 1).spec if _is_onnx(path) else read_embedded_spec(path)
+
+
+def read_training_digests(model: str | os.PathLike[str]) -> frozenset[bytes] | None:
+    """Digests of the images that a model learnt from, or that chose its epoch.
+
+    Returns:
+        What :func:`facial_keypoints.data.duplicates.image_digests` gives for these images at the
+        model's input size; ``None`` if the file does not tell them.
+
+    Raises:
+        ModelError: As for :func:`load_runtime`.
+    """
+    path = find_model(model)
+    return _OnnxModel(path, 1).digests() if _is_onnx(path) else read_embedded_digests(path)
 
 
 def _is_onnx(path: Path) -> bool:
@@ -152,6 +174,11 @@ class _OnnxModel:
             )
         self.spec = ModelSpec.from_json(metadata[METADATA_KEY])
         self._check(path)
+
+    def digests(self) -> frozenset[bytes] | None:
+        """Of the images that the model learnt from, where the file tells them."""
+        text = self._session.get_modelmeta().custom_metadata_map.get(DIGESTS_KEY)
+        return None if text is None else digests_from_text(text)
 
     def _check(self, path: Path) -> None:
         """Compare the graph with the description that it carries."""

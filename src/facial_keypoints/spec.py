@@ -1,13 +1,16 @@
 """What a model file says about itself: schema, label styles, input, version, data.
 
 The same JSON travels inside a ``.keras`` archive (as an extra member), inside an ONNX file's
-metadata, and beside the weights of a run.
+metadata, and beside the weights of a run. Digests of the images that the model learnt from travel in
+the two files as well, so that nobody measures a model on them without knowing it.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import zipfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,23 @@ from facial_keypoints._version import __version__
 from facial_keypoints.errors import ModelError
 from facial_keypoints.types import KeypointSchema
 
-__all__ = ["METADATA_KEY", "ModelSpec", "embed_spec", "read_embedded_spec"]
+__all__ = [
+    "DIGESTS_KEY",
+    "METADATA_KEY",
+    "ModelSpec",
+    "digests_from_text",
+    "digests_to_text",
+    "embed_digests",
+    "embed_spec",
+    "read_embedded_digests",
+    "read_embedded_spec",
+]
 
 METADATA_KEY = "facial_keypoints_spec"
+DIGESTS_KEY = "facial_keypoints_training_digests"
 _MEMBER = f"{METADATA_KEY}.json"
+_DIGESTS_MEMBER = f"{DIGESTS_KEY}.txt"
+_DIGEST_BYTES = 5  # of data.duplicates.image_digests
 
 
 @dataclass(frozen=True)
@@ -95,18 +111,63 @@ def embed_spec(keras_file: Path, spec: ModelSpec) -> None:
         archive.writestr(_MEMBER, spec.to_json())
 
 
+def embed_digests(keras_file: Path, digests: Iterable[bytes]) -> None:
+    """Add the digests of the images that the model learnt from to a ``.keras`` archive.
+
+    Args:
+        keras_file: The archive.
+        digests: What :func:`facial_keypoints.data.duplicates.image_digests` gave for the training and
+            validation images at the model's input size; doubles and order do not count.
+    """
+    with zipfile.ZipFile(keras_file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(_DIGESTS_MEMBER, digests_to_text(digests))
+
+
 def read_embedded_spec(keras_file: Path) -> ModelSpec:
     """Read the spec from a ``.keras`` archive.
 
     Raises:
         ModelError: The file is no archive or carries no spec.
     """
+    text = _read_member(keras_file, _MEMBER)
+    if text is None:
+        raise ModelError(f"{keras_file} was not saved by this package: it carries no {_MEMBER}.")
+    return ModelSpec.from_json(text)
+
+
+def read_embedded_digests(keras_file: Path) -> frozenset[bytes] | None:
+    """Read what :func:`embed_digests` added; ``None`` if there are no digests in the archive.
+
+    Raises:
+        ModelError: The file is no archive, or the digests are damaged.
+    """
+    text = _read_member(keras_file, _DIGESTS_MEMBER)
+    return None if text is None else digests_from_text(text)
+
+
+def digests_to_text(digests: Iterable[bytes]) -> str:
+    """Digests of images as text (base64), for a model file."""
+    return base64.b64encode(b"".join(sorted(set(digests)))).decode()
+
+
+def digests_from_text(text: str) -> frozenset[bytes]:
+    """Inverse of :func:`digests_to_text`.
+
+    Raises:
+        ModelError: The text holds no digests.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ModelError(
+            f"the model's digests of its training images are damaged ({error})."
+        ) from error
+    return frozenset(data[i : i + _DIGEST_BYTES] for i in range(0, len(data), _DIGEST_BYTES))
+
+
+def _read_member(keras_file: Path, name: str) -> str | None:
     try:
         with zipfile.ZipFile(keras_file) as archive:
-            return ModelSpec.from_json(archive.read(_MEMBER).decode())
-    except KeyError:
-        raise ModelError(
-            f"{keras_file} was not saved by this package: it carries no {_MEMBER}."
-        ) from None
+            return archive.read(name).decode() if name in archive.namelist() else None
     except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{keras_file} is no readable .keras file ({error}).") from error

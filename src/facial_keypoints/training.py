@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from facial_keypoints._version import __version__
 from facial_keypoints.data.audit import audit, flagged_rows
 from facial_keypoints.data.cache import data_digest
-from facial_keypoints.data.duplicates import duplicate_groups, join_groups
+from facial_keypoints.data.duplicates import duplicate_groups, image_digests, join_groups
 from facial_keypoints.data.missing import MissingStrategy, check_trainable, fill_missing
 from facial_keypoints.data.splits import Split, split_dataset, split_into_folds
 from facial_keypoints.data_parallel import (
@@ -64,7 +64,7 @@ from facial_keypoints.models.loading import load_keras_model
 from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
 from facial_keypoints.pipeline import TrainingBatches, targets_and_weights
 from facial_keypoints.recipes import SPECIALIST_GROUPS, Recipe
-from facial_keypoints.spec import ModelSpec, embed_spec, read_embedded_spec
+from facial_keypoints.spec import ModelSpec, embed_digests, embed_spec, read_embedded_spec
 from facial_keypoints.types import FaceDataset, ImageArray, KeypointSchema
 
 __all__ = [
@@ -655,9 +655,12 @@ def train(
             model, progress = _specialists(prepared, base, base_progress, callbacks)
 
         def write() -> None:
+            # Flagged rows that were left out count as seen too: they may be copies of training faces.
+            seen = np.setdiff1d(np.arange(len(dataset)), split.test)
             with atomic_path(directory / "model.keras") as temporary:
                 model.save(temporary)
                 embed_spec(temporary, spec)
+                embed_digests(temporary, image_digests(dataset.images[seen]))
             write_text(directory / "history.csv", _history_csv(progress.history))
             write_json(
                 directory / "run.json",

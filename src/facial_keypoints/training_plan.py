@@ -44,7 +44,7 @@ from facial_keypoints.files import (
 from facial_keypoints.metrics import rmse
 from facial_keypoints.progress import TrainingProgress
 from facial_keypoints.recipes import Recipe
-from facial_keypoints.spec import embed_spec
+from facial_keypoints.spec import embed_digests, embed_spec, read_embedded_digests
 from facial_keypoints.training import (
     TrainedRun,
     load_run,
@@ -459,3 +459,5 @@ def _write_ensemble(plan: Plan, recipe: Recipe, runs: Sequence[TrainedRun]) -> N
     with atomic_path(folder / "model.keras") as temporary:
         keras.Model(inputs, mean, name="ensemble").save(temporary)
         embed_spec(temporary, runs[0].spec)
+        seen = [read_embedded_digests(run.model_path) or () for run in runs]
+        embed_digests(temporary, frozenset().union(*seen))

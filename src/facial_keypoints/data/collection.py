@@ -24,14 +24,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.data.duplicates import duplicate_groups, join_groups
+from facial_keypoints.data.duplicates import duplicate_groups, image_digests, join_groups
+from facial_keypoints.data.formats import load_dataset
 from facial_keypoints.data.kaggle import load_kaggle
 from facial_keypoints.errors import DataError
-from facial_keypoints.pictures import read_picture
+from facial_keypoints.pictures import fit_picture, read_picture
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import ImageArray
 
-__all__ = ["CANVAS", "FOLDS", "FaceCollection", "load_collection", "load_wild"]
+__all__ = ["CANVAS", "FOLDS", "FaceCollection", "learnt_digests", "load_collection", "load_wild"]
 
 CANVAS = 160
 """Side of a stored crop, pixels: room to shift, turn and shrink a 96-pixel view in it."""
@@ -129,6 +130,27 @@ def load_collection(
             "or photos/train_faces.csv."
         )
     return _join(parts)
+
+
+def learnt_digests(data: Path, size: tuple[int, int], *, threads: int = 8) -> set[bytes]:
+    """Digests of the folder's faces as :func:`data.formats.load_dataset` gives them to a model.
+
+    Kaggle's rows and the wild crops are images that somebody may measure a model on. Faces of
+    ``photos`` are not among them: how a photo is cut depends on its labels.
+
+    Args:
+        data: The folder, as for :func:`load_collection`.
+        size: (height, width) of the model's input.
+        threads: For decoding images.
+    """
+    found: set[bytes] = set()
+    if (kaggle := data / "facial-keypoints-detection").is_dir():
+        found.update(image_digests(load_dataset(kaggle, size=size, channels=1).images))
+    if (data / "wild" / "labels.csv.gz").is_file():
+        for part in load_wild(data / "wild", threads):
+            fitted = [fit_picture(image[..., np.newaxis], size, 1)[0] for image in part.images]
+            found.update(image_digests(np.stack(fitted)))
+    return found
 
 
 def _folds(groups: NDArray[np.str_]) -> NDArray[np.int32]:
