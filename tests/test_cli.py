@@ -123,9 +123,12 @@ def test_train_evaluate_and_submit(kaggle: Path, tmp_path: Path) -> None:
     told = json.loads((run / "report.json").read_text())
     measured = fkp("evaluate", run, "--data", kaggle, "-o", tmp_path / "report.json")
     assert measured.returncode == 0, measured.stderr
-    assert "held-out" in measured.stderr
     again = json.loads((tmp_path / "report.json").read_text())
     assert again["overall"]["rmse_px"] == pytest.approx(told["overall"]["rmse_px"], abs=1e-3)
+    rows = json.loads((run / "run.json").read_text())["rows"]
+    assert again["overall"]["num_faces"] == rows["test"]
+    assert again["training_faces"] == rows["train"] + rows["val"]
+    assert "are left out above" in " ".join(measured.stdout.split())
     out = tmp_path / "submission.csv"
     assert fkp("submit", run, "--data", kaggle, "-o", out).returncode == 0
     assert out.read_text().startswith("RowId,Location\n")

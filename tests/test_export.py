@@ -21,7 +21,7 @@ from facial_keypoints.models.loading import load_keras_model, with_decoding
 from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
 from facial_keypoints.runtime import Runtime, load_runtime, read_training_digests
 from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.spec import ModelSpec, embed_digests, embed_spec
+from facial_keypoints.spec import METADATA_KEY, ModelSpec, embed_digests, embed_spec
 from spot_model import SPEC as SPOT
 from spot_model import spot_model
 
@@ -114,7 +114,7 @@ def test_outputs_get_the_contracts_names_whatever_the_converter_called_them(tmp_
     model.graph.ClearField("output")
     model.graph.output.extend(ordered)
     onnx.save(model, str(tmp_path / "m.onnx"))
-    export._finish(tmp_path / "m.onnx", SPOT, ["confidence", "xy"])
+    export._finish(tmp_path / "m.onnx", {METADATA_KEY: SPOT.to_json()}, ["confidence", "xy"])
     image = np.zeros((1, 32, 32, 1), np.uint8)
     image[0, 5, 9] = 200
     xy, confidence = load_runtime(tmp_path / "m.onnx").run(image)
