@@ -24,7 +24,7 @@ lint: $(VENV)/.installed-dev ## format and lint, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(VENV)/.installed-dev ## strict type check of src
+types: $(VENV)/.installed-dev ## strict type check of src and references
 	$(BIN)/mypy
 
 fix: $(VENV)/.installed-dev ## format and mend what can be mended

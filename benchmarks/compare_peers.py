@@ -24,8 +24,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-
 from facial_keypoints.data.collection import FaceCollection, load_collection
+
 from facial_keypoints.runtime import load_runtime
 from facial_keypoints.schemas import KAGGLE15
 

@@ -36,7 +36,7 @@ import numpy as np
 
 from facial_keypoints.detection import load_detector
 from facial_keypoints.pictures import read_picture, write_image
-from facial_keypoints.train_detector import overlaps, square_boxes
+from references.face_detector.train import overlaps, square_boxes
 
 NOWHERE = np.zeros((0, 2))
 Detect = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

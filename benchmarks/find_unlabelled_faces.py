@@ -19,7 +19,7 @@ import numpy as np
 
 from facial_keypoints.files import atomic_path
 from facial_keypoints.pictures import read_picture
-from facial_keypoints.train_detector import load_photos, overlaps, square_boxes
+from references.face_detector.train import load_photos, overlaps, square_boxes
 
 SURE = 0.45
 Find = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

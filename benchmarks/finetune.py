@@ -27,8 +27,8 @@ from facial_keypoints.backend import choose_backend
 choose_backend()
 
 import pandas as pd  # noqa: E402
-
 from facial_keypoints.data.collection import CANVAS, FaceCollection  # noqa: E402
+
 from facial_keypoints.data.kaggle import load_kaggle  # noqa: E402
 from facial_keypoints.models.loading import CONFIDENCE  # noqa: E402
 from facial_keypoints.pictures import read_picture  # noqa: E402

@@ -14,9 +14,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from facial_keypoints.data.collection import load_collection
 
 from facial_keypoints import load_predictor, measure
-from facial_keypoints.data.collection import load_collection
 from facial_keypoints.data.synthetic import draw_faces
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import Keypoints

@@ -38,12 +38,10 @@ LAYERS: list[set[str]] = [
         "predict",
         "tables",
         "measurement_table",
-        "train_default",
-        "train_detector",
         "finetune",
     },
     {"pages"},
-    {"report", "audit_report", "speed", "default_run"},
+    {"report", "audit_report", "speed"},
     {"batch", "compare", "video", "smoothing", "tracking", "service"},
     {"training_plan", "training_cluster", "sweep"},
     {"cli"},
@@ -58,9 +56,6 @@ KERAS_ALLOWED = {
     "progress",
     "training",
     "export",
-    "train_default",
-    "default_run",
-    "train_detector",
     "finetune",
     "training_plan",
     "sweep",
@@ -96,6 +91,11 @@ def upward(path: Path, names: set[str]) -> set[str]:
 def test_no_import_points_upward(path: Path) -> None:
     assert module_of(path) in LAYER, f"say in LAYERS where {module_of(path)} belongs"
     assert upward(path, imported(path)) == set()
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_is_installed_imports_nothing_of_the_clone(path: Path) -> None:
+    assert not {n.split(".")[0] for n in imported(path)} & {"references", "benchmarks", "tests"}
 
 
 def test_an_upward_import_would_be_seen() -> None:

@@ -235,7 +235,6 @@ def test_specialists_trained_part_by_part_are_those_trained_in_one_go(tmp_path: 
     [
         (["cnn", "--folds", "2"], "--folds must be 3 or more"),
         (["cnn", "cnn"], "name each recipe once"),
-        (["cnn", "default"], "the recipe default is trained alone"),
         (["cnn", "fc", "--sweep", "x.yaml"], "--sweep takes one recipe"),
         (["cnn", "--sweep", "x.yaml", "--folds", "5"], "--sweep takes no --folds"),
         (["cnn", "--seeds", "2", "--cores", "2"], "--cores needs --address"),
@@ -243,8 +242,6 @@ def test_specialists_trained_part_by_part_are_those_trained_in_one_go(tmp_path: 
         (["cnn", "--address", "local", "--warm-start", "x"], "runs takes no --warm-start"),
         (["cnn", "--seeds", "2", "--data-parallel"], "runs takes no --data-parallel"),
         (["--from", "default", "--data", "x", "--seeds", "2"], "--from takes no --seeds"),
-        (["default", "--data", "x", "--address", "auto"], "default takes no --address"),
-        (["cnn", "--quick"], "training of one recipe takes no --quick"),
     ],
 )
 def test_flags_that_do_not_go_together_are_told(words: list[str], message: str) -> None:

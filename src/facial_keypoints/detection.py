@@ -70,7 +70,7 @@ def load_detector(
 
     Args:
         detector: ``default`` for the one that comes with the package, or an ``.onnx`` file: one that
-            ``facial_keypoints.train_detector`` wrote, or OpenCV's YuNet.
+            ``references/face_detector`` wrote, or OpenCV's YuNet.
         threads: Threads that one photo is searched with; every core this process may use when left
             out. OpenCV's YuNet follows ``cv2.setNumThreads`` instead.
         threshold: Least score of a face; the detector's own when left out. The shipped one's is 0.4, low
@@ -119,7 +119,7 @@ class OnnxFaceDetector:
     A photo is made grey and shrunk (or enlarged) until its longest side is ``longest_side`` pixels.
 
     Args:
-        path: The ``.onnx`` file that ``facial_keypoints.train_detector`` wrote.
+        path: The ``.onnx`` file that ``references/face_detector`` of the project's repository wrote.
         threads: Threads that one photo is searched with; every core when left out.
         threshold: Least score of a face; the file's own when left out.
         longest_side: Pixels of the longest side of what the network sees; the file's own when left
@@ -147,7 +147,8 @@ class OnnxFaceDetector:
         if DETECTOR_KEY not in metadata or not {"boxes", "scores"} <= names:
             raise ModelError(
                 f"{path} is no face detector of this package (its metadata has no {DETECTOR_KEY}): "
-                "make one with 'python -m facial_keypoints.train_detector'."
+                "name default, OpenCV's YuNet, or a file that references/face_detector of the project's "
+                "repository made."
             )
         self.about: dict[str, Any] = json.loads(metadata[DETECTOR_KEY])
         """What the file says of itself."""

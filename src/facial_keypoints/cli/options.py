@@ -35,8 +35,7 @@ __all__ = [
 ]
 
 # Choices come from the registries, not from a second list.
-# ``default`` is no recipe of the study but the shipped detector's own training.
-RecipeName = Enum("RecipeName", {name: name for name in (*RECIPES, "default")}, type=str)  # type: ignore[misc]
+RecipeName = Enum("RecipeName", {name: name for name in RECIPES}, type=str)  # type: ignore[misc]
 
 # The same names as data.missing.MISSING_STRATEGIES, which a test compares: importing that module
 # here would make every --help wait for numpy.

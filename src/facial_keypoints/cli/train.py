@@ -114,14 +114,6 @@ def train_command(
             help="Train one run on all devices at once, those of several processes too (KERAS_BACKEND=jax).",
         ),
     ] = False,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick",
-            help="default only: tiny networks and a few steps, to see that data and machine go the "
-            "whole way.",
-        ),
-    ] = False,
     resume: o.Resume = False,
     force: o.Force = False,
 ) -> None:
@@ -134,17 +126,11 @@ def train_command(
     report; --address trains them side by side, on this machine or a cluster, whose nodes must all
     reach the folder.
 
-    The recipe default is the shipped detector's. Its --data is the folder that holds
-    facial-keypoints-detection/, wild/ and photos/, or some of them; it wants a GPU, or days. Its
-    finished networks are kept, so --resume repeats at most one.
-
     Examples:
 
         facial-keypoints train cnn-flip --data kaggle/ -o runs/flip
 
         facial-keypoints train --from default --data mine/ -o runs/mine
-
-        facial-keypoints train default --data faces/ -o runs/default --resume
 
         facial-keypoints train cnn cnn-flip --seeds 3 --folds 5 --data kaggle/ -o runs/cv --address auto
 
@@ -182,7 +168,6 @@ def train_command(
             "--address": address,
             "--cores": cores,
             "--gpus": gpus,
-            "--quick": quick or None,
             "--resume": resume or None,
         },
     )
@@ -191,9 +176,6 @@ def train_command(
         if data is None:
             raise typer.BadParameter("--from needs --data, your labelled faces.")
         _finetune(log, str(base), data, schema, out, seed=seed, group_by=group_by, force=force)
-        return
-    if mode == "the recipe default":
-        _train_default(log, data, out, seed=seed, quick=quick, resume=resume, force=force)
         return
     chosen, *others = (
         get_recipe(name).override(
@@ -229,7 +211,6 @@ _SETTINGS = {"--epochs", "--batch-size", "--learning-rate", "--patience", "--fli
 _SETTINGS |= {"--missing", "--group-by", "--exclude-flagged", "--resume"}
 _TAKEN = {
     "--from": {"--schema", "--group-by"},
-    "the recipe default": {"--quick", "--resume"},
     "--sweep": _SETTINGS | {"--trials", "--address", "--cores", "--gpus"},
     "training of many runs": _SETTINGS | {"--seeds", "--folds", "--address", "--cores", "--gpus"},
     "training of one recipe": _SETTINGS | {"--warm-start", "--data-parallel"},
@@ -245,10 +226,6 @@ def _mode(names: list[str], *, base: str | None, sweep: Path | None, many: bool)
         return "--from"
     if not names:
         raise typer.BadParameter("name a recipe to train, or a model to start from with --from.")
-    if "default" in names:
-        if len(names) > 1 or sweep is not None:
-            raise typer.BadParameter("the recipe default is trained alone.")
-        return "the recipe default"
     if sweep is not None:
         if len(names) > 1:
             raise typer.BadParameter("--sweep takes one recipe.")
@@ -422,51 +399,6 @@ def _sweep(
     Console().print(table)
     Console().print(render_evaluation(found.report))
     say(f"the best model is {found.directory / 'model.keras'}")
-
-
-def _train_default(
-    log: Console,
-    data: Path | None,
-    out: Path,
-    *,
-    seed: int,
-    quick: bool,
-    resume: bool,
-    force: bool,
-) -> None:
-    """Make the shipped detector anew and print how its twin does."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from facial_keypoints.backend import choose_backend
-    from facial_keypoints.files import read_json
-
-    if data is None:
-        raise typer.BadParameter(
-            "the recipe default needs --data, a folder with facial-keypoints-detection/, wild/ or photos/."
-        )
-    choose_backend()
-    from facial_keypoints.default_run import QUICK, train_default_run
-    from facial_keypoints.runtime import available_cores
-
-    train_default_run(
-        data,
-        out,
-        config=QUICK if quick else None,
-        seed=seed,
-        resume=resume,
-        force=force,
-        threads=available_cores(),
-        report=lambda line: log.print(line, soft_wrap=True, highlight=False),
-    )
-    table = Table(
-        "faces that the twin has not seen", "number", "RMSE px", "mean error / eye distance"
-    )
-    for name, errors in read_json(out / "run.json")["held_out"].items():
-        share = "–" if errors["nme"] is None else f"{errors['nme']:.1%}"
-        table.add_row(name, str(errors["faces"]), f"{errors['rmse_px']:.2f}", share)
-    Console().print(table)
-    log.print(f"the model is {out / 'model.onnx'}", soft_wrap=True)
 
 
 def _finetune(

@@ -1,4 +1,4 @@
-"""The run folder of the shipped detector: everything that ``train default`` leaves behind.
+"""The run folder of the shipped detector: everything that ``python -m references.landmark`` leaves behind.
 
 ``model.keras`` (with its description inside) and ``model.onnx`` are the detector, ``run.json`` says how
 it was made and how well its twin does on faces that neither of them learnt from, ``history.txt`` has
@@ -17,7 +17,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from facial_keypoints.data.collection import FaceCollection, learnt_digests, load_collection
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.export import export_onnx
 from facial_keypoints.files import atomic_path, output_folder, read_json, write_json
@@ -26,8 +25,16 @@ from facial_keypoints.models.landmark import NetworkConfig, Stage
 from facial_keypoints.models.loading import CONFIDENCE
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.spec import ModelSpec, embed_digests, embed_spec
-from facial_keypoints.train_default import DefaultConfig, FitConfig, predict_views, train_default
 from facial_keypoints.training import git_revision, library_versions
+from facial_keypoints.types import FaceDataset
+from references.collection import (
+    fold_numbers,
+    learnt_digests,
+    load_collection,
+    set_names,
+    style_numbers,
+)
+from references.landmark.train import DefaultConfig, FitConfig, predict_views, train_default
 
 __all__ = ["QUICK", "collection_digest", "train_default_run"]
 
@@ -40,12 +47,13 @@ QUICK = DefaultConfig(
 """Tiny networks and a few steps: shows that data and machine go the whole way, not more."""
 
 
-def collection_digest(faces: FaceCollection) -> str:
+def collection_digest(faces: FaceDataset) -> str:
     """SHA-256 of the pixels, points, styles, groups and names of all faces, in their order."""
     digest = hashlib.sha256()
-    for array in (faces.images, np.nan_to_num(faces.xy, nan=-1.0), faces.style):
+    points = np.nan_to_num(faces.keypoints.xy, nan=-1.0)
+    for array in (faces.images, points, style_numbers(faces)):
         digest.update(np.ascontiguousarray(array).tobytes())
-    for names in (faces.groups, faces.ids):
+    for names in (faces.groups, faces.sample_ids):
         digest.update("\n".join(names.tolist()).encode())
     return digest.hexdigest()
 
@@ -64,14 +72,14 @@ def train_default_run(
     """Train the shipped detector from a data folder and leave a run folder.
 
     Args:
-        data: The folder that :func:`facial_keypoints.data.collection.load_collection` reads.
+        data: The folder that :func:`references.collection.load_collection` reads.
         directory: The run folder to make.
         config: How; the shipped model's own when left out.
         seed: Added to every seed of the configuration; 0 is the shipped model's.
         resume: Continue in ``directory``: finished networks are kept, the one that was being trained
             starts anew.
         force: Replace what is in ``directory``.
-        threads: For reading and cutting pictures.
+        threads: For reading and cutting images.
         report: Told what is going on, one line at a time; ``history.txt`` gets the same lines.
 
     Returns:
@@ -83,10 +91,13 @@ def train_default_run(
             written.
     """
     config = _seeded(config or DefaultConfig(), seed)
-    with output_folder(directory, verb="train", inputs=(data,), force=force, resume=resume):
+    with output_folder(
+        directory, verb="references.landmark", inputs=(data,), force=force, resume=resume
+    ):
         faces = load_collection(data, threads=threads, report=report)
+        folds, sets = fold_numbers(faces), set_names(faces)
         for fold in {*config.teacher_folds, config.held_out_fold}:
-            if not (faces.folds == fold).any() or (faces.folds == fold).all():
+            if not (folds == fold).any() or (folds == fold).all():
                 raise DataError(
                     f"{data} has too few faces: none are in fold {fold}, or all are. Add labelled faces."
                 )
@@ -95,7 +106,7 @@ def train_default_run(
             "config": asdict(config),
             "seed": seed,
             "data_digest": collection_digest(faces),
-            "faces": {str(s): int((faces.sets == s).sum()) for s in np.unique(faces.sets)},
+            "faces": {str(s): int((sets == s).sum()) for s in np.unique(sets)},
         }
         _same_run(directory / "config.json", begun)
 
@@ -172,17 +183,19 @@ def _same_run(file: Path, begun: dict[str, Any]) -> None:
 
 
 def _held_out_errors(
-    networks: Path, faces: FaceCollection, config: DefaultConfig, threads: int
+    networks: Path, faces: FaceDataset, config: DefaultConfig, threads: int
 ) -> dict[str, dict[str, float]]:
     """The twin's errors by set on faces that it has not seen, one look at the middle of each crop."""
     twin = keras.saving.load_model(networks / "twin.keras", compile=False)
-    held = np.flatnonzero(faces.folds == config.held_out_fold)
+    held = np.flatnonzero(fold_numbers(faces) == config.held_out_fold)
+    sets = set_names(faces)[held]
     middle = np.full((len(faces), 2), (faces.images.shape[1] - 1) / 2.0, np.float32)
     xy, _ = predict_views(twin, faces, held, centre_xy=middle, threads=threads)
-    own, truth = xy[np.arange(len(held)), faces.style[held]], faces.xy[held]
+    own = xy[np.arange(len(held)), style_numbers(faces)[held]]
+    truth = faces.keypoints.xy[held]
     errors = {}
-    for name in np.unique(faces.sets[held]):
-        rows = faces.sets[held] == name
+    for name in np.unique(sets):
+        rows = sets == name
         errors[str(name)] = {
             "faces": int(rows.sum()),
             "rmse_px": rmse(truth[rows], own[rows]),

@@ -6,12 +6,19 @@ import cv2
 import numpy as np
 import pytest
 
-from facial_keypoints.data.collection import CANVAS, learnt_digests, load_collection
 from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.formats import load_dataset
 from facial_keypoints.data.synthetic import draw_kaggle_like
 from facial_keypoints.errors import DataError
 from facial_keypoints.schemas import KAGGLE15
+from references.collection import (
+    CANVAS,
+    fold_numbers,
+    learnt_digests,
+    load_collection,
+    set_names,
+    style_numbers,
+)
 
 COLUMNS = [f"{name}_{axis}" for name in KAGGLE15.keypoint_names for axis in "xy"]
 
@@ -63,29 +70,31 @@ def data(tmp_path):
 
 def test_every_set_is_read_with_its_style(data):
     faces = load_collection(data, threads=1)
-    counts = {str(s): int((faces.sets == s).sum()) for s in np.unique(faces.sets)}
+    sets = set_names(faces)
+    counts = {str(s): int((sets == s).sum()) for s in np.unique(sets)}
     assert counts["mtfl"] == 2
     assert counts["ytf"] == 1
     assert counts["photos"] == 1  # the tiny face is left out
     assert counts.get("kaggle-a", 0) + counts.get("kaggle-b", 0) == 8
-    style = {str(s): KAGGLE15.styles[faces.style[faces.sets == s][0]] for s in counts}
+    style = {s: faces.styles[sets == s][0] for s in counts}
     assert style["ytf"] == "ibug"
     assert style["mtfl"] == "five"
     assert style["photos"] == "kaggle-b"
-    assert faces.images.shape == (len(faces), CANVAS, CANVAS)
+    assert [KAGGLE15.styles[i] for i in style_numbers(faces)] == faces.styles.tolist()
+    assert faces.images.shape == (len(faces), CANVAS, CANVAS, 1)
 
 
 def test_kaggle_rows_sit_in_the_middle_of_the_canvas(data):
     drawn = draw_kaggle_like(12, seed=3)
     faces = load_collection(data, threads=1)
-    row = int(np.flatnonzero(faces.ids == "row 1")[0])
-    np.testing.assert_array_equal(faces.images[row, 32:128, 32:128], drawn.images[0, ..., 0])
-    np.testing.assert_allclose(faces.xy[row], drawn.keypoints.xy[0] + 32, atol=1e-3)
+    row = int(np.flatnonzero(faces.sample_ids == "row 1")[0])
+    np.testing.assert_array_equal(faces.images[row, 32:128, 32:128], drawn.images[0])
+    np.testing.assert_allclose(faces.keypoints.xy[row], drawn.keypoints.xy[0] + 32, atol=1e-3)
 
 
 def test_photo_faces_are_cut_to_kaggles_scale_with_their_points(data):
     faces = load_collection(data, threads=1)
-    xy = faces.xy[faces.sets == "photos"][0]
+    xy = faces.keypoints.xy[set_names(faces) == "photos"][0]
     middle = (xy[0] + xy[1]) / 2
     assert middle[0] == pytest.approx(80, abs=0.5)
     assert middle[1] == pytest.approx(70, abs=0.5)
@@ -95,10 +104,11 @@ def test_photo_faces_are_cut_to_kaggles_scale_with_their_points(data):
 
 def test_a_person_known_by_name_is_one_group_over_sets(data):
     faces = load_collection(data, threads=1)
-    ann = faces.groups[np.isin(faces.ids, ["mtfl/lfw_5590_Ann_0001.jpg", "ytf/Ann_1.jpg"])]
+    ann = faces.groups[np.isin(faces.sample_ids, ["mtfl/lfw_5590_Ann_0001.jpg", "ytf/Ann_1.jpg"])]
     assert len(set(ann)) == 1
+    folds = fold_numbers(faces)
     for group in np.unique(faces.groups):
-        assert len(np.unique(faces.folds[faces.groups == group])) == 1
+        assert len(np.unique(folds[faces.groups == group])) == 1
 
 
 def test_an_empty_folder_is_refused_in_one_sentence(tmp_path):
@@ -125,3 +135,12 @@ def test_kaggles_rows_and_wild_crops_are_recognised_in_a_users_files(data, tmp_p
     [crop] = load_dataset(mine, size=(96, 96), channels=1).images
     assert known.issuperset(image_digests([crop]))
     assert known.isdisjoint(image_digests([255 - crop]))
+
+
+@pytest.mark.parametrize("numbers", [["80", ""], ["inf", "80"]])
+def test_half_a_point_is_named(data, numbers):
+    labels = data / "wild" / "labels.csv.gz"
+    with gzip.open(labels, "at", newline="") as handle:
+        csv.writer(handle).writerow(["ytf", "Ann_1.jpg", "Ann", *numbers, *[""] * 28])
+    with pytest.raises(DataError, match=r"row 5: a point"):
+        load_collection(data, threads=1)

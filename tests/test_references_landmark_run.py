@@ -12,8 +12,8 @@ from facial_keypoints.files import read_json
 from facial_keypoints.runtime import load_runtime, read_spec, read_training_digests
 
 choose_backend()
-from facial_keypoints.default_run import QUICK, train_default_run
 from facial_keypoints.models.landmark import NetworkConfig, Stage
+from references.landmark.run import QUICK, train_default_run
 
 TINY = NetworkConfig((Stage("res", 8, 1),), stem_channels=8, input_size=32)
 CONFIG = replace(

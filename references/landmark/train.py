@@ -29,11 +29,13 @@ from keras import ops
 from numpy.typing import NDArray
 
 from facial_keypoints.data.augment import AugmentConfig, Augmenter, apply_affine, warp
-from facial_keypoints.data.collection import FaceCollection
 from facial_keypoints.files import atomic_path, write_text
 from facial_keypoints.losses import distance_px, laplace_nll, pseudo_huber, weighted_mean
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
+from facial_keypoints.models.loading import CONFIDENCE_RADIUS
 from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.types import FaceDataset
+from references.collection import fold_numbers, framing, set_names, style_numbers
 
 __all__ = [
     "GENTLE",
@@ -151,7 +153,7 @@ class Targets:
         weight: (N, S, K) weight of each point in the loss.
         offset_x: (N, S) pixels by which labels of a style sit to the right of where a mirror would
             put them. Annotators' files count pixels from 1 or lose half a pixel in resizing; a
-            mirrored picture must keep that offset, or mirroring averages it away.
+            mirrored image must keep that offset, or mirroring averages it away.
     """
 
     xy: FloatMap
@@ -192,16 +194,16 @@ class _Trainer(keras.Model):  # type: ignore[misc]
     """Takes row numbers, makes views on the device, returns the loss of each batch."""
 
     def __init__(
-        self, net: keras.Model, faces: FaceCollection, targets: Targets, config: FitConfig
+        self, net: keras.Model, faces: FaceDataset, targets: Targets, config: FitConfig
     ) -> None:
         super().__init__(name="trainer")
         self.net, self.config = net, config
         self.size = net.input_shape[1]
         self.augmenter = Augmenter(config.augment, self.size, KAGGLE15.swap, config.seed + 1)
-        centre, slack, fixed = faces.framing()
+        centre, slack, fixed = framing(faces)
 
         def hold(name: str, value: NDArray[Any]) -> Any:
-            # Variables, not constants: a graph must not carry half a gigabyte of pictures.
+            # Variables, not constants: a graph must not carry half a gigabyte of images.
             variable = self.add_weight(
                 name=name, shape=value.shape, dtype=str(value.dtype), trainable=False,
                 initializer="zeros", autocast=False,
@@ -210,7 +212,7 @@ class _Trainer(keras.Model):  # type: ignore[misc]
             return variable
 
         self.held = {
-            "images": hold("images", faces.images),
+            "images": hold("images", faces.images[..., 0]),
             "xy": hold("xy", targets.xy.astype(np.float32)),
             "weight": hold("weight", targets.weight.astype(np.float32)),
             "offset_x": hold("offset_x", targets.offset_x.astype(np.float32)),
@@ -312,7 +314,7 @@ class _Schedule(keras.callbacks.Callback):  # type: ignore[misc]
 
 def fit_network(
     network: NetworkConfig,
-    faces: FaceCollection,
+    faces: FaceDataset,
     targets: Targets,
     probability: NDArray[np.float64],
     config: FitConfig,
@@ -362,7 +364,7 @@ def fit_network(
     return plain
 
 
-def label_targets(faces: FaceCollection, weight: FloatMap | None = None) -> Targets:
+def label_targets(faces: FaceDataset, weight: FloatMap | None = None) -> Targets:
     """The labels alone: each face answers only in its own style and only where it is labelled.
 
     Args:
@@ -372,15 +374,15 @@ def label_targets(faces: FaceCollection, weight: FloatMap | None = None) -> Targ
     n, s, k = len(faces), len(KAGGLE15.styles), KAGGLE15.num_keypoints
     xy = np.zeros((n, s, k, 2), np.float32)
     trust = np.zeros((n, s, k), np.float32)
-    labelled = ~np.isnan(faces.xy[..., 0])
+    labelled, style = faces.keypoints.labeled, style_numbers(faces)
     rows = np.arange(n)
-    xy[rows, faces.style] = np.nan_to_num(faces.xy)
-    trust[rows, faces.style] = labelled if weight is None else labelled * weight
+    xy[rows, style] = np.nan_to_num(faces.keypoints.xy)
+    trust[rows, style] = labelled if weight is None else labelled * weight
     return Targets(xy, trust, np.zeros((n, s), np.float32))
 
 
 def blend_targets(
-    faces: FaceCollection,
+    faces: FaceDataset,
     teacher_xy: FloatMap,
     label_share: FloatMap,
     offset_x: FloatMap,
@@ -396,21 +398,21 @@ def blend_targets(
         unlabelled_weight: Loss weight of points that no set labels in that style.
     """
     xy = teacher_xy.astype(np.float32).copy()
-    rows = np.arange(len(faces))
-    labelled = ~np.isnan(faces.xy[..., 0])
+    rows, style = np.arange(len(faces)), style_numbers(faces)
+    labelled = faces.keypoints.labeled
     share = (labelled * label_share)[..., None].astype(np.float32)
-    own = xy[rows, faces.style]
-    xy[rows, faces.style] = own + share * (np.nan_to_num(faces.xy) - own * labelled[..., None])
+    own = xy[rows, style]
+    xy[rows, style] = own + share * (np.nan_to_num(faces.keypoints.xy) - own * labelled[..., None])
     weight = np.full(xy.shape[:3], unlabelled_weight, np.float32)
     for s in range(xy.shape[1]):
-        seen = labelled[faces.style == s].any(axis=0)
+        seen = labelled[style == s].any(axis=0)
         weight[:, s, seen] = 1.0
     return Targets(xy, weight, offset_x)
 
 
 def predict_views(
     net: keras.Model,
-    faces: FaceCollection,
+    faces: FaceDataset,
     index: NDArray[np.intp],
     *,
     centre_xy: FloatMap | None = None,
@@ -433,7 +435,7 @@ def predict_views(
         (M, S, K, 2) source pixels, and (M, S, K) mean log scale.
     """
     size = net.input_shape[1]
-    middle = faces.framing()[0] if centre_xy is None else centre_xy
+    middle = framing(faces)[0] if centre_xy is None else centre_xy
     moves = [(0.0, 1.0, 0.0, 0.0), (10.0, 1.06, 2.0, -1.5), (-10.0, 0.94, -2.0, 1.5), (4.0, 0.9, 0.0, 3.0)]  # fmt: skip
     total = np.zeros((len(index), len(KAGGLE15.styles), KAGGLE15.num_keypoints, 3), np.float64)
     plan = [(*moves[v // 2], v % 2) for v in range(views)]
@@ -471,7 +473,7 @@ def predict_views(
     return total[..., :2].astype(np.float32), total[..., 2].astype(np.float32)
 
 
-def measure_offsets(faces: FaceCollection, teacher_xy: FloatMap) -> FloatMap:
+def measure_offsets(faces: FaceDataset, teacher_xy: FloatMap) -> FloatMap:
     """How far each style's labels sit to the right of what a mirror-blind network answers.
 
     A network trained on mirrored faces, averaged over mirrored views, cannot tell left from right, so
@@ -485,32 +487,34 @@ def measure_offsets(faces: FaceCollection, teacher_xy: FloatMap) -> FloatMap:
     Returns:
         (N, S) pixels.
     """
-    own = teacher_xy[np.arange(len(faces)), faces.style]
-    dx = faces.xy[..., 0] - own[..., 0]
+    style, sets = style_numbers(faces), set_names(faces)
+    own = teacher_xy[np.arange(len(faces)), style]
+    dx = faces.keypoints.xy[..., 0] - own[..., 0]
     offsets = np.zeros(teacher_xy.shape[:2], np.float32)
-    for style in range(teacher_xy.shape[1]):
-        of_style = faces.style == style
-        values = {s: float(np.nanmedian(dx[of_style & (faces.sets == s)])) for s in np.unique(faces.sets[of_style])}  # fmt: skip
+    for s in range(teacher_xy.shape[1]):
+        of_style = style == s
+        values = {name: float(np.nanmedian(dx[of_style & (sets == name)])) for name in np.unique(sets[of_style])}  # fmt: skip
         if values:
-            offsets[:, style] = np.mean(list(values.values()))
+            offsets[:, s] = np.mean(list(values.values()))
             for name, value in values.items():
-                offsets[faces.sets == name, style] = value
+                offsets[sets == name, s] = value
     return offsets
 
 
-def _label_share(faces: FaceCollection, teacher_xy: FloatMap) -> FloatMap:
+def _label_share(faces: FaceDataset, teacher_xy: FloatMap) -> FloatMap:
     """(N, K) how much each label counts in its target."""
-    own = teacher_xy[np.arange(len(faces)), faces.style]
-    gap = np.nan_to_num(np.linalg.norm(faces.xy - own, axis=-1))
-    share, limit = np.array([_BELIEF.get(str(s), (0.5, 5.0)) for s in faces.sets]).T[..., None]
+    own = teacher_xy[np.arange(len(faces)), style_numbers(faces)]
+    gap = np.nan_to_num(np.linalg.norm(faces.keypoints.xy - own, axis=-1))
+    beliefs = [_BELIEF.get(str(s), (0.5, 5.0)) for s in set_names(faces)]
+    share, limit = np.array(beliefs).T[..., None]
     return np.asarray(share * np.clip(2.0 - gap / limit, 0.0, 1.0), np.float32)
 
 
-def _probability(faces: FaceCollection, allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _probability(faces: FaceDataset, allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(N,) how often each face is drawn."""
-    p = np.zeros(len(faces))
-    for name in np.unique(faces.sets):
-        rows = (faces.sets == name) & allowed
+    p, sets = np.zeros(len(faces)), set_names(faces)
+    for name in np.unique(sets):
+        rows = (sets == name) & allowed
         if rows.any():
             p[rows] = _SHARE.get(str(name), 0.1) / rows.sum()
     return p
@@ -518,7 +522,7 @@ def _probability(faces: FaceCollection, allowed: NDArray[np.bool_]) -> NDArray[n
 
 def refit_last_layer(
     net: keras.Model,
-    faces: FaceCollection,
+    faces: FaceDataset,
     offset_x: FloatMap,
     index: NDArray[np.intp],
     *,
@@ -529,7 +533,7 @@ def refit_last_layer(
     """Fit each style's own part of the last layer to the labels, in closed form.
 
     Ridge regression of what the network misses on its features, over gently moved views. A group
-    counts by the root of its number of pictures: style A is many pictures of few persons. The network
+    counts by the root of its number of images: style A is many images of few persons. The network
     is changed in place.
 
     Args:
@@ -547,8 +551,9 @@ def refit_last_layer(
     targets = Targets(targets.xy, targets.weight, offset_x)
     viewer = _Trainer(net, faces, targets, FitConfig(augment=_PLAIN, seed=seed))
     kernel, bias = (np.array(w) for w in net.get_layer("head").get_weights())
-    for style in np.unique(faces.style[index]):
-        rows = index[faces.style[index] == style]
+    styles = style_numbers(faces)[index]
+    for style in np.unique(styles):
+        rows = index[styles == style]
         _, group, count = np.unique(faces.groups[rows], return_inverse=True, return_counts=True)
         share = 1.0 / np.sqrt(count[group])
         batch = min(256, len(rows))
@@ -564,7 +569,7 @@ def refit_last_layer(
                 n = len(rows[part])
                 fit.add(features[:n], missing[:n].reshape(n, -1), share[part])
         change, constant = fit.solve(ridge)
-        seen = np.repeat(~np.isnan(faces.xy[rows][..., 0]).all(0), 2)  # other points stay
+        seen = np.repeat(faces.keypoints.labeled[rows].any(axis=0), 2)  # other points stay
         columns = slice(2 * k * (1 + style), 2 * k * (2 + style))
         unit = 4.0 * size / 96.0  # what a head number of 1 moves a style's own point by
         kernel[:, columns] += change * seen / unit
@@ -706,7 +711,7 @@ def _kept_network(
 
 
 def train_default(
-    faces: FaceCollection,
+    faces: FaceDataset,
     directory: Path,
     config: DefaultConfig | None = None,
     *,
@@ -719,7 +724,7 @@ def train_default(
     network that it was at.
 
     Args:
-        faces: What :func:`facial_keypoints.data.collection.load_collection` read.
+        faces: What :func:`references.collection.load_collection` read.
         directory: Where finished networks and answers are kept.
         config: How; the shipped model's own when left out.
         threads: For cutting views.
@@ -728,11 +733,9 @@ def train_default(
     Returns:
         The student, answering ``(B, S, K, 3)``.
     """
-    from facial_keypoints.models.loading import CONFIDENCE_RADIUS
-
     config, say = config or DefaultConfig(), report or (lambda _: None)
     directory.mkdir(parents=True, exist_ok=True)
-    rows = np.arange(len(faces))
+    rows, folds = np.arange(len(faces)), fold_numbers(faces)
 
     def network(
         name: str, shape: NetworkConfig, fit: Callable[[Callable[[str], None]], keras.Model]
@@ -744,7 +747,7 @@ def train_default(
         file = directory / f"teacher{fold}.npy"
         if not file.is_file():
             fit = replace(config.teacher, seed=config.teacher.seed + fold)
-            chance = _probability(faces, faces.folds != fold)
+            chance = _probability(faces, folds != fold)
             teacher = network(
                 f"teacher{fold}",
                 config.teacher_network,
@@ -783,20 +786,23 @@ def train_default(
         refit_last_layer(net, faces, every, np.flatnonzero(allowed), views=config.refit_views)
         return net
 
-    seen = faces.folds != config.held_out_fold
+    seen = folds != config.held_out_fold
     twin = student("twin", answers[config.held_out_fold], seen)
     held = np.flatnonzero(~seen)
     middle = np.full((len(faces), 2), (faces.images.shape[1] - 1) / 2.0, np.float32)
     xy, log_scale = predict_views(twin, faces, held, centre_xy=middle, threads=threads)
     radius = CONFIDENCE_RADIUS * config.student_network.input_size
     calibration = calibrate(
-        np.concatenate([xy, log_scale[..., None]], -1), faces.xy[held], faces.style[held], radius
+        np.concatenate([xy, log_scale[..., None]], -1),
+        faces.keypoints.xy[held],
+        style_numbers(faces)[held],
+        radius,
     )
     # What an honest measurement needs: the twin, and the faces that it has not seen.
     _apply_calibration(twin, calibration)
     with atomic_path(directory / "twin.keras") as temporary:
         twin.save(temporary)
-    write_text(directory / "held_out.txt", "".join(f"{i}\n" for i in faces.ids[held]))
+    write_text(directory / "held_out.txt", "".join(f"{i}\n" for i in faces.sample_ids[held]))
     net = student("student", np.mean(list(answers.values()), axis=0), np.ones(len(faces), bool))
     _apply_calibration(net, calibration)
     return net

@@ -14,9 +14,9 @@ from facial_keypoints.data.scenes import draw_scene
 from facial_keypoints.detection import load_detector
 from facial_keypoints.errors import DataError
 from facial_keypoints.framing import face_boxes
-from facial_keypoints.models.face_detector import BASE_SIDE, STRIDES, DetectorConfig
 from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.train_detector import (
+from references.face_detector.network import BASE_SIDE, STRIDES, DetectorConfig
+from references.face_detector.train import (
     FitConfig,
     LabelledPhoto,
     SceneComposer,

@@ -15,8 +15,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +28,19 @@ from facial_keypoints.data.kaggle import load_kaggle
 from facial_keypoints.errors import DataError
 from facial_keypoints.pictures import fit_picture, read_picture
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
-from facial_keypoints.types import ImageArray
+from facial_keypoints.types import FaceDataset, ImageArray, Keypoints
 
-__all__ = ["CANVAS", "FOLDS", "FaceCollection", "learnt_digests", "load_collection", "load_wild"]
+__all__ = [
+    "CANVAS",
+    "FOLDS",
+    "fold_numbers",
+    "framing",
+    "learnt_digests",
+    "load_collection",
+    "load_wild",
+    "set_names",
+    "style_numbers",
+]
 
 CANVAS = 160
 """Side of a stored crop, pixels: room to shift, turn and shrink a 96-pixel view in it."""
@@ -51,66 +59,74 @@ _SAME_PICTURE = 0.945  # correlation after alignment, above which a photo may sh
 _PHOTO_SHIFT = 0.4
 
 
-@dataclass(frozen=True, eq=False)
-class FaceCollection:
-    """N faces of several sets on one canvas.
+def set_names(faces: FaceDataset) -> NDArray[np.str_]:
+    """(N,) the set each face comes from: ``kaggle-a``, ``kaggle-b``, ``photos`` or a wild set's name.
 
-    Args:
-        images: (N, 160, 160) uint8 grey; a Kaggle row sits in the middle, its edge repeated.
-        xy: (N, 15, 2) float32 canvas pixels, NaN = not labelled.
-        style: (N,) int32 index into the schema's styles.
-        sets: (N,) name of the set that a face comes from.
-        groups: (N,) group key: one person, or near-duplicate pictures.
-        folds: (N,) int32 fold 0-3; a group lies in one fold.
-        ids: (N,) identifiers.
+    The identifiers tell it: ``row 7`` is Kaggle's, ``photo a.jpg 3`` a photo's, ``ytf/a.jpg`` a wild set's.
     """
+    names = []
+    for name, style in zip(faces.sample_ids.tolist(), faces.styles.tolist(), strict=True):
+        if name.startswith("row "):
+            names.append(style)
+        else:
+            names.append("photos" if name.startswith("photo ") else name.split("/", 1)[0])
+    return np.array(names, np.str_)
 
-    images: NDArray[np.uint8]
-    xy: NDArray[np.float32]
-    style: NDArray[np.int32]
-    sets: NDArray[np.str_]
-    groups: NDArray[np.str_]
-    folds: NDArray[np.int32]
-    ids: NDArray[np.str_]
 
-    def __len__(self) -> int:
-        return len(self.images)
+def style_numbers(faces: FaceDataset) -> NDArray[np.int32]:
+    """(N,) index of each face's label style among ``KAGGLE15.styles``."""
+    return np.array([KAGGLE15.styles.index(s) for s in faces.styles.tolist()], np.int32)
 
-    def subset(self, index: NDArray[Any]) -> FaceCollection:
-        """The faces selected by ``index``."""
-        return FaceCollection(*(getattr(self, f.name)[index] for f in fields(self)))
 
-    def framing(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Middle (N, 2) of each face's usual view, its slack (N, 2), and 1.0 where framing is fixed.
+def fold_numbers(faces: FaceDataset) -> NDArray[np.int32]:
+    """(N,) fold 0 to 3 of each face; a group lies in one fold. Ask for all faces, not for some.
 
-        Kaggle's crops show the eyes at row 37 of 96. The wild crops have the eyes at row 60 of 160;
-        who cuts their middle sees the eyes at 28, who frames like Kaggle at 37: both must work.
-        """
-        n = len(self)
-        kaggle = np.char.startswith(self.sets, "kaggle")
-        wild = ~kaggle & (self.sets != "photos")
-        centre = np.full((n, 2), (CANVAS - 1) / 2.0, np.float32)
-        centre[wild, 1] = 75.0
-        slack = np.zeros((n, 2), np.float32)
-        slack[wild, 1] = 5.0
-        return centre, slack, kaggle.astype(np.float32)
+    Each set is dealt by itself: large groups one by one to the emptiest fold, the rest by their
+    name's checksum.
+    """
+    sets, folds = set_names(faces), np.zeros(len(faces), np.int32)
+    for name in np.unique(sets):
+        folds[sets == name] = _folds(faces.groups[sets == name])
+    return folds
+
+
+def framing(
+    faces: FaceDataset,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Middle (N, 2) of each face's usual view, its slack (N, 2), and 1.0 where framing is fixed.
+
+    Kaggle's crops show the eyes at row 37 of 96. The wild crops have the eyes at row 60 of 160;
+    who cuts their middle sees the eyes at 28, who frames like Kaggle at 37: both must work.
+    """
+    n, sets = len(faces), set_names(faces)
+    kaggle = np.char.startswith(sets, "kaggle")
+    wild = ~kaggle & (sets != "photos")
+    centre = np.full((n, 2), (CANVAS - 1) / 2.0, np.float32)
+    centre[wild, 1] = 75.0
+    slack = np.zeros((n, 2), np.float32)
+    slack[wild, 1] = 5.0
+    return centre, slack, kaggle.astype(np.float32)
 
 
 def load_collection(
     data: Path, *, threads: int = 8, report: Callable[[str], None] | None = None
-) -> FaceCollection:
+) -> FaceDataset:
     """Read every labelled face of a data folder.
 
     Args:
         data: The folder (see the module's description); missing parts are skipped.
-        threads: For decoding pictures.
+        threads: For decoding images.
         report: Told one line per part.
+
+    Returns:
+        N faces in the middle of 160-pixel images (N, 160, 160, 1); a Kaggle row has its edge
+        repeated. Points are pixels of that canvas.
 
     Raises:
         DataError: Nothing labelled is there, or a part is damaged.
     """
     say = report or (lambda _: None)
-    parts: list[FaceCollection] = []
+    parts: list[FaceDataset] = []
     kaggle_folder, test_images = data / "facial-keypoints-detection", None
     if kaggle_folder.is_dir():
         parts.append(_kaggle(kaggle_folder))
@@ -123,13 +139,13 @@ def load_collection(
     if (data / "wild" / "labels.csv.gz").is_file():
         for part in load_wild(data / "wild", threads):
             parts.append(part)
-            say(f"{len(part)} faces from {part.sets[0]}")
+            say(f"{len(part)} faces from {part.source}")
     if not parts:
         raise DataError(
             f"{data} holds no labelled faces: it needs facial-keypoints-detection/, wild/labels.csv.gz "
             "or photos/train_faces.csv."
         )
-    return _join(parts)
+    return _join(parts, str(data))
 
 
 def learnt_digests(data: Path, size: tuple[int, int], *, threads: int = 8) -> set[bytes]:
@@ -148,13 +164,12 @@ def learnt_digests(data: Path, size: tuple[int, int], *, threads: int = 8) -> se
         found.update(image_digests(load_dataset(kaggle, size=size, channels=1).images))
     if (data / "wild" / "labels.csv.gz").is_file():
         for part in load_wild(data / "wild", threads):
-            fitted = [fit_picture(image[..., np.newaxis], size, 1)[0] for image in part.images]
+            fitted = [fit_picture(image, size, 1)[0] for image in part.images]
             found.update(image_digests(np.stack(fitted)))
     return found
 
 
 def _folds(groups: NDArray[np.str_]) -> NDArray[np.int32]:
-    """Large groups one by one to the emptiest fold, the rest by their name's checksum."""
     names, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
     fold = np.array([zlib.crc32(str(n).encode()) % FOLDS for n in names], np.int32)
     load = np.zeros(FOLDS, int)
@@ -166,32 +181,15 @@ def _folds(groups: NDArray[np.str_]) -> NDArray[np.int32]:
     return np.asarray(fold[inverse], np.int32)
 
 
-def _make(
-    images: NDArray[np.uint8],
-    xy: NDArray[np.float32],
-    style: NDArray[np.int32] | str,
-    sets: NDArray[np.str_] | str,
-    groups: Iterable[str],
-    ids: Iterable[str],
-) -> FaceCollection:
-    n, keys = len(images), np.array(list(groups), np.str_)
-    styles = np.full(n, KAGGLE15.styles.index(style)) if isinstance(style, str) else style
-    return FaceCollection(
-        images, xy.astype(np.float32), styles.astype(np.int32),
-        np.full(n, sets) if isinstance(sets, str) else sets,
-        keys, _folds(keys), np.array(list(ids), np.str_),
-    )  # fmt: skip
-
-
-def _kaggle(folder: Path) -> FaceCollection:
+def _kaggle(folder: Path) -> FaceDataset:
     rows = load_kaggle(folder)
     known = np.isin(rows.styles, KAGGLE15.styles)
     rows = rows.subset(np.flatnonzero(known))
     size = rows.images.shape[1]
     if size > CANVAS:
-        raise DataError(f"{folder}: pictures must be at most {CANVAS} px wide, these have {size}.")
+        raise DataError(f"{folder}: images must be at most {CANVAS} px wide, these have {size}.")
     margin = (CANVAS - size) // 2
-    pad = ((0, 0), (margin, CANVAS - size - margin), (margin, CANVAS - size - margin))
+    around = (margin, CANVAS - size - margin)
     groups = np.empty(len(rows), dtype="U24")
     for style in np.unique(rows.styles):
         i = np.flatnonzero(rows.styles == style)
@@ -200,21 +198,13 @@ def _kaggle(folder: Path) -> FaceCollection:
     persons = _persons()
     for row, image in enumerate(rows.images):
         groups[row] = persons.get(f"{zlib.crc32(image.tobytes()):08x}", groups[row])
-    parts = [np.flatnonzero(rows.styles == style) for style in np.unique(rows.styles)]
-    images = np.pad(rows.images[..., 0], pad, mode="edge")
-    styles = np.array([KAGGLE15.styles.index(str(s)) for s in rows.styles], np.int32)
-    made = [
-        _make(
-            images[i],
-            rows.keypoints.xy[i] + margin,
-            styles[i],
-            rows.styles[i],
-            groups[i],
-            (f"row {n}" for n in rows.sample_ids[i]),
-        )
-        for i in parts  # each style dealt into folds by itself
-    ]
-    return _join(made)
+    return FaceDataset(
+        np.pad(rows.images, ((0, 0), around, around, (0, 0)), mode="edge"),
+        Keypoints(rows.keypoints.xy + margin, KAGGLE15),
+        np.array([f"row {n}" for n in rows.sample_ids]),
+        styles=rows.styles,
+        groups=groups,
+    ).subset(np.argsort(rows.styles, kind="stable"))
 
 
 def _persons() -> dict[str, str]:
@@ -223,35 +213,44 @@ def _persons() -> dict[str, str]:
     Few persons fill style A. Likeness finds a sitting, not a person, so near-duplicate groups alone
     would put one person's sittings on both sides of a split.
     """
-    file = resources.files("facial_keypoints.data") / "kaggle_persons.json"
+    file = Path(__file__).with_name("kaggle_persons.json")
     persons = json.loads(file.read_text(encoding="utf-8"))["persons"]
     return {key: f"person {number:02d}" for number, keys in enumerate(persons) for key in keys}
 
 
-def _join(parts: list[FaceCollection]) -> FaceCollection:
-    return FaceCollection(
-        *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(FaceCollection))
+def _join(parts: list[FaceDataset], source: str) -> FaceDataset:
+    return FaceDataset(
+        np.concatenate([p.images for p in parts]),
+        Keypoints(np.concatenate([p.keypoints.xy for p in parts]), KAGGLE15),
+        np.concatenate([p.sample_ids for p in parts]),
+        source,
+        np.concatenate([p.styles for p in parts]),
+        np.concatenate([p.groups for p in parts]),
     )
 
 
-def _numbers(row: dict[str, str], names: Iterable[str], where: str) -> list[float]:
+def _points(row: dict[str, str], names: Iterable[str], where: str) -> NDArray[np.float64]:
+    """(K, 2) the points of a row, whose columns are ``names`` with ``_x`` and ``_y``."""
+    columns = [f"{name}_{axis}" for name in names for axis in "xy"]
     try:
-        return [float(row[name]) if row[name] else np.nan for name in names]
+        points = np.array([float(row[c]) if row[c] else np.nan for c in columns]).reshape(-1, 2)
     except (KeyError, ValueError) as error:
         raise DataError(f"{where}: {error} is no coordinate; write a number or nothing.") from error
+    if np.isinf(points).any() or (np.isnan(points).sum(axis=1) == 1).any():
+        raise DataError(f"{where}: a point has one coordinate; write both x and y, or neither.")
+    return points
 
 
 def _decode(blob: bytes, where: str) -> ImageArray:
     return read_picture(blob, channels=1, name=where)[..., 0]
 
 
-def load_wild(folder: Path, threads: int) -> Iterator[FaceCollection]:
-    """One collection for each set of a folder of 160-pixel crops with ``labels.csv.gz``."""
-    columns = [f"{name}_{axis}" for name in KAGGLE15.keypoint_names for axis in "xy"]
-    labels = folder / "labels.csv.gz"
+def load_wild(folder: Path, threads: int) -> Iterator[FaceDataset]:
+    """The faces of each set of a folder of 160-pixel crops with ``labels.csv.gz``; ``source`` names the set."""
+    names, labels = KAGGLE15.keypoint_names, folder / "labels.csv.gz"
     with gzip.open(labels, "rt", newline="") as handle:
         rows = [
-            (r["set"], r["file"], r["group"], _numbers(r, columns, f"{labels} row {n}"))
+            (r["set"], r["file"], r["group"], _points(r, names, f"{labels} row {n}"))
             for n, r in enumerate(csv.DictReader(handle), start=2)
         ]
     for name in dict.fromkeys(r[0] for r in rows):
@@ -265,12 +264,16 @@ def load_wild(folder: Path, threads: int) -> Iterator[FaceCollection]:
             raise DataError(
                 f"{folder / name}.zip: crops must be {CANVAS}x{CANVAS}, got {images.shape[1:]}."
             )
-        xy = np.array([r[3] for r in mine], np.float32).reshape(-1, 15, 2)
+        xy = np.array([r[3] for r in mine], np.float32)
         fifteen = bool((~np.isnan(xy[..., 0])).sum(axis=1).max() > 5)
-        yield _make(
-            images, xy, "ibug" if fifteen else "five", name,
-            (f"wild:{_person(r[1], r[2])}" for r in mine), (f"{name}/{r[1]}" for r in mine),
-        )  # fmt: skip
+        yield FaceDataset(
+            images[..., np.newaxis],
+            Keypoints(xy, KAGGLE15),
+            np.array([f"{name}/{r[1]}" for r in mine]),
+            name,
+            np.full(len(mine), "ibug" if fifteen else "five"),
+            np.array([f"wild:{_person(r[1], r[2])}" for r in mine]),
+        )
 
 
 def _person(file: str, group: str) -> str:
@@ -280,16 +283,12 @@ def _person(file: str, group: str) -> str:
 
 
 def _photos(
-    folder: Path, kaggle: FaceCollection | None, test: NDArray[np.uint8] | None
-) -> FaceCollection:
-    names = [
-        f"{p}_{a}"
-        for p in ("left_eye_center", "right_eye_center", "nose", "mouth_center")
-        for a in "xy"
-    ]
+    folder: Path, kaggle: FaceDataset | None, test: NDArray[np.uint8] | None
+) -> FaceDataset:
+    names = ("left_eye_center", "right_eye_center", "nose", "mouth_center")
     with (folder / "train_faces.csv").open(newline="") as handle:
         rows = [
-            (r["file"], _numbers(r, names, f"{folder / 'train_faces.csv'} row {n}"))
+            (r["file"], _points(r, names, f"{folder / 'train_faces.csv'} row {n}"))
             for n, r in enumerate(csv.DictReader(handle), start=2)
         ]
     points = np.array([r[1] for r in rows], np.float64).reshape(-1, 4, 2)
@@ -332,20 +331,20 @@ def _photos(
     groups = (
         join_groups(files, duplicate_groups(crops[..., None])) if len(crops) else np.empty(0, int)
     )
-    return _make(
-        crops[unseen],
-        xy[unseen],
-        "kaggle-b",
+    return FaceDataset(
+        crops[..., np.newaxis],
+        Keypoints(xy, KAGGLE15),
+        ids,
         "photos",
-        (f"photo {g}" for g in groups[unseen]),
-        ids[unseen],
-    )
+        np.full(len(ids), "kaggle-b"),
+        np.array([f"photo {g}" for g in groups], np.str_),
+    ).subset(unseen)
 
 
-def _labels_known(points: NDArray[np.float64], kaggle: FaceCollection) -> NDArray[np.bool_]:
+def _labels_known(points: NDArray[np.float64], kaggle: FaceDataset) -> NDArray[np.bool_]:
     """(M,) bool: which photo faces are Kaggle rows: their labels are the same up to scale and place."""
     columns = [KAGGLE15.index(name) for name in STYLE_B_POINTS]
-    rows = kaggle.xy[kaggle.style == KAGGLE15.styles.index("kaggle-b")][:, columns].astype(float)
+    rows = kaggle.keypoints.xy[kaggle.styles == "kaggle-b"][:, columns].astype(float)
     rows = rows[~np.isnan(rows).any(axis=(1, 2))]
     if not len(rows):
         return np.zeros(len(points), bool)

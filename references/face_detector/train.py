@@ -1,6 +1,6 @@
 """Trains the face detector that the package ships.
 
-``python -m facial_keypoints.train_detector --data DIR -o OUT`` reads ``DIR/photos`` (``train.zip`` with
+``python -m references.face_detector --data DIR -o OUT`` reads ``DIR/photos`` (``train.zip`` with
 ``train_faces.csv``: eye centres and the middle of the mouth) and ``DIR/wild`` (crops around one face),
 and writes ``OUT/face_detector.onnx``.
 
@@ -14,7 +14,6 @@ the loss.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import queue
@@ -32,7 +31,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.data.collection import load_wild
 from facial_keypoints.data.duplicates import duplicate_groups
 from facial_keypoints.data.scenes import draw_scene
 from facial_keypoints.data.synthetic import draw_faces
@@ -40,10 +38,11 @@ from facial_keypoints.detection import DETECTOR_KEY, FaceDetector, OnnxFaceDetec
 from facial_keypoints.errors import DataError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.framing import EYE_LINE, FACE_LENGTH, FACE_SIZE
-from facial_keypoints.models.face_detector import BASE_SIDE, STRIDES, DetectorConfig
 from facial_keypoints.pictures import encode_image, read_picture
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import ImageArray
+from references.collection import load_wild
+from references.face_detector.network import BASE_SIDE, STRIDES, DetectorConfig
 
 __all__ = [
     "FitConfig",
@@ -55,7 +54,6 @@ __all__ = [
     "export_detector",
     "load_crops",
     "load_photos",
-    "main",
     "measure_detector",
     "overlaps",
     "split_photos",
@@ -197,9 +195,9 @@ def load_crops(folder: Path) -> list[LabelledPhoto]:
     """Crops with one face each, of a folder of 160-pixel crops with ``labels.csv.gz``."""
     crops: list[LabelledPhoto] = []
     for faces in load_wild(folder, threads=1):
-        points = _three_points(faces.xy)
+        points = _three_points(faces.keypoints.xy)
         known = np.flatnonzero(np.isfinite(points).all(axis=(1, 2)))
-        crops.extend(_one_face(faces.images[i], points[i : i + 1]) for i in known)
+        crops.extend(_one_face(faces.images[i, ..., 0], points[i : i + 1]) for i in known)
     return crops
 
 
@@ -603,7 +601,7 @@ def export_detector(
     import keras
     import onnx
 
-    from facial_keypoints.models.face_detector import build_exportable
+    from references.face_detector.network import build_exportable
 
     exported = build_exportable(model, config.network)
     about = {
@@ -666,7 +664,7 @@ def train_detector(
     """
     import keras
 
-    from facial_keypoints.models.face_detector import build_detector
+    from references.face_detector.network import build_detector
 
     keras.utils.set_random_seed(config.seed)
     # Three times as fast as float32 on a processor with bfloat16 units, and as good.
@@ -727,7 +725,7 @@ def _check(
     entry: dict[str, float],
 ) -> None:
     """Export the weights so far, measure them and choose the threshold."""
-    from facial_keypoints.models.face_detector import build_detector
+    from references.face_detector.network import build_detector
 
     with _layers_compute_in("float32"):
         model = build_detector(config.network)
@@ -747,31 +745,3 @@ def _check(
     entry |= {f"false@{t}": round(float(np.sum(false >= t) * per_hundred), 2) for t in (0.3, 0.4, 0.5)}  # fmt: skip
     with (out / "log.jsonl").open("a") as handle:
         handle.write(json.dumps({k: round(float(v), 5) for k, v in entry.items()}) + "\n")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train from the command line."""
-    parser = argparse.ArgumentParser(description="Train the face detector.")
-    parser.add_argument("--data", type=Path, required=True, help="folder with photos/ and wild/")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--extra", type=Path, help="table of faces that another detector found")
-    parser.add_argument("--start", type=Path, help="weights to start from")
-    parser.add_argument("--minutes", type=float, default=FitConfig.minutes)
-    parser.add_argument("--rate", type=float, default=FitConfig.rate)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    train, held_out = split_photos(load_photos(options.data / "photos", options.extra))
-    wild = options.data / "wild"
-    crops = [load_crops(wild)] if wild.is_dir() else []
-    train_detector(
-        [*train, *drawn_scenes(200)], [*crops, drawn_crops(300)], held_out, options.out,
-        FitConfig(minutes=options.minutes, rate=options.rate, seed=options.seed),
-        start=options.start,
-    )  # fmt: skip
-
-
-if __name__ == "__main__":
-    from facial_keypoints.backend import choose_backend
-
-    choose_backend()
-    main()

@@ -10,7 +10,7 @@ It knows nothing of files, photos or training.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -43,10 +43,6 @@ class DetectorConfig:
     channels: tuple[int, int, int] = (64, 96, 96)
     blocks: tuple[int, int, int] = (1, 2, 1)
     neck: int = 64
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a JSON file."""
-        return asdict(self)
 
 
 @keras.saving.register_keras_serializable(package="facial_keypoints")

@@ -1,0 +1,1 @@
+"""How the shipped face detector was made."""

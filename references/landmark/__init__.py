@@ -1,0 +1,1 @@
+"""How the shipped keypoint model ``default`` was made."""

@@ -1,0 +1,62 @@
+"""``python -m references.landmark``: makes the shipped keypoint model ``default`` anew."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from facial_keypoints.backend import choose_backend
+from facial_keypoints.files import read_json
+from facial_keypoints.runtime import available_cores
+from references import run_command
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, and print how the cross-validation model does on the faces that it has not seen."""
+    parser = argparse.ArgumentParser(
+        prog="python -m references.landmark",
+        description="Train the shipped keypoint model from labelled faces and leave a run folder. It "
+        "wants a GPU, or days. Finished networks are kept, so --resume repeats at most one.",
+        epilog="Example: python -m references.landmark --data faces/ -o runs/default --resume",
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR",
+        help="folder with facial-keypoints-detection/, wild/ and photos/, or some of them",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="OUT", help="run folder to make"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="0, the default, is the shipped model's"
+    )
+    parser.add_argument(
+        "--quick", action="store_true",
+        help="tiny networks and a few steps, to see that data and machine go the whole way",
+    )  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="continue in OUT")
+    parser.add_argument("--force", action="store_true", help="replace what is in OUT")
+    options = parser.parse_args(arguments)
+    choose_backend()
+    from references.landmark.run import QUICK, train_default_run
+
+    train_default_run(
+        options.data,
+        options.out,
+        config=QUICK if options.quick else None,
+        seed=options.seed,
+        resume=options.resume,
+        force=options.force,
+        threads=available_cores(),
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print("errors of the cross-validation model on faces that it has not seen:")
+    for name, errors in read_json(options.out / "run.json")["held_out"].items():
+        share = "" if errors["nme"] is None else f", {errors['nme']:.1%} of the eye distance"
+        print(f"{name}: {errors['faces']} faces, RMSE {errors['rmse_px']:.2f} px{share}")
+    print(f"the model is {options.out / 'model.onnx'}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_command(main)
