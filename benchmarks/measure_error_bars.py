@@ -1,6 +1,6 @@
 """Whether the error bars of the measures are true: measured points against labelled ones.
 
-    python benchmarks/measure_error_bars.py --data DATA [--model TWIN --ids held_out.txt]
+    python -m benchmarks.measure_error_bars --data DATA [--model TWIN --ids held_out.txt]
 
 Both the answer and the labels of a face are measured; their difference is compared with the error bar
 that the confidence gave. Faces of the 15 points that are not turned. Name a model and the list of the
@@ -14,12 +14,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from facial_keypoints.data.collection import load_collection
 
 from facial_keypoints import load_predictor, measure
 from facial_keypoints.data.synthetic import draw_faces
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import Keypoints
+from references.collection import load_collection, set_names
 
 
 def report(title: str, told: Keypoints, truth: np.ndarray, *, each: bool) -> None:
@@ -58,13 +58,12 @@ def main() -> None:
     sets = {"drawn": (drawn.images, drawn.keypoints.xy, drawn.styles)}
     if args.data and args.ids:
         faces = load_collection(args.data, threads=1)
-        unseen = np.isin(faces.ids, args.ids.read_text().splitlines())
-        labelled = np.isfinite(faces.xy).all(axis=(1, 2))
+        unseen = np.isin(faces.sample_ids, args.ids.read_text().splitlines())
+        labelled = faces.keypoints.labeled.all(axis=1)
         for name in ("kaggle-a", "webmorph", "helen_afw", "ytf"):
-            rows = np.flatnonzero(unseen & labelled & (faces.sets == name))
-            styles = np.array(predictor.spec.styles)[faces.style[rows]]
-            middle = faces.images[rows, 32:128, 32:128, np.newaxis]
-            sets[name] = (middle, faces.xy[rows] - 32, styles)
+            rows = np.flatnonzero(unseen & labelled & (set_names(faces) == name))
+            middle = faces.images[rows, 32:128, 32:128]
+            sets[name] = (middle, faces.keypoints.xy[rows] - 32, faces.styles[rows])
     print(
         "Of the values, how many lie within one and two of their error bars (normal: 0.68, 0.95)\n"
     )
