@@ -38,8 +38,8 @@ SCENES = 40
 
 def draw_photos(folder: Path, count: int) -> None:
     """Write ``count`` photos, the same few drawn scenes again and again."""
-    from facial_keypoints.data.scenes import draw_scene
-    from facial_keypoints.pictures import encode_image
+    from facial_keypoints.data.synthetic.scenes import draw_scene
+    from facial_keypoints.io.images import encode_image
 
     encoded = [encode_image(draw_scene(3, seed=seed)[0], ".jpg") for seed in range(SCENES)]
     folder.mkdir()
@@ -182,8 +182,8 @@ LOOP = """
 import sys, time, warnings
 warnings.filterwarnings("ignore", module="PIL")
 from pathlib import Path
-from facial_keypoints.predict import load_predictor
-from facial_keypoints.tables import open_table
+from facial_keypoints.inference.predictor import load_predictor
+from facial_keypoints.io.tables import open_table
 folder, out, crops = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "crops"
 predictor = load_predictor(threads=1)
 files = sorted(folder.iterdir())
@@ -351,13 +351,13 @@ def stages(place: Path) -> list[str]:
 
 def measure_stages(inputs: Path, kind: str) -> None:
     """Print the seconds of each stage as JSON; the functions of each stage carry a clock."""
-    from facial_keypoints import predict as module
     from facial_keypoints.batch.inputs import find_pieces
     from facial_keypoints.batch.manifest import Manifest, Settings
     from facial_keypoints.batch.storage import Folder
     from facial_keypoints.batch.worker import BlockWorker, PackedModel
-    from facial_keypoints.detection import find_detector
-    from facial_keypoints.runtime import find_model
+    from facial_keypoints.inference import predictor as module
+    from facial_keypoints.inference.detector import find_detector
+    from facial_keypoints.models.runtime import find_model
 
     spent: dict[str, float] = defaultdict(float)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facial_keypoints.runtime import load_runtime
+from facial_keypoints.models.runtime import load_runtime
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import FaceDataset
 from references.collection import load_collection, set_names

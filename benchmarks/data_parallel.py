@@ -30,10 +30,10 @@ def train_here(folder: str) -> None:
     import numpy as np
 
     from facial_keypoints.data.splits import Split
-    from facial_keypoints.data.synthetic import draw_kaggle_like
-    from facial_keypoints.data_parallel import data_parallel, is_first_process
-    from facial_keypoints.recipes import RECIPES
-    from facial_keypoints.training import train
+    from facial_keypoints.data.synthetic.faces import draw_kaggle_like
+    from facial_keypoints.training.data_parallel import data_parallel, is_first_process
+    from facial_keypoints.training.fit import train
+    from facial_keypoints.training.recipes import RECIPES
 
     class Clock(keras.callbacks.Callback):  # type: ignore[misc]
         def on_train_begin(self, logs: object = None) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facial_keypoints.pictures import read_picture
+from facial_keypoints.io.images import read_picture
 
 RESULT = Path(__file__).parent / "results" / "decode_pictures.md"
 SIZES = ((160, 160, 100), (500, 500, 20), (3000, 4000, 1))

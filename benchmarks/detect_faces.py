@@ -36,8 +36,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from facial_keypoints.detection import load_detector
-from facial_keypoints.pictures import read_picture, write_image
+from facial_keypoints.inference.detector import load_detector
+from facial_keypoints.io.images import read_picture, write_image
 from references.face_detector.train import overlaps, square_boxes
 
 NOWHERE = np.zeros((0, 2))

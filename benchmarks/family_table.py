@@ -18,9 +18,9 @@ import numpy as np
 
 from facial_keypoints.data import load_dataset
 from facial_keypoints.data.splits import Split
-from facial_keypoints.evaluation import EvaluationReport, evaluate_predictions
-from facial_keypoints.predict import Predictor
-from facial_keypoints.runtime import load_runtime
+from facial_keypoints.evaluation.scores import EvaluationReport, evaluate_predictions
+from facial_keypoints.inference.predictor import Predictor
+from facial_keypoints.models.runtime import load_runtime
 
 RESULT = Path(__file__).parent / "results" / "family_table.md"
 RECIPES = ("fc", "cnn", "cnn-flip", "specialists")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from facial_keypoints.files import atomic_path
-from facial_keypoints.pictures import read_picture
+from facial_keypoints.io.images import read_picture
 from references.face_detector.train import load_photos, overlaps, square_boxes
 
 SURE = 0.45

@@ -22,17 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
-from facial_keypoints.backend import choose_backend
+from facial_keypoints.models.keras_backend import choose_backend
 
 choose_backend()
 
 import pandas as pd  # noqa: E402
 
 from facial_keypoints.data.kaggle import load_kaggle  # noqa: E402
-from facial_keypoints.models.loading import CONFIDENCE  # noqa: E402
-from facial_keypoints.pictures import read_picture  # noqa: E402
+from facial_keypoints.io.images import read_picture  # noqa: E402
+from facial_keypoints.models.codec import CONFIDENCE  # noqa: E402
+from facial_keypoints.models.spec import ModelSpec, embed_spec  # noqa: E402
 from facial_keypoints.schemas import KAGGLE15  # noqa: E402
-from facial_keypoints.spec import ModelSpec, embed_spec  # noqa: E402
 from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema  # noqa: E402
 from references.collection import CANVAS  # noqa: E402
 
@@ -188,8 +188,8 @@ def percent(answers: np.ndarray, faces: FaceDataset) -> dict[str, float]:
 def scratch(faces: FaceDataset, test: FaceDataset, folder: Path, seed: int) -> np.ndarray:
     """Answers of ``cnn-flip`` trained on the same faces until it has seen 20,000 pictures."""
     from facial_keypoints.data.splits import Split
-    from facial_keypoints.recipes import get_recipe
-    from facial_keypoints.training import predict_keypoints, train
+    from facial_keypoints.training.fit import predict_keypoints, train
+    from facial_keypoints.training.recipes import get_recipe
 
     none = np.empty(0, np.int64)
     recipe = get_recipe("cnn-flip").override(epochs=20_000 // len(faces), batch_size=32, patience=0)
@@ -203,8 +203,8 @@ def measure(
     data: Path, base: str, counts: list[int], seeds: int, from_scratch: bool, out: Path | None
 ) -> None:
     """Print, and write, a table of errors by number of labelled faces."""
-    from facial_keypoints.finetune import finetune
-    from facial_keypoints.predict import load_predictor
+    from facial_keypoints.inference.predictor import load_predictor
+    from facial_keypoints.training.finetune import finetune
 
     faces = ibug_faces(data)
     pool, test_rows = split_people(faces)

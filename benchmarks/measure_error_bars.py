@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from facial_keypoints import load_predictor, measure
-from facial_keypoints.data.synthetic import draw_faces
+from facial_keypoints.data.synthetic.faces import draw_faces
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import Keypoints
 from references.collection import load_collection, set_names

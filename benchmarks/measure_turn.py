@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from facial_keypoints.data.synthetic_geometry import FaceParameters, Framing, sample_faces
-from facial_keypoints.measurement import NOSE_DEPTH, Measurements, measure
+from facial_keypoints.data.synthetic.geometry import FaceParameters, Framing, sample_faces
+from facial_keypoints.inference.measure.measures import NOSE_DEPTH, Measurements, measure
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import Keypoints
 

@@ -24,8 +24,8 @@ def draw_files(folder: Path, count: int) -> None:
     """Write ``count`` files, the same few hundred drawn faces again and again."""
     import cv2
 
-    from facial_keypoints.data.synthetic import draw_kaggle_like
-    from facial_keypoints.pictures import encode_image
+    from facial_keypoints.data.synthetic.faces import draw_kaggle_like
+    from facial_keypoints.io.images import encode_image
 
     encoded = []
     for face in draw_kaggle_like(DRAWN, seed=0).images:

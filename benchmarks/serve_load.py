@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 
 from facial_keypoints import load_predictor
-from facial_keypoints.data.scenes import draw_scene
-from facial_keypoints.data.synthetic import draw_faces
-from facial_keypoints.pictures import write_image
+from facial_keypoints.data.synthetic.faces import draw_faces
+from facial_keypoints.data.synthetic.scenes import draw_scene
+from facial_keypoints.io.images import write_image
 
 RESULT = Path(__file__).parent / "results" / "serve_load.md"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facial_keypoints.data.synthetic import draw_faces
+from facial_keypoints.data.synthetic.faces import draw_faces
 
 RESULT = Path(__file__).parent / "results" / "synthesize_speed.md"
 GOAL = 500

@@ -24,15 +24,15 @@ import cv2
 import numpy as np
 
 from facial_keypoints import OneEuro, Predictor, Tracker, load_predictor
-from facial_keypoints.data.synthetic import draw_faces
-from facial_keypoints.detection import FaceDetector, load_detector
+from facial_keypoints.data.synthetic.faces import draw_faces
 from facial_keypoints.framing import face_boxes, face_sizes
+from facial_keypoints.inference.detector import FaceDetector, load_detector
+from facial_keypoints.inference.smoothing import OneEuroFilter, Smoother
+from facial_keypoints.inference.tracker import draw_tracks, track_frames
+from facial_keypoints.io.tables import open_table
+from facial_keypoints.io.videos import Frame, PictureFrame, open_video, write_video
 from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.smoothing import OneEuroFilter, Smoother
-from facial_keypoints.tables import open_table
-from facial_keypoints.tracking import draw_tracks, track_frames
 from facial_keypoints.types import Prediction
-from facial_keypoints.video import Frame, PictureFrame, open_video, write_video
 
 RESULT = Path(__file__).parent / "results" / "track_video.md"
 RATE = 25.0

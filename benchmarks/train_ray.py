@@ -42,10 +42,10 @@ def finish(run: subprocess.Popen[bytes], out: Path) -> None:
 
 def weights(out: Path) -> dict[str, str]:
     """A digest of the weights of each run of a plan."""
-    from facial_keypoints.backend import choose_backend
+    from facial_keypoints.models.keras_backend import choose_backend
 
     choose_backend()
-    from facial_keypoints.training import load_run
+    from facial_keypoints.training.fit import load_run
 
     digests = {}
     for folder in sorted((out / "runs").iterdir()):

@@ -13,15 +13,15 @@ import time
 
 import numpy as np
 
-from facial_keypoints.backend import choose_backend
+from facial_keypoints.models.keras_backend import choose_backend
 
 choose_backend()
 
-from facial_keypoints.data.synthetic import draw_kaggle_like  # noqa: E402
+from facial_keypoints.data.synthetic.faces import draw_kaggle_like  # noqa: E402
 from facial_keypoints.models.study import build_cnn  # noqa: E402
-from facial_keypoints.pipeline import TrainingBatches, targets_and_weights  # noqa: E402
-from facial_keypoints.recipes import get_recipe  # noqa: E402
-from facial_keypoints.training import compile_model  # noqa: E402
+from facial_keypoints.training.batches import TrainingBatches, targets_and_weights  # noqa: E402
+from facial_keypoints.training.fit import compile_model  # noqa: E402
+from facial_keypoints.training.recipes import get_recipe  # noqa: E402
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from facial_keypoints import align, load_predictor
-from facial_keypoints.data.scenes import draw_scene
-from facial_keypoints.pictures import write_image
+from facial_keypoints.data.synthetic.scenes import draw_scene
+from facial_keypoints.io.images import write_image
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 photo, _ = draw_scene(3, seed=5)

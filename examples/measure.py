@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from facial_keypoints import load_predictor, measure
-from facial_keypoints.data.scenes import draw_scene
+from facial_keypoints.data.synthetic.scenes import draw_scene
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 photo, _ = draw_scene(3, seed=5)

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from facial_keypoints import load_predictor
-from facial_keypoints.data.scenes import draw_scene
-from facial_keypoints.drawing import draw_prediction
-from facial_keypoints.pictures import write_image
-from facial_keypoints.tables import open_table
+from facial_keypoints.data.synthetic.scenes import draw_scene
+from facial_keypoints.io.drawing import draw_prediction
+from facial_keypoints.io.images import write_image
+from facial_keypoints.io.tables import open_table
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 photo, _ = draw_scene(3, seed=5)  # or read_picture("party.jpg", channels=3)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from facial_keypoints import Tracker, load_predictor
-from facial_keypoints.data.scenes import draw_scene
+from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.framing import face_boxes
-from facial_keypoints.tracking import draw_tracks, track_frames
-from facial_keypoints.video import open_video, write_video
+from facial_keypoints.inference.tracker import draw_tracks, track_frames
+from facial_keypoints.io.videos import open_video, write_video
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 

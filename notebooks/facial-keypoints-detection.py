@@ -34,17 +34,17 @@ from pathlib import Path
 import numpy as np
 from IPython.display import Image, display
 
-from facial_keypoints.backend import choose_backend
+from facial_keypoints.models.keras_backend import choose_backend
 
 choose_backend()  # TensorFlow unless KERAS_BACKEND says otherwise
 
-from facial_keypoints import plots
 from facial_keypoints.data.kaggle import load_kaggle
 from facial_keypoints.data.missing import fill_missing
-from facial_keypoints.data.synthetic import draw_kaggle_like
-from facial_keypoints.evaluation import evaluate_predictions
-from facial_keypoints.recipes import get_recipe
-from facial_keypoints.training import predict_keypoints, split_faces, train
+from facial_keypoints.data.synthetic.faces import draw_kaggle_like
+from facial_keypoints.evaluation import plots
+from facial_keypoints.evaluation.scores import evaluate_predictions
+from facial_keypoints.training.fit import predict_keypoints, split_faces, train
+from facial_keypoints.training.recipes import get_recipe
 
 FACES = int(os.environ.get("NOTEBOOK_FACES", "1500"))
 EPOCHS = int(os.environ.get("NOTEBOOK_EPOCHS", "15"))

@@ -26,7 +26,7 @@ from facial_keypoints.data.duplicates import duplicate_groups, image_digests, jo
 from facial_keypoints.data.formats import load_dataset
 from facial_keypoints.data.kaggle import load_kaggle
 from facial_keypoints.errors import DataError
-from facial_keypoints.pictures import fit_picture, read_picture
+from facial_keypoints.io.images import fit_picture, read_picture
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import FaceDataset, ImageArray, Keypoints
 

@@ -73,11 +73,12 @@ def draw_pictures() -> None:
     """The README's pictures: the shipped models on drawn faces and photos of drawn faces."""
     import numpy as np
 
-    from facial_keypoints import align, load_predictor, plots
-    from facial_keypoints.data.scenes import draw_scene
-    from facial_keypoints.data.synthetic import draw_faces
-    from facial_keypoints.drawing import draw_prediction
-    from facial_keypoints.pictures import write_image
+    from facial_keypoints import align, load_predictor
+    from facial_keypoints.data.synthetic.faces import draw_faces
+    from facial_keypoints.data.synthetic.scenes import draw_scene
+    from facial_keypoints.evaluation import plots
+    from facial_keypoints.io.drawing import draw_prediction
+    from facial_keypoints.io.images import write_image
 
     folder = README.parent / "docs" / "images"
     predictor = load_predictor()
@@ -103,8 +104,8 @@ def draw_contact_sheet(folder: Path) -> None:
     from typer.testing import CliRunner
 
     from facial_keypoints.cli import app
-    from facial_keypoints.data.scenes import draw_scene
-    from facial_keypoints.video import write_video
+    from facial_keypoints.data.synthetic.scenes import draw_scene
+    from facial_keypoints.io.videos import write_video
 
     photo, _ = draw_scene(2, seed=9, image_size=(240, 480))
     with tempfile.TemporaryDirectory() as temporary:

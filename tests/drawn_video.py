@@ -10,10 +10,10 @@ from typing import Any
 import av
 import numpy as np
 
-from facial_keypoints.data.synthetic import draw_faces
+from facial_keypoints.data.synthetic.faces import draw_faces
 from facial_keypoints.framing import face_boxes
+from facial_keypoints.io.videos import PictureFrame
 from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.video import PictureFrame
 
 SIDE = 96
 FACES = draw_faces(6, seed=3, image_size=SIDE)

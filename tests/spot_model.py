@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from facial_keypoints.models.spec import DIGESTS_KEY, METADATA_KEY, ModelSpec, digests_to_text
 from facial_keypoints.schemas import FIVE
-from facial_keypoints.spec import DIGESTS_KEY, METADATA_KEY, ModelSpec, digests_to_text
 
 SPEC = ModelSpec(
     name="spot",

@@ -13,101 +13,98 @@ import facial_keypoints
 
 ROOT = Path(facial_keypoints.__file__).parent
 
-# Lowest first. A module imports only from lower layers or from its own.
-LAYERS: list[set[str]] = [
-    {"errors", "_version", "types"},
-    {
-        "schemas",
-        "geometry",
-        "framing",
-        "metrics",
-        "files",
-        "spec",
-        "pictures",
-        "recipes",
-        "backend",
-        "drawing",
-        "measurement",
-        "alignment",
-    },
-    {"data", "models", "losses", "pipeline", "progress", "data_parallel"},
-    {"evaluation", "training", "runtime", "ray_cluster", "second_look", "detection"},
-    {
-        "plots",
-        "export",
-        "predict",
-        "tables",
-        "measurement_table",
-        "finetune",
-    },
-    {"pages"},
-    {"report", "audit_report", "speed"},
-    {"batch", "compare", "video", "smoothing", "tracking", "service"},
-    {"training_plan", "training_cluster", "sweep"},
-    {"cli"},
-    {"__main__"},
-]
-LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
-KERAS_ALLOWED = {
-    "models",
-    "losses",
-    "pipeline",
-    "data_parallel",
-    "progress",
-    "training",
-    "export",
-    "finetune",
-    "training_plan",
-    "sweep",
+# A module imports only from its own layer and those right of it; modules of the root come last.
+LAYERS = ["cli", "service", "batch", "training", "evaluation", "inference", "models", "data", "io"]
+KERAS_LAYERS = {"models", "training"}
+HEAVY = {
+    "keras",
+    "tensorflow",
+    "torch",
+    "jax",
+    "matplotlib",
+    "jinja2",
+    "cv2",
+    "pyarrow",
+    "onnxruntime",
 }
 
 
-def module_of(path: Path) -> str:
-    return path.relative_to(ROOT).with_suffix("").parts[0]
+def layer_of(parts: tuple[str, ...]) -> int:
+    """Position in LAYERS; modules of the root stand right of all folders."""
+    return LAYERS.index(parts[0]) if parts and parts[0] in LAYERS else len(LAYERS)
 
 
 def sources() -> list[Path]:
-    return [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
+    entry_points = {ROOT / "__init__.py", ROOT / "__main__.py"}
+    return [path for path in sorted(ROOT.rglob("*.py")) if path not in entry_points]
 
 
 def imported(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return found
 
 
-def upward(path: Path, names: set[str]) -> set[str]:
-    mine = LAYER[module_of(path)]
-    ours = {n.split(".")[1] for n in names if n.startswith("facial_keypoints.")}
-    return {name for name in ours if name in LAYER and LAYER[name] > mine}
+def climbing(path: Path, names: set[str]) -> set[str]:
+    own = layer_of(path.relative_to(ROOT).with_suffix("").parts)
+    ours = {name for name in names if name.startswith("facial_keypoints.")}
+    return {name for name in ours if layer_of(tuple(name.split(".")[1:])) < own}
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_import_points_upward(path: Path) -> None:
-    assert module_of(path) in LAYER, f"say in LAYERS where {module_of(path)} belongs"
-    assert upward(path, imported(path)) == set()
+def test_no_import_climbs(path: Path) -> None:
+    assert climbing(path, imported(path)) == set()
+
+
+def test_a_climbing_import_would_be_seen() -> None:
+    assert climbing(ROOT / "types.py", {"facial_keypoints.io.images"})
+    assert climbing(ROOT / "io" / "images.py", {"facial_keypoints.cli.app"})
+    assert not climbing(ROOT / "cli" / "predict.py", {"facial_keypoints.types"})
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sources()}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    arrows = {
+        name: {
+            other
+            for other in names
+            for used in imported(path)
+            if other != name and f"{used}.".startswith(f"facial_keypoints.{other}.")
+        }
+        for name, path in names.items()
+    }
+    # Importing a module imports its packages too, but those are no dependency of its own.
+    for name in names:
+        arrows[name] = {other for other in arrows[name] if not f"{name}.".startswith(f"{other}.")}
+    left = dict(arrows)
+    while free := [name for name, others in left.items() if not others & set(left)]:
+        for name in free:
+            del left[name]
+    assert left == {}
+
+
+def test_the_root_holds_ten_modules_and_nine_folders() -> None:
+    entries = {path.name for path in ROOT.iterdir() if path.name != "__pycache__"}
+    assert len(entries) <= 20
+    assert set(LAYERS) <= entries
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_keras_is_imported_only_in_models_and_training(path: Path) -> None:
+    names = {name.split(".")[0] for name in imported(path)}
+    if path.relative_to(ROOT).parts[0] not in KERAS_LAYERS:
+        assert not names & {"keras", "tensorflow", "torch", "jax"}
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_is_installed_imports_nothing_of_the_clone(path: Path) -> None:
-    assert not {n.split(".")[0] for n in imported(path)} & {"references", "benchmarks", "tests"}
-
-
-def test_an_upward_import_would_be_seen() -> None:
-    assert upward(ROOT / "types.py", {"facial_keypoints.cli"}) == {"cli"}
-
-
-@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_keras_is_imported_only_where_models_are_built_and_trained(path: Path) -> None:
-    names = {n.split(".")[0] for n in imported(path)}
-    in_the_graph = {"augment.py"}  # of data/: its views are made on the training device
-    if module_of(path) not in KERAS_ALLOWED | {"runtime"} and path.name not in in_the_graph:
-        assert not names & {"keras", "tensorflow", "torch", "jax"}
+    names = {name.split(".")[0] for name in imported(path)}
+    assert not names & {"references", "benchmarks", "tests"}
 
 
 CODECS = {
@@ -136,7 +133,7 @@ def codecs(code: str) -> set[str]:
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_images_are_decoded_and_encoded_in_one_place(path: Path) -> None:
     found = codecs(path.read_text())
-    assert found == ({"PIL"} if path.name == "pictures.py" else set())
+    assert found == ({"PIL"} if path == ROOT / "io" / "images.py" else set())
 
 
 @pytest.mark.parametrize(
@@ -155,8 +152,7 @@ def test_a_second_decoder_or_encoder_would_be_seen(code: str) -> None:
 def test_importing_the_package_starts_no_heavy_library() -> None:
     code = (
         "import sys, facial_keypoints, facial_keypoints.cli\n"
-        "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'matplotlib', 'jinja2', 'cv2', 'pyarrow', 'onnxruntime'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
+        f"print(sorted({HEAVY} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from facial_keypoints.backend import choose_backend
+from facial_keypoints.models.keras_backend import choose_backend
 from references import run_command
 
 

@@ -32,13 +32,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.data.duplicates import duplicate_groups
-from facial_keypoints.data.scenes import draw_scene
-from facial_keypoints.data.synthetic import draw_faces
-from facial_keypoints.detection import DETECTOR_KEY, FaceDetector, OnnxFaceDetector
+from facial_keypoints.data.synthetic.faces import draw_faces
+from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import DataError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.framing import EYE_LINE, FACE_LENGTH, FACE_SIZE
-from facial_keypoints.pictures import encode_image, read_picture
+from facial_keypoints.inference.detector import DETECTOR_KEY, FaceDetector, OnnxFaceDetector
+from facial_keypoints.io.images import encode_image, read_picture
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import ImageArray
 from references.collection import load_wild

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from facial_keypoints.backend import choose_backend
+from facial_keypoints.cluster import available_cores
 from facial_keypoints.files import read_json
-from facial_keypoints.runtime import available_cores
+from facial_keypoints.models.keras_backend import choose_backend
 from references import run_command
 
 

@@ -18,14 +18,14 @@ import keras
 import numpy as np
 
 from facial_keypoints.errors import DataError, OutputError
-from facial_keypoints.export import export_onnx
+from facial_keypoints.evaluation.metrics import median_point_error, nme, rmse
 from facial_keypoints.files import atomic_path, output_folder, read_json, write_json
-from facial_keypoints.metrics import median_point_error, nme, rmse
+from facial_keypoints.models.codec import CONFIDENCE
+from facial_keypoints.models.export import export_onnx
 from facial_keypoints.models.landmark import NetworkConfig, Stage
-from facial_keypoints.models.loading import CONFIDENCE
+from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec
 from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.spec import ModelSpec, embed_digests, embed_spec
-from facial_keypoints.training import git_revision, library_versions
+from facial_keypoints.training.fit import git_revision, library_versions
 from facial_keypoints.types import FaceDataset
 from references.collection import (
     fold_numbers,

@@ -28,12 +28,12 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from facial_keypoints.data.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.files import atomic_path, write_text
-from facial_keypoints.losses import distance_px, laplace_nll, pseudo_huber, weighted_mean
+from facial_keypoints.models.codec import CONFIDENCE_RADIUS
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
-from facial_keypoints.models.loading import CONFIDENCE_RADIUS
 from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
+from facial_keypoints.training.losses import distance_px, laplace_nll, pseudo_huber, weighted_mean
 from facial_keypoints.types import FaceDataset
 from references.collection import fold_numbers, framing, set_names, style_numbers
 

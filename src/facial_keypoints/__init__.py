@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 from facial_keypoints._version import __version__
 
 if TYPE_CHECKING:
-    from facial_keypoints.alignment import AlignedFaces, align
     from facial_keypoints.data import load_dataset
-    from facial_keypoints.detection import FaceDetector, load_detector
     from facial_keypoints.errors import (
         DataError,
         FacialKeypointsError,
@@ -23,16 +21,18 @@ if TYPE_CHECKING:
         OutputError,
         PictureError,
     )
-    from facial_keypoints.evaluation import EvaluationReport, evaluate_predictions
-    from facial_keypoints.export import export_onnx
-    from facial_keypoints.measurement import Measurements, measure
-    from facial_keypoints.pictures import read_picture
-    from facial_keypoints.predict import Predictor, load_predictor
-    from facial_keypoints.runtime import Runtime, load_runtime, shipped_models
+    from facial_keypoints.evaluation.scores import EvaluationReport, evaluate_predictions
+    from facial_keypoints.inference.alignment import AlignedFaces, align
+    from facial_keypoints.inference.detector import FaceDetector, load_detector
+    from facial_keypoints.inference.measure.measures import Measurements, measure
+    from facial_keypoints.inference.predictor import Predictor, load_predictor
+    from facial_keypoints.inference.smoothing import OneEuro
+    from facial_keypoints.inference.tracker import Tracker, track_video
+    from facial_keypoints.io.images import read_picture
+    from facial_keypoints.models.export import export_onnx
+    from facial_keypoints.models.runtime import Runtime, load_runtime, shipped_models
+    from facial_keypoints.models.spec import ModelSpec
     from facial_keypoints.schemas import get_schema, list_schemas
-    from facial_keypoints.smoothing import OneEuro
-    from facial_keypoints.spec import ModelSpec
-    from facial_keypoints.tracking import Tracker, track_video
     from facial_keypoints.types import (
         CropTransform,
         FaceDataset,
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "alignment": ("AlignedFaces", "align"),
+    "inference.alignment": ("AlignedFaces", "align"),
     "data": ("load_dataset",),
-    "detection": ("FaceDetector", "load_detector"),
+    "inference.detector": ("FaceDetector", "load_detector"),
     "errors": (
         "DataError",
         "FacialKeypointsError",
@@ -53,16 +53,16 @@ _HOMES = {
         "OutputError",
         "PictureError",
     ),
-    "evaluation": ("EvaluationReport", "evaluate_predictions"),
-    "export": ("export_onnx",),
-    "measurement": ("Measurements", "measure"),
-    "pictures": ("read_picture",),
-    "predict": ("Predictor", "load_predictor"),
-    "runtime": ("Runtime", "load_runtime", "shipped_models"),
+    "evaluation.scores": ("EvaluationReport", "evaluate_predictions"),
+    "models.export": ("export_onnx",),
+    "inference.measure.measures": ("Measurements", "measure"),
+    "io.images": ("read_picture",),
+    "inference.predictor": ("Predictor", "load_predictor"),
+    "models.runtime": ("Runtime", "load_runtime", "shipped_models"),
     "schemas": ("get_schema", "list_schemas"),
-    "spec": ("ModelSpec",),
-    "smoothing": ("OneEuro",),
-    "tracking": ("Tracker", "track_video"),
+    "models.spec": ("ModelSpec",),
+    "inference.smoothing": ("OneEuro",),
+    "inference.tracker": ("Tracker", "track_video"),
     "types": ("CropTransform", "FaceDataset", "KeypointSchema", "Keypoints", "Prediction"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -34,7 +34,7 @@ from facial_keypoints.batch.storage import (
     open_file,
 )
 from facial_keypoints.errors import DataError
-from facial_keypoints.pictures import (
+from facial_keypoints.io.images import (
     PICTURE_SUFFIXES,
     StoredPicture,
     find_pictures,

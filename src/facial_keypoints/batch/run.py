@@ -36,10 +36,10 @@ from facial_keypoints.batch.worker import (
     find_status,
     load_packed,
 )
+from facial_keypoints.cluster import connect
 from facial_keypoints.errors import DataError, FacialKeypointsError, OutputError
-from facial_keypoints.pictures import MAX_PIXELS, in_order
-from facial_keypoints.ray_cluster import connect
-from facial_keypoints.tables import columns
+from facial_keypoints.io.images import MAX_PIXELS, in_order
+from facial_keypoints.io.tables import columns
 
 __all__ = ["BatchResult", "run_batch"]
 

@@ -26,9 +26,9 @@ from facial_keypoints.batch.inputs import read_piece
 from facial_keypoints.batch.manifest import Manifest, Settings, digest, part_name
 from facial_keypoints.batch.storage import STORAGE_ERRORS, Folder
 from facial_keypoints.errors import FacialKeypointsError, ModelError, PictureError
-from facial_keypoints.pictures import StoredPicture, in_order
-from facial_keypoints.predict import Predictor, load_predictor
-from facial_keypoints.tables import columns, rows
+from facial_keypoints.inference.predictor import Predictor, load_predictor
+from facial_keypoints.io.images import StoredPicture, in_order
+from facial_keypoints.io.tables import columns, rows
 from facial_keypoints.types import KeypointSchema, Prediction
 
 __all__ = ["BlockStatus", "BlockWorker", "PackedModel", "find_status"]

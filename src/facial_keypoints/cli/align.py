@@ -60,10 +60,10 @@ def align_command(
     from rich.console import Console
 
     search = Search(crops, detector, min_score, max_faces)
-    from facial_keypoints.alignment import align
     from facial_keypoints.errors import OutputError
     from facial_keypoints.files import atomic_path, make_folder, refuse_existing
-    from facial_keypoints.pictures import read_picture, write_image
+    from facial_keypoints.inference.alignment import align
+    from facial_keypoints.io.images import read_picture, write_image
 
     make_folder(out, add=True)
     table = out / "faces.csv"

@@ -35,8 +35,8 @@ def benchmark_command(
     from rich.console import Console
     from rich.table import Table
 
-    from facial_keypoints.runtime import available_cores
-    from facial_keypoints.speed import measure_speed
+    from facial_keypoints.cluster import available_cores
+    from facial_keypoints.inference.benchmark import measure_speed
 
     log = Console(stderr=True)
     with log.status("measuring"):

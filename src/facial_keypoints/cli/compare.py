@@ -12,7 +12,7 @@ import typer
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
 from facial_keypoints.errors import DataError
-from facial_keypoints.recipes import RECIPES, Recipe, get_recipe
+from facial_keypoints.training.recipes import RECIPES, Recipe, get_recipe
 
 DRAWN_FACES = 3000
 QUICK_DRAWN_FACES = 1500
@@ -83,8 +83,8 @@ def compare_command(
 
     from rich.console import Console
 
-    from facial_keypoints.backend import choose_backend
     from facial_keypoints.files import refuse_inputs
+    from facial_keypoints.models.keras_backend import choose_backend
 
     refuse_inputs(out, data)
     log = Console(stderr=True)
@@ -93,10 +93,10 @@ def compare_command(
         log.print(line, highlight=False, markup=False)
 
     choose_backend()
-    from facial_keypoints.compare import KaggleTest, compare
     from facial_keypoints.data.kaggle import load_kaggle, load_lookup
-    from facial_keypoints.data.synthetic import draw_kaggle_like
-    from facial_keypoints.report import render_comparison
+    from facial_keypoints.data.synthetic.faces import draw_kaggle_like
+    from facial_keypoints.evaluation.report import render_comparison
+    from facial_keypoints.training.compare import KaggleTest, compare
 
     kaggle_test = None
     if data is None:

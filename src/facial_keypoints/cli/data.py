@@ -41,7 +41,7 @@ def load_faces(
 ) -> FaceDataset:
     """The labelled faces that a verb was asked to use: the user's, or drawn ones without a path."""
     if data is None:
-        from facial_keypoints.data.synthetic import draw_kaggle_like
+        from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 
         return draw_kaggle_like(DRAWN_FACES, seed=seed)
     from facial_keypoints.data import load_dataset
@@ -70,10 +70,10 @@ def audit_command(
     """
     from rich.console import Console
 
-    from facial_keypoints import pages
-    from facial_keypoints.audit_report import render_audit, write_audit
     from facial_keypoints.data.audit import audit
     from facial_keypoints.data.kaggle import load_kaggle
+    from facial_keypoints.evaluation import pages
+    from facial_keypoints.evaluation.audit_report import render_audit, write_audit
     from facial_keypoints.files import output_folder
 
     if out is not None:
@@ -120,7 +120,7 @@ def synthesize_command(
     """
     from rich.console import Console
 
-    from facial_keypoints.data.synthetic import write_kaggle_folder
+    from facial_keypoints.data.synthetic.faces import write_kaggle_folder
 
     log = Console(stderr=True)
     with log.status(f"drawing {train + test} faces"):

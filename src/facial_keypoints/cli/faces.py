@@ -63,7 +63,7 @@ class Faces:
     def __init__(self, inputs: list[str], model: str, search: Search, *, log: Console) -> None:
         import warnings
 
-        from facial_keypoints.predict import load_predictor
+        from facial_keypoints.inference.predictor import load_predictor
 
         # Pillow warns of metadata that nobody asked for; a picture that it cannot read is an error.
         warnings.filterwarnings("ignore", module="PIL")
@@ -86,7 +86,7 @@ class Faces:
             TimeRemainingColumn,
         )
 
-        from facial_keypoints.pictures import find_pictures
+        from facial_keypoints.io.images import find_pictures
 
         # Counted first, so that the bar knows the end; standard input can be read only once.
         total = None if "-" in self._inputs else sum(1 for _ in find_pictures(self._inputs))

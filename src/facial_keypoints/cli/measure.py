@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import Console
 
-    from facial_keypoints.measurement_table import FaceTable
+    from facial_keypoints.inference.measure.table import FaceTable
     from facial_keypoints.types import Keypoints
 
 _TABLES = (".csv", ".parquet", ".json")
@@ -90,8 +90,8 @@ def measure_command(
     from rich.console import Console
 
     from facial_keypoints.files import refuse_existing
-    from facial_keypoints.measurement import NOTICE, measure
-    from facial_keypoints.measurement_table import check_table_name, write_measurements
+    from facial_keypoints.inference.measure.measures import NOTICE, measure
+    from facial_keypoints.inference.measure.table import check_table_name, write_measurements
 
     _check_scale(ipd_mm, mm_per_px)
     if neutral is not None and neutral_at is not None:
@@ -119,7 +119,7 @@ def measure_command(
         rest = _resting(faces, times, neutral_at)
     found = measure(faces.keypoints, neutral=rest, mm_per_px=mm_per_px, ipd_mm=ipd_mm)
     if plot is not None and times is not None:
-        from facial_keypoints.plots import plot_measurements, save_figure
+        from facial_keypoints.evaluation.plots import plot_measurements, save_figure
 
         save_figure(plot_measurements(found, times, faces.column("track")), plot)
         log.print(f"wrote {plot}")
@@ -142,7 +142,7 @@ def _check_scale(ipd_mm: float | None, mm_per_px: float | None) -> None:
 
 
 def _read_table(inputs: list[str]) -> tuple[FaceTable, int]:
-    from facial_keypoints.measurement_table import read_faces
+    from facial_keypoints.inference.measure.table import read_faces
 
     if len(inputs) > 1:
         raise DataError("measure takes one table, or pictures, not several: run it once for each.")
@@ -151,8 +151,8 @@ def _read_table(inputs: list[str]) -> tuple[FaceTable, int]:
 
 def _find(inputs: list[str], model: str, search: Search, log: Console) -> tuple[FaceTable, int]:
     """The points to measure, and the number of pictures that could not be read."""
-    from facial_keypoints.measurement import check_schema
-    from facial_keypoints.measurement_table import table_of
+    from facial_keypoints.inference.measure.measures import check_schema
+    from facial_keypoints.inference.measure.table import table_of
 
     pictures = Faces(inputs, model, search, log=log)
     check_schema(pictures.schema)

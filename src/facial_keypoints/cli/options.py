@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from facial_keypoints.recipes import RECIPES
+from facial_keypoints.training.recipes import RECIPES
 
 __all__ = [
     "Average",

@@ -16,7 +16,7 @@ from facial_keypoints.errors import DataError, OutputError, PictureError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from facial_keypoints.spec import ModelSpec
+    from facial_keypoints.models.spec import ModelSpec
     from facial_keypoints.types import Prediction
 
 
@@ -106,9 +106,9 @@ def predict_command(
         raise typer.BadParameter(
             "--boxes asks no detector: --detector and --min-score do not go with it."
         )
-    from facial_keypoints.pictures import find_pictures
-    from facial_keypoints.predict import load_predictor
-    from facial_keypoints.tables import open_table, read_boxes
+    from facial_keypoints.inference.predictor import load_predictor
+    from facial_keypoints.io.images import find_pictures
+    from facial_keypoints.io.tables import open_table, read_boxes
 
     refuse_existing(out, force=force)
     if draw is not None:
@@ -182,8 +182,8 @@ def _with_progress(
 
 def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
     """Write the picture with its points below the folder, at the path it was named by."""
-    from facial_keypoints.drawing import draw_prediction
-    from facial_keypoints.pictures import WRITABLE_SUFFIXES, read_picture, write_image
+    from facial_keypoints.io.drawing import draw_prediction
+    from facial_keypoints.io.images import WRITABLE_SUFFIXES, read_picture, write_image
 
     source = Path(prediction.source)
     parts = (part for part in source.parts if part != source.anchor)
@@ -217,8 +217,8 @@ def export_command(
     """
     from rich.console import Console
 
-    from facial_keypoints.export import export_onnx
     from facial_keypoints.files import refuse_existing
+    from facial_keypoints.models.export import export_onnx
 
     if out.suffix.lower() != ".onnx":
         raise OutputError(f"{out}: models are exported as ONNX: choose a name that ends in .onnx.")
@@ -252,7 +252,7 @@ def models_command(
     from rich.table import Table
     from rich.text import Text
 
-    from facial_keypoints.runtime import read_spec, shipped_models
+    from facial_keypoints.models.runtime import read_spec, shipped_models
 
     specs = {name: read_spec(name) for name in ([model] if model else shipped_models())}
     if as_json:

@@ -85,7 +85,7 @@ def serve_command(
 
     from rich.console import Console
 
-    from facial_keypoints.runtime import shipped_models
+    from facial_keypoints.models.runtime import shipped_models
 
     # Pillow warns of metadata that nobody asked for; an image that it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
@@ -100,8 +100,8 @@ def serve_command(
             f"{ort_web} holds no ort.wasm.min.mjs: name the dist folder of the npm package "
             "onnxruntime-web."
         )
-    from facial_keypoints.detection import OnnxFaceDetector
-    from facial_keypoints.predict import load_predictor
+    from facial_keypoints.inference.detector import OnnxFaceDetector
+    from facial_keypoints.inference.predictor import load_predictor
     from facial_keypoints.service.app import DETECTOR_NAME, create_app
     from facial_keypoints.service.guard import Access
     from facial_keypoints.service.limits import Limits

@@ -19,8 +19,8 @@ from facial_keypoints.errors import DataError, OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from facial_keypoints.io.videos import ContactSheet, Frame, VideoWriter
     from facial_keypoints.types import Prediction
-    from facial_keypoints.video import ContactSheet, Frame, VideoWriter
 
 LOG_SECONDS = 20.0  # without a terminal, a line now and then says that work goes on
 
@@ -102,11 +102,11 @@ def track_command(
     """
     from rich.console import Console
 
-    from facial_keypoints.predict import load_predictor
-    from facial_keypoints.smoothing import OneEuro
-    from facial_keypoints.tables import open_table
-    from facial_keypoints.tracking import Tracker, track_frames
-    from facial_keypoints.video import ContactSheet, open_video, write_video
+    from facial_keypoints.inference.predictor import load_predictor
+    from facial_keypoints.inference.smoothing import OneEuro
+    from facial_keypoints.inference.tracker import Tracker, track_frames
+    from facial_keypoints.io.tables import open_table
+    from facial_keypoints.io.videos import ContactSheet, open_video, write_video
 
     if raw and (min_cutoff is not None or beta is not None):
         raise typer.BadParameter(
@@ -146,7 +146,7 @@ def track_command(
         except DataError as error:
             stopped = error  # leaving the blocks as if done is what keeps the outputs
     if sheet is not None and moments is not None and done:
-        from facial_keypoints.pictures import write_image
+        from facial_keypoints.io.images import write_image
 
         write_image(sheet, moments.picture())
     speed = done / (time.perf_counter() - begin)
@@ -164,7 +164,7 @@ def track_command(
 def _check_outputs(video: str, outputs: Sequence[Path | None], *, force: bool) -> None:
     """Say no before the work, not after it."""
     from facial_keypoints.files import refuse_existing
-    from facial_keypoints.pictures import WRITABLE_SUFFIXES
+    from facial_keypoints.io.images import WRITABLE_SUFFIXES
 
     sheet = outputs[-1]
     if sheet is not None and sheet.suffix.lower() not in WRITABLE_SUFFIXES:
@@ -199,7 +199,7 @@ def _show(
     writer: VideoWriter | None,
     moments: ContactSheet | None,
 ) -> None:
-    from facial_keypoints.tracking import draw_tracks
+    from facial_keypoints.inference.tracker import draw_tracks
 
     wanted = moments is not None and moments.wants()
     if writer is None and not wanted:

@@ -13,12 +13,12 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.recipes import Recipe, get_recipe
+from facial_keypoints.training.recipes import Recipe, get_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from facial_keypoints.training_plan import Outcome, Plan, PlannedRun
+    from facial_keypoints.training.experiment import Outcome, Plan, PlannedRun
     from facial_keypoints.types import FaceDataset
 
 
@@ -138,8 +138,8 @@ def train_command(
     """
     from rich.console import Console
 
-    from facial_keypoints.backend import choose_backend
     from facial_keypoints.files import refuse_inputs
+    from facial_keypoints.models.keras_backend import choose_backend
 
     log = Console(stderr=True)
     names = [recipe.value for recipe in recipes or ()]
@@ -259,12 +259,12 @@ def _train_one(
     """Train one recipe once and print how it does."""
     from rich.console import Console
 
-    from facial_keypoints.data_parallel import data_parallel, is_first_process
-    from facial_keypoints.evaluation import evaluate_predictions
+    from facial_keypoints.evaluation.report import render_evaluation
+    from facial_keypoints.evaluation.scores import evaluate_predictions
     from facial_keypoints.files import write_json
-    from facial_keypoints.progress import TrainingProgress
-    from facial_keypoints.report import render_evaluation
-    from facial_keypoints.training import predict_keypoints, split_faces, train
+    from facial_keypoints.training.data_parallel import data_parallel, is_first_process
+    from facial_keypoints.training.fit import predict_keypoints, split_faces, train
+    from facial_keypoints.training.progress import TrainingProgress
 
     exclude_flagged = common.pop("exclude_flagged")
     dataset, split, flagged = split_faces(
@@ -312,10 +312,10 @@ def _train_many(
     """Train a plan of runs and print how the recipes do."""
     from rich.console import Console
 
-    from facial_keypoints.progress import RunsProgress
-    from facial_keypoints.report import render_comparison
-    from facial_keypoints.training_cluster import run_on_ray
-    from facial_keypoints.training_plan import run_here, train_plan
+    from facial_keypoints.evaluation.report import render_comparison
+    from facial_keypoints.training.experiment import run_here, train_plan
+    from facial_keypoints.training.progress import RunsProgress
+    from facial_keypoints.training.ray_runs import run_on_ray
 
     def say(line: str) -> None:
         log.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -347,7 +347,7 @@ def _train_many(
 
 def _end_of_run(plan: Plan, run: PlannedRun, outcome: Outcome) -> str:
     from facial_keypoints.errors import FacialKeypointsError
-    from facial_keypoints.metrics import rmse
+    from facial_keypoints.evaluation.metrics import rmse
 
     if isinstance(outcome, FacialKeypointsError):
         return str(outcome)
@@ -369,9 +369,9 @@ def _sweep(
     from rich.console import Console
     from rich.table import Table
 
-    from facial_keypoints.progress import RunsProgress
-    from facial_keypoints.report import render_evaluation
-    from facial_keypoints.sweep import load_space, sweep
+    from facial_keypoints.evaluation.report import render_evaluation
+    from facial_keypoints.training.progress import RunsProgress
+    from facial_keypoints.training.sweep import load_space, sweep
 
     def say(line: str) -> None:
         log.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -415,19 +415,19 @@ def _finetune(
     """Adapt a trained model and print how it does."""
     from rich.console import Console
 
-    from facial_keypoints.backend import choose_backend
     from facial_keypoints.cli.data import load_faces
     from facial_keypoints.files import write_json
+    from facial_keypoints.models.keras_backend import choose_backend
     from facial_keypoints.schemas import load_schema
 
     wanted = load_schema(schema) if schema is not None else None
     choose_backend()
     import numpy as np
 
-    from facial_keypoints.evaluation import evaluate_predictions
-    from facial_keypoints.finetune import find_base, finetune
-    from facial_keypoints.report import render_evaluation
-    from facial_keypoints.spec import read_embedded_spec
+    from facial_keypoints.evaluation.report import render_evaluation
+    from facial_keypoints.evaluation.scores import evaluate_predictions
+    from facial_keypoints.models.spec import read_embedded_spec
+    from facial_keypoints.training.finetune import find_base, finetune
 
     spec = read_embedded_spec(find_base(base))
     dataset = load_faces(
@@ -489,11 +489,11 @@ def evaluate_command(
 
     from facial_keypoints.cli.data import load_faces
     from facial_keypoints.data.duplicates import image_digests
-    from facial_keypoints.evaluation import evaluate_held_out
+    from facial_keypoints.evaluation.report import describe_training_faces, render_evaluation
+    from facial_keypoints.evaluation.scores import evaluate_held_out
     from facial_keypoints.files import refuse_existing, write_json
-    from facial_keypoints.predict import load_predictor
-    from facial_keypoints.report import describe_training_faces, render_evaluation
-    from facial_keypoints.runtime import read_training_digests
+    from facial_keypoints.inference.predictor import load_predictor
+    from facial_keypoints.models.runtime import read_training_digests
 
     if out is not None:
         refuse_existing(out, force=force)
@@ -546,7 +546,7 @@ def submit_command(
         write_submission,
     )
     from facial_keypoints.files import refuse_existing
-    from facial_keypoints.predict import load_predictor
+    from facial_keypoints.inference.predictor import load_predictor
 
     refuse_existing(out, force=force)
     # A thousand pictures take seconds either way, so the better way.

@@ -1,7 +1,7 @@
 """A look at the data before training: what is labelled, what is doubled, what looks wrong.
 
 Nothing is changed here. :func:`audit` measures and :func:`flagged_rows` names rows worth leaving out;
-:mod:`facial_keypoints.audit_report` shows it to a person. Flags are meant to be few and right: robust statistics with wide
+:mod:`facial_keypoints.evaluation.audit_report` shows it to a person. Flags are meant to be few and right: robust statistics with wide
 limits, since heavy-tailed human labels are no mistakes.
 """
 
@@ -21,7 +21,7 @@ from facial_keypoints.data.duplicates import (
     picture_features,
 )
 from facial_keypoints.geometry import inside_image
-from facial_keypoints.pictures import encode_image
+from facial_keypoints.io.images import encode_image
 from facial_keypoints.types import FaceDataset
 
 __all__ = ["AuditReport", "Flag", "StyleOffset", "audit", "flagged_rows"]

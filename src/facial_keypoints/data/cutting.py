@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.framing import can_frame, face_boxes
 from facial_keypoints.geometry import box_to_crop
-from facial_keypoints.pictures import cut_crop
+from facial_keypoints.io.images import cut_crop
 from facial_keypoints.schemas import FIVE, IBUG68
 from facial_keypoints.types import FloatArray, ImageArray, KeypointSchema
 

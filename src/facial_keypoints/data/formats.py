@@ -25,7 +25,7 @@ from facial_keypoints.data.cutting import DEFAULT_SIZE, cut_face, face_box
 from facial_keypoints.data.kaggle import load_kaggle, style_of_rows, write_table
 from facial_keypoints.errors import DataError, OutputError, PictureError
 from facial_keypoints.files import write_json, write_text
-from facial_keypoints.pictures import PICTURE_SUFFIXES, fit_picture, read_picture, write_image
+from facial_keypoints.io.images import PICTURE_SUFFIXES, fit_picture, read_picture, write_image
 from facial_keypoints.schemas import IBUG68, get_schema, list_schemas
 from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints, KeypointSchema
 
@@ -44,7 +44,7 @@ def load_dataset(
 ) -> FaceDataset:
     """Read labelled faces, whatever the format; the content decides.
 
-    Image files are read as prediction reads them (:func:`~facial_keypoints.pictures.read_picture`):
+    Image files are read as prediction reads them (:func:`~facial_keypoints.io.images.read_picture`):
     upright as their EXIF orientation says, so points are pixels of the upright image.
 
     Args:

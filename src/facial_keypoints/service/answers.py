@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.alignment import TEMPLATE_SIZE, align
 from facial_keypoints.errors import DataError, FacialKeypointsError, PictureError
-from facial_keypoints.measurement import measure
-from facial_keypoints.measurement_table import NUM_OTHERS, measure_rows
-from facial_keypoints.pictures import encode_image, read_picture
-from facial_keypoints.predict import FittedCrop, Predictor
+from facial_keypoints.inference.alignment import TEMPLATE_SIZE, align
+from facial_keypoints.inference.measure.measures import measure
+from facial_keypoints.inference.measure.table import NUM_OTHERS, measure_rows
+from facial_keypoints.inference.predictor import FittedCrop, Predictor
+from facial_keypoints.io.images import encode_image, read_picture
+from facial_keypoints.io.tables import columns, rows
 from facial_keypoints.service.limits import Limits
-from facial_keypoints.tables import columns, rows
 from facial_keypoints.types import ImageArray, Prediction
 
 __all__ = ["AlignedFace", "Answer", "Answerer", "Job", "Question"]
@@ -34,9 +34,9 @@ class Question:
         crops: Each image is one face.
         min_score: As for :meth:`facial_keypoints.Predictor.predict`.
         max_faces: Likewise.
-        ipd_mm: As for :func:`facial_keypoints.measurement.measure`.
+        ipd_mm: As for :func:`facial_keypoints.inference.measure.measures.measure`.
         mm_per_px: Likewise.
-        size: As for :func:`facial_keypoints.alignment.align`.
+        size: As for :func:`facial_keypoints.inference.alignment.align`.
         margin: Likewise.
     """
 

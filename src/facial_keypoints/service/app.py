@@ -24,11 +24,11 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from facial_keypoints._version import __version__
-from facial_keypoints.alignment import TEMPLATE_POINTS, TEMPLATE_SIZE
+from facial_keypoints.cluster import available_cores
 from facial_keypoints.errors import DataError, ModelError, PictureError
-from facial_keypoints.measurement import NOTICE
-from facial_keypoints.predict import Predictor
-from facial_keypoints.runtime import available_cores
+from facial_keypoints.inference.alignment import TEMPLATE_POINTS, TEMPLATE_SIZE
+from facial_keypoints.inference.measure.measures import NOTICE
+from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.service import description
 from facial_keypoints.service.answers import Answer, Answerer, Job, Question

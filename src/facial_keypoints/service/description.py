@@ -5,10 +5,10 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from facial_keypoints.measurement import NOTICE
+from facial_keypoints.inference.measure.measures import NOTICE
+from facial_keypoints.io.tables import columns
+from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.service.problems import KINDS
-from facial_keypoints.spec import ModelSpec
-from facial_keypoints.tables import columns
 
 __all__ = ["BODY", "PROBLEMS", "components", "docs_page", "images_reply"]
 

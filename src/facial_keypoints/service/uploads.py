@@ -13,7 +13,7 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from facial_keypoints.pictures import MEDIA_TYPES
+from facial_keypoints.io.images import MEDIA_TYPES
 from facial_keypoints.service.answers import Job, Question
 from facial_keypoints.service.limits import Limits
 from facial_keypoints.service.problems import Problem, busy

@@ -1,0 +1,220 @@
+"""The cores of this machine, and Ray: one of this machine that ends with the run, or a cluster by its address."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+from facial_keypoints.errors import FacialKeypointsError, MissingExtraError
+
+__all__ = ["ClusterError", "available_cores", "connect"]
+
+_ANSWER_S = 5.0
+"""Seconds within which an address must take a connection."""
+
+_JOIN_S = 60.0
+"""Seconds within which a cluster must let a process join; Ray itself tries for minutes."""
+
+_JOIN = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], logging_level="CRITICAL", log_to_driver=False)
+except Exception as error:
+    sys.exit(str(error) or type(error).__name__)
+"""
+
+# Lines of Ray's C++ part: "[2026-01-31 12:00:00,000 W 12 12] ...".
+_NATIVE = re.compile(r"\[\d{4}-\d\d-\d\d ")
+
+_STORE = 128 << 20
+"""Least bytes of the object store of a local Ray; numbers of blocks and one model fit into it."""
+
+_RAY_BYTES = 800 << 20
+"""What the driver with a local Ray's own processes takes (benchmarks/results/batch_ray.md)."""
+
+
+class ClusterError(FacialKeypointsError):
+    """A Ray cluster cannot be reached or used."""
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def connect(
+    address: str | None,
+    cores: int | None = None,
+    *,
+    purpose: str,
+    worker_bytes: int,
+    shared_bytes: int = 0,
+) -> Iterator[int]:
+    """Open a Ray for the time of a run.
+
+    Args:
+        address: ``HOST:PORT``, ``ray://HOST:PORT``, ``auto``, or ``local`` or ``None`` for one of this
+            machine.
+        cores: Cores that a Ray of this machine is given; all that this process may use when left
+            out.
+        purpose: What Ray is for, as a noun phrase, should it not be installed.
+        worker_bytes: Memory that a worker takes.
+        shared_bytes: Data that will be handed to all workers through the object store.
+
+    Yields:
+        Cores of it.
+
+    Raises:
+        ClusterError: It cannot be reached or started, or is of another version.
+        MissingExtraError: Ray is not installed.
+    """
+    # Before ray is imported: nothing is sent anywhere, and the drivers of accelerators stay alone.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an error
+    local = address in (None, "local")
+    if local and "RAY_AUTH_MODE" not in os.environ:  # else Ray leaves a token in the home folder
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if not local and _has_token():
+        # Ray starts clusters with a token by default, but shows it only where it is told to.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("ray", "ray", purpose)
+    cores = cores or available_cores()
+    store = max(_STORE, shared_bytes + shared_bytes // 4)
+    if local:
+        _check_memory(cores, cores * worker_bytes + store)
+    else:
+        _check_joins(str(address))
+    import ray
+
+    options: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "include_dashboard": False,
+    }
+    if local:
+        options |= {"num_cpus": cores, "object_store_memory": store}
+    else:
+        del options["include_dashboard"]  # the cluster has one or not
+    try:
+        with _quiet_stderr():
+            ray.init(address=address or "local", **options)
+    except (RuntimeError, ValueError, ConnectionError, OSError, TimeoutError) as error:
+        with suppress(RuntimeError):
+            ray.shutdown()
+        raise _explain(error, address) from error
+    try:
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        # What Ray prints of tasks that it begins again is no result; what is left of it we say ourselves.
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            yield max(1, int(resources.get("CPU", 1)))
+    finally:
+        ray.shutdown()
+
+
+def _has_token() -> bool:
+    """Whether a token for a cluster lies where Ray looks for it."""
+    given = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    return any(map(os.environ.get, given)) or (Path.home() / ".ray" / "auth_token").is_file()
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Drop what Ray's C++ part writes while it starts; what goes wrong comes as an error."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _check_memory(workers: int, needed: int) -> None:
+    """Ray's processes are killed, or abort, where they get no memory: say so before they start."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:  # no Linux: Ray's own check must do
+        return
+    free = 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", text)[0])
+    needed += _RAY_BYTES
+    if free < needed:
+        raise ClusterError(
+            f"Ray needs {needed / 2**30:.1f} GB of free memory for {workers} "
+            f"{'worker' if workers == 1 else 'workers'} and its object store, but {free / 2**30:.1f} GB "
+            "are free: free some, have fewer workers, or use a cluster with --address."
+        )
+
+
+def _check_answers(address: str) -> None:
+    """A TCP connection first: Ray itself tries for a minute and may end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(
+            f"--address {address} is no HOST:PORT: use the one that 'ray start --head' printed, or "
+            "'auto' on a machine of the cluster."
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ClusterError(
+            f"no Ray cluster answers at {address} ({reason}): start one with 'ray start --head', or "
+            "leave --address out to use this machine."
+        ) from error
+
+
+def _check_joins(address: str) -> None:
+    """Join in another process first, one that can be given up: Ray tries for minutes, then may abort."""
+    if address != "auto":
+        _check_answers(address)
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _JOIN, address],
+            capture_output=True,
+            text=True,
+            timeout=_JOIN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _explain(TimeoutError(f"no answer within {_JOIN_S:.0f} seconds"), address) from error
+    if probe.returncode:
+        reason = [line for line in probe.stderr.splitlines() if not _NATIVE.match(line)]
+        raise _explain(RuntimeError("\n".join(reason)), address)
+
+
+def _explain(error: Exception, address: str | None) -> ClusterError:
+    text = " ".join(str(error).split())
+    if "ersion mismatch" in text:
+        versions = re.findall(r"Ray: (\S+) Python: (\S+)", text)
+        if len(versions) == 2:
+            (theirs, their_python), (ours, our_python) = versions
+            return ClusterError(
+                f"the cluster at {address} runs Ray {theirs} on Python {their_python}, but this is Ray "
+                f"{ours} on Python {our_python}: install the cluster's versions here."
+            )
+    if address is None or address == "local":
+        return ClusterError(
+            f"Ray cannot start on this machine ({text[:200]}): free some memory, or use a cluster with "
+            "--address."
+        )
+    return ClusterError(
+        f"cannot join the Ray cluster at {address} ({text[:200]}): see whether Ray runs there ('ray "
+        "status'), and, if it was started on another machine, copy its ~/.ray/auth_token here."
+    )

@@ -1,0 +1,1 @@
+"""Faces and scenes that the package draws itself, with exact keypoints."""

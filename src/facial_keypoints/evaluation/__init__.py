@@ -1,0 +1,1 @@
+"""Predictions against labels: metrics, scores, plots and reports."""

@@ -1,0 +1,482 @@
+"""Results for people and programs: ``report.html``, ``results.json``, ``results.csv``, tables.
+
+This module prepares plain values; ``templates/report.html.j2`` shows them. Charts are SVG in two
+themes, faces are small PNGs with the points as SVG on top, so one image serves every recipe.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from facial_keypoints.evaluation import pages, plots
+from facial_keypoints.evaluation.metrics import rmse_per_face
+from facial_keypoints.evaluation.pages import duration, interval, percent, px
+from facial_keypoints.evaluation.scores import (
+    CED_THRESHOLDS,
+    ComparisonResult,
+    EvaluationReport,
+    HeldOutReport,
+    KeypointScores,
+    RecipeResult,
+    Scores,
+)
+from facial_keypoints.files import atomic_path, write_json, write_text
+from facial_keypoints.io.images import encode_image
+from facial_keypoints.types import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+__all__ = [
+    "CSV_COLUMNS",
+    "describe_training_faces",
+    "render_comparison",
+    "render_evaluation",
+    "write_report",
+    "write_results_csv",
+    "write_results_json",
+]
+
+GRID_FACES, EXTREME_FACES = 24, 6
+
+CSV_COLUMNS = (
+    "recipe", "style", "keypoint", "faces", "groups", "labels", "rmse_px", "rmse_low", "rmse_high",
+    "mae_px", "median_px", "nme", "nme_faces", "auc_0.10", "failure_rate_0.10", "pck_0.05",
+    "pck_0.10",
+)  # fmt: skip
+"""One row per recipe, style and keypoint, "all" among both; measures of faces in "all" rows only."""
+
+
+def write_results_json(path: str | Path, comparison: ComparisonResult) -> None:
+    """Write every number of a comparison as JSON; NaN becomes null.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    write_json(Path(path), comparison.to_dict())
+
+
+def write_results_csv(path: str | Path, comparison: ComparisonResult) -> None:
+    """Write :data:`CSV_COLUMNS`; an empty cell means that nothing is labelled or it has no meaning.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, CSV_COLUMNS, restval="")
+        writer.writeheader()
+        for recipe in comparison.recipes:
+            for style, scores in _styles(recipe.report):
+                for row in _csv_rows(scores):
+                    cells = {k: _cell(v) for k, v in row.items()}
+                    writer.writerow({"recipe": recipe.name, "style": style, **cells})
+
+
+def _styles(report: EvaluationReport) -> list[tuple[str, Scores]]:
+    return [("all", report.overall), *report.by_style.items()]
+
+
+def _csv_rows(scores: Scores) -> Iterable[dict[str, Any]]:
+    yield {
+        "keypoint": "all",
+        "faces": scores.num_faces,
+        "groups": scores.num_groups,
+        "labels": scores.num_labels,
+        "rmse_px": scores.rmse_px,
+        "rmse_low": scores.rmse_interval.low,
+        "rmse_high": scores.rmse_interval.high,
+        "mae_px": scores.mae_px,
+        "median_px": scores.median_px,
+        "nme": scores.nme,
+        "nme_faces": scores.nme_faces,
+        "auc_0.10": scores.auc,
+        "failure_rate_0.10": scores.failure_rate,
+        **{f"pck_{threshold:.2f}": share for threshold, share in scores.pck.items()},
+    }
+    for point in scores.keypoints:
+        yield {
+            "keypoint": point.name,
+            "faces": scores.num_faces,
+            "groups": scores.num_groups,
+            "labels": point.num_labels,
+            "rmse_px": point.rmse_px,
+            "rmse_low": point.rmse_interval.low,
+            "rmse_high": point.rmse_interval.high,
+            "mae_px": point.mae_px,
+            "median_px": point.median_px,
+        }
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+class _Column(NamedTuple):
+    heading: str
+    notes: tuple[str, ...] = ()  # small print below
+
+
+class _Cell(NamedTuple):
+    text: str
+    key: str = ""  # what a click on the heading sorts by
+    note: str = ""  # small print below
+    best: bool = False
+
+
+class _Table(NamedTuple):
+    columns: list[_Column]
+    rows: list[list[_Cell]]
+    colored: bool  # whether the names are those of recipes, which have colours
+
+
+def _number(text: str, value: float, **more: Any) -> _Cell:
+    return _Cell(text, "" if math.isnan(value) else f"{value:.8g}", **more)
+
+
+def _shown_styles(report: EvaluationReport) -> list[tuple[str, Scores]]:
+    """All faces, and each style where there are several: a single one would repeat them."""
+    names = {"all": "all faces", "": "no style"}
+    styles = _styles(report)
+    return [(names.get(n, n), s) for n, s in (styles if len(styles) > 2 else styles[:1])]
+
+
+def _measures(scores: Scores) -> list[tuple[_Column, _Cell]]:
+    """What is measured beside the RMSE."""
+    auc = "–" if math.isnan(scores.auc) else f"{scores.auc:.3f}"
+    measured = [
+        ("MAE", "px", px(scores.mae_px), scores.mae_px),
+        ("median", "px", px(scores.median_px), scores.median_px),
+        ("NME", "", percent(scores.nme), scores.nme),
+        ("AUC", "10 %", auc, scores.auc),
+        ("failures", "NME > 10 %", percent(scores.failure_rate), scores.failure_rate),
+        *(("PCK", f"{t * 100:g} %", percent(v), v) for t, v in scores.pck.items()),
+    ]
+    return [
+        (_Column(heading, (note,) if note else ()), _number(text, value))
+        for heading, note, text, value in measured
+    ]
+
+
+def _score_table(recipes: Sequence[RecipeResult], first: str, *, colored: bool) -> _Table:
+    """A row per recipe; the lowest RMSE of each style is marked."""
+    report = recipes[0].report
+    columns = [_Column(first)]
+    columns += [
+        _Column("RMSE px", (style, f"{s.num_faces:,} faces", f"{s.num_labels:,} labels"))
+        for style, s in _shown_styles(report)
+    ]
+    columns += [column for column, _ in _measures(report.overall)]
+    columns.append(_Column("trained in"))
+    by_recipe = [[s for _, s in _shown_styles(r.report)] for r in recipes]
+    lowest = [
+        min((s.rmse_px for s in style if not math.isnan(s.rmse_px)), default=math.nan)
+        for style in zip(*by_recipe, strict=True)
+    ]
+    rows = []
+    for recipe, scores in zip(recipes, by_recipe, strict=True):
+        row = [_Cell(recipe.name, recipe.name)]
+        row += [
+            _number(
+                px(s.rmse_px),
+                s.rmse_px,
+                note=interval(s.rmse_interval),
+                best=s.rmse_px == best and len(recipes) > 1,
+            )
+            for s, best in zip(scores, lowest, strict=True)
+        ]
+        row += [cell for _, cell in _measures(recipe.report.overall)]
+        row.append(_number(duration(recipe.train_seconds), recipe.train_seconds))
+        rows.append(row)
+    return _Table(columns, rows, colored)
+
+
+def render_comparison(comparison: ComparisonResult) -> Table:
+    """The comparison as a table for the terminal (rich), best recipe first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    scores = _score_table(comparison.ranking, "recipe", colored=False)
+    # The report has them all; a terminal has 80 to 120 columns.
+    shown = [i for i, c in enumerate(scores.columns) if c.heading not in ("median", "AUC", "PCK")]
+    table = Table(
+        title="Errors on held-out faces, 95 % intervals in brackets", title_justify="left"
+    )
+    for i in shown:
+        column = scores.columns[i]
+        heading = Text("\n".join([column.heading, *column.notes]))
+        table.add_column(heading, justify="right" if i else "left", style="" if i else "bold")
+    for rank, row in enumerate(scores.rows):
+        cells = [row[i].text + (f" ({row[i].note})" if row[i].note else "") for i in shown]
+        table.add_row(
+            *map(Text, cells), style="green" if rank == 0 and len(scores.rows) > 1 else None
+        )
+    return table
+
+
+def render_evaluation(report: EvaluationReport) -> Table:
+    """One report as a table for the terminal (rich): styles as columns, keypoints as rows."""
+    from rich.table import Table
+    from rich.text import Text
+
+    styles = _shown_styles(report)
+    scores = [s for _, s in styles]
+    table = Table(title="RMSE in pixels (95 % interval) and number of labels", title_justify="left")
+    table.add_column("keypoint")
+    for style, s in styles:
+        table.add_column(Text(f"{style}\n{s.num_faces:,} faces"), justify="right")
+
+    def cell(s: Scores | KeypointScores) -> str:
+        if not s.num_labels:
+            return "–"
+        return f"{px(s.rmse_px)} ({interval(s.rmse_interval)})  {s.num_labels:,}"
+
+    for points in zip(*(s.keypoints for s in scores), strict=True):
+        table.add_row(Text(plots.keypoint_label(points[0].name)), *map(cell, points))
+    table.add_section()
+    table.add_row("all keypoints", *map(cell, scores), style="bold")
+    for measured in zip(*map(_measures, scores), strict=True):
+        column = measured[0][0]
+        name = " ".join([column.heading, *column.notes])
+        table.add_row(name, *(shown.text for _, shown in measured))
+    table.add_row("faces with an NME", *(f"{s.nme_faces:,}" for s in scores))
+    return table
+
+
+def describe_training_faces(report: HeldOutReport) -> str:
+    """One line for the terminal: how many of the faces the model learnt from, and its error there."""
+    held_out = report.held_out.overall.num_faces
+    count, apart = report.num_training_faces, report.on_training_faces
+    if count is None:
+        return (
+            f"The model does not say which faces it learnt from: the {held_out:,} faces may be training "
+            "faces, and the errors then too low."
+        )
+    if apart is None:
+        return f"None of the {held_out:,} faces is a training or validation face of the model."
+    error = f"RMSE {px(apart.overall.rmse_px)} px"
+    if not held_out:
+        return (
+            f"All {count:,} faces are training or validation faces of the model, so no honest error can "
+            f"be given. On these faces, which it learnt from: {error}."
+        )
+    return (
+        f"{count:,} of {held_out + count:,} faces are training or validation faces of the model and are "
+        f"left out above. On these faces, which it learnt from: {error}."
+    )
+
+
+# --- page -------------------------------------------------------------------------------------
+
+
+def write_report(path: str | Path, comparison: ComparisonResult) -> None:
+    """Write a comparison as one self-contained web page for a person to read.
+
+    Args:
+        path: The .html file; replaced if it exists, never half written.
+        comparison: What to show. Sections without data are left out.
+
+    Raises:
+        MissingExtraError: matplotlib or jinja2 is not installed.
+        OutputError: The file cannot be written.
+    """
+    recipes = comparison.recipes
+    winner = comparison.ranking[0]
+    missing = sorted(
+        comparison.missing_results,
+        key=lambda r: (math.isnan(r.report.overall.rmse_px), r.report.overall.rmse_px),
+    )
+    parts = {"train": "faces to train", "val": "faces to validate", "test": "held-out faces"}
+    page = pages.render(
+        "report.html.j2",
+        result=comparison,
+        test=comparison.test,
+        names=[r.name for r in recipes],
+        indices={r.name: i for i, r in enumerate(recipes)},
+        series={theme: plots.THEMES[theme].series for theme in ("light", "dark")},
+        winner=winner,
+        lead=_lead(comparison),
+        bars=_bars(comparison),
+        norm_pair=" and ".join(map(plots.keypoint_label, winner.report.norm_pair)),
+        scores=_score_table(comparison.ranking, "recipe", colored=True),
+        missing_scores=_score_table(missing, "missing labels", colored=False) if missing else None,
+        **_faces(comparison),
+        charts=_charts(comparison),
+        training=_training(recipes),
+        split={parts.get(k, k): v for k, v in comparison.split.items()},
+    )
+    write_text(Path(path), page)
+
+
+def _lead(comparison: ComparisonResult) -> dict[str, Any] | None:
+    """How far the best recipe is ahead of the second; ``None`` without a second number."""
+    best, *others = comparison.ranking
+    if not others or math.isnan(others[0].report.overall.rmse_px):
+        return None
+    gap, ends = comparison.difference(best, others[0])
+    known = not math.isnan(ends.low)
+    return {
+        "second": others[0].name,
+        "gap": gap,
+        "interval": ends,
+        "known": known,
+        "certain": not known or ends.low > 0,
+    }
+
+
+def _bars(comparison: ComparisonResult) -> list[dict[str, Any]]:
+    """RMSE and interval of every recipe in percent of the longest bar."""
+    scores = {r.name: r.report.overall for r in comparison.ranking}
+    ends = [v for s in scores.values() for v in (s.rmse_px, s.rmse_interval.high)]
+    longest = max((v for v in ends if not math.isnan(v)), default=0.0) or 1.0
+    index = {r.name: i for i, r in enumerate(comparison.recipes)}
+
+    def share(value: float) -> float:
+        return 0.0 if math.isnan(value) else round(100 * value / longest, 2)
+
+    return [
+        {
+            "name": name,
+            "index": index[name],
+            "rmse_px": s.rmse_px,
+            "width": share(s.rmse_px),
+            "whisker": (
+                share(s.rmse_interval.low),
+                share(s.rmse_interval.high - s.rmse_interval.low),
+            ),
+        }
+        for name, s in scores.items()
+    ]
+
+
+def _faces(comparison: ComparisonResult) -> dict[str, Any]:
+    """The grid of faces with every recipe's points, and each recipe's worst and best faces."""
+    test, recipes = comparison.test, comparison.recipes
+    truth = test.keypoints.xy
+    errors = [rmse_per_face(truth, r.predicted_xy) for r in recipes]
+    height, width = test.image_size
+
+    def rounded(xy: FloatArray) -> list[tuple[float, float] | None]:
+        return [
+            (x, y) if math.isfinite(x + y) else None
+            for x, y in np.round(xy.astype(float), 2).tolist()
+        ]
+
+    def face(row: int, shown: Sequence[int], caption: str) -> dict[str, Any]:
+        image = test.images[row]
+        labels = rounded(truth[row])
+        return {
+            "id": test.sample_ids[row],
+            "width": width,
+            "height": height,
+            "unit": max(height, width) / 96.0,  # marks are sized for 96-pixel images
+            "image": pages.data_uri("image/png", encode_image(image)),
+            "truth": [label for label in labels if label],
+            "layers": {
+                i: list(zip(rounded(recipes[i].predicted_xy[row]), labels, strict=True))
+                for i in shown
+            },
+            "errors": {i: float(errors[i][row]) for i in shown},
+            "caption": caption,
+        }
+
+    extremes = []
+    for i, error in enumerate(errors):
+        order = np.argsort(error, kind="stable")[: int(np.isfinite(error).sum())].tolist()
+        extremes.append(
+            [
+                [face(row, [i], test.sample_ids[row]) for row in rows[:EXTREME_FACES]]
+                for rows in (order[::-1], order)
+            ]
+        )
+    everyone = range(len(recipes))
+    rows = plots.pick_faces(test, GRID_FACES).tolist()
+    return {
+        "grid": [face(row, everyone, test.styles[row]) for row in rows],
+        "extremes": extremes if extremes[0][0] else [],
+    }
+
+
+def _chart(
+    alt: str, plot: Callable[..., Figure], *arguments: Any, **options: Any
+) -> dict[str, str]:
+    """A figure in both themes as SVG."""
+    chart = {"alt": alt}
+    for theme in ("light", "dark"):
+        buffer = io.BytesIO()
+        # Without a date, and transparent so that the page's background shows through.
+        plot(*arguments, **options, theme=theme).savefig(
+            buffer, format="svg", metadata={"Date": None}, transparent=True
+        )
+        chart[theme] = pages.data_uri("image/svg+xml", buffer.getvalue())
+    return chart
+
+
+def _charts(comparison: ComparisonResult) -> dict[str, dict[str, str] | None]:
+    """Charts by name; ``None`` where there is nothing to show."""
+    # A recipe without history keeps its place, so that colours agree between charts.
+    histories = {r.name: r.history for r in comparison.recipes}
+    scores = {r.name: r.report.overall for r in comparison.recipes}
+    errors = {
+        name: (
+            np.array([k.rmse_px for k in s.keypoints]),
+            np.array([k.rmse_interval for k in s.keypoints]),
+        )
+        for name, s in scores.items()
+    }
+    test, train = comparison.test, comparison.train
+    charts: dict[str, dict[str, str] | None] = dict.fromkeys(
+        ("curves", "keypoints", "ced", "missing")
+    )
+    if any(h.get("rmse_px") or h.get("val_rmse_px") for h in histories.values()):
+        charts["curves"] = _chart(
+            "RMSE in pixels per epoch for every recipe", plots.plot_learning_curves, histories
+        )
+    if test.label_counts.any():
+        charts["keypoints"] = _chart(
+            "RMSE of every keypoint for every recipe, with intervals",
+            plots.plot_keypoint_errors,
+            test.schema.keypoint_names,
+            errors,
+            num_labels=test.label_counts.tolist(),
+        )
+    if any(s.nme_faces for s in scores.values()):
+        charts["ced"] = _chart(
+            "Cumulative error distribution for every recipe",
+            plots.plot_ced,
+            CED_THRESHOLDS,
+            {name: s.ced for name, s in scores.items()},
+        )
+    if train is not None and len(train):
+        charts["missing"] = _chart(
+            "How many training faces have each keypoint labelled", plots.plot_missing_labels, train
+        )
+    return charts
+
+
+def _training(recipes: Sequence[RecipeResult]) -> list[tuple[str, list[str]]]:
+    """Name and value per recipe of everything that was chosen."""
+    keys = dict.fromkeys(k for r in recipes for k in r.settings)
+    return [
+        ("about", [r.description or "–" for r in recipes]),
+        ("parameters", [pages.setting(r.num_parameters or None) for r in recipes]),
+        *(
+            (key.replace("_", " "), [pages.setting(r.settings.get(key)) for r in recipes])
+            for key in keys
+        ),
+    ]

@@ -1,0 +1,469 @@
+"""Predictions against labels: one report per recipe, and the comparison of recipes.
+
+Knows arrays and metrics, not models: whatever made the predictions hands over (N, K, 2) pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facial_keypoints.evaluation import metrics
+from facial_keypoints.evaluation.metrics import Interval
+from facial_keypoints.types import FaceDataset, FloatArray
+
+__all__ = [
+    "CED_THRESHOLDS",
+    "ComparisonResult",
+    "EvaluationReport",
+    "HeldOutReport",
+    "KeypointScores",
+    "RecipeResult",
+    "Scores",
+    "evaluate_held_out",
+    "evaluate_predictions",
+]
+
+CED_THRESHOLDS = np.linspace(0.0, 0.20, 201)
+"""NME values at which reports store the CED curve, twice as far as failure begins."""
+
+FAILURE_THRESHOLD = 0.10
+"""NME above which a face counts as a failure, and end of the AUC (the literature's 10 %)."""
+
+PCK_THRESHOLDS = (0.05, 0.10)
+"""Shares of the norm distance at which PCK is reported."""
+
+
+@dataclass(frozen=True)
+class KeypointScores:
+    """Errors of one keypoint, px; NaN where nothing is labelled.
+
+    Args:
+        name: Keypoint name.
+        num_labels: Labelled points behind the numbers.
+        rmse_px: Over the labelled coordinates.
+        rmse_interval: 95 % bootstrap interval of ``rmse_px``.
+        mae_px: Mean absolute coordinate error.
+        median_px: Median Euclidean error.
+    """
+
+    name: str
+    num_labels: int
+    rmse_px: float
+    rmse_interval: Interval
+    mae_px: float
+    median_px: float
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Errors of one set of faces; NaN where nothing is labelled.
+
+    Args:
+        num_faces: Faces of the set, labelled or not.
+        num_groups: Groups (persons, near-duplicates) among them: what the bootstrap resamples.
+        num_labels: Labelled points; there are two coordinates to each.
+        rmse_px: Over the labelled coordinates (Kaggle's formula).
+        rmse_interval: 95 % bootstrap interval of ``rmse_px``.
+        mae_px: Mean absolute coordinate error.
+        median_px: Median Euclidean point error.
+        nme: Mean over faces of mean point error / norm distance, a fraction.
+        nme_faces: Faces behind ``nme``, AUC, failure rate and CED.
+        nme_missing: Faces with labels that lack the norm pair and so could not enter.
+        auc: Area under the CED curve up to 0.10, 1 is perfect.
+        failure_rate: Share of faces with an NME above 0.10.
+        pck: Share of points within a share of the norm distance, by that share.
+        ced: (201,) share of faces with an NME of at most :data:`CED_THRESHOLDS`.
+        keypoints: One entry per keypoint in schema order.
+    """
+
+    num_faces: int
+    num_groups: int
+    num_labels: int
+    rmse_px: float
+    rmse_interval: Interval
+    mae_px: float
+    median_px: float
+    nme: float
+    nme_faces: int
+    nme_missing: int
+    auc: float
+    failure_rate: float
+    pck: Mapping[float, float]
+    ced: NDArray[np.float64]
+    keypoints: tuple[KeypointScores, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationReport:
+    """How well predictions match the labels of a dataset.
+
+    Args:
+        schema_name: Schema of the keypoints.
+        norm_pair: The two keypoints whose distance normalises NME and PCK.
+        source: Where the faces came from.
+        seed: Seed of the bootstrap.
+        overall: All faces.
+        by_style: The faces of each label style, in order of name.
+    """
+
+    schema_name: str
+    norm_pair: tuple[str, str]
+    source: str
+    seed: int
+    overall: Scores
+    by_style: Mapping[str, Scores]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values: arrays become lists, NaN becomes ``None``."""
+        plain: dict[str, Any] = _json_safe(dataclasses.asdict(self))
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EvaluationReport:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: ``data`` is no such dictionary; the message names what is missing.
+        """
+        try:
+            return cls(
+                schema_name=str(data["schema_name"]),
+                norm_pair=(str(data["norm_pair"][0]), str(data["norm_pair"][1])),
+                source=str(data["source"]),
+                seed=int(data["seed"]),
+                overall=_scores_from_dict(data["overall"]),
+                by_style={str(k): _scores_from_dict(v) for k, v in dict(data["by_style"]).items()},
+            )
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"data is no evaluation report written by this version: {error!r}."
+            ) from error
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _json_safe(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return _json_safe(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_json_safe(v) for v in value]
+    if isinstance(value, np.generic):
+        return _json_safe(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _interval(value: Sequence[float | None]) -> Interval:
+    return Interval(_number(value[0]), _number(value[1]))
+
+
+def _scores_from_dict(data: Mapping[str, Any]) -> Scores:
+    names = [f.name for f in dataclasses.fields(Scores)]
+    plain: dict[str, Any] = {n: int(data[n]) for n in names if n.startswith("num_")}
+    plain |= {n: int(data[n]) for n in ("nme_faces", "nme_missing")}
+    measures = ("rmse_px", "mae_px", "median_px", "nme", "auc", "failure_rate")
+    plain |= {n: _number(data[n]) for n in measures}
+    return Scores(
+        **plain,
+        rmse_interval=_interval(data["rmse_interval"]),
+        pck={float(k): _number(v) for k, v in data["pck"].items()},
+        ced=np.array([_number(v) for v in data["ced"]]),
+        keypoints=tuple(
+            KeypointScores(
+                name=str(k["name"]),
+                num_labels=int(k["num_labels"]),
+                rmse_px=_number(k["rmse_px"]),
+                rmse_interval=_interval(k["rmse_interval"]),
+                mae_px=_number(k["mae_px"]),
+                median_px=_number(k["median_px"]),
+            )
+            for k in data["keypoints"]
+        ),
+    )
+
+
+def _scores(dataset: FaceDataset, predicted: FloatArray, seed: int) -> Scores:
+    truth = dataset.keypoints.xy.astype(np.float64)
+    pair = dataset.schema.norm_indices
+    squared = metrics.squared_errors(truth, predicted)
+    # One resampling for the keypoints and the total: the total is a column of its own.
+    drawn = metrics.bootstrap_rmse(squared, dataset.groups, seed=seed)
+    total = metrics.bootstrap_rmse(squared[:, np.newaxis], dataset.groups, seed=seed)
+    faces = metrics.face_nme(truth, predicted, pair)
+    nme = metrics.nme(truth, predicted, pair)
+    per_keypoint = metrics.rmse_per_keypoint(truth, predicted)
+    counts = dataset.label_counts
+    return Scores(
+        num_faces=len(dataset),
+        num_groups=len(np.unique(dataset.groups)),
+        num_labels=int(counts.sum()),
+        rmse_px=metrics.rmse(truth, predicted),
+        rmse_interval=metrics.percentile_interval(total[:, 0]),
+        mae_px=metrics.mae(truth, predicted),
+        median_px=metrics.median_point_error(truth, predicted),
+        nme=nme.value,
+        nme_faces=nme.num_faces,
+        nme_missing=nme.num_without_pair,
+        auc=metrics.auc_at(faces, FAILURE_THRESHOLD),
+        failure_rate=metrics.failure_rate(faces, FAILURE_THRESHOLD),
+        pck={t: metrics.pck(truth, predicted, pair, t) for t in PCK_THRESHOLDS},
+        ced=metrics.ced_curve(faces, CED_THRESHOLDS),
+        keypoints=tuple(
+            KeypointScores(
+                name=name,
+                num_labels=int(counts[k]),
+                rmse_px=float(per_keypoint[k]),
+                rmse_interval=metrics.percentile_interval(drawn[:, k]),
+                mae_px=metrics.mae(truth[:, k : k + 1], predicted[:, k : k + 1]),
+                median_px=metrics.median_point_error(truth[:, k : k + 1], predicted[:, k : k + 1]),
+            )
+            for k, name in enumerate(dataset.schema.keypoint_names)
+        ),
+    )
+
+
+def evaluate_predictions(
+    dataset: FaceDataset, predicted_xy: FloatArray, *, seed: int = 0
+) -> EvaluationReport:
+    """Measure predictions on a dataset: overall, per label style and per keypoint.
+
+    Args:
+        dataset: N faces with labels (NaN = not labelled), label styles and groups.
+        predicted_xy: (N, K, 2) pixels, finite wherever there is a label.
+        seed: Seed of the bootstrap; reports with the same seed on the same faces are paired.
+
+    Returns:
+        Every number with its count of labels; NaN, not an error, where there is none.
+
+    Raises:
+        ValueError: Shapes differ, or a prediction is not finite at a labelled point.
+    """
+    predicted = np.asarray(predicted_xy, np.float64)
+    if predicted.shape != dataset.keypoints.xy.shape:
+        raise ValueError(
+            f"predicted_xy must have the shape of the labels {dataset.keypoints.xy.shape}, "
+            f"received {predicted.shape}."
+        )
+    by_style = {
+        str(style): _scores(dataset.subset(rows), predicted[rows], seed)
+        for style in np.unique(dataset.styles)
+        for rows in [np.flatnonzero(dataset.styles == style)]
+    }
+    return EvaluationReport(
+        schema_name=dataset.schema.name,
+        norm_pair=dataset.schema.norm_pair,
+        source=dataset.source,
+        seed=seed,
+        overall=_scores(dataset, predicted, seed),
+        by_style=by_style,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutReport:
+    """How well a model does on the faces that it did not learn from, and, apart, on the others.
+
+    Args:
+        held_out: The faces that are not known to be training faces; no faces, and NaN, where all are.
+        on_training_faces: The faces that the model was trained on or that chose its epoch; ``None``
+            where there are none, or none are known.
+        known: Whether the model says which faces it learnt from. If not, any face of ``held_out``
+            may be a training face.
+    """
+
+    held_out: EvaluationReport
+    on_training_faces: EvaluationReport | None
+    known: bool
+
+    @property
+    def num_training_faces(self) -> int | None:
+        """How many of the faces are training or validation faces; ``None``: not known."""
+        if self.on_training_faces is None:
+            return 0 if self.known else None
+        return self.on_training_faces.overall.num_faces
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report on the held-out faces, as plain JSON values, with two more.
+
+        These are ``training_faces`` (their number; ``None``: not known) and ``on_training_faces``
+        (a report or ``None``).
+        """
+        apart = self.on_training_faces
+        return {
+            **self.held_out.to_dict(),
+            "training_faces": self.num_training_faces,
+            "on_training_faces": None if apart is None else apart.to_dict(),
+        }
+
+
+def evaluate_held_out(
+    dataset: FaceDataset,
+    predicted_xy: FloatArray,
+    seen: Sequence[bool] | NDArray[np.bool_] | None,
+    *,
+    seed: int = 0,
+) -> HeldOutReport:
+    """Measure predictions apart on faces that the model learnt from and on the others.
+
+    Args:
+        dataset: As for :func:`evaluate_predictions`.
+        predicted_xy: As for :func:`evaluate_predictions`.
+        seen: (N,) whether the model learnt from a face; ``None`` if that is not known.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: As for :func:`evaluate_predictions`.
+    """
+    learnt = np.zeros(len(dataset), bool) if seen is None else np.asarray(seen, bool)
+
+    def part(rows: NDArray[np.bool_]) -> EvaluationReport:
+        index = np.flatnonzero(rows)
+        return evaluate_predictions(dataset.subset(index), predicted_xy[index], seed=seed)
+
+    return HeldOutReport(part(~learnt), part(learnt) if learnt.any() else None, seen is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class RecipeResult:
+    """One recipe, trained and measured on the held-out faces.
+
+    Args:
+        name: Recipe name, as in ``cnn-flip``.
+        description: One sentence about it.
+        report: Its evaluation.
+        predicted_xy: (N, K, 2) pixels on the comparison's test faces.
+        history: Per epoch, lists by Keras' names; ``rmse_px`` and ``val_rmse_px`` are drawn. Empty
+            for what is not trained (a mean face).
+        settings: What was chosen: epochs, batch size, loss, optimiser, missing-label strategy ...
+        train_seconds: Wall clock of the training.
+        num_parameters: Weights of the model.
+    """
+
+    name: str
+    description: str
+    report: EvaluationReport
+    predicted_xy: FloatArray
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    train_seconds: float = math.nan
+    num_parameters: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, without the predictions."""
+        plain: dict[str, Any] = _json_safe(
+            {
+                "name": self.name,
+                "description": self.description,
+                "settings": self.settings,
+                "train_seconds": self.train_seconds,
+                "num_parameters": self.num_parameters,
+                "history": self.history,
+                "report": self.report.to_dict(),
+            }
+        )
+        return plain
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonResult:
+    """Recipes compared on the same held-out faces.
+
+    Args:
+        test: The held-out faces all recipes were measured on.
+        recipes: At least one, in the order they were trained.
+        train: The training faces, for the chart of missing labels; ``None`` leaves it out.
+        split: Counts and words on the split, shown as they are (``{"train": 3845, ...}``).
+        split_note: A sentence or two on how the split was made.
+        missing_results: One recipe under several missing-label strategies, shown in a table of
+            its own; ``name`` is the strategy.
+        audit: Summary of the data audit, shown as it is; empty leaves it out.
+        versions: Package versions.
+        command: The command line that repeats the comparison.
+        created: Date and time, as text.
+        machine: The kind of machine, as text.
+
+    Raises:
+        ValueError: There is no recipe, names repeat, or predictions do not fit the test faces.
+    """
+
+    test: FaceDataset
+    recipes: tuple[RecipeResult, ...]
+    train: FaceDataset | None = None
+    split: Mapping[str, Any] = field(default_factory=dict)
+    split_note: str = ""
+    missing_results: tuple[RecipeResult, ...] = ()
+    audit: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    created: str = ""
+    machine: str = ""
+
+    def __post_init__(self) -> None:
+        names = [r.name for r in self.recipes]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"recipes must be at least one, with names of their own: {names}.")
+        shape = self.test.keypoints.xy.shape
+        for recipe in self.recipes:
+            if np.shape(recipe.predicted_xy) != shape:
+                raise ValueError(
+                    f"recipe '{recipe.name}': predicted_xy must have shape {shape}, "
+                    f"received {np.shape(recipe.predicted_xy)}."
+                )
+
+    @property
+    def ranking(self) -> tuple[RecipeResult, ...]:
+        """The recipes from lowest to highest overall RMSE; those without a number come last."""
+        return tuple(
+            sorted(
+                self.recipes,
+                key=lambda r: (math.isnan(r.report.overall.rmse_px), r.report.overall.rmse_px),
+            )
+        )
+
+    def difference(
+        self, better: RecipeResult, worse: RecipeResult, *, seed: int = 0
+    ) -> tuple[float, Interval]:
+        """How much lower one recipe's RMSE is than another's, with its 95 % interval, in px.
+
+        The bootstrap is paired (both are resampled on the same groups), so a difference can be
+        clear even where the two recipes' own intervals overlap.
+        """
+        truth = self.test.keypoints.xy
+        columns = np.stack(
+            [metrics.squared_errors(truth, r.predicted_xy) for r in (better, worse)], axis=1
+        )
+        drawn = metrics.bootstrap_rmse(columns, self.test.groups, seed=seed)
+        gap = worse.report.overall.rmse_px - better.report.overall.rmse_px
+        return gap, metrics.percentile_interval(drawn[:, 1] - drawn[:, 0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, without pictures and predictions."""
+        plain: dict[str, Any] = _json_safe(
+            {
+                "source": self.test.source,
+                "schema": self.test.schema.name,
+                "created": self.created,
+                "command": self.command,
+                "machine": self.machine,
+                "versions": self.versions,
+                "split": self.split,
+                "split_note": self.split_note,
+                "ranking": [r.name for r in self.ranking],
+                "recipes": [r.to_dict() for r in self.recipes],
+                "missing_results": [r.to_dict() for r in self.missing_results],
+                "audit": self.audit,
+            }
+        )
+        return plain

@@ -1,0 +1,199 @@
+"""Faces brought to the five-point template that face-recognition networks expect.
+
+Eyes, nose and mouth land on fixed places by a shift, a turn and one scale; the matrices are kept, so
+that points can be mapped there and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facial_keypoints.errors import DataError
+from facial_keypoints.io.images import cut_crop
+from facial_keypoints.types import (
+    BoolArray,
+    CropTransform,
+    FloatArray,
+    ImageArray,
+    Keypoints,
+    Prediction,
+)
+
+__all__ = [
+    "TEMPLATE",
+    "TEMPLATE_POINTS",
+    "TEMPLATE_SIZE",
+    "AlignedFaces",
+    "align",
+    "fit_similarity",
+    "template_points",
+]
+
+TEMPLATE_SIZE = 112
+TEMPLATE_POINTS = (
+    "right_eye_center",
+    "left_eye_center",
+    "nose_tip",
+    "mouth_right_corner",
+    "mouth_left_corner",
+)
+"""The template's order goes by the picture, left first, and so by the person, right first."""
+
+TEMPLATE = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ]
+)
+"""(5, 2) pixels of a 112×112 picture, an integer being a pixel centre: the template that ArcFace (Deng et
+al., CVPR 2019) and InsightFace train on, which warp with OpenCV and so use the same convention."""
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedFaces:
+    """N faces on the template.
+
+    Args:
+        images: (N, size, size, 3) uint8 RGB; black beyond the picture.
+        matrices: (N, 2, 3) float64, pixels of the picture to pixels of the aligned face:
+            ``aligned_xy = matrix[:, :2] @ xy + matrix[:, 2]``. NaN where fewer than two of the five
+            points are known; that face is black.
+    """
+
+    images: ImageArray
+    matrices: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def aligned(self) -> BoolArray:
+        """(N,) which faces could be aligned."""
+        return np.asarray(np.isfinite(self.matrices).all(axis=(1, 2)))
+
+    def transform(self, face: int) -> CropTransform:
+        """The map of one face as an object with ``apply`` and ``inverse``.
+
+        Raises:
+            ValueError: The face could not be aligned.
+        """
+        return CropTransform(self.matrices[face], (self.images.shape[1], self.images.shape[2]))
+
+
+def template_points(size: int = TEMPLATE_SIZE, margin: float = 0.0) -> NDArray[np.float64]:
+    """The template in another size and with more around it.
+
+    A picture of twice the size is the same view with twice the pixels: centres go to centres, so x
+    becomes (x + 0.5) s − 0.5. (InsightFace multiplies by s alone, which is half a pixel off at s = 2.)
+
+    Args:
+        size: Side of the aligned picture in pixels.
+        margin: Extra on every side, as a share of the template's side; 0 is the template's own view.
+
+    Returns:
+        (5, 2) pixels, in the order of :data:`TEMPLATE_POINTS`.
+
+    Example:
+        >>> template_points(224)[2].round(2)
+        array([112.55, 143.97])
+    """
+    if size < 8:
+        raise ValueError(f"size must be at least 8 pixels, received {size}.")
+    if not 0.0 <= margin <= 10.0:
+        raise ValueError(f"margin must be from 0 to 10, received {margin}.")
+    scale = size / (TEMPLATE_SIZE * (1.0 + 2.0 * margin))
+    return np.asarray((TEMPLATE + 0.5 + margin * TEMPLATE_SIZE) * scale - 0.5)
+
+
+def fit_similarity(source: FloatArray, target: FloatArray) -> NDArray[np.float64]:
+    """The shift, turn and scale that bring points nearest to their targets, by least squares.
+
+    Umeyama's solution (IEEE PAMI 13(4):376-380, 1991); in the plane, where points are complex numbers,
+    turn and scale are one factor. Never mirrors.
+
+    Args:
+        source: (K, 2) points, at least two different ones.
+        target: (K, 2) where they should be.
+
+    Returns:
+        (2, 3) matrix.
+
+    Raises:
+        ValueError: All points are at one place.
+    """
+    a, b = (np.asarray(p, np.float64) @ np.array([1.0, 1.0j]) for p in (source, target))
+    from_middle = a - a.mean()
+    spread = float((np.abs(from_middle) ** 2).sum())
+    if not spread > 1e-12:
+        raise ValueError("a similarity needs at least two points at different places.")
+    factor = (from_middle.conj() * (b - b.mean())).sum() / spread
+    shift = b.mean() - factor * a.mean()
+    return np.array(
+        [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
+    )
+
+
+def align(
+    image: ImageArray,
+    faces: Prediction | Keypoints,
+    *,
+    size: int = TEMPLATE_SIZE,
+    margin: float = 0.0,
+) -> AlignedFaces:
+    """Cut faces out of a picture, brought to the template.
+
+    Faces that are much larger than ``size`` are averaged over areas, not sampled.
+
+    Args:
+        image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+        faces: N faces in pixels of that picture, with eye centres, nose tip and mouth corners.
+        size: Side of the aligned pictures.
+        margin: Extra on every side, as a share of the template's own view.
+
+    Returns:
+        N aligned faces; none gives an empty result.
+
+    Raises:
+        DataError: The five points are not among the faces' points.
+        ValueError: ``image`` is no such picture, or a number is out of range.
+
+    Example:
+        >>> align(picture, predictor.predict(picture)).images.shape  # doctest: +SKIP
+        (1, 112, 112, 3)
+    """
+    keypoints = faces.keypoints if isinstance(faces, Prediction) else faces
+    schema = keypoints.schema
+    if missing := [name for name in TEMPLATE_POINTS if name not in schema.keypoint_names]:
+        raise DataError(
+            f"aligning needs the eye centres, the nose tip and the mouth corners, but '{schema.name}' "
+            f"has no {missing[0]}: use the model 'default' or another one that answers them."
+        )
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
+        raise ValueError(
+            "image must be uint8 with shape (H, W), (H, W, 1) or (H, W, 3), "
+            f"received {image.dtype} {image.shape}."
+        )
+    target = template_points(size, margin)
+    points = keypoints.xy[:, [schema.index(name) for name in TEMPLATE_POINTS]]
+    images = np.zeros((len(points), size, size, 3), np.uint8)
+    matrices = np.full((len(points), 2, 3), np.nan)
+    for i, xy in enumerate(points):
+        known = ~np.isnan(xy[:, 0])
+        if len(np.unique(xy[known], axis=0)) < 2:
+            continue
+        matrix = fit_similarity(xy[known], target[known])
+        # Points in an impossible order (eyes and mouth that cross) can leave no scale at all.
+        if np.hypot(matrix[0, 0], matrix[1, 0]) < 1e-6:
+            continue
+        matrices[i] = matrix
+        images[i] = cut_crop(
+            image, CropTransform(matrix, (size, size)), 3, border=cv2.BORDER_CONSTANT
+        )
+    return AlignedFaces(images, matrices)

@@ -1,0 +1,1 @@
+"""Facial measures with error bars, and their tables."""

@@ -1,0 +1,481 @@
+"""Faces followed through a video: each keeps its number, and the detector is asked only when needed.
+
+In a new frame each face is looked for where it was, moved on as it moved before, in a crop framed by its
+last points, and once more where it was found: two passes of the keypoint network. The detector runs
+about once a second for new faces, at once where a face has to be confirmed (low confidence, a jump, a
+change of size) and where there is no face at all. New faces are checked as ``Predictor.predict`` does. A
+face that is lost keeps its number for a few seconds and gets it back if a face of its size appears
+where it must be by then.
+
+Knows frames and the predictor, not where frames come from nor where tracks go. Who a person is it
+does not know: someone who leaves and comes back elsewhere, or after a cut, is a new track.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facial_keypoints.errors import ModelError
+from facial_keypoints.framing import can_frame, face_boxes, face_sizes, frame_face
+from facial_keypoints.inference.detector import FaceDetector
+from facial_keypoints.inference.predictor import Predictor, load_predictor
+from facial_keypoints.inference.smoothing import OneEuro, Smoother
+from facial_keypoints.io.drawing import draw_boxes, draw_keypoints
+from facial_keypoints.io.videos import Frame, open_video
+from facial_keypoints.types import ImageArray, Keypoints, Prediction
+
+__all__ = ["Tracker", "draw_tracks", "track_frames", "track_video"]
+
+DETECT_EVERY_S = 1.0
+"""Seconds after which the detector looks for new faces."""
+
+_SOON_S = 0.2
+"""Seconds until it looks again while a face is doubtful or was just lost."""
+
+_KEPT_S = 3.0
+"""Seconds that a lost face keeps its number."""
+
+_COAST_S = 1.0
+"""Seconds that a lost face is thought to go on as it moved."""
+
+_LOW_CONFIDENCE = 0.5
+"""Mean confidence of a face's keypoints below which the detector has to confirm it."""
+
+_VERY_LOW_CONFIDENCE = 0.25
+"""Mean confidence below which the detector has to confirm it at once."""
+
+_WORSE = 0.1
+"""Loss of mean confidence from which a second look at a face is not taken."""
+
+# In sizes of the face (the eyes' distance), which is 0.38 of the crop's side.
+_JUMP = 0.6  # farther than a face goes from where its motion puts it: doubt
+_GROWTH = 1.35  # in one frame: doubt
+_SAME = 0.35  # mean distance of points below which two answers are one face
+
+_OVERLAP = 0.25
+"""Least common area (intersection over union) of a detector's box and the box of a track."""
+
+_MOTION_S = 0.12
+"""Seconds over which a track's speed is averaged."""
+
+_DEFAULT_SMOOTHING = OneEuro()
+
+_TRACK_COLORS = (
+    (76, 195, 255), (255, 157, 46), (138, 226, 120), (240, 120, 190), (250, 225, 90), (160, 150, 255),
+)  # fmt: skip
+
+
+@dataclass(eq=False)
+class _Track:
+    """One face: where it was last, and how it moved."""
+
+    number: int
+    xy: NDArray[np.float32]
+    confidence: NDArray[np.float32] | None
+    time_s: float
+    velocity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+
+    def guess(self, time_s: float) -> NDArray[np.float32]:
+        """Where its points are if it goes on as it moved."""
+        ahead = min(time_s - self.time_s, _COAST_S)
+        return (self.xy + self.velocity * ahead).astype(np.float32)
+
+    def move(
+        self,
+        xy: NDArray[np.float32],
+        confidence: NDArray[np.float32] | None,
+        time_s: float,
+    ) -> None:
+        """Take the points of a new frame, and learn the speed from them."""
+        step = time_s - self.time_s
+        if step > 0:
+            speed = (xy.mean(axis=0, dtype=np.float64) - self.xy.mean(axis=0)) / step
+            self.velocity = self.velocity + step / (step + _MOTION_S) * (speed - self.velocity)
+        self.xy, self.confidence, self.time_s = xy, confidence, time_s
+
+
+@dataclass(eq=False)
+class _Look:
+    """What one frame shows of a track."""
+
+    track: _Track
+    guess: NDArray[np.float32]
+    xy: NDArray[np.float32]
+    confidence: NDArray[np.float32] | None
+    jumped: bool = False
+    score: float = float("nan")
+
+    @property
+    def doubtful(self) -> bool:
+        return self.jumped or _mean_confidence(self.confidence) < _LOW_CONFIDENCE
+
+
+class Tracker:
+    """Follows the faces of one video, frame by frame.
+
+    Args:
+        predictor: Finds the keypoints; its schema must have eyes and mouth corners.
+        detector: Finds the faces; the predictor's own when left out.
+        detect_every_s: Seconds after which the detector looks for new faces; 0 looks in each frame.
+        max_faces: Follow at most so many, the largest that are there when one is free.
+        min_score: Least score of a new face, as for :meth:`Predictor.predict`.
+
+    Raises:
+        ModelError: The model's keypoints lack eyes or mouth corners.
+        ValueError: A number is out of range.
+
+    Example:
+        >>> tracker = Tracker(load_predictor())  # doctest: +SKIP
+        >>> tracker.update(frame).track_ids  # doctest: +SKIP
+        array([1, 2])
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        detector: FaceDetector | None = None,
+        detect_every_s: float = DETECT_EVERY_S,
+        max_faces: int | None = None,
+        min_score: float | None = None,
+    ) -> None:
+        if detect_every_s < 0 or (max_faces is not None and max_faces < 1):
+            raise ValueError(
+                "detect_every_s must not be negative and max_faces at least 1, received "
+                f"{detect_every_s} and {max_faces}."
+            )
+        if not can_frame(predictor.spec.schema):
+            raise ModelError(
+                f"the model '{predictor.spec.name}' cannot track: its keypoints lack the eye centres or "
+                "the mouth's corners; choose another model."
+            )
+        self._predictor = predictor
+        self._detector = detector
+        self._detect_every_s = detect_every_s
+        self._max_faces = max_faces
+        self._min_score = min_score
+        self._active: list[_Track] = []
+        self._lost: list[_Track] = []
+        self._count = 0
+        self._detected_s = -np.inf
+        self._scores: dict[int, float] = {}
+
+    @property
+    def track_count(self) -> int:
+        """How many different faces were followed so far."""
+        return self._count
+
+    def update(self, frame: Frame, *, source: str = "") -> Prediction:
+        """Find the faces of the next frame.
+
+        Args:
+            frame: A frame later than the one before.
+            source: Name of the video.
+
+        Returns:
+            The faces that are there, by track number; scores only where the detector ran and saw
+            them, else NaN.
+        """
+        now = frame.time_s
+        picture = frame.grey() if self._predictor.spec.channels == 1 else frame.rgb()
+        self._lost = [track for track in self._lost if now - track.time_s <= _KEPT_S]
+        looks = self._part_twins(self._follow(picture, now))
+        if self._should_detect(looks, now):
+            looks = self._detect(frame, picture, looks)
+            self._detected_s = now
+        self._keep(looks, now)
+        return self._prediction(frame, source)
+
+    def _follow(self, picture: ImageArray, now: float) -> list[_Look]:
+        """Look for each face where it should be."""
+        if not self._active:
+            return []
+        guesses = [track.guess(now) for track in self._active]
+        found = self._look(picture, guesses)
+        # Once more, framed by what was found: how the crop lay in each frame no longer shows as jitter.
+        again = self._look(picture, found.xy)
+        xy, sure = again.xy, again.confidence
+        if sure is not None and found.confidence is not None:
+            worse = sure.mean(axis=1) < found.confidence.mean(axis=1) - _WORSE
+            xy = np.where(worse[:, np.newaxis, np.newaxis], found.xy, xy)
+            sure = np.where(worse[:, np.newaxis], found.confidence, sure)
+        moved, grown = self._change(np.stack(guesses), xy)
+        jumped = (moved > _JUMP) | (grown > _GROWTH) | (grown < 1.0 / _GROWTH)
+        return [
+            _Look(track, guesses[i], xy[i], None if sure is None else sure[i], bool(jumped[i]))
+            for i, track in enumerate(self._active)
+        ]
+
+    def _look(self, picture: ImageArray, faces: Iterable[NDArray[np.float32]]) -> Keypoints:
+        spec = self._predictor.spec
+        crops = [frame_face(xy, spec.schema, spec.input_size) for xy in faces]
+        return self._predictor.predict_framed(picture, crops)
+
+    def _sizes(self, xy: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.maximum(face_sizes(xy, self._predictor.spec.schema), 1e-6)
+
+    def _change(
+        self, before: NDArray[np.float32], after: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How far faces (N, K, 2) moved, in sizes, and how many times as large they became."""
+        sizes = self._sizes(before)
+        shift = np.linalg.norm(after.mean(axis=1) - before.mean(axis=1), axis=-1)
+        return shift / sizes, self._sizes(after) / sizes
+
+    def _same(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+        apart = float(np.linalg.norm(a - b, axis=-1).mean())
+        return apart < _SAME * min(float(self._sizes(a)), float(self._sizes(b)))
+
+    def _part_twins(self, looks: list[_Look]) -> list[_Look]:
+        """Where two tracks have come to one face, it is the one's whose motion led there."""
+        kept: list[_Look] = []
+        for look in sorted(looks, key=self._surprise):
+            if any(self._same(look.xy, other.xy) for other in kept):
+                self._lose(look.track)
+            else:
+                kept.append(look)
+        return kept
+
+    def _surprise(self, look: _Look) -> tuple[float, int]:
+        """How far from its motion a face was found, in fifths of its size; then the older first."""
+        moved, _ = self._change(look.guess[np.newaxis], look.xy[np.newaxis])
+        return float(np.round(5.0 * moved[0])), look.track.number
+
+    def _lose(self, track: _Track) -> None:
+        self._active.remove(track)
+        self._lost.append(track)
+
+    def _should_detect(self, looks: list[_Look], now: float) -> bool:
+        waited = now - self._detected_s
+        if not looks or any(
+            look.jumped or _mean_confidence(look.confidence) < _VERY_LOW_CONFIDENCE
+            for look in looks
+        ):
+            return True
+        uneasy = bool(self._lost) or any(look.doubtful for look in looks)
+        return waited >= (min(_SOON_S, self._detect_every_s) if uneasy else self._detect_every_s)
+
+    def _detect(self, frame: Frame, picture: ImageArray, looks: list[_Look]) -> list[_Look]:
+        """Confirm what is followed by the detector's boxes, and begin tracks at the others."""
+        detector = self._detector or self._predictor.detector
+        boxes, scores = detector.detect(frame.rgb())
+        if self._min_score is not None:
+            boxes, scores = boxes[scores >= self._min_score], scores[scores >= self._min_score]
+        pairs = _pairs(self._boxes([look.xy for look in looks]), boxes)
+        for i, j in pairs.items():
+            look = looks[i]
+            look.score = float(scores[j])
+            if look.doubtful:
+                # The box is a better place to look than where the track has got to.
+                answer = self._predictor.predict_boxes(picture, boxes[j : j + 1]).keypoints
+                sure = None if answer.confidence is None else answer.confidence[0]
+                if _mean_confidence(sure) >= _mean_confidence(look.confidence):
+                    look.xy, look.confidence = answer.xy[0], sure
+        kept = []
+        for i, look in enumerate(looks):
+            if look.doubtful and i not in pairs:
+                self._lose(look.track)
+            else:
+                kept.append(look)
+        new = [j for j in range(len(boxes)) if j not in pairs.values()]
+        return kept + self._begin(frame, picture, kept, boxes[new], scores[new])
+
+    def _begin(
+        self,
+        frame: Frame,
+        picture: ImageArray,
+        kept: list[_Look],
+        boxes: NDArray[np.float32],
+        scores: NDArray[np.float32],
+    ) -> list[_Look]:
+        """Tracks for boxes that belong to none and show a face: of lost faces where they fit, else new ones."""
+        if not len(boxes):
+            return []
+        found = self._predictor.predict_detected(picture, boxes, scores)
+        answer = found.keypoints
+        begun: list[_Look] = []
+        order = np.argsort(-self._sizes(answer.xy), kind="stable")
+        lost = self._recognised(answer.xy, frame.time_s)
+        for j in order:
+            sure = None if answer.confidence is None else answer.confidence[j]
+            xy = answer.xy[j]
+            if any(self._same(xy, look.xy) for look in kept):
+                continue
+            if self._max_faces is not None and len(kept) + len(begun) >= self._max_faces:
+                break
+            track = lost.get(int(j))
+            if track is None:
+                self._count += 1
+                track = _Track(self._count, xy, sure, frame.time_s)
+            else:
+                self._lost.remove(track)
+                # What it did while nobody saw it says nothing of its speed.
+                track.xy, track.time_s, track.velocity = xy, frame.time_s, np.zeros(2)
+            self._active.append(track)
+            begun.append(_Look(track, xy, xy, sure, score=float(found.scores[j])))
+        return begun
+
+    def _recognised(self, xy: NDArray[np.float32], now: float) -> dict[int, _Track]:
+        """The lost track of each face (N, K, 2), where there is one; the nearest pairs first."""
+        candidates: list[tuple[float, int, _Track]] = []
+        for track in self._lost:
+            moved, grown = self._change(np.broadcast_to(track.guess(now), xy.shape), xy)
+            fits = (moved < 1.0 + now - track.time_s) & (np.abs(np.log(grown)) < np.log(1.6))
+            candidates += [(float(moved[j]), int(j), track) for j in np.flatnonzero(fits)]
+        chosen: dict[int, _Track] = {}
+        for _, j, track in sorted(candidates, key=lambda c: c[0]):
+            if j not in chosen and track not in chosen.values():
+                chosen[j] = track
+        return chosen
+
+    def _keep(self, looks: list[_Look], now: float) -> None:
+        for look in looks:
+            look.track.move(look.xy, look.confidence, now)
+        self._scores = {look.track.number: look.score for look in looks}
+
+    def _boxes(self, faces: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        if not faces:
+            return np.zeros((0, 4), np.float32)
+        return face_boxes(np.stack(faces), self._predictor.spec.schema)
+
+    def _prediction(self, frame: Frame, source: str) -> Prediction:
+        tracks = sorted(self._active, key=lambda track: track.number)
+        schema = self._predictor.spec.schema
+        xy = np.array([t.xy for t in tracks], np.float32).reshape(-1, schema.num_keypoints, 2)
+        sure = [t.confidence for t in tracks if t.confidence is not None]
+        return Prediction(
+            keypoints=Keypoints(
+                xy, schema, confidence=np.array(sure) if sure and len(sure) == len(tracks) else None
+            ),
+            boxes=face_boxes(xy, schema),
+            scores=np.array([self._scores[t.number] for t in tracks], np.float32),
+            image_size=frame.size,
+            source=source,
+            frame_index=frame.index,
+            time_s=frame.time_s,
+            track_ids=np.array([t.number for t in tracks], np.int64),
+        )
+
+
+def _mean_confidence(confidence: NDArray[np.float32] | None) -> float:
+    """Mean confidence; 1 for a model that gives none."""
+    return 1.0 if confidence is None else float(confidence.mean())
+
+
+def _overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, M) common area over joint area of boxes (N, 4) and (M, 4)."""
+    low = np.maximum(a[:, np.newaxis, :2], b[np.newaxis, :, :2])
+    high = np.minimum(a[:, np.newaxis, 2:], b[np.newaxis, :, 2:])
+    common = np.prod(np.maximum(high - low, 0.0), axis=-1, dtype=np.float64)
+    area_a, area_b = (np.prod(x[:, 2:] - x[:, :2], axis=-1, dtype=np.float64) for x in (a, b))
+    return np.asarray(common / np.maximum(area_a[:, np.newaxis] + area_b - common, 1e-9))
+
+
+def _pairs(tracks: NDArray[np.float32], boxes: NDArray[np.float32]) -> dict[int, int]:
+    """Which box each track has, the largest overlaps first; best for all is no better for few faces."""
+    overlap = _overlaps(tracks, boxes)
+    chosen: dict[int, int] = {}
+    for flat in np.argsort(-overlap, axis=None, kind="stable"):
+        i, j = (int(v) for v in np.unravel_index(flat, overlap.shape))
+        if overlap[i, j] < _OVERLAP:
+            break
+        if i not in chosen and j not in chosen.values():
+            chosen[i] = j
+    return chosen
+
+
+def track_frames(
+    frames: Iterable[Frame],
+    tracker: Tracker,
+    *,
+    smoothing: OneEuro | None = _DEFAULT_SMOOTHING,
+    source: str = "",
+) -> Iterator[tuple[Frame, Prediction]]:
+    """Follow the faces of frames, one frame at a time.
+
+    Args:
+        frames: In order of time.
+        tracker: A fresh one.
+        smoothing: Settings of the filter; ``None`` gives the points as they were found.
+        source: Name of the video.
+
+    Yields:
+        Each frame with its faces.
+    """
+    smoother = None if smoothing is None else Smoother(smoothing)
+    for frame in frames:
+        prediction = tracker.update(frame, source=source)
+        yield frame, prediction if smoother is None else smoother(prediction)
+
+
+def track_video(
+    source: str | os.PathLike[str],
+    *,
+    predictor: Predictor | None = None,
+    detector: FaceDetector | None = None,
+    smoothing: OneEuro | None = _DEFAULT_SMOOTHING,
+    detect_every_s: float = DETECT_EVERY_S,
+    max_faces: int | None = None,
+    min_score: float | None = None,
+) -> Iterator[Prediction]:
+    """Follow the faces of a video, frame by frame; memory does not grow with its length.
+
+    Args:
+        source: A file of any kind that FFmpeg reads, or a camera's number (``"0"``).
+        predictor: Finds the keypoints; the shipped model when left out.
+        detector: As for :class:`Tracker`.
+        smoothing: Settings of the filter; ``None`` gives the points as they were found.
+        detect_every_s: As for :class:`Tracker`.
+        max_faces: As for :class:`Tracker`.
+        min_score: As for :class:`Tracker`.
+
+    Yields:
+        For each frame the faces in its pixels, with ``track_ids``, ``frame_index`` and ``time_s``;
+        a frame without faces gives N = 0.
+
+    Raises:
+        DataError: As :func:`facial_keypoints.io.videos.open_video` says; after the last good frame where
+            the video stops in the middle.
+        MissingExtraError: PyAV is not installed.
+
+    Example:
+        >>> for prediction in track_video("clip.mp4"):  # doctest: +SKIP
+        ...     prediction.time_s, prediction.track_ids, prediction.keypoints.xy
+    """
+    tracker = Tracker(
+        predictor or load_predictor(),
+        detector=detector,
+        detect_every_s=detect_every_s,
+        max_faces=max_faces,
+        min_score=min_score,
+    )
+    with open_video(source) as video:
+        for _, prediction in track_frames(video, tracker, smoothing=smoothing, source=video.name):
+            yield prediction
+
+
+def draw_tracks(image: ImageArray, prediction: Prediction) -> ImageArray:
+    """Draw the faces of a frame, box and number in the colour of their track.
+
+    Args:
+        image: The frame, (H, W, 3) uint8 RGB; not changed.
+        prediction: With track ids, in its pixels.
+
+    Returns:
+        A new (H, W, 3) RGB picture.
+
+    Raises:
+        ValueError: The prediction carries no track ids.
+    """
+    if prediction.track_ids is None:
+        raise ValueError("drawing tracks needs a prediction with track ids.")
+    drawn = draw_keypoints(image, prediction.keypoints, color_by_confidence=True)
+    for track, box in zip(prediction.track_ids, prediction.boxes, strict=True):
+        color = _TRACK_COLORS[(int(track) - 1) % len(_TRACK_COLORS)]
+        drawn = draw_boxes(drawn, box[np.newaxis], labels=[f"{track}"], color=color)
+    return drawn

@@ -1,0 +1,1 @@
+"""Recipes, fitting, fine-tuning and experiments; the only place that trains."""

@@ -1,0 +1,210 @@
+"""Finding faces: the shipped network on drawn scenes, files that are no detector, odd pictures."""
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from facial_keypoints.data.synthetic.scenes import draw_scene
+from facial_keypoints.errors import ModelError
+from facial_keypoints.framing import face_boxes
+from facial_keypoints.inference.detector import (
+    DETECTOR_KEY,
+    OnnxFaceDetector,
+    YuNetFaceDetector,
+    load_detector,
+    suppress_overlaps,
+)
+from facial_keypoints.models.runtime import shipped_models
+from facial_keypoints.schemas import KAGGLE15
+
+SHIPPED = shipped_models()["default"].with_name("face_detector.onnx")
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return load_detector(threads=1)
+
+
+def overlap(a, b):
+    """(N, M) intersection over union."""
+    low, high = (
+        np.maximum(a[:, None, :2], b[None, :, :2]),
+        np.minimum(a[:, None, 2:], b[None, :, 2:]),
+    )
+    common = np.prod(np.maximum(high - low, 0), axis=2)
+    area = [np.prod(x[:, 2:] - x[:, :2], axis=1) for x in (a, b)]
+    return common / (area[0][:, None] + area[1][None] - common)
+
+
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_drawn_faces_are_found_where_they_are_and_nothing_else_is(detector, seed):
+    photo, faces = draw_scene(3, seed=seed)
+    boxes, scores = detector.detect(photo)
+    assert boxes.dtype == scores.dtype == np.float32
+    assert boxes.shape == (3, 4)
+    assert (overlap(face_boxes(faces.xy, KAGGLE15), boxes).max(axis=1) > 0.6).all()
+    assert (np.diff(scores) <= 0).all()
+    assert ((scores > 0) & (scores <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    "picture", [np.zeros((120, 160, 3), np.uint8), draw_scene(0, seed=21)[0]], ids=["black", "room"]
+)
+def test_a_picture_without_faces_gives_no_boxes(detector, picture):
+    boxes, scores = detector.detect(picture)
+    assert boxes.shape == (0, 4)
+    assert scores.shape == (0,)
+
+
+def test_grey_and_colour_answer_alike(detector):
+    photo, _ = draw_scene(2, seed=31)
+    gray = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+    want = detector.detect(photo)[0]
+    assert len(want) == 2
+    for picture in (gray, gray[..., None], np.repeat(gray[..., None], 3, axis=2)):
+        np.testing.assert_allclose(detector.detect(picture)[0], want, atol=0.01)
+
+
+def test_boxes_grow_with_the_photo(detector):
+    photo, _ = draw_scene(2, seed=32)
+    large = cv2.resize(photo, None, fx=3, fy=3, interpolation=cv2.INTER_LINEAR)
+    small, big = detector.detect(photo)[0], detector.detect(large)[0]
+    assert len(small) == 2
+    order = [np.argsort(b[:, 0]) for b in (small, big)]
+    np.testing.assert_allclose(big[order[1]] / 3, small[order[0]], atol=4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (3000, 2), (33, 65), (700, 31)])
+def test_any_size_of_picture_is_answered(detector, shape):
+    boxes, scores = detector.detect(np.full((*shape, 3), 127, np.uint8))
+    assert boxes.shape == (len(scores), 4)
+    assert np.isfinite(boxes).all()
+
+
+def test_a_view_into_a_larger_picture_is_read_right(detector):
+    photo, _ = draw_scene(1, seed=33)
+    large = np.zeros((photo.shape[0] + 40, photo.shape[1] * 2, 3), np.uint8)
+    large[20:-20, ::2] = photo
+    np.testing.assert_array_equal(detector.detect(large[20:-20, ::2])[0], detector.detect(photo)[0])
+
+
+def test_tiny_faces_need_a_longer_side():
+    photo, _ = draw_scene(3, seed=34)
+    wide = np.full((1500, 2000, 3), 90, np.uint8)
+    small = cv2.resize(photo, (200, 112), interpolation=cv2.INTER_AREA)
+    wide[700:812, 900:1100] = small
+    assert len(OnnxFaceDetector(SHIPPED).detect(wide)[0]) < 3
+    assert len(OnnxFaceDetector(SHIPPED, longest_side=1920).detect(wide)[0]) == 3
+
+
+def test_the_threshold_decides_what_is_told():
+    photo, _ = draw_scene(3, seed=35)
+    scores = [OnnxFaceDetector(SHIPPED, threshold=t).detect(photo)[1] for t in (0.001, 0.5, 1.0)]
+    assert len(scores[0]) > len(scores[1]) == 3
+    assert len(scores[2]) == 0
+    assert (scores[1] >= 0.5).all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((10, 10, 3)), np.zeros((10, 10, 4), np.uint8), np.zeros(10, np.uint8),
+        np.zeros((0, 10, 3), np.uint8),
+    ],
+    ids=["float", "four channels", "flat", "empty"],
+)  # fmt: skip
+def test_what_is_no_picture_is_refused(detector, image):
+    with pytest.raises(ValueError, match="image must"):
+        detector.detect(image)
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        load_detector(threads=0)
+    with pytest.raises(ValueError, match="longest_side must be at least 32"):
+        OnnxFaceDetector(SHIPPED, longest_side=20)
+
+
+def test_the_shipped_file_is_small_and_is_no_keypoint_model():
+    assert SHIPPED.stat().st_size < 2e6
+    assert "face_detector" not in shipped_models()
+
+
+def tiny_onnx(path, outputs=("y",)):
+    """A network that is no face detector."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    ys = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in outputs]
+    nodes = [helper.make_node("Identity", ["x"], [name]) for name in outputs]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [x], ys), opset_imports=[helper.make_opsetid("", 17)]
+    )
+    model.ir_version = 9
+    onnx.save(model, str(path))
+    return path
+
+
+def test_files_that_are_no_detector_are_told_apart(tmp_path):
+    (tmp_path / "text.onnx").write_text("no network")
+    with pytest.raises(ModelError, match=r"there is no face detector .*missing"):
+        load_detector(tmp_path / "missing.onnx")
+    with pytest.raises(ModelError, match="no readable ONNX model"):
+        load_detector(tmp_path / "text.onnx")
+    with pytest.raises(
+        ModelError, match="neither a face detector of this package nor OpenCV's YuNet"
+    ):
+        load_detector(tiny_onnx(tmp_path / "other.onnx"))
+    with pytest.raises(ModelError, match=DETECTOR_KEY):
+        OnnxFaceDetector(tmp_path / "other.onnx")
+    with pytest.raises(ModelError, match="there is no face detector"):
+        YuNetFaceDetector(tmp_path / "missing.onnx")
+
+
+def test_a_users_own_file_is_loaded_by_its_path(tmp_path, detector):
+    photo, _ = draw_scene(2, seed=36)
+    copy = Path(shutil.copy(SHIPPED, tmp_path / "mine.onnx"))
+    np.testing.assert_array_equal(load_detector(copy).detect(photo)[0], detector.detect(photo)[0])
+
+
+def test_yunet_answers_in_our_framing(tmp_path, monkeypatch):
+    """Eyes 36.2 px apart and level: the box is 96 px wide with the eyes' middle at (48, 37)."""
+
+    class Net:
+        def setInputSize(self, size):
+            self.size = size
+
+        def detect(self, image):
+            if not image.any():
+                return 1, None
+            assert self.size == (200, 150)
+            assert tuple(image[0, 0]) == (30, 20, 10)  # blue first
+            row = [90, 40, 30, 40, 81.9, 59.5, 118.1, 59.5, 100, 70, 88, 92, 112, 92, 0.8]
+            return 1, np.array([row, [*row[:-1], 0.9]], np.float32)
+
+    monkeypatch.setattr(cv2.FaceDetectorYN, "create", lambda *a: Net())
+    detector = load_detector(tiny_onnx(tmp_path / "yunet.onnx", ("cls_8", "kps_8")))
+    assert isinstance(detector, YuNetFaceDetector)
+    photo = np.empty((150, 200, 3), np.uint8)
+    photo[:] = (10, 20, 30)
+    boxes, scores = detector.detect(photo)
+    np.testing.assert_allclose(boxes, [[52.5, 23, 148.5, 119]] * 2, atol=1e-3)
+    np.testing.assert_allclose(scores, [0.9, 0.8])
+    assert detector.detect(np.zeros((150, 200), np.uint8))[0].shape == (0, 4)
+
+
+def test_a_file_that_opencv_cannot_read_is_no_yunet(tmp_path):
+    with pytest.raises(ModelError, match="OpenCV cannot read"):
+        load_detector(tiny_onnx(tmp_path / "broken.onnx", ("kps_8",)))
+
+
+def test_of_two_boxes_on_one_face_the_better_stays():
+    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10], [5, 0, 15, 10]], np.float32)
+    scores = np.array([0.5, 0.9, 0.7, 0.3], np.float32)
+    # Overlaps with the second: 9/11 and 6/14.
+    assert suppress_overlaps(boxes, scores, 0.5).tolist() == [1, 2, 3]
+    assert suppress_overlaps(boxes, scores, 0.4).tolist() == [1, 2]
+    assert suppress_overlaps(boxes[:0], scores[:0], 0.5).tolist() == []

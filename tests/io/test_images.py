@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facial_keypoints.errors import DataError, OutputError, PictureError
+from facial_keypoints.io.images import (
+    encode_image,
+    find_pictures,
+    fit_picture,
+    in_order,
+    read_picture,
+    write_image,
+)
+
+WIDTH, HEIGHT = 24, 16
+
+
+def picture() -> Image.Image:
+    """Dark, with a bright quarter at the upper left and a red stripe at the right."""
+    array = np.full((HEIGHT, WIDTH, 3), 40, np.uint8)
+    array[:8, :8] = 220
+    array[:, 20:] = (200, 0, 0)
+    return Image.fromarray(array)
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def assert_upright(array: np.ndarray) -> None:
+    assert array.shape[:2] == (HEIGHT, WIDTH)
+    assert array.dtype == np.uint8
+    assert array[3, 3].astype(int) == pytest.approx(220, abs=6)
+    assert array[12, 3].astype(int) == pytest.approx(40, abs=6)
+    # The red stripe is (200, 0, 0), or 0.299 * 200 in grey.
+    red = (200, 0, 0) if array.shape[2] == 3 else (60,)
+    assert array[8, 22].astype(int) == pytest.approx(np.array(red), abs=14)
+
+
+FORMATS: dict[str, Callable[[], bytes]] = {
+    "jpeg": lambda: saved(picture(), "JPEG", quality=98, subsampling=0),
+    "png": lambda: saved(picture(), "PNG"),
+    "palette": lambda: saved(picture().convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
+    "palette with alpha": lambda: saved(
+        picture().convert("P", palette=Image.Palette.ADAPTIVE, colors=8), "PNG", transparency=7
+    ),
+    "alpha": lambda: saved(picture().convert("RGBA"), "PNG"),
+    "gif": lambda: saved(picture().convert("P", palette=Image.Palette.ADAPTIVE), "GIF"),
+    "animated": lambda: saved(
+        picture(), "GIF", save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT), "white")]
+    ),
+    "bmp": lambda: saved(picture(), "BMP"),
+    "webp": lambda: saved(picture(), "WEBP", lossless=True),
+    "tiff": lambda: saved(picture(), "TIFF", compression="tiff_lzw"),
+    "ppm": lambda: saved(picture(), "PPM"),
+    "cmyk": lambda: saved(picture().convert("CMYK"), "JPEG", quality=98, subsampling=0),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_gives_the_same_picture(kind: str, channels: int) -> None:
+    array = read_picture(FORMATS[kind](), channels=channels)
+    assert array.shape[2] == channels
+    assert_upright(array)
+
+
+# What must be done to an upright picture so that the tag says how to turn it back.
+TURNED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_exif_orientation_is_applied(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.ascontiguousarray(TURNED[orientation](np.asarray(picture()))))
+    options = {"quality": 98, "subsampling": 0} if kind == "JPEG" else {}
+    if kind == "WEBP":
+        options = {"lossless": True}
+    for channels in (1, 3):
+        assert_upright(read_picture(saved(image, kind, exif=exif, **options), channels=channels))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_clipped(kind: str) -> None:
+    values = np.array([[0, 257, 128 * 257, 65535]] * 4, np.uint16)
+    array = read_picture(saved(Image.fromarray(values), kind), channels=1)
+    assert array[0, :, 0].tolist() == [0, 1, 128, 255]
+    colour = read_picture(saved(Image.fromarray(values), kind), channels=3)
+    assert colour[0, 2].tolist() == [128, 128, 128]
+
+
+def test_what_is_transparent_becomes_white() -> None:
+    array = np.zeros((4, 4, 4), np.uint8)
+    array[..., :3] = 10
+    array[:, 2:, 3] = 255
+    read = read_picture(saved(Image.fromarray(array), "PNG"), channels=1)
+    assert read[0, :, 0].tolist() == [255, 255, 10, 10]
+
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    """A PNG with a header of its own choosing."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_one_pixel_is_a_picture() -> None:
+    assert read_picture(png(1, 1, zlib.compress(b"\x00\x07"))).tolist() == [[[7, 7, 7]]]
+
+
+@pytest.mark.parametrize("size", [(20_000, 20_000), (65_000, 65_000)])
+def test_a_huge_picture_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    started = time.perf_counter()
+    with pytest.raises(PictureError, match=r"bomb\.png: .*more than the limit .*--max-pixels"):
+        read_picture(png(*size, zlib.compress(bytes(1000))), name="bomb.png")
+    assert time.perf_counter() - started < 0.5
+
+
+def test_the_limit_on_pixels_can_be_chosen() -> None:
+    content = saved(picture(), "PNG")
+    assert_upright(read_picture(content, max_pixels=WIDTH * HEIGHT))
+    with pytest.raises(PictureError, match="24×16 pixels"):
+        read_picture(content, max_pixels=WIDTH * HEIGHT - 1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged metadata
+@pytest.mark.parametrize("kind", sorted(set(FORMATS) - {"cmyk", "alpha", "animated"}))
+def test_a_cut_off_picture_is_refused(kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    name = {"jpeg": "JPEG"}.get(kind, kind.split(maxsplit=1)[0].replace("palette", "png").upper())
+    content = saved(Image.fromarray(noise), name)
+    for share in (0.3, 0.6, 0.9):
+        with pytest.raises(PictureError):
+            read_picture(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"%PDF-1.4", b"\xff\xd8\xff", b"GIF89a"])
+def test_what_is_no_picture_gets_one_sentence_with_its_name(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "face.jpg"
+    file.write_bytes(content)
+    with pytest.raises(PictureError, match=r"face\.jpg: ") as caught:
+        read_picture(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_not_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="No such file"):
+        read_picture(tmp_path / "none.png")
+    with pytest.raises(PictureError, match="not a file"):
+        read_picture(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(PictureError, match="not a file"):
+        read_picture(tmp_path / "pipe.png")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damaged_bytes_never_raise_anything_else() -> None:
+    rng = np.random.default_rng(0)
+    refused = 0
+    for make, _ in itertools.product(FORMATS.values(), range(40)):
+        content = bytearray(make())
+        for _ in range(rng.integers(1, 30)):
+            content[rng.integers(0, len(content))] = rng.integers(0, 256)
+        try:
+            array = read_picture(bytes(content), channels=int(rng.choice([1, 3])))
+            assert array.dtype == np.uint8
+        except PictureError:
+            refused += 1
+    assert refused > 50
+
+
+# --- written ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(12, 16), (12, 16, 1), (12, 16, 3)])
+@pytest.mark.parametrize("name", ["a.png", "below/b.PNG", "c.jpg", "d.JPEG"])
+def test_what_is_written_is_read_again(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    image = np.full(shape, 90, np.uint8)
+    image[:6] = 160 if len(shape) == 2 or shape[2] == 1 else (160, 150, 140)
+    file = tmp_path / name
+    write_image(file, image)
+    assert [p.name for p in file.parent.iterdir() if p.is_file()] == [file.name]
+    read = read_picture(file, channels=None)
+    assert read.shape == (12, 16, 3 if shape[2:] == (3,) else 1)
+    close = 0 if file.suffix.lower() == ".png" else 8  # swapped colours are 20 off
+    assert np.abs(read.astype(int) - image.reshape(read.shape)).max() <= close
+    assert file.read_bytes() == encode_image(image, file.suffix)
+
+
+def test_a_lower_quality_makes_a_smaller_jpeg() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    assert len(encode_image(noise, ".jpg", quality=30)) < len(encode_image(noise, ".jpg"))
+
+
+def test_an_image_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"old")
+    with pytest.raises(OutputError, match=r"a\.jpg"):
+        write_image(file, np.zeros((1, 70_000), np.uint8))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jpg"]
+    assert file.read_bytes() == b"old"
+    with pytest.raises(ValueError, match=r"suffix must be \.jpg, \.jpeg, \.png, received '\.webp'"):
+        write_image(tmp_path / "a.webp", np.zeros((2, 2), np.uint8))
+
+
+# --- to a model's input ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(96, 96), (48, 48), (480, 480), (10, 10)])
+def test_a_square_picture_fills_a_square_input(size: tuple[int, int]) -> None:
+    image = np.full((*size, 1), 77, np.uint8)
+    fitted, transform = fit_picture(image, (96, 96), 1)
+    assert fitted.shape == (96, 96, 1)
+    assert (fitted == 77).all()
+    scale = 96 / size[0]
+    # Half a pixel outside the first pixel's centre is the edge, in both.
+    np.testing.assert_allclose(transform.apply(np.array([[-0.5, -0.5]])), [[-0.5, -0.5]], atol=1e-9)
+    np.testing.assert_allclose(
+        transform.apply(np.array([[9.0, 0.0]])), [[9.5 * scale - 0.5, 0.5 * scale - 0.5]]
+    )
+
+
+def test_a_wide_picture_keeps_its_shape_and_its_edges_are_repeated() -> None:
+    image = np.zeros((50, 100, 1), np.uint8)
+    image[0], image[-1] = 30, 60
+    fitted, transform = fit_picture(image, (32, 32), 1)
+    assert (fitted[:8] == fitted[8]).all()
+    assert (fitted[24:] == fitted[23]).all()
+    assert fitted[0, 0, 0] > 5
+    corners = transform.apply(np.array([[-0.5, -0.5], [99.5, 49.5]]))
+    np.testing.assert_allclose(corners, [[-0.5, 7.5], [31.5, 23.5]])
+
+
+@pytest.mark.parametrize("size", [(40, 30), (200, 90), (60, 120), (64, 64), (31, 31)])
+@pytest.mark.parametrize("input_size", [(32, 32), (40, 30)])
+def test_the_transform_says_where_a_spot_went(
+    size: tuple[int, int], input_size: tuple[int, int]
+) -> None:
+    height, width = size
+    place = np.array([width * 0.7, height * 0.3])
+    y, x = np.mgrid[:height, :width]
+    sigma = max(2.0, max(size) / 32)
+    image = (250 * np.exp(-((x - place[0]) ** 2 + (y - place[1]) ** 2) / (2 * sigma**2))).astype(
+        np.uint8
+    )
+    fitted, transform = fit_picture(image, input_size, 1)
+    weight = fitted[..., 0].astype(float) ** 2
+    rows, columns = np.mgrid[: input_size[0], : input_size[1]]
+    found = [(columns * weight).sum() / weight.sum(), (rows * weight).sum() / weight.sum()]
+    np.testing.assert_allclose(transform.apply(place[None])[0], found, atol=0.15)
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((9, 9), 3), ((9, 9, 3), 1), ((9, 9, 1), 3)])
+def test_channels_become_what_the_model_takes(shape: tuple[int, ...], channels: int) -> None:
+    fitted, _ = fit_picture(np.full(shape, 90, np.uint8), (12, 10), channels)
+    assert fitted.shape == (12, 10, channels)
+    assert (fitted == 90).all()
+
+
+def test_thin_pictures_do_not_vanish() -> None:
+    assert fit_picture(np.full((1, 5000), 9, np.uint8), (32, 32), 1)[0].shape == (32, 32, 1)
+    assert fit_picture(np.full((40_000, 8), 9, np.uint8), (32, 32), 1)[0].shape == (32, 32, 1)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4)),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4), np.uint8),
+        np.zeros(4, np.uint8),
+    ],
+)
+def test_arrays_that_are_no_picture_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="picture must"):
+        fit_picture(array, (32, 32), 1)
+
+
+# --- finding --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("b.jpg", "a.PNG", "notes.txt", ".hidden.jpg", "sub/c.webp", "sub/.git/d.jpg"):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def found(*inputs: str) -> list[str]:
+    return [path.as_posix() for path in find_pictures(inputs)]
+
+
+def test_folders_are_searched_in_order_and_with_all_below_them(tree: Path) -> None:
+    assert found("photos") == ["photos/a.PNG", "photos/b.jpg", "photos/sub/c.webp"]
+
+
+def test_a_link_to_the_folder_above_does_not_go_round_for_ever(tree: Path) -> None:
+    (tree / "photos" / "sub" / "up").symlink_to(tree / "photos", target_is_directory=True)
+    assert len(found("photos")) == 3
+
+
+def test_patterns_files_and_lists_are_taken(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found("photos/*.jpg", "photos/notes.txt") == ["photos/b.jpg", "photos/notes.txt"]
+    assert found("photos/**/*.webp") == ["photos/sub/c.webp"]
+    assert found(f"{tree}/photos/?.jpg") == [f"{tree.as_posix()}/photos/b.jpg"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("x y.jpg\n\nphotos/b.jpg\n"))
+    assert found("-") == ["x y.jpg", "photos/b.jpg"]
+
+
+def test_a_file_named_like_a_pattern_is_that_file(tree: Path) -> None:
+    (tree / "a[1].jpg").touch()
+    assert found("a[1].jpg") == ["a[1].jpg"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere/*.jpg"])
+def test_an_input_that_names_nothing_gets_a_sentence(name: str, tree: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        found(name)
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+
+def test_results_come_in_order_whoever_is_done_first() -> None:
+    def slow_first(number: int) -> int:
+        time.sleep(0.02 if number % 5 == 0 else 0)
+        return number * number
+
+    assert list(in_order(slow_first, range(30), threads=4, ahead=8)) == [n * n for n in range(30)]
+
+
+def test_only_so_many_items_are_taken_ahead() -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(1000):
+            taken += 1
+            yield number
+
+    results = in_order(lambda number: number, items(), threads=2, ahead=10)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    assert taken == 12
+    results.close()
+
+
+def test_stopping_early_leaves_no_thread_behind() -> None:
+    before = threading.active_count()
+    results = in_order(lambda number: number, range(100), threads=3, ahead=10)
+    next(results)
+    results.close()
+    assert threading.active_count() == before
+
+
+def test_an_error_of_the_function_reaches_the_reader() -> None:
+    def fail(number: int) -> int:
+        raise PictureError(f"number {number}")
+
+    with pytest.raises(PictureError, match="number 0"):
+        list(in_order(fail, range(5), threads=2, ahead=4))

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+av = pytest.importorskip("av")
+
+from drawn_video import write
+from facial_keypoints.errors import DataError, OutputError
+from facial_keypoints.io.videos import ContactSheet, PictureFrame, open_video, write_video
+
+
+def flat(count: int, size: tuple[int, int] = (120, 160)) -> list[np.ndarray]:
+    """Grey pictures, frame i of brightness 40 + 2 i, with a red upper left and a green lower left corner."""
+    pictures = []
+    for i in range(count):
+        picture = np.full((*size, 3), 40 + 2 * i, np.uint8)
+        picture[:24, :24] = (220, 30, 30)
+        picture[-24:, :24] = (30, 220, 30)
+        pictures.append(picture)
+    return pictures
+
+
+def read(path: Path) -> tuple[list[int], list[float], str]:
+    """Brightness and time of each frame, and the sentence that ended it."""
+    brightness, times, said = [], [], ""
+    with open_video(path) as video:
+        try:
+            for frame in video:
+                assert frame.index == len(times)
+                assert frame.size == video.size
+                brightness.append(int(frame.grey()[60, 80, 0]))
+                times.append(frame.time_s)
+        except DataError as error:
+            said = str(error)
+    return brightness, times, said
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mp4", "libx264"), ("a.avi", "mpeg4"), ("a.mkv", "libx264"), ("a.ts", "libx264"),
+     ("a.avi", "mjpeg"), ("a.mov", "libx264")],
+)  # fmt: skip
+def test_frames_come_in_order_with_their_times(tmp_path: Path, name: str, codec: str) -> None:
+    path = write(tmp_path / name, flat(30), codec=codec)
+    with open_video(path) as video:
+        assert video.size == (120, 160)
+        assert video.rate == pytest.approx(25.0)
+        assert video.frame_count == pytest.approx(30, abs=2)
+    brightness, times, said = read(path)
+    np.testing.assert_allclose(brightness, 40 + 2 * np.arange(30), atol=3)
+    np.testing.assert_allclose(times, np.arange(30) / 25, atol=1e-3)
+    assert said == ""
+
+
+def test_a_variable_frame_rate_is_kept(tmp_path: Path) -> None:
+    given = np.cumsum([0.0, 0.04, 0.04, 0.2, 0.033, 0.5, 0.1])
+    path = write(tmp_path / "a.mkv", flat(7), times=given.tolist())
+    np.testing.assert_allclose(read(path)[1], given, atol=2e-3)
+
+
+def test_times_count_from_the_start_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ts", flat(5), times=[100.0 + 0.04 * i for i in range(5)])
+    np.testing.assert_allclose(read(path)[1], 0.04 * np.arange(5), atol=2e-3)
+
+
+def test_frames_without_times_come_at_the_rate_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h264", flat(6), kind="h264")
+    np.testing.assert_allclose(read(path)[1], np.arange(6) / 25, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    # Degrees against the clock: where the red (upper left) and the green (lower left) corner end up.
+    ("turn", "size", "red", "green"),
+    [
+        (0, (120, 160), (10, 10), (110, 10)),
+        (90, (160, 120), (150, 10), (150, 110)),
+        (-90, (160, 120), (10, 110), (10, 10)),
+        (180, (120, 160), (110, 150), (10, 150)),
+    ],
+)
+def test_rotated_videos_stand_upright(
+    tmp_path: Path, turn: int, size: tuple[int, int], red: tuple[int, int], green: tuple[int, int]
+) -> None:
+    path = write(tmp_path / "a.mp4", flat(3), turn=turn)
+    with open_video(path) as video:
+        frame = next(iter(video))
+        rgb, grey = frame.rgb(), frame.grey()
+    assert video.size == frame.size == rgb.shape[:2] == grey.shape[:2] == size
+    assert rgb.shape[2] == 3
+    assert grey.shape[2] == 1
+    assert rgb[red].argmax() == 0
+    assert rgb[green].argmax() == 1
+    assert int(grey[green][0]) > int(grey[red][0]) + 40  # green is brighter than red
+
+
+def test_mirrored_videos_are_mirrored_back(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 120, 160, "yuv420p"
+        stream.set_display_rotation(0, hflip=True)
+        for packet in [*stream.encode(av.VideoFrame.from_ndarray(flat(1)[0])), *stream.encode()]:
+            container.mux(packet)
+    with open_video(tmp_path / "a.mp4") as video:
+        rgb = next(iter(video)).rgb()
+    assert rgb[10, 150].argmax() == 0
+    assert rgb[110, 150].argmax() == 1
+    assert np.ptp(rgb[10, 10].astype(int)) < 20
+
+
+def test_grey_is_the_brightness_of_the_colours(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", flat(1))
+    with open_video(path) as video:
+        frame = next(iter(video))
+    rgb, grey = frame.rgb(), frame.grey()
+    expected = PictureFrame(rgb).grey()
+    assert np.abs(grey.astype(int) - expected).mean() < 2.0
+    assert grey.min() < 110 < grey.max()
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [("a.mp4", "libx264", {"movflags": "faststart"}), ("a.avi", "mpeg4", None),
+     ("b.avi", "mjpeg", None), ("a.mkv", "libx264", None)],
+)  # fmt: skip
+def test_a_video_that_stops_in_the_middle_gives_what_is_there_and_a_sentence(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str] | None
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 60, (60, 120, 160, 3), dtype=np.uint8)
+    path = write(tmp_path / name, list(noise), codec=codec, options=options)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    _, times, said = read(path)
+    assert 2 <= len(times) < 45
+    assert said.startswith(f"{path}: the video stops in the middle, after {len(times)} frames")
+
+
+def test_damaged_frames_are_passed_over_and_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.avi", flat(30), codec="mjpeg")
+    content = bytearray(path.read_bytes())
+    starts = [m.start() for m in re.finditer(b"\xff\xd8\xff", bytes(content))]
+    for i in (10, 20):
+        content[starts[i] : starts[i + 1] - 8] = bytes(starts[i + 1] - 8 - starts[i])
+    path.write_bytes(content)
+    _, times, said = read(path)
+    assert len(times) == 28
+    assert "2 of its frames are damaged" in said
+    assert "other 28" in said
+
+
+@pytest.mark.parametrize(("codec", "kind"), [("libx264", "h264"), ("mjpeg", "mjpeg")])
+def test_a_video_that_changes_its_size_ends_there(tmp_path: Path, codec: str, kind: str) -> None:
+    parts = [
+        write(tmp_path / f"{i}.{kind}", flat(8, size), codec=codec, kind=kind).read_bytes()
+        for i, size in enumerate([(120, 160), (64, 80)])
+    ]
+    path = tmp_path / f"both.{kind}"
+    path.write_bytes(b"".join(parts))
+    _, times, said = read(path)
+    assert len(times) == 8
+    assert "change from 160×120 to 80×64 pixels at frame 8" in said
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "bmp", "tiff"])
+def test_a_picture_is_no_video(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"face.{suffix}"
+    Image.fromarray(flat(1)[0]).save(path)
+    with pytest.raises(DataError, match=r"is a picture, not a video.*predict"):
+        open_video(path)
+
+
+def test_a_picture_with_a_videos_name_is_no_video(tmp_path: Path) -> None:
+    Image.fromarray(flat(1)[0]).save(tmp_path / "a.png")
+    shutil.copy(tmp_path / "a.png", tmp_path / "a.mp4")
+    with pytest.raises(DataError, match="is a picture, not a video"):
+        open_video(tmp_path / "a.mp4")
+
+
+def sound(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    return path
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no video stream \(it holds audio\)"):
+        open_video(sound(tmp_path / "a.wav"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (np.random.default_rng(1).bytes(20_000), "cannot be opened as a video"),
+        (b"hello\n" * 200, "cannot be opened as a video|is a text"),
+    ],
+)
+def test_what_is_no_video_gets_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    for name in ("a.mp4", "a.txt"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=message) as caught:
+            open_video(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_file_cut_off_before_its_index_cannot_be_opened(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", flat(20))
+    path.write_bytes(path.read_bytes()[:800])
+    with pytest.raises(DataError, match="cannot be opened as a video: it is damaged"):
+        open_video(path)
+
+
+def test_folders_and_missing_files_get_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is a folder"):
+        open_video(tmp_path)
+    with pytest.raises(DataError, match="there is no video"):
+        open_video(tmp_path / "gone.mp4")
+
+
+def test_a_camera_that_is_not_there_gets_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match="there is no camera 97"):
+        open_video("97")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_colon_in_the_name_is_no_address(tmp_path: Path) -> None:
+    path = write(tmp_path / "plain.mp4", flat(2))
+    odd = path.rename(tmp_path / "at 12:30 50%d.mp4")
+    assert len(read(odd)[1]) == 2
+
+
+@pytest.mark.parametrize("size", [(120, 160), (119, 161)])
+def test_written_videos_keep_times_and_even_out_sizes(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    given = [0.0, 0.04, 0.0733, 0.3, 0.34]
+    with write_video(tmp_path / "a.mp4", size) as writer:
+        for picture, time_s in zip(flat(5, size), given, strict=True):
+            writer.write(picture, time_s)
+    brightness, times, said = read(tmp_path / "a.mp4")
+    assert said == ""
+    np.testing.assert_allclose(times, given, atol=1e-4)
+    np.testing.assert_allclose(brightness, 40 + 2 * np.arange(5), atol=4)
+    with open_video(tmp_path / "a.mp4") as video:
+        assert video.size == (120, 160 + 2 * (size[1] % 2))
+        rgb = next(iter(video)).rgb()
+    assert np.abs(rgb[8:16, 8:16].astype(int) - (220, 30, 30)).max() < 30
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+
+
+def test_a_failure_leaves_no_half_video(tmp_path: Path) -> None:
+    def fail() -> None:
+        with write_video(tmp_path / "a.mp4", (120, 160)) as writer:
+            writer.write(flat(1)[0], 0.0)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OutputError, match=r"ends in \.mp4"), write_video(Path("a.avi"), (8, 8)):
+        pass
+
+
+@pytest.mark.parametrize(("count", "shape"), [(3, 3), (12, 12), (500, 12)])
+def test_a_contact_sheet_shows_moments_from_start_to_end(count: int, shape: int) -> None:
+    sheet = ContactSheet(columns=4, rows=3, width=64)
+    asked = 0
+    for i in range(count):
+        if sheet.wants():
+            asked += 1
+            sheet.add(np.full((90, 160, 3), 250 * i // count, np.uint8), i / 25)
+    picture = sheet.picture()
+    columns, rows = min(4, shape), -(-shape // 4)
+    assert picture.shape == (rows * 40 + 4, columns * 68 + 4, 3)
+    cells = [
+        picture[4 + r * 40 + 3, 4 + c * 68 + 60, 0] for r in range(rows) for c in range(columns)
+    ]
+    assert np.all(np.diff(np.array(cells[:shape], int)) > 0)
+    assert cells[0] < 10
+    assert cells[shape - 1] >= 220 - 250 // shape * (count < 12)
+    assert asked <= min(count, 80)  # a long video is not converted frame by frame
+
+
+def test_an_empty_contact_sheet_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one frame"):
+        ContactSheet().picture()
+
+
+def test_pictures_in_memory_are_frames() -> None:
+    frame = PictureFrame(flat(1)[0], 3, 0.5)
+    assert (frame.index, frame.time_s, frame.size) == (3, 0.5, (120, 160))
+    assert frame.grey().shape == (120, 160, 1)
+    with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
+        PictureFrame(np.zeros((4, 4), np.uint8))

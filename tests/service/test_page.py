@@ -1,0 +1,674 @@
+"""The page of the service, driven in Debian's Chromium as a person would use it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("playwright", reason="pip install playwright drives the page")
+uvicorn = pytest.importorskip("uvicorn")
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+
+from facial_keypoints import service
+from facial_keypoints.data.formats import load_dataset
+from facial_keypoints.data.synthetic.scenes import draw_scene
+from facial_keypoints.errors import ModelError
+from facial_keypoints.framing import face_boxes, frame_face
+from facial_keypoints.geometry import box_to_crop
+from facial_keypoints.inference.detector import OnnxFaceDetector
+from facial_keypoints.inference.measure.measures import measure
+from facial_keypoints.inference.predictor import Predictor, load_predictor
+from facial_keypoints.io.images import cut_crop
+from facial_keypoints.io.tables import columns, rows
+from facial_keypoints.models.runtime import shipped_models
+from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.types import Keypoints
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ORT_VERSION = "1.30.0"
+NAMES = KAGGLE15.keypoint_names
+NOSE = KAGGLE15.index("nose_tip")
+SIZE = (360, 640)
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (apt-get install chromium)"),
+    pytest.mark.slow,
+]
+
+
+def png(image: np.ndarray) -> bytes:
+    return bytes(cv2.imencode(".png", image[..., ::-1])[1])
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    try:
+        return load_predictor(threads=1, detector="default")
+    except ModelError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def ort_web(request: pytest.FixtureRequest) -> Path | None:
+    """The runtime's files: a folder that was named, or npm's package, or nothing."""
+    if named := os.environ.get("FACIAL_KEYPOINTS_ORT_WEB"):
+        return Path(named)
+    cache = getattr(request.config, "cache", None)
+    if shutil.which("npm") is None or cache is None:
+        return None
+    folder = Path(cache.mkdir(f"ort-web-{os.environ.get('PYTEST_XDIST_WORKER', '')}"))
+    dist = folder / "package" / "dist"
+    wanted = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+    if all((dist / name).is_file() for name in wanted):
+        return dist
+    package, patience = (
+        f"onnxruntime-web@{ORT_VERSION}",
+        ["--fetch-retries=0", "--fetch-timeout=20000"],
+    )
+    command = ["npm", "pack", package, "--pack-destination", str(folder), *patience]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+    except (OSError, subprocess.SubprocessError):
+        return None  # no registry: nothing to test with
+    packed = folder / f"onnxruntime-web-{ORT_VERSION}.tgz"
+    with tarfile.open(packed) as archive:
+        for name in wanted:
+            content = archive.extractfile(f"package/dist/{name}")
+            assert content is not None
+            target = folder / "package" / "dist" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content.read())
+    packed.unlink()
+    return dist
+
+
+def serve(
+    predictor: Predictor, ort_web: Path | None = None, token: str | None = None
+) -> Iterator[str]:
+    from facial_keypoints.service import create_app
+    from facial_keypoints.service.guard import Access
+
+    detector = predictor.detector
+    assert isinstance(detector, OnnxFaceDetector)
+    files = {"default": shipped_models()["default"], "face_detector": detector.path}
+    app = create_app(predictor, files=files, ort_web=ort_web, threads=1, access=Access(token=token))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def address(predictor: Predictor, ort_web: Path | None) -> Iterator[str]:
+    yield from serve(predictor, ort_web)
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as running:
+        yield running
+
+
+# Chromium's sandbox needs rights that a container's root has not.
+ARGS = ["--no-sandbox", "--disable-dev-shm-usage"]
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    with_size = {"width": 1280, "height": 800}
+    context = browser.new_context(viewport=with_size, accept_downloads=True)  # type: ignore[arg-type]
+    yield from opened(context.new_page(), address)
+    context.close()
+
+
+def opened(page: Page, address: str) -> Iterator[Page]:
+    """The page, ready; whatever it complains about in the console fails the test."""
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.goto(address)
+    page.locator("html[data-ready]").wait_for()
+    yield page
+    expected = "status of 4"  # Chromium's line about a refused image; the test looks at the page's
+    assert [text for text in wrong if expected not in text] == []
+
+
+def upload(page: Page, images: dict[str, bytes], faces: int | None = None) -> None:
+    kinds = {".png": "image/png", ".jpg": "image/jpeg"}
+    payload: Any = [
+        {"name": name, "mimeType": kinds[Path(name).suffix], "buffer": content}
+        for name, content in images.items()
+    ]
+    page.set_input_files("#file-input", payload)
+    done = page.locator("#film .badge", has_text="…")
+    expect(done).to_have_count(0, timeout=30_000)
+    if faces is not None:
+        expect(page.locator("#image-about")).to_contain_text(f"{faces} face")
+
+
+def download(page: Page, kind: str) -> bytes:
+    page.click("#download summary")
+    with page.expect_download() as waiting:
+        page.click(f"[data-save={kind}]")
+    return Path(waiting.value.path()).read_bytes()
+
+
+def table(page: Page) -> list[dict[str, Any]]:
+    answer: list[dict[str, Any]] = json.loads(download(page, "json"))
+    return answer
+
+
+def points(row: dict[str, Any]) -> np.ndarray:
+    return np.array([[row[f"{n}_x"], row[f"{n}_y"]] for n in NAMES], float)
+
+
+def to_screen(page: Page, xy: np.ndarray, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """Where the whole image's pixels are on the page: as large as fits, in the middle."""
+    box = page.locator("#canvas").bounding_box()
+    assert box is not None
+    frame, (height, width) = np.array([box["width"], box["height"]]), size
+    margin = min(24, frame[0] * 0.03)
+    scale = min(*((frame - 2 * margin) / [width, height]), 8)
+    offset = (frame - scale * np.array([width, height])) / 2
+    return np.asarray((xy + 0.5) * scale + offset + [box["x"], box["y"]])
+
+
+def drag(page: Page, start: np.ndarray, by: tuple[float, float]) -> None:
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(start[0] + by[0] / 2, start[1] + by[1] / 2)
+    page.mouse.move(start[0] + by[0], start[1] + by[1])
+    page.mouse.up()
+
+
+def is_point_coloured(image: np.ndarray) -> np.ndarray:
+    """Pixels between the violet of points of low confidence and the orange of high."""
+    low, high = np.array([108, 92, 231.0]), np.array([255, 157, 46.0])
+    share = np.clip((image - low) @ (high - low) / ((high - low) @ (high - low)), 0, 1)
+    return np.asarray(np.abs(image - low - share[..., None] * (high - low)).max(axis=-1) < 14)
+
+
+def by_place(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(found, key=lambda row: row["x0"])
+
+
+def test_the_page_takes_nothing_from_elsewhere_and_has_no_inline_code() -> None:
+    web = Path(service.__file__).parent / "web"
+    files = [f for f in web.iterdir() if f.suffix in (".html", ".js", ".css", ".svg")]
+    assert len(files) > 8
+    for file in files:
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "://" not in text, file.name
+    assert not re.findall(
+        r"\s(?:style|on\w+)=|<script(?![^>]*src=)|<style", (web / "index.html").read_text()
+    )
+
+
+# --- looking -----------------------------------------------------------------------------------------
+
+
+def test_points_are_drawn_where_the_faces_have_them(page: Page) -> None:
+    photo, faces = draw_scene(3, seed=1, image_size=SIZE)
+    upload(page, {"scene.png": png(photo)}, faces=3)
+    found = np.stack([points(row) for row in by_place(table(page))])
+    eyes = np.linalg.norm(faces.xy[:, 0] - faces.xy[:, 1], axis=-1)[:, None]
+    assert np.mean(np.linalg.norm(found - faces.xy, axis=-1) / eyes) < 0.08
+    seen = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), float)
+    mask, off = is_point_coloured(seen), []
+    for x, y in to_screen(page, found).reshape(-1, 2):
+        left, top = int(x) - 6, int(y) - 6
+        window = slice(top, top + 13), slice(left, left + 13)
+        down, across = np.mgrid[window] + 0.5
+        away = np.hypot(across - x, down - y)
+        dot = mask[window] & (away < 4)
+        assert dot[away < 2].all()
+        off.append([across[dot].mean() - x, down[dot].mean() - y])
+        # The dark rim around: a dot, not a coloured wall.
+        assert seen[window][np.abs(away - 4.2) < 0.6].max(axis=1).min() < 90
+    # Half a pixel of the photo is 0.7 px of the screen: it would show.
+    assert np.abs(off).max() < 0.7
+    assert np.abs(np.mean(off, axis=0)).max() < 0.3
+
+
+def test_the_tables_are_those_of_the_command_line(page: Page, predictor: Predictor) -> None:
+    photo, _ = draw_scene(2, seed=5, image_size=SIZE)
+    upload(page, {"two, faces.png": png(photo)}, faces=2)
+    lines = list(csv.reader(io.StringIO(download(page, "csv").decode())))
+    assert lines[0] == columns(KAGGLE15)
+    expected = rows(predictor.predict(photo, source="two, faces.png"))
+    assert len(lines) == 1 + len(expected)
+    for line, row in zip(lines[1:], expected, strict=True):
+        assert line[:2] == ["two, faces.png", str(row[1])]
+        np.testing.assert_allclose([float(v) for v in line[2:]], row[2:], atol=2e-3)
+    assert [list(row.values()) for row in table(page)] == [
+        [line[0], int(line[1]), *map(float, line[2:])] for line in lines[1:]
+    ]
+
+
+def test_measurements_are_those_of_the_package(page: Page) -> None:
+    photo, _ = draw_scene(2, seed=5, image_size=SIZE)
+    upload(page, {"a.png": png(photo)}, faces=2)
+    found = table(page)
+    sure = np.array([[row[f"{n}_confidence"] for n in NAMES] for row in found], np.float32)
+    expected = measure(
+        Keypoints(
+            np.stack([points(r) for r in found]).astype(np.float32), KAGGLE15, confidence=sure
+        )
+    )
+    lines = list(csv.DictReader(io.StringIO(download(page, "measures").decode())))
+    for n, line in enumerate(lines):
+        for m, name in enumerate(expected.names):
+            assert float(line[name]) == pytest.approx(expected.values[n, m], rel=2e-3, abs=2e-2)
+            assert float(line[f"{name}_sigma"]) == pytest.approx(expected.sigma[n, m], rel=2e-2)
+        assert line["warnings"] == ", ".join(expected.warnings[n])
+    page.click("#tab-measures")
+    expect(page.locator("#measures tr")).to_have_count(len(expected.names))
+    expect(page.locator("#notice")).to_contain_text("Not a medical device")
+
+
+def test_the_geometry_in_the_browser_is_that_of_the_package(page: Page) -> None:
+    photo, faces = draw_scene(1, seed=3, image_size=(300, 420))
+    gray = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+    xy = faces.xy[0].astype(float)
+    answer = page.evaluate(
+        """async ({xy, names, data, width, height, box}) => {
+            const f = await import('/crops.js');
+            const p = await import('/pixels.js');
+            const m = await import('/measurement.js');
+            const gray = {data: Uint8ClampedArray.from(data), width, height};
+            const placed = f.faceCrop(xy, names, 96);
+            const given = f.boxToCrop(box, 96);
+            return {
+              box: f.faceBox(xy, names), placed, given,
+              crops: [placed, given].map((map) => Array.from(p.cutCrop(gray, map, 96))),
+              scale: m.errorScale(0.5),
+            };
+        }""",
+        {"xy": xy.tolist(), "names": list(NAMES), "data": gray.ravel().tolist(),
+         "width": 420, "height": 300, "box": [-20.0, 10.0, 260.0, 290.0]},
+    )  # fmt: skip
+    np.testing.assert_allclose(answer["box"], face_boxes(faces.xy, KAGGLE15)[0], atol=1e-3)
+    assert answer["scale"] == pytest.approx(1.787, abs=2e-3)
+    crops = [
+        frame_face(xy, KAGGLE15, (96, 96)),
+        box_to_crop(np.array([-20.0, 10, 260, 290]), (96, 96)),
+    ]
+    for crop, matrix, pixels in zip(
+        crops, (answer["placed"], answer["given"]), answer["crops"], strict=True
+    ):
+        np.testing.assert_allclose(np.reshape(matrix, (2, 3)), crop.matrix, atol=1e-4)
+        cut = cut_crop(gray, crop, 1)[..., 0].astype(float)
+        assert np.abs(np.reshape(pixels, (96, 96)) - cut).mean() < 0.6
+
+
+def test_a_turned_photo_is_seen_upright_by_both_sides(page: Page, tmp_path: Path) -> None:
+    photo, faces = draw_scene(1, seed=8, image_size=(320, 300))
+    turned = Image.fromarray(np.rot90(photo).copy())  # stored lying; the camera says so
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    content = io.BytesIO()
+    turned.save(content, "jpeg", quality=95, exif=exif)
+    upload(page, {"turned.jpg": content.getvalue()}, faces=1)
+    expect(page.locator("#image-about")).to_contain_text("300 × 320")
+    assert np.abs(points(table(page)[0]) - faces.xy[0]).max() < 12
+    with zipfile.ZipFile(io.BytesIO(download(page, "coco"))) as archive:
+        archive.extractall(tmp_path)
+    expect(page.locator("#note")).to_contain_text("downloads")
+    loaded = load_dataset(tmp_path, size=(96, 96), channels=1)
+    eyes = loaded.keypoints.xy[0, [0, 1]]
+    assert eyes[0, 0] - eyes[1, 0] > 20  # the left eye is on the right, level
+    assert abs(eyes[0, 1] - eyes[1, 1]) < 12
+
+
+def test_what_is_no_image_is_told_in_a_sentence(page: Page) -> None:
+    upload(page, {"broken.png": b"\x89PNG\r\n\x1a\nnothing"})
+    expect(page.get_by_role("alert")).to_have_text("This browser cannot show broken.png.")
+    expect(page.locator("#film .badge.bad")).to_have_count(1)
+    photo, _ = draw_scene(1, seed=2, image_size=(200, 200))
+    upload(page, {"good.png": png(photo)}, faces=1)
+    tiny = np.full((1, 1, 3), 90, np.uint8)
+    upload(page, {"tiny.png": png(tiny)})
+    expect(page.locator("#image-about")).to_contain_text("1 × 1")
+
+
+def test_images_are_dropped_and_pasted(page: Page) -> None:
+    photo, _ = draw_scene(1, seed=2, image_size=(200, 200))
+    for kind in ("drop", "paste"):
+        page.evaluate(
+            """({bytes, kind}) => {
+                const data = new DataTransfer();
+                data.items.add(new File([Uint8Array.from(bytes)], `${kind}.png`, {type: 'image/png'}));
+                const own = {bubbles: true, cancelable: true, dataTransfer: data, clipboardData: data};
+                const Kind = kind === 'drop' ? DragEvent : ClipboardEvent;
+                document.body.dispatchEvent(new Kind(kind, own));
+            }""",
+            {"bytes": list(png(photo)), "kind": kind},
+        )
+        expect(page.locator("#image-name")).to_have_text(f"{kind}.png")
+    expect(page.locator("#film .badge", has_text="1")).to_have_count(2, timeout=20_000)
+
+
+# --- correcting --------------------------------------------------------------------------------------
+
+
+def test_a_dragged_point_is_where_it_was_dropped(page: Page) -> None:
+    photo, _ = draw_scene(3, seed=1, image_size=SIZE)
+    upload(page, {"scene.png": png(photo)}, faces=3)
+    before = table(page)
+    start = to_screen(page, points(before[0])[NOSE])
+    drag(page, start, (30, 18))
+    after = table(page)
+    scale = float(np.diff(to_screen(page, np.array([[0.0, 0], [1, 0]]))[:, 0])[0])
+    moved = points(after[0]) - points(before[0])
+    np.testing.assert_allclose(moved[NOSE], np.array([30, 18]) / scale, atol=0.02)
+    assert after[0]["nose_tip_confidence"] is None
+    moved[NOSE] = 0
+    assert not moved.any()
+    assert after[1:] == before[1:]
+    page.click("[data-act=undo]")
+    assert table(page) == before
+    page.click("[data-act=redo]")
+    assert table(page) == after
+    expect(page.locator("[data-act=redo]")).to_be_disabled()
+
+
+def test_a_face_that_nobody_found_is_added_by_a_box(page: Page) -> None:
+    room, _ = draw_scene(0, seed=4, image_size=SIZE)
+    upload(page, {"room.png": png(room)}, faces=0)
+    expect(page.locator("#note")).to_contain_text("No face was found")
+    corners = np.array([[200.0, 80], [360, 240]]) - 0.5
+    page.click("[data-act=add-face]")
+    first, last = to_screen(page, corners)
+    drag(page, first, tuple(last - first))
+    expect(page.locator("#image-about")).to_contain_text("1 face", timeout=20_000)
+    (row,) = table(page)
+    box = [row[side] for side in ("x0", "y0", "x1", "y1")]
+    np.testing.assert_allclose(box, [200, 80, 360, 240], atol=0.05)
+    assert row["score"] is None
+    page.click("[data-act=undo]")
+    expect(page.locator("#image-about")).to_contain_text("0 faces")
+
+
+def test_everything_is_done_by_keys_alone(page: Page) -> None:
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    example = page.get_by_role("button", name="A drawn example")
+    for _ in range(20):
+        if example.evaluate("e => e === document.activeElement"):
+            break
+        page.keyboard.press("Tab")
+    assert example.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    expect(page.locator("#image-about")).to_contain_text("3 faces", timeout=30_000)
+    before = table(page)
+    page.locator("#canvas").focus()
+    for _ in range(3):
+        page.keyboard.press(".")
+    expect(page.locator("#live")).to_contain_text("left eye inner corner")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("Alt+ArrowLeft")
+    page.keyboard.press("h")
+    expect(page.locator("#live")).to_contain_text("occluded")
+    page.keyboard.press(",")
+    page.keyboard.press("Delete")
+    expect(page.locator("#live")).to_have_text("right eye center: absent.")
+    page.keyboard.press("f")
+    page.keyboard.press("Shift+Delete")
+    expect(page.locator("#image-about")).to_contain_text("2 faces")
+    after = table(page)
+    moved = points(after[0]) - points(before[0])
+    np.testing.assert_allclose(moved[2], [0.9, 10.0], atol=2e-3)
+    assert np.isnan(moved[1]).all()
+    assert after[1]["x0"] == before[2]["x0"]
+    # The face that was deleted, again: a box in the middle of what is seen, moved and made larger.
+    page.locator("#canvas").focus()
+    page.keyboard.press("a")
+    box = np.array([before[1][side] for side in ("x0", "y0", "x1", "y1")])
+    target = to_screen(page, (box[:2] + box[2:]) / 2 - 0.5, (480, 800))
+    frame = page.locator("#canvas").bounding_box()
+    assert frame is not None
+    middle = np.array([frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2])
+    for key, by in zip(("ArrowRight", "ArrowDown"), np.rint((target - middle) / 8), strict=True):
+        name = key if by > 0 else {"ArrowRight": "ArrowLeft", "ArrowDown": "ArrowUp"}[key]
+        for _ in range(int(abs(by))):
+            page.keyboard.press(name)
+    page.keyboard.press("Enter")
+    expect(page.locator("#image-about")).to_contain_text("3 faces", timeout=20_000)
+    added = table(page)[2]
+    assert added["score"] is None
+    assert np.linalg.norm(points(added) - points(before[1]), axis=1).mean() < 4
+    page.locator("#canvas").focus()
+    for _ in range(5):
+        page.keyboard.press("Control+z")
+    page.keyboard.press("Control+Shift+z")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, select, canvas, summary')].filter((e) =>
+            !e.hidden && !e.textContent.trim() && !e.ariaLabel && !e.labels?.length).map((e) => e.outerHTML)"""
+    )
+    assert nameless == []
+
+
+def test_a_folder_of_images_is_gone_through(page: Page, tmp_path: Path) -> None:
+    for number in (1, 2, 10):
+        photo, _ = draw_scene(1, seed=number, image_size=(200, 240))
+        (tmp_path / f"face{number}.png").write_bytes(png(photo))
+    (tmp_path / "notes.txt").write_text("no image")
+    page.set_input_files("#folder-input", tmp_path)
+    expect(page.locator("#film .badge", has_text="…")).to_have_count(0, timeout=30_000)
+    shown = [page.locator("#image-name").inner_text()]
+    for _ in range(2):
+        page.keyboard.press("PageDown")
+        shown.append(page.locator("#image-name").inner_text())
+    assert [Path(name).name for name in shown] == ["face1.png", "face2.png", "face10.png"]
+    expect(page.locator("[data-act=next]")).to_be_disabled()
+    page.click("[data-act=previous]")
+    expect(page.locator("#image-about")).to_contain_text("2 of 3")
+
+
+def test_corrected_labels_train_a_model(page: Page, tmp_path: Path) -> None:
+    scenes = [draw_scene(3, seed=seed, image_size=SIZE)[0] for seed in (11, 12, 13)]
+    upload(page, {f"{n}.png": png(scene) for n, scene in enumerate(scenes)}, faces=3)
+    first = table(page)
+    count = len(first)
+    assert count == 9
+    drag(page, to_screen(page, points(first[0])[NOSE]), (12, 9))
+    page.locator("#points").focus()
+    page.keyboard.press("Home")
+    page.locator("#canvas").focus()
+    page.keyboard.press("h")  # left eye centre: occluded
+    page.keyboard.press(".")
+    page.keyboard.press("Delete")  # right eye centre: absent
+    edited = table(page)
+    training = tmp_path / "training.csv"
+    training.write_bytes(download(page, "kaggle"))
+    loaded = load_dataset(training)
+    assert loaded.images.shape == (count, 96, 96, 1)
+    labeled = loaded.keypoints.labeled
+    assert labeled[0].tolist() == [k != 1 for k in range(15)]
+    # The second face: placed by its points, as the package frames it.
+    box = face_boxes(points(edited[1])[None].astype(np.float32), KAGGLE15)[0]
+    crop = box_to_crop(box, (96, 96))
+    expected = np.where(labeled[1][:, None], crop.apply(points(edited[1])), np.nan)
+    np.testing.assert_allclose(loaded.keypoints.xy[1], expected, atol=0.01)
+    cut = cut_crop(scenes[0], crop, 1)[..., 0].astype(float)
+    assert np.abs(loaded.images[1, ..., 0] - cut).mean() < 1.0
+
+    with zipfile.ZipFile(io.BytesIO(download(page, "coco"))) as archive:
+        assert archive.testzip() is None
+        archive.extractall(tmp_path / "coco")
+    written = json.loads((tmp_path / "coco" / "annotations.json").read_text())
+    triples = np.reshape(written["annotations"][0]["keypoints"], (15, 3))
+    assert triples[:, 2].tolist() == [1, 0, *[2] * 13]
+    np.testing.assert_allclose(triples[NOSE, :2], points(edited[0])[NOSE], atol=1e-3)
+    faces = load_dataset(tmp_path / "coco", size=(96, 96), channels=1)
+    assert len(faces) == count
+    np.testing.assert_array_equal(faces.keypoints.labeled.sum(axis=1)[0], 14)
+
+    pytest.importorskip("keras")
+    from typer.testing import CliRunner
+
+    from facial_keypoints.cli import app
+
+    run = tmp_path / "run"
+    command = ["train", "--from", "default", "--data", str(training), "-o", str(run)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert (run / "model.keras").is_file()
+
+
+# --- elsewhere ---------------------------------------------------------------------------------------
+
+
+def test_in_the_browser_alone_no_image_leaves_it(page: Page, ort_web: Path | None) -> None:
+    if ort_web is None:
+        page.locator("#engine label").last.click()
+        expect(page.get_by_role("alert")).to_contain_text("--ort-web")
+        expect(page.get_by_label("by the service")).to_be_checked()
+        pytest.skip("there is no ONNX Runtime Web: no npm, or no registry")
+    photo, _ = draw_scene(3, seed=1, image_size=SIZE)
+    upload(page, {"scene.png": png(photo)}, faces=3)
+    served = table(page)
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.method) if "/v1/predict" in r.url else None)
+    page.get_by_label("in this browser").check()
+    expect(page.locator("#privacy")).to_contain_text("go nowhere", timeout=60_000)
+    expect(page.locator("#film .badge", has_text="…")).to_have_count(0, timeout=30_000)
+    upload(page, {"again.png": png(photo)}, faces=3)
+    own = table(page)
+    assert asked == []
+    for before, after in zip(served, own[3:], strict=True):
+        assert np.abs(points(after) - points(before)).max() < 0.5
+        for name in ("x0", "y0", "x1", "y1"):
+            assert after[name] == pytest.approx(before[name], abs=1.5)
+        assert after["score"] == pytest.approx(before["score"], abs=0.05)
+    page.get_by_label("by the service").check()
+    expect(page.locator("#privacy")).to_contain_text("the service")
+
+
+def test_the_camera_is_answered_live(playwright: Playwright, address: str, tmp_path: Path) -> None:
+    photo, faces = draw_scene(1, seed=6, image_size=(480, 640))
+    coded = bytes(cv2.imencode(".jpg", photo[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
+    video = tmp_path / "face.mjpeg"
+    video.write_bytes(coded * 8)
+    started = playwright.chromium.launch(
+        executable_path=CHROMIUM,
+        args=[
+            *ARGS,
+            "--use-fake-device-for-media-stream",
+            "--use-fake-ui-for-media-stream",
+            f"--use-file-for-fake-video-capture={video}",
+        ],
+    )
+    try:
+        for page in opened(started.new_page(), address):
+            page.click(".choices [data-act=camera]")
+            expect(page.locator("#image-about")).to_contain_text("a second", timeout=30_000)
+            expect(page.locator("#image-about")).to_contain_text("1 face")
+            page.get_by_role("button", name="Keep this image").click()
+            expect(page.locator("#image-name")).to_have_text("camera-001.png")
+            found = points(table(page)[0])
+            eyes = np.linalg.norm(faces.xy[0, 0] - faces.xy[0, 1])
+            assert np.linalg.norm(found - faces.xy[0], axis=1).mean() / eyes < 0.1
+            page.click(".bar [data-act=camera]")
+            expect(page.locator("#image-about")).to_contain_text("a second", timeout=30_000)
+            page.keyboard.press("Escape")
+            expect(page.locator("#image-name")).to_have_text("camera-001.png")
+    finally:
+        started.close()
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(browser: Browser, address: str) -> None:
+    size: Any = {"width": 360, "height": 740}
+    context = browser.new_context(viewport=size, has_touch=True, is_mobile=True)
+    for page in opened(context.new_page(), address):
+        photo, _ = draw_scene(1, seed=1, image_size=(320, 320))
+        upload(page, {"scene.png": png(photo)}, faces=1)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        for name in ("Photos", "Keys", "Add face"):  # shown as images here, but named
+            expect(page.get_by_role("button", name=name)).to_be_visible()
+        before = points(table(page)[0])
+        x, y = to_screen(page, before[NOSE], (320, 320))
+        touch = context.new_cdp_session(page)
+        for kind, place in (
+            ("touchStart", [{"x": x + 6, "y": y + 4}]),
+            ("touchMove", [{"x": x + 16, "y": y + 14}]),
+            ("touchMove", [{"x": x + 26, "y": y + 24}]),
+            ("touchEnd", []),
+        ):
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": place})
+        after = points(table(page)[0])
+        scale = float(np.diff(to_screen(page, np.array([[0.0, 0], [1, 0]]), (320, 320))[:, 0])[0])
+        np.testing.assert_allclose(after[NOSE] - before[NOSE], 20 / scale, atol=0.1)
+        # Two fingers apart: larger; the label of the zoom says so.
+        zoom = page.locator("#zoom").text_content()
+        for spread in (20, 60):
+            fingers = [
+                {"x": 180 - spread, "y": 330, "id": 0},
+                {"x": 180 + spread, "y": 330, "id": 1},
+            ]
+            kind = "touchStart" if spread == 20 else "touchMove"
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        assert page.locator("#zoom").text_content() != zoom
+    context.close()
+
+
+def test_a_service_with_a_token_is_asked_with_it(
+    browser: Browser, predictor: Predictor, ort_web: Path | None
+) -> None:
+    for address in serve(predictor, ort_web, token="sesame"):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(address)
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_be_visible()
+        page.fill("#token", "wrong")
+        page.keyboard.press("Enter")
+        expect(page.locator("#token")).to_have_value("")
+        page.fill("#token", "sesame")
+        dialog.get_by_role("button", name="Go on").click()
+        page.locator("html[data-ready]").wait_for()
+        photo, _ = draw_scene(1, seed=2, image_size=(200, 200))
+        upload(page, {"a.png": png(photo)}, faces=1)
+        if ort_web is not None:
+            page.get_by_label("in this browser").check()
+            expect(page.locator("#privacy")).to_contain_text("go nowhere", timeout=60_000)
+        context.close()

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import dotted_faces
+
+keras = pytest.importorskip("keras")
+
+from facial_keypoints.data.duplicates import image_digests
+from facial_keypoints.data.splits import Split
+from facial_keypoints.errors import DataError, ModelError, OutputError
+from facial_keypoints.files import MARKER, alone_in
+from facial_keypoints.inference.predictor import load_predictor
+from facial_keypoints.models.codec import load_keras_model
+from facial_keypoints.models.runtime import load_runtime, read_spec, read_training_digests
+from facial_keypoints.models.study import build_cnn
+from facial_keypoints.training import fit as training
+from facial_keypoints.training.fit import (
+    build_expert,
+    load_run,
+    predict_keypoints,
+    train,
+)
+from facial_keypoints.training.losses import RmsePixels
+from facial_keypoints.training.recipes import RECIPES, Recipe
+from facial_keypoints.types import FaceDataset
+
+pytestmark = pytest.mark.backends
+
+FC = RECIPES["fc"].override(epochs=3, batch_size=16)
+
+
+def thirds(dataset: FaceDataset) -> Split:
+    """Every third row tests, every third chooses, the rest train."""
+    rows = np.arange(len(dataset))
+    return Split(train=rows[rows % 3 == 0], val=rows[rows % 3 == 1], test=rows[rows % 3 == 2])
+
+
+def weights_of(directory: Path) -> list[np.ndarray]:
+    return list(load_run(directory).load_model().get_weights())
+
+
+def test_the_metric_is_the_studys_rmse_over_labelled_points() -> None:
+    metric = RmsePixels((48.0, 48.0))
+    truth = np.zeros((2, 2, 2), np.float32)
+    answer = np.full((2, 2, 2), 1 / 48, np.float32)
+    answer[1, 1] = 100.0  # not labelled, so it does not count
+    metric.update_state(truth, answer, np.array([[1, 1], [1, 0]], np.float32))
+    assert float(metric.result()) == pytest.approx(1.0)
+
+
+def test_the_metric_uses_each_axis_own_size() -> None:
+    metric = RmsePixels((10.0, 20.0))
+    metric.update_state(np.zeros((1, 1, 2)), np.full((1, 1, 2), 0.1), np.ones((1, 1)))
+    assert float(metric.result()) == pytest.approx(np.sqrt((1 + 4) / 2))
+
+
+def test_moving_an_unlabelled_target_changes_nothing(tmp_path: Path) -> None:
+    # With 'mask', what stands where no label is must not reach the weights.
+    faces = dotted_faces(60)
+    a = train(faces, thirds(faces), FC, tmp_path / "a")
+    original = training.targets_and_weights
+
+    def with_garbage(*args: object) -> tuple[np.ndarray, np.ndarray]:
+        targets, weights = original(*args)  # type: ignore[arg-type]
+        targets[weights == 0] = 0.77
+        return targets, weights
+
+    from facial_keypoints.training import batches as pipeline
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(pipeline, "targets_and_weights", with_garbage)
+    b = train(faces, thirds(faces), FC, tmp_path / "b")
+    patch.undo()
+    for x, y in zip(weights_of(a.directory), weights_of(b.directory), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_training_lowers_the_error(tmp_path: Path) -> None:
+    faces = dotted_faces(90)
+    run = train(faces, thirds(faces), FC.override(epochs=60), tmp_path / "run")
+    assert run.history["rmse_px"][-1] < 0.8 * run.history["rmse_px"][0]
+
+
+def test_a_run_folder_explains_itself(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    run = train(faces, thirds(faces), FC, tmp_path / "run", seed=5)
+    names = {p.name for p in run.directory.iterdir()} - {MARKER}
+    assert names == {"run.json", "split.json", "schema.json", "history.csv", "model.keras"}
+    told = json.loads((run.directory / "run.json").read_text())
+    assert told["seed"] == 5
+    assert told["recipe"]["optimizer_options"]["nesterov"] is True
+    assert told["rows"] == {"train": 20, "val": 20, "test": 20}
+    assert told["versions"]["keras"] == keras.__version__
+    assert len((run.directory / "history.csv").read_text().splitlines()) == 4
+    assert run.split.test.tolist() == thirds(faces).test.tolist()
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_training(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    recipe = FC.override(epochs=40, patience=2, learning_rate=0.3)
+    run = train(faces, thirds(faces), recipe, tmp_path / "run")
+    errors = run.history["val_rmse_px"]
+    assert len(errors) < 40
+    assert run.best_epoch == int(np.argmin(errors)) + 1
+    val = faces.subset(thirds(faces).val)
+    xy = predict_keypoints(run.load_model(), val.images)
+    error = np.sqrt(np.nanmean((xy - val.keypoints.xy) ** 2))
+    assert error == pytest.approx(min(errors), rel=1e-4)
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Stop as Ctrl-C would, in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["fc", "cnn-flip", "specialists"])
+def test_resumed_training_ends_with_the_same_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    faces = dotted_faces(30, height=56, width=57)
+    recipe = Recipe(**{**vars(RECIPES[name]), "epochs": 4, "specialist_epochs": 2, "batch_size": 8})
+    whole = train(faces, thirds(faces), recipe, tmp_path / "whole", seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(faces, thirds(faces), recipe, tmp_path / "cut", seed=3, callbacks=[Interrupt(2)])
+    cut = train(faces, thirds(faces), recipe, tmp_path / "cut", seed=3, resume=True)
+    for x, y in zip(weights_of(whole.directory), weights_of(cut.directory), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert whole.history["val_rmse_px"] == cut.history["val_rmse_px"]
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from facial_keypoints.models.keras_backend import choose_backend
+choose_backend()
+from conftest import dotted_faces
+from test_training import thirds, SLOW
+from facial_keypoints.training import fit as training
+training.CHECKPOINT_SECONDS = 0.0
+faces = dotted_faces(60)
+training.train(faces, thirds(faces), SLOW, {out!r}, seed=1, resume=True)
+"""
+SLOW = RECIPES["fc"].override(epochs=120, batch_size=4, patience=0)
+
+
+def test_training_killed_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
+    # All in processes of their own: what other tests did to this one must not count.
+    def command(out: Path) -> list[str]:
+        code = KILLED.format(tests=str(Path(__file__).parent), out=str(out))
+        return [sys.executable, "-c", code]
+
+    out = tmp_path / "killed"
+    state = out / "checkpoint" / "latest" / "state.json"
+    process = subprocess.Popen(command(out))
+    deadline = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "training ended before it could be killed"
+    assert not (out / "model.keras").exists()
+    subprocess.run(command(out), check=True, timeout=200)
+    subprocess.run(command(tmp_path / "whole"), check=True, timeout=200)
+    for x, y in zip(weights_of(tmp_path / "whole"), weights_of(out), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_finished_run_is_returned_not_repeated(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    first = train(faces, thirds(faces), FC, tmp_path / "run")
+    stamp = (tmp_path / "run" / "model.keras").stat().st_mtime_ns
+    second = train(faces, thirds(faces), FC, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "model.keras").stat().st_mtime_ns == stamp
+    assert first.best_epoch == second.best_epoch
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    train(faces, thirds(faces), FC, tmp_path / "run")
+    with pytest.raises(OutputError, match="--resume"):
+        train(faces, thirds(faces), FC, tmp_path / "run")
+    with pytest.raises(OutputError, match="other settings"):
+        train(faces, thirds(faces), FC, tmp_path / "run", resume=True, seed=9)
+
+
+def test_a_run_of_another_split_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It has seen faces that now belong to the test.
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    faces = dotted_faces(60)
+    split = thirds(faces)
+    other = Split(train=split.test, val=split.val, test=split.train)
+    train(faces, split, FC, tmp_path / "whole")
+    with pytest.raises(OutputError, match="another split"):
+        train(faces, other, FC, tmp_path / "whole", resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(faces, split, FC, tmp_path / "cut", callbacks=[Interrupt(2)])
+    with pytest.raises(OutputError, match="other data"):
+        train(faces, other, FC, tmp_path / "cut", resume=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be locked there")
+def test_two_processes_do_not_train_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "OTHER_SECONDS", 0.0)
+    faces = dotted_faces(60)
+    run = tmp_path / "run"
+    with (
+        alone_in(run, patience=0.0),
+        pytest.raises(OutputError, match=r"another process is at work in .*run: wait for it"),
+    ):
+        train(faces, thirds(faces), FC, run, resume=True)
+    train(faces, thirds(faces), FC, run, resume=True)
+
+
+def test_an_expert_begins_with_the_answers_of_its_base() -> None:
+    faces = dotted_faces(5, height=56, width=57)
+    base = build_cnn(15, (56, 57))
+    expert = build_expert(base, [10, 3], name="expert")
+    ours = predict_keypoints(expert, faces.images)
+    theirs = predict_keypoints(base, faces.images)
+    np.testing.assert_allclose(ours, theirs[:, [10, 3]], atol=1e-4)
+
+
+def test_a_warm_start_from_other_rows_is_refused(tmp_path: Path) -> None:
+    faces = dotted_faces(30, height=56, width=57)
+    cnn = Recipe(**{**vars(RECIPES["cnn"]), "epochs": 1, "batch_size": 8})
+    split = thirds(faces)
+    other = Split(train=split.test, val=split.val, test=split.train)
+    base = train(faces, other, cnn, tmp_path / "cnn")
+    recipe = RECIPES["specialists"].override(specialist_epochs=1)
+    with pytest.raises(DataError, match="leak"):
+        train(faces, split, recipe, tmp_path / "out", warm_start=base.directory)
+
+
+def test_small_pictures_get_a_sentence(tmp_path: Path) -> None:
+    faces = dotted_faces(30)
+    with pytest.raises(DataError, match="at least 56×56"):
+        train(faces, thirds(faces), RECIPES["cnn"], tmp_path / "run")
+
+
+def test_a_rate_that_diverges_gets_a_sentence(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    with pytest.raises(DataError, match="--learning-rate"):
+        train(faces, thirds(faces), FC.override(learning_rate=1e6, epochs=30), tmp_path / "run")
+
+
+def test_a_model_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Lambda(lambda x: x)(inputs))
+    model.save(tmp_path / "lambda.keras")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_keras_model(tmp_path / "lambda.keras")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04broken"])
+def test_a_corrupt_model_gets_a_sentence(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "model.keras"
+    file.write_bytes(content)
+    with pytest.raises(ModelError):
+        load_runtime(file)
+
+
+def test_a_model_of_somebody_else_gets_a_sentence(tmp_path: Path) -> None:
+    inputs = keras.Input((4,))
+    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "m.keras")
+    with pytest.raises(ModelError, match="not saved by this package"):
+        load_runtime(tmp_path / "m.keras")
+
+
+def test_the_spec_travels_inside_the_model_file(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    run = train(faces, thirds(faces), FC, tmp_path / "run")
+    alone = tmp_path / "alone.keras"
+    alone.write_bytes(run.model_path.read_bytes())
+    assert zipfile.is_zipfile(alone)
+    spec = read_spec(alone)
+    assert spec.schema == faces.schema
+    assert spec.input_size == (40, 32)
+    assert spec == run.spec
+
+
+def test_a_model_is_not_asked_about_pictures_of_another_size(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    run = train(faces, thirds(faces), FC, tmp_path / "run")
+    with pytest.raises(ModelError, match="32×40"):
+        load_predictor(run.directory).check_fits(dotted_faces(3, height=50))
+
+
+@pytest.mark.slow
+def test_a_saved_network_of_networks_opens_where_training_was_never_imported(
+    tmp_path: Path,
+) -> None:
+    # The specialists are networks inside one, each saved with the metric that it was compiled with.
+    recipe = RECIPES["specialists"].override(epochs=1, specialist_epochs=1)
+    big = dotted_faces(30, height=56, width=56)
+    train(big, thirds(big), recipe, tmp_path / "run")
+    code = (
+        "import sys; from facial_keypoints.models.runtime import load_runtime; "
+        f"print(load_runtime({str(tmp_path / 'run')!r}).spec.name); "
+        "assert 'facial_keypoints.training.fit' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "specialists", done.stderr[-500:]
+
+
+def test_a_run_knows_its_training_and_validation_images(tmp_path: Path) -> None:
+    faces = dotted_faces(60)
+    split = thirds(faces)
+    # A flagged row that was left out of training does not become a test face.
+    train(faces, replace(split, train=split.train[1:]), FC.override(epochs=1), tmp_path / "run")
+    known = read_training_digests(tmp_path / "run")
+    assert known == set(image_digests(faces.images[np.concatenate([split.train, split.val])]))
+    assert not known & set(image_digests(faces.images[split.test]))
