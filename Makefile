@@ -32,10 +32,10 @@ fix: $(VENV)/.installed-dev ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.installed-dev ## rewrite the parts of the docs that are made from the code
-	env -u FACIAL_KEYPOINTS_DATA $(BIN)/python tests/docs.py --write --notebook --picture
+	env -u FACIAL_KEYPOINTS_DATA $(BIN)/python tests/docs.py --write --notebook --image
 
 # The others need hours, peers' packages or files of trained models: each says so at its head.
-BENCHES := decode_pictures synthesize_speed training_pipeline predict_memory
+BENCHES := decode_images synthesize_speed training_pipeline predict_memory
 DATA_BENCHES := load_kaggle predict_photos track_video
 bench: $(VENV)/.installed-dev ## measure speed; DATA=DIR adds the benchmarks on real faces
 	$(BIN)/pip install -q -c constraints.txt --group bench

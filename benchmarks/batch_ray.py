@@ -1,7 +1,7 @@
 """Batch runs on Ray: nothing lost or twice when things are killed, speed by workers, memory, stages.
 
 Run: ``python benchmarks/batch_ray.py [--parts drill,speed,memory,stages] [--write]``. Each part writes
-its own section of the result. The pictures are drawn faces (colour JPEG, 160x160, ``--crops``) and
+its own section of the result. The images are drawn faces (colour JPEG, 160x160, ``--crops``) and
 drawn scenes (640x360, three faces, the shipped detector). Ray runs on this machine: one per run for
 speed and memory; for the drill a head without cores and two worker nodes of one core, each
 ``ray start`` processes of their own, which are killed with all below them.
@@ -48,11 +48,11 @@ def draw_photos(folder: Path, count: int) -> None:
 
 
 def spoil(folder: Path) -> int:
-    """Make one file in a hundred empty, no picture, or cut off."""
+    """Make one file in a hundred empty, no image, or cut off."""
     files = sorted(folder.iterdir())[50::100]
     for number, file in enumerate(files):
         content = file.read_bytes()
-        file.write_bytes([b"", b"this is no picture", content[: len(content) // 3]][number % 3])
+        file.write_bytes([b"", b"this is no image", content[: len(content) // 3]][number % 3])
     return len(files)
 
 
@@ -146,7 +146,7 @@ def drill(place: Path, count: int) -> list[str]:
         f"| rows of `predict` | {expected.num_rows:,} |",
         f"| rows of the parts | {found.num_rows:,} |",
         f"| tables equal, row by row and bit by bit | {'yes' if same else 'NO'} |",
-        f"| pictures with a row or a failure, exactly once | {'yes' if sorted(answered + failures) == wanted else 'NO'} |",
+        f"| images with a row or a failure, exactly once | {'yes' if sorted(answered + failures) == wanted else 'NO'} |",
         f"| failures | {len(failures)} |",
         f"| half-written files left | {len(list((out / 'parts').glob('.*')))} |",
         f"| seconds in all, with three starts of Ray | {seconds:.0f} |",
@@ -172,7 +172,7 @@ def until_quiet(out: Path) -> None:
 
 
 def steady_rate(out: Path, block: int, workers: int) -> float:
-    """Pictures a second between the first parts and the last: without the start of Ray."""
+    """Images a second between the first parts and the last: without the start of Ray."""
     ends = sorted(f.stat().st_mtime for f in (out / "parts").glob("[0-9]*"))
     first = workers  # the first part of each worker, or so
     return (len(ends) - first) * block / (ends[-1] - ends[first - 1])
@@ -199,7 +199,7 @@ print(len(files) / (time.perf_counter() - begun), 1000 * (time.process_time() - 
 
 
 def processor_ms(run: subprocess.Popen[bytes], out: Path, block: int) -> float:
-    """Processor time a picture of a run, all of Ray included, after its first parts."""
+    """Processor time an image of a run, all of Ray included, after its first parts."""
     seconds: dict[int, float] = {}
     start, first = 0.0, 0
     last = (0.0, 0)
@@ -224,7 +224,7 @@ def speed(place: Path, count: int, repeats: int, kinds: list[str]) -> list[str]:
     lines = [
         "## Speed",
         "",
-        f"Pictures a second (median of {repeats} rounds, in each of which the three took turns), from the "
+        f"Images a second (median of {repeats} rounds, in each of which the three took turns), from the "
         "first part to the last: reading, decoding and writing included, without the start of Ray. "
         "*Loop*: `predict_files` or `predict_photos` in one process on one core; *one worker*: all of "
         "Ray, the driver and one worker on that core; *two workers*: on both cores. Processor time is of "
@@ -297,14 +297,14 @@ def watch(run: subprocess.Popen[bytes]) -> tuple[float, float]:
 
 
 def memory(place: Path, counts: list[int]) -> list[str]:
-    """Peak of the whole process tree on few pictures and on many."""
+    """Peak of the whole process tree on few images and on many."""
     lines = [
         "## Memory",
         "",
         "Peak of the driver, all of Ray and two workers together (proportional set sizes, twice a "
         "second); drawn faces, `--crops`.",
         "",
-        "| pictures | MiB in all | MiB of the largest worker | in all, least = 1 |",
+        "| images | MiB in all | MiB of the largest worker | in all, least = 1 |",
         "|---|---|---|---|",
     ]
     first = 0.0
@@ -328,7 +328,7 @@ def stages(place: Path) -> list[str]:
     lines = [
         "## Where the time goes",
         "",
-        "Milliseconds a picture in a worker, on one core, without Ray (the worker's code is the same). "
+        "Milliseconds an image in a worker, on one core, without Ray (the worker's code is the same). "
         "*Rest*: cutting crops, second looks without the network, rows, threads.",
         "",
         "| | read | decode | detect | keypoint network | rest | write | sum |",
@@ -386,7 +386,7 @@ def measure_stages(inputs: Path, kind: str) -> None:
         from facial_keypoints.batch import inputs as reading
 
         reading.read_content = clocked("read", reading.read_content)
-        module.read_picture = clocked("decode", module.read_picture)
+        module.read_image = clocked("decode", module.read_image)
         runtime = worker.predictor.runtime
         runtime.run = clocked("network", runtime.run)  # type: ignore[method-assign]
         if not crops:
@@ -406,7 +406,7 @@ def main() -> None:
     """Measure the parts that are asked for, print them, and keep them with ``--write``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default="drill,speed,memory,stages")
-    parser.add_argument("--count", type=int, default=20_000, help="pictures of drill")
+    parser.add_argument("--count", type=int, default=20_000, help="images of drill")
     parser.add_argument("--speed-count", type=int, default=20_000)
     parser.add_argument("--kinds", default="crops,photos", help="of speed")
     parser.add_argument("--repeats", type=int, default=3)

@@ -56,7 +56,7 @@ def pick(points: np.ndarray, column: int, style: str) -> np.ndarray:
 
 
 def dlib_answer(file: Path) -> Answer:
-    """Dlib's 68 points in a square of a picture."""
+    """Dlib's 68 points in a square of an image."""
     import dlib
 
     predictor = dlib.shape_predictor(str(file))
@@ -70,7 +70,7 @@ def dlib_answer(file: Path) -> Answer:
 
 
 def mesh_answer(file: Path) -> Answer:
-    """MediaPipe's 468 points in a square of a picture."""
+    """MediaPipe's 468 points in a square of an image."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(file), num_threads=1)

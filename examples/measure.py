@@ -2,7 +2,7 @@
 
     python examples/measure.py [FOLDER]
 
-Draws a photo of three faces, so that it runs anywhere; read_picture(file) takes your own.
+Draws a photo of three faces, so that it runs anywhere; read_image(file) takes your own.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Find the faces of a photo and their keypoints, as a table and a picture.
+"""Find the faces of a photo and their keypoints, as a table and an image.
 
     python examples/photo.py [FOLDER]
 
@@ -15,7 +15,7 @@ from facial_keypoints.io.images import write_image
 from facial_keypoints.io.tables import open_table
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-photo, _ = draw_scene(3, seed=5)  # or read_picture("party.jpg", channels=3)
+photo, _ = draw_scene(3, seed=5)  # or read_image("party.jpg", channels=3)
 
 predictor = load_predictor()
 found = predictor.predict(photo, source="drawn photo")

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Facial keypoints detection
 #
-# Where are the eyes, the nose and the mouth in a 96×96 grey picture of a face? This notebook tells
+# Where are the eyes, the nose and the mouth in a 96×96 grey image of a face? This notebook tells
 # the story of the well-known study on Kaggle's *Facial Keypoints Detection* data: look at the data,
 # deal with the missing labels, train a fully connected network, a convolutional one, and the same
 # one on mirrored faces, and compare them by
@@ -61,7 +61,7 @@ def show(figure, dpi=70):
 # ## The data
 #
 # `training.csv` has one row a face: 30 columns with the x and y of 15 keypoints, and a column
-# `Image` with 96 × 96 pixel values as text. Loading makes arrays of it: pictures as bytes, points in
+# `Image` with 96 × 96 pixel values as text. Loading makes arrays of it: images as bytes, points in
 # pixels, NaN where a point is not labelled.
 
 # %%
@@ -96,7 +96,7 @@ for strategy in ("mask", "interpolate", "drop"):
 # %% [markdown]
 # ## A split that does not flatter
 #
-# Pictures of one person, and near-duplicates of one picture, stay on one side. A random split would
+# Images of one person, and near-duplicates of one image, stay on one side. A random split would
 # put the same person into training and test, and report an error that no new face would see.
 
 # %%

@@ -1,7 +1,7 @@
 """All labelled faces of a data folder as one collection of crops, points, styles and groups.
 
 The folder holds any of: ``facial-keypoints-detection/`` (Kaggle's files), ``wild/`` (160-pixel crops
-with ``labels.csv.gz``) and ``photos/`` (whole pictures with ``train_faces.csv``). Faces that are also
+with ``labels.csv.gz``) and ``photos/`` (whole images with ``train_faces.csv``). Faces that are also
 in Kaggle's test file are left out, so that a score on that file stays honest.
 """
 
@@ -26,7 +26,7 @@ from facial_keypoints.data.duplicates import duplicate_groups, image_digests, jo
 from facial_keypoints.data.formats import load_dataset
 from facial_keypoints.data.kaggle import load_kaggle
 from facial_keypoints.errors import DataError
-from facial_keypoints.io.images import fit_picture, read_picture
+from facial_keypoints.io.images import letterbox, read_image
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import FaceDataset, ImageArray, Keypoints
 
@@ -53,8 +53,8 @@ _EYES_PX = 36.2
 _SMALLEST_EYES_PX = 9.0  # in the photo; below, the crop is a blur and its label a guess
 _EYE_LINE = 70.0  # canvas row of the eyes in a photo's crop: Kaggle's 38 in the middle 96 rows
 _SAME_LABEL_PX = 0.05  # a photo whose points have exactly a Kaggle row's shape is that row
-_SAME_PICTURE = 0.945  # correlation after alignment, above which a photo may show a test face
-# Labels of photos are scaled up with the picture without the half-pixel shift of its centres.
+_SAME_IMAGE = 0.945  # correlation after alignment, above which a photo may show a test face
+# Labels of photos are scaled up with the image without the half-pixel shift of its centres.
 # 0.5 (s - 1) in theory; 0.4 fitted the registration of 1,188 photos to Kaggle's own crops.
 _PHOTO_SHIFT = 0.4
 
@@ -164,7 +164,7 @@ def learnt_digests(data: Path, size: tuple[int, int], *, threads: int = 8) -> se
         found.update(image_digests(load_dataset(kaggle, size=size, channels=1).images))
     if (data / "wild" / "labels.csv.gz").is_file():
         for part in load_wild(data / "wild", threads):
-            fitted = [fit_picture(image, size, 1)[0] for image in part.images]
+            fitted = [letterbox(image, size, 1)[0] for image in part.images]
             found.update(image_digests(np.stack(fitted)))
     return found
 
@@ -208,7 +208,7 @@ def _kaggle(folder: Path) -> FaceDataset:
 
 
 def _persons() -> dict[str, str]:
-    """Group of each picture whose person is known, by the checksum of its pixels.
+    """Group of each image whose person is known, by the checksum of its pixels.
 
     Few persons fill style A. Likeness finds a sitting, not a person, so near-duplicate groups alone
     would put one person's sittings on both sides of a split.
@@ -242,7 +242,7 @@ def _points(row: dict[str, str], names: Iterable[str], where: str) -> NDArray[np
 
 
 def _decode(blob: bytes, where: str) -> ImageArray:
-    return read_picture(blob, channels=1, name=where)[..., 0]
+    return read_image(blob, channels=1, name=where)[..., 0]
 
 
 def load_wild(folder: Path, threads: int) -> Iterator[FaceDataset]:
@@ -359,7 +359,7 @@ def _labels_known(points: NDArray[np.float64], kaggle: FaceDataset) -> NDArray[n
 
 
 def _shows_test_face(crops: NDArray[np.uint8], test: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(M,) bool: which crops may show a picture of the test file, at any likely framing."""
+    """(M,) bool: which crops may show an image of the test file, at any likely framing."""
 
     def unit(x: NDArray[Any]) -> NDArray[np.float32]:
         x = x.reshape(len(x), -1).astype(np.float32)
@@ -387,7 +387,7 @@ def _shows_test_face(crops: NDArray[np.uint8], test: NDArray[np.uint8]) -> NDArr
             windows.append(near.reshape(-1, 256))
         best = (templates @ unit(np.concatenate(windows)).T).max(axis=1)
         row = int(best.argmax())
-        drop[n] = best[row] > 0.78 and _aligned_likeness(test[row], crop) > _SAME_PICTURE
+        drop[n] = best[row] > 0.78 and _aligned_likeness(test[row], crop) > _SAME_IMAGE
     return drop
 
 

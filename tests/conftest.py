@@ -13,7 +13,7 @@ from facial_keypoints.types import FaceDataset, Keypoints
 
 
 def dotted_faces(count: int, *, height: int = 40, width: int = 32, seed: int = 0) -> FaceDataset:
-    """Dark pictures whose brightest pixel is at the left eye's centre; H and W differ on purpose.
+    """Dark images whose brightest pixel is at the left eye's centre; H and W differ on purpose.
 
     Two in three rows carry style B's four points only, as in Kaggle's files.
     """

@@ -1,8 +1,8 @@
 """The parts of README.md that are made from the code, so that they cannot drift from it.
 
 ``python tests/docs.py --write`` rewrites them; ``tests/test_docs.py`` fails when they are stale.
-``python tests/docs.py --notebook`` runs the notebook's text and saves it with its pictures;
-``--picture`` draws the README's pictures with the shipped models.
+``python tests/docs.py --notebook`` runs the notebook's text and saves it with its images;
+``--image`` draws the README's images with the shipped models.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def run_notebook() -> None:
     jupytext.write(notebook, text.with_suffix(".ipynb"))
 
 
-def draw_pictures() -> None:
-    """The README's pictures: the shipped models on drawn faces and photos of drawn faces."""
+def draw_images() -> None:
+    """The README's images: the shipped models on drawn faces and photos of drawn faces."""
     import numpy as np
 
     from facial_keypoints import align, load_predictor
@@ -119,14 +119,12 @@ def draw_contact_sheet(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if "--picture" in sys.argv:
-        draw_pictures()
+    if "--image" in sys.argv:
+        draw_images()
     if "--notebook" in sys.argv:
         run_notebook()
     fresh = rewritten(README.read_text())
     if "--write" in sys.argv:
         README.write_text(fresh)
-    elif (
-        "--notebook" not in sys.argv and "--picture" not in sys.argv and fresh != README.read_text()
-    ):
+    elif "--notebook" not in sys.argv and "--image" not in sys.argv and fresh != README.read_text():
         sys.exit("README.md is stale: run make docs.")

@@ -12,7 +12,7 @@ import numpy as np
 
 from facial_keypoints.data.synthetic.faces import draw_faces
 from facial_keypoints.framing import face_boxes
-from facial_keypoints.io.videos import PictureFrame
+from facial_keypoints.io.videos import ImageFrame
 from facial_keypoints.schemas import KAGGLE15
 
 SIDE = 96
@@ -23,9 +23,9 @@ Place = tuple[float, float]
 def scene(
     places: Sequence[tuple[int, Place]], *, size: tuple[int, int] = (240, 320)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (H, W, 3) with drawn face ``i`` at the corner ``(x, y)``, later ones in front; the points."""
+    """An image (H, W, 3) with drawn face ``i`` at the corner ``(x, y)``, later ones in front; the points."""
     rows, columns = np.mgrid[: size[0], : size[1]]
-    picture = (110 + 20 * np.sin(columns / 40.0) + 10 * np.cos(rows / 23.0)).astype(np.uint8)
+    image = (110 + 20 * np.sin(columns / 40.0) + 10 * np.cos(rows / 23.0)).astype(np.uint8)
     points = []
     for face, (x, y) in places:
         left, top = round(x), round(y)
@@ -33,9 +33,9 @@ def scene(
         x1, y1 = min(left + SIDE, size[1]), min(top + SIDE, size[0])
         if x1 > x0 and y1 > y0:
             part = FACES.images[face, y0 - top : y1 - top, x0 - left : x1 - left, 0]
-            picture[y0:y1, x0:x1] = part
+            image[y0:y1, x0:x1] = part
         points.append(FACES.keypoints.xy[face] + np.float32([left, top]))
-    return np.repeat(picture[..., None], 3, axis=2), np.array(points).reshape(-1, 15, 2)
+    return np.repeat(image[..., None], 3, axis=2), np.array(points).reshape(-1, 15, 2)
 
 
 class Places:
@@ -60,19 +60,19 @@ def film(
     rate: float = 25.0,
     seen: Callable[[float], Sequence[int]] | None = None,
     truth: list[np.ndarray] | None = None,
-) -> Iterable[PictureFrame]:
+) -> Iterable[ImageFrame]:
     """Frames of faces that move along ``path(time)``; the detector sees those that ``seen`` lists."""
     for i in range(count):
-        picture, points = scene(path(i / rate))
+        image, points = scene(path(i / rate))
         detector.points = points if seen is None else points[list(seen(i / rate))]
         if truth is not None:
             truth.append(points)
-        yield PictureFrame(picture, i, i / rate)
+        yield ImageFrame(image, i, i / rate)
 
 
 def write(
     path: Path,
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     *,
     times: Sequence[float] | None = None,
     codec: str = "libx264",
@@ -81,10 +81,10 @@ def write(
     kind: str | None = None,
     rate: int = 25,
 ) -> Path:
-    """Write pictures (H, W, 3) as a video."""
+    """Write images (H, W, 3) as a video."""
     with av.open(str(path), "w", format=kind, options=options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate)
-        stream.height, stream.width = pictures[0].shape[:2]
+        stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         if codec == "libx264":
             stream.options = {"preset": "ultrafast", "crf": "10"}
@@ -92,8 +92,8 @@ def write(
             stream.set_display_rotation(turn)
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
-        for i, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        for i, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = round(1000 * times[i]), Fraction(1, 1000)
             for packet in stream.encode(frame):

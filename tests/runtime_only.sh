@@ -33,7 +33,7 @@ $fkp models | grep -q kaggle-a
 $fkp submit default --data "$faces" -o submission.csv
 $fkp predict --crops crops -o keypoints.csv
 
-# A header and one row for each number asked for, and one face a picture; all of them numbers.
+# A header and one row for each number asked for, and one face an image; all of them numbers.
 [ "$(wc -l <submission.csv)" = "$(wc -l <"$faces/IdLookupTable.csv")" ]
 [ "$(wc -l <keypoints.csv)" = $(($(ls crops | wc -l) + 1)) ]
 if grep -iq nan submission.csv; then exit 1; fi

@@ -22,9 +22,9 @@ def test_resizing_maps_pixel_centres_with_the_half_pixel() -> None:
 
 
 def test_resizing_points_agrees_with_opencv_resizing_pixels() -> None:
-    picture = np.zeros((60, 40), np.float32)
-    picture[30, 20] = 1.0
-    larger = cv2.resize(picture, (120, 180), interpolation=cv2.INTER_LINEAR)
+    image = np.zeros((60, 40), np.float32)
+    image[30, 20] = 1.0
+    larger = cv2.resize(image, (120, 180), interpolation=cv2.INTER_LINEAR)
     ys, xs = np.nonzero(larger > 0)
     weights = larger[ys, xs]
     centre = [np.average(xs, weights=weights), np.average(ys, weights=weights)]
@@ -78,7 +78,7 @@ def test_flipping_twice_is_the_identity() -> None:
     np.testing.assert_array_equal(flip_images(flip_images(images)), images)
 
 
-def test_the_picture_ends_half_a_pixel_beyond_the_last_centre() -> None:
+def test_the_image_ends_half_a_pixel_beyond_the_last_centre() -> None:
     points = np.array([[-0.5, 0], [-0.6, 0], [31.5, 0], [31.6, 0], [0, 39.5], [np.nan, np.nan]])
     assert inside_image(points, (40, 32)).tolist() == [True, False, True, False, True, False]
 

@@ -29,11 +29,11 @@ def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     notebook = jupytext.read(TEXT)
     nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3").execute()
-    pictures = [
+    images = [
         output
         for cell in notebook.cells
         if cell.cell_type == "code"
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]
-    assert len(pictures) == 5
+    assert len(images) == 5

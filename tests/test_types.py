@@ -82,7 +82,7 @@ def test_label_counts_count_labels(faces: FaceDataset) -> None:
     assert faces.label_counts[KAGGLE15.index("mouth_left_corner")] == 20
 
 
-def test_pictures_of_another_type_are_refused(faces: FaceDataset) -> None:
+def test_images_of_another_type_are_refused(faces: FaceDataset) -> None:
     with pytest.raises(ValueError, match="uint8"):
         FaceDataset(faces.images.astype(np.float32), faces.keypoints, faces.sample_ids)  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
 """The face detector's network: one pass over a grey photo, faces at three scales.
 
-A plain backbone halves the picture five times; its maps at strides 8, 16 and 32 are joined from the
+A plain backbone halves the image five times; its maps at strides 8, 16 and 32 are joined from the
 coarse to the fine, and each cell of each says how sure it is that a face's middle lies in it, where
 the box is, and where the eyes and the mouth are (which helps learning; the export leaves them out).
 A level answers for faces of about 1.5 to 6 of its cells.
@@ -55,7 +55,7 @@ class ScaledConv2D(layers.Layer):  # type: ignore[misc]
     Args:
         filters: Output channels.
         kernel: Kernel size.
-        stride: Stride; 'same' padding that does not depend on the size of the picture.
+        stride: Stride; 'same' padding that does not depend on the size of the image.
         gain: Size that the kernels start with; 1.4 keeps the variance through a ReLU.
     """
 
@@ -142,7 +142,7 @@ def build_detector(config: DetectorConfig, *, plain: bool = False) -> keras.Mode
         plain: With ordinary convolutions and for pixels of -2 to 2, for :func:`build_exportable`.
 
     Returns:
-        Grey pictures (B, H, W, 1), 0 to 255, with H and W multiples of 32, to (B, M, 10): the cells
+        Grey images (B, H, W, 1), 0 to 255, with H and W multiples of 32, to (B, M, 10): the cells
         of all levels, finest first, rows before columns, with the numbers of :data:`OUTPUTS`. Places
         are in cells from the cell's middle, the side is the logarithm of cells / 3.
     """

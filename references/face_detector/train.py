@@ -4,7 +4,7 @@
 ``train_faces.csv``: eye centres and the middle of the mouth) and ``DIR/wild`` (crops around one face),
 and writes ``OUT/face_detector.onnx``.
 
-Every picture that the network sees is composed anew: a photo at a random size, turned and mirrored;
+Every image that the network sees is composed anew: a photo at a random size, turned and mirrored;
 over it, sometimes, further photos, faces cut from other sets, drawn faces, and pieces without any.
 Not every face of a group photo is labelled. Such faces must not be taught as background: ``--extra``
 names a table of what another detector found (``file, right_eye_x, right_eye_y, left_eye_x,
@@ -38,7 +38,7 @@ from facial_keypoints.errors import DataError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.framing import EYE_LINE, FACE_LENGTH, FACE_SIZE
 from facial_keypoints.inference.detector import DETECTOR_KEY, FaceDetector, OnnxFaceDetector
-from facial_keypoints.io.images import encode_image, read_picture
+from facial_keypoints.io.images import encode_image, read_image
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import ImageArray
 from references.collection import load_wild
@@ -97,8 +97,8 @@ class FitConfig:
     Args:
         minutes: Time to train for; the rate falls along a cosine over it.
         steps: Steps after which to stop earlier.
-        batch: Pictures in a step.
-        side: Side of the composed pictures, pixels.
+        batch: Images in a step.
+        side: Side of the composed images, pixels.
         rate: Highest learning rate.
         network: Shape of the network.
         longest_side: Of the photos that the exported network looks at, pixels.
@@ -138,7 +138,7 @@ def load_photos(folder: Path, extra: Path | None = None) -> list[LabelledPhoto]:
         extra: Table of faces that another detector found besides the labelled ones.
 
     Raises:
-        DataError: A file is missing or a picture cannot be decoded.
+        DataError: A file is missing or an image cannot be decoded.
     """
     names = ("right_eye_center", "left_eye_center", "mouth_center")
     faces: dict[str, list[tuple[list[float], bool, bool]]] = {}
@@ -160,7 +160,7 @@ def load_photos(folder: Path, extra: Path | None = None) -> list[LabelledPhoto]:
             mine = faces.get(name, [])
             photos.append(
                 LabelledPhoto(
-                    read_picture(archive.read(name), channels=1, name=where)[..., 0],
+                    read_image(archive.read(name), channels=1, name=where)[..., 0],
                     np.array([f[0] for f in mine], np.float32).reshape(-1, 3, 2),
                     np.array([f[1] for f in mine], bool),
                     np.array([f[2] for f in mine], bool),
@@ -202,7 +202,7 @@ def load_crops(folder: Path) -> list[LabelledPhoto]:
 
 
 def drawn_crops(count: int, seed: int = 0) -> list[LabelledPhoto]:
-    """Drawn faces, one in a picture."""
+    """Drawn faces, one in an image."""
     faces = draw_faces(count, seed=seed, image_size=160)
     points = _three_points(faces.keypoints.xy)
     return [
@@ -227,13 +227,13 @@ def drawn_scenes(count: int, seed: int = 0) -> list[LabelledPhoto]:
 
 
 class SceneComposer:
-    """Composes the pictures that the network learns from.
+    """Composes the images that the network learns from.
 
     Args:
-        photos: Whole photos; each picture is built on one.
+        photos: Whole photos; each image is built on one.
         crops: Lists of crops with one face, laid over it; the first list six times as often as
             each other one.
-        side: Side of the pictures, pixels.
+        side: Side of the images, pixels.
     """
 
     def __init__(
@@ -243,10 +243,10 @@ class SceneComposer:
         self.crops = [c for c in crops if len(c)]
 
     def compose(self, rng: np.random.Generator) -> tuple[ImageArray, Points, NDArray[np.bool_]]:
-        """One picture.
+        """One image.
 
         Returns:
-            The picture (side, side) uint8, its faces' points (N, 3, 2), and (N,) bool whether each
+            The image (side, side) uint8, its faces' points (N, 3, 2), and (N,) bool whether each
             is surely a face.
         """
         scene = _Scene(self.side, rng)
@@ -393,7 +393,7 @@ def _affine(
     flip: bool,
     middle: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """(2, 3) that brings the middle of a picture to ``middle``."""
+    """(2, 3) that brings the middle of an image to ``middle``."""
     angle = np.deg2rad(angle_deg)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if flip else 1.0, 1.0])
@@ -411,9 +411,9 @@ def _share(mask: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.fl
     return np.asarray(inside / np.maximum(area, 1.0), np.float64)
 
 
-def _change_light(picture: ImageArray, rng: np.random.Generator) -> ImageArray:
+def _change_light(original: ImageArray, rng: np.random.Generator) -> ImageArray:
     """Light, blur, noise, compression and things in front."""
-    image: Any = picture.copy()
+    image: Any = original.copy()
     side = len(image)
     if rng.random() < 0.15:
         x, y = rng.integers(0, side, 2)
@@ -436,7 +436,7 @@ def _change_light(picture: ImageArray, rng: np.random.Generator) -> ImageArray:
         image = cv2.addWeighted(image, 1.0 - share, noise, share, 0.0)
     if rng.random() < 0.25:
         coded = encode_image(image, ".jpg", quality=int(rng.integers(25, 90)))
-        image = read_picture(coded, channels=1)[..., 0]
+        image = read_image(coded, channels=1)[..., 0]
     return np.asarray(image, np.uint8)
 
 
@@ -444,9 +444,9 @@ def cell_targets(points: Points, sure: NDArray[np.bool_], side: int) -> Targets:
     """What each cell should answer.
 
     Args:
-        points: (N, 3, 2) pixels of the picture.
+        points: (N, 3, 2) pixels of the image.
         sure: (N,); cells in the middle of an unsure face count neither way.
-        side: Side of the picture, pixels.
+        side: Side of the image, pixels.
 
     Returns:
         (M, 12): score, its weight, weight of the place, then the nine numbers of the place as the
@@ -546,7 +546,7 @@ class _Batches:
 def split_photos(
     photos: Sequence[LabelledPhoto], share: float = 0.1
 ) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
-    """Photos to train on and photos held out; copies of one picture stay on one side."""
+    """Photos to train on and photos held out; copies of one image stay on one side."""
     small: Any = np.stack(
         [cv2.resize(p.image, (96, 96), interpolation=cv2.INTER_AREA) for p in photos]
     )[..., None]

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from facial_keypoints.errors import (
         DataError,
         FacialKeypointsError,
+        ImageError,
         MissingExtraError,
         ModelError,
         OutputError,
-        PictureError,
     )
     from facial_keypoints.evaluation.scores import EvaluationReport, evaluate_predictions
     from facial_keypoints.inference.alignment import AlignedFaces, align
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from facial_keypoints.inference.predictor import Predictor, load_predictor
     from facial_keypoints.inference.smoothing import OneEuro
     from facial_keypoints.inference.tracker import Tracker, track_video
-    from facial_keypoints.io.images import read_picture
+    from facial_keypoints.io.images import read_image
     from facial_keypoints.models.export import export_onnx
     from facial_keypoints.models.runtime import Runtime, load_runtime, shipped_models
     from facial_keypoints.models.spec import ModelSpec
@@ -51,12 +51,12 @@ _HOMES = {
         "MissingExtraError",
         "ModelError",
         "OutputError",
-        "PictureError",
+        "ImageError",
     ),
     "evaluation.scores": ("EvaluationReport", "evaluate_predictions"),
     "models.export": ("export_onnx",),
     "inference.measure.measures": ("Measurements", "measure"),
-    "io.images": ("read_picture",),
+    "io.images": ("read_image",),
     "inference.predictor": ("Predictor", "load_predictor"),
     "models.runtime": ("Runtime", "load_runtime", "shipped_models"),
     "schemas": ("get_schema", "list_schemas"),
@@ -75,6 +75,7 @@ __all__ = [
     "FaceDataset",
     "FaceDetector",
     "FacialKeypointsError",
+    "ImageError",
     "KeypointSchema",
     "Keypoints",
     "Measurements",
@@ -83,7 +84,6 @@ __all__ = [
     "ModelSpec",
     "OneEuro",
     "OutputError",
-    "PictureError",
     "Prediction",
     "Predictor",
     "Runtime",
@@ -99,7 +99,7 @@ __all__ = [
     "load_predictor",
     "load_runtime",
     "measure",
-    "read_picture",
+    "read_image",
     "shipped_models",
     "track_video",
 ]

@@ -5,7 +5,7 @@ Family tree::
     FacialKeypointsError          anything a user can cause and mend; the command line prints it as
     |                             one sentence and exits 1
     +-- DataError                 a file, folder or array that is not what it should be
-    |   +-- PictureError          one picture that cannot be used; others beside it still can
+    |   +-- ImageError          one image that cannot be used; others beside it still can
     +-- ModelError                a model file that is corrupt, foreign or does not fit the data
     +-- OutputError               an output that exists already or cannot be written
     +-- MissingExtraError         an optional dependency is not installed
@@ -18,10 +18,10 @@ from __future__ import annotations
 __all__ = [
     "DataError",
     "FacialKeypointsError",
+    "ImageError",
     "MissingExtraError",
     "ModelError",
     "OutputError",
-    "PictureError",
 ]
 
 
@@ -33,8 +33,8 @@ class DataError(FacialKeypointsError):
     """A file, folder or array is not what it should be; the message names where and the remedy."""
 
 
-class PictureError(DataError):
-    """A picture is damaged, too large, or no picture at all; the message names it."""
+class ImageError(DataError):
+    """An image is damaged, too large, or no image at all; the message names it."""
 
 
 class ModelError(FacialKeypointsError):

@@ -1,4 +1,4 @@
-"""Where a face sits in a crop: as in Kaggle's pictures, which every network here learnt from.
+"""Where a face sits in a crop: as in Kaggle's images, which every network here learnt from.
 
 A **face box** is the square that such a crop shows: from the hairline to the chin, a little wider than
 the cheeks, upright; its middle column runs between the eyes. Everything follows from four points,
@@ -58,11 +58,11 @@ def face_boxes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float32]:
     """The face boxes of faces whose points are known.
 
     Args:
-        xy: (N, K, 2) points, pixels of a picture.
+        xy: (N, K, 2) points, pixels of an image.
         schema: Theirs; it must have the four points.
 
     Returns:
-        (N, 4) xyxy, edges in pixels of the picture; NaN where one of the four points is NaN.
+        (N, 4) xyxy, edges in pixels of the image; NaN where one of the four points is NaN.
     """
     left, right, _ = _parts(xy, schema)
     side = (face_sizes(xy, schema) / FACE_SIZE)[..., np.newaxis]
@@ -79,14 +79,14 @@ def frame_face(
     upright: bool = True,
     smallest: float = 2.0,
 ) -> CropTransform:
-    """The crop that shows a face as Kaggle's pictures do.
+    """The crop that shows a face as Kaggle's images do.
 
     Args:
-        xy: (K, 2) points of the face, pixels of a picture.
+        xy: (K, 2) points of the face, pixels of an image.
         schema: Theirs; it must have the four points.
         input_size: (height, width) of the crop.
         upright: Turn the crop with the face, so that its eyes are level.
-        smallest: Least size of the face in pixels of the picture: points that fell together must
+        smallest: Least size of the face in pixels of the image: points that fell together must
             not blow the crop up without bound.
 
     Raises:
@@ -98,7 +98,7 @@ def frame_face(
         raise ValueError("a face can be framed only by known eyes and mouth corners.")
     height, width = input_size
     scale = FACE_SIZE * width / max(size, smallest)
-    across = left - right  # the person's left eye is on the right of the picture
+    across = left - right  # the person's left eye is on the right of the image
     angle = float(np.arctan2(across[1], across[0])) if upright else 0.0
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     linear = np.array([[cos, sin], [-sin, cos]])

@@ -1,6 +1,6 @@
 """Coordinate spaces, crops, flips and boxes; numpy only.
 
-Four named spaces: **image** (pixels of the original picture), **input** (pixels of the model's
+Four named spaces: **image** (pixels of the original image), **input** (pixels of the model's
 crop), **unit** ([0, 1] of the input) and **heatmap** (cells). Converters are named from-to, return
 new arrays, and let NaN pass through. Boxes are xyxy everywhere inside. An integer coordinate is a
 pixel *centre*, so resizing by s maps x to (x + 0.5) s - 0.5; that half pixel is written here only.
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def resize_transform(image_size: tuple[int, int], input_size: tuple[int, int]) -> CropTransform:
-    """The transform of a plain resize of the whole picture, pixel centres to pixel centres.
+    """The transform of a plain resize of the whole image, pixel centres to pixel centres.
 
     Args:
         image_size: (height, width) before.
@@ -54,7 +54,7 @@ def box_to_crop(
         box_xyxy: (4,) box in image pixels, edges (not centres of edge pixels).
         input_size: (height, width) of the input; the square covers the longer side.
         margin: Extra on every side as a fraction of the box's longer side.
-        angle_deg: Roll of the face, clockwise in the picture; the crop turns it upright.
+        angle_deg: Roll of the face, clockwise in the image; the crop turns it upright.
 
     Raises:
         ValueError: The box has no area.
@@ -75,18 +75,18 @@ def box_to_crop(
 
 
 def flip_images(images: ImageArray) -> ImageArray:
-    """Mirror pictures (..., H, W, C) left to right."""
+    """Mirror images (..., H, W, C) left to right."""
     return images[..., ::-1, :]
 
 
 def flip_xy(xy: FloatArray, width: int, schema: KeypointSchema) -> FloatArray:
-    """Mirror points (..., K, 2) with their picture: x becomes (W - 1) - x and partners swap places.
+    """Mirror points (..., K, 2) with their image: x becomes (W - 1) - x and partners swap places.
 
     NaN stays NaN and moves with its keypoint. Flipping twice gives the points back.
 
     Args:
-        xy: Points in pixels of a picture that is ``width`` wide.
-        width: Width of that picture in pixels.
+        xy: Points in pixels of an image that is ``width`` wide.
+        width: Width of that image in pixels.
         schema: Says who is whose left/right partner.
     """
     flipped = xy[..., list(schema.swap), :].copy()
@@ -95,9 +95,9 @@ def flip_xy(xy: FloatArray, width: int, schema: KeypointSchema) -> FloatArray:
 
 
 def inside_image(xy: FloatArray, image_size: tuple[int, int]) -> BoolArray:
-    """(...,) bool: which points (..., 2) lie on the picture; False for NaN.
+    """(...,) bool: which points (..., 2) lie on the image; False for NaN.
 
-    The picture reaches from -0.5 to W - 0.5 since integers are pixel centres.
+    The image reaches from -0.5 to W - 0.5 since integers are pixel centres.
     """
     height, width = image_size
     x, y = xy[..., 0], xy[..., 1]
@@ -106,7 +106,7 @@ def inside_image(xy: FloatArray, image_size: tuple[int, int]) -> BoolArray:
 
 
 def pixels_to_signed(xy: FloatArray, image_size: tuple[int, int]) -> NDArray[np.float32]:
-    """Pixels to the study's targets: (x - W/2) / (W/2), so (x - 48) / 48 on 96-pixel pictures."""
+    """Pixels to the study's targets: (x - W/2) / (W/2), so (x - 48) / 48 on 96-pixel images."""
     half = np.array([image_size[1] / 2.0, image_size[0] / 2.0])
     return np.asarray((np.asarray(xy, np.float64) - half) / half, np.float32)
 

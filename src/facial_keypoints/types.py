@@ -4,7 +4,7 @@ Axis letters everywhere: B batch, N faces or samples, K keypoints, H/W image row
 h/w heatmap rows/columns, C channels. Coordinates are pixels, x right, y down, an integer is the
 centre of a pixel; NaN means *not labelled*. "Left" is the person's own left (image right).
 
-This module knows numpy and nothing else: no file format, no model, no picture library.
+This module knows numpy and nothing else: no file format, no model, no image library.
 """
 
 from __future__ import annotations
@@ -185,15 +185,15 @@ class Keypoints:
 
 @dataclass(frozen=True, eq=False)
 class FaceDataset:
-    """N face pictures of one size with their keypoints.
+    """N face images of one size with their keypoints.
 
     Args:
         images: (N, H, W, C) uint8 0-255, C = 1 grey or 3 RGB.
-        keypoints: N rows; all NaN where the pictures carry no labels (a test set).
+        keypoints: N rows; all NaN where the images carry no labels (a test set).
         sample_ids: N identifiers that survive subsetting (row number, file name).
         source: Where the faces came from, for messages and reports.
         styles: N label styles (which annotators' rules a row follows); "" where unknown.
-        groups: N group keys: rows of one group (same person, near-duplicate pictures) must stay on
+        groups: N group keys: rows of one group (same person, near-duplicate images) must stay on
             one side of a split. Each row is its own group when left out.
 
     Raises:
@@ -306,14 +306,14 @@ class CropTransform:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a predictor found in one picture or video frame; no faces is N = 0, never ``None``.
+    """What a predictor found in one image or video frame; no faces is N = 0, never ``None``.
 
     Args:
-        keypoints: N faces in pixels of the original picture.
+        keypoints: N faces in pixels of the original image.
         boxes: (N, 4) float32 xyxy in image pixels.
         scores: (N,) float32 detector score in [0, 1]; NaN where no detector ran.
-        image_size: (height, width) of the picture.
-        source: Path or name of the picture.
+        image_size: (height, width) of the image.
+        source: Path or name of the image.
         frame_index: Number of the frame in a video, else 0.
         time_s: Presentation time of the frame in seconds, else 0.
         track_ids: (N,) int64, the same number for the same face through a video, from 1; ``None``

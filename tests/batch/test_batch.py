@@ -37,7 +37,7 @@ needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="the extra ray is not installed"
 )
 
-BAD = {3: b"", 8: b"no picture", 21: None}  # None: cut off
+BAD = {3: b"", 8: b"no image", 21: None}  # None: cut off
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def folder(faces: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Path
         sub = place / ("a" if number < 10 else "b")
         sub.mkdir(exist_ok=True)
         (sub / f"{number:03}.jpg").write_bytes(content)
-    (place / "notes.md").write_text("no picture")
+    (place / "notes.md").write_text("no image")
     return place
 
 
@@ -133,7 +133,7 @@ def test_the_same_is_found_at_a_uri(folder: Path) -> None:
     ]
     with pytest.raises(DataError, match=r"no file matches file://.*\*\.png"):
         list(find_pieces([f"file://{folder}/*.png"]))
-    with pytest.raises(DataError, match="there is no picture or folder file:///nowhere"):
+    with pytest.raises(DataError, match="there is no image or folder file:///nowhere"):
         list(find_pieces(["file:///nowhere"]))
 
 
@@ -166,7 +166,7 @@ def test_filesystems_of_fsspec_are_read_and_written(faces: list[bytes]) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("fsspec") is None, reason="needs fsspec")
-def test_whatever_error_a_filesystem_raises_costs_one_picture(
+def test_whatever_error_a_filesystem_raises_costs_one_image(
     faces: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import fsspec
@@ -211,8 +211,8 @@ def test_parts_hold_the_rows_of_predict_and_failures_the_rest(
     assert [source for source, _ in failed(tmp_path / "out")] == [str(files[i]) for i in BAD]
     assert [reason.split("(")[0] for _, reason in failed(tmp_path / "out")] == [
         "the file is empty.",
-        "not a picture in a known format.",
-        "the picture is damaged or cut off ",
+        "not an image in a known format.",
+        "the image is damaged or cut off ",
     ]
 
 
@@ -224,7 +224,7 @@ def test_blocks_of_whole_batches_give_the_very_numbers_of_predict(
 
 
 @pytest.mark.parametrize("kind", ["binary", "struct", "path"])
-def test_parquet_columns_of_pictures_and_of_paths(
+def test_parquet_columns_of_images_and_of_paths(
     kind: str, faces: list[bytes], folder: Path, predicted: pa.Table, tmp_path: Path
 ) -> None:
     files = [str(f) for f in sorted(folder.rglob("*.jpg"))]
@@ -322,7 +322,7 @@ def test_links_in_an_archive_are_failures(faces: list[bytes], tmp_path: Path) ->
     result = do(tmp_path / "out", begin(tmp_path / "out", [str(shard)]))
     assert result == {"inputs": 3, "faces": 1, "failed": 2}
     assert [reason.partition("(")[2] for _, reason in failed(tmp_path / "out")] == [
-        "a link to a.jpg, not a picture)."
+        "a link to a.jpg, not an image)."
     ] * 2
 
 
@@ -376,7 +376,7 @@ def test_failures_are_tried_again_by_themselves_from_any_folder(
     assert parts(Path("more"))["source"].to_pylist() == left
 
 
-def test_names_that_lead_into_files_give_each_a_picture_or_a_failure(
+def test_names_that_lead_into_files_give_each_a_image_or_a_failure(
     faces: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -525,12 +525,12 @@ def test_a_full_disk_is_one_sentence_and_what_is_done_stays(
     assert [p.name for p in (out / "parts").iterdir()] == ["00000000.parquet"]
 
 
-def test_a_picture_that_is_too_large_for_the_limit_is_not_read(tmp_path: Path) -> None:
+def test_a_image_that_is_too_large_for_the_limit_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x" * 1000)
     for source in (f"{tmp_path}/a.jpg", f"file://{tmp_path}/a.jpg"):
-        (picture,) = read_piece(Piece("file", source), root="/", column=None, max_pixels=10)
+        (image,) = read_piece(Piece("file", source), root="/", column=None, max_pixels=10)
         with pytest.raises((OSError, ValueError), match="too large"):
-            picture.read()
+            image.read()
 
 
 def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -630,7 +630,7 @@ def test_a_killed_node_and_a_killed_driver_lose_nothing_and_double_nothing(
     from ray_nodes import Nodes, kill_tree
 
     out = tmp_path / "out"
-    # The same pictures many times, under a list: enough blocks to kill in between.
+    # The same images many times, under a list: enough blocks to kill in between.
     files = [str(f) for f in sorted(folder.rglob("*.jpg"))] * 12
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join(files))
@@ -665,7 +665,7 @@ def test_on_this_machine_alone_mistakes_are_one_sentence(folder: Path, tmp_path:
     run = batch(folder, "-o", out, "--workers", "1")
     log = run.communicate(timeout=200)[1]
     assert run.returncode == 0, log
-    assert "27 of 30 pictures in 1 parts" in log
+    assert "27 of 30 images in 1 parts" in log
     for words, sentence in (
         ((folder, "-o", out), "exists already"),
         (
@@ -684,5 +684,5 @@ def test_on_this_machine_alone_mistakes_are_one_sentence(folder: Path, tmp_path:
 
 def test_storage_names() -> None:
     assert storage.is_uri("s3://bucket/a")
-    assert not storage.is_uri("C:/pictures")
+    assert not storage.is_uri("C:/images")
     assert isinstance(storage._resolve("relative/a.jpg")[0], pafs.LocalFileSystem)

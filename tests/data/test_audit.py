@@ -34,7 +34,7 @@ MOUTH = KAGGLE15.index("mouth_center_bottom_lip")
 
 
 def textures(n: int, seed: int = 0) -> np.ndarray:
-    """Pictures that resemble each other no more than strangers do."""
+    """Images that resemble each other no more than strangers do."""
     rng = np.random.default_rng(seed)
     coarse = rng.normal(128, 50, (n, 7, 8)).clip(0, 255).astype(np.uint8)
     return np.stack([cv2.resize(c, (W, H), interpolation=cv2.INTER_CUBIC) for c in coarse])[
@@ -118,7 +118,7 @@ def test_a_point_far_from_where_faces_have_it_is_flagged(row: int) -> None:
     assert flagged_rows(report).tolist() == [row]
 
 
-def test_points_outside_the_picture_are_flagged() -> None:
+def test_points_outside_the_image_are_flagged() -> None:
     data = faces()
     xy = data.keypoints.xy.copy()
     xy[5, MOUTH, 1] = H + 2
@@ -132,7 +132,7 @@ def test_a_face_in_a_corner_is_flagged_as_placed_oddly() -> None:
     assert "placement" in reasons(changed(data, xy=xy), 8)
 
 
-def test_a_blank_picture_is_flagged() -> None:
+def test_a_blank_image_is_flagged() -> None:
     data = faces()
     images = data.images.copy()
     images[3] = 90
@@ -140,7 +140,7 @@ def test_a_blank_picture_is_flagged() -> None:
     assert "blank" in reasons(changed(data, images=images), 3)
 
 
-def test_a_picture_unlike_all_faces_is_flagged() -> None:
+def test_a_image_unlike_all_faces_is_flagged() -> None:
     data = faces(400)
     basis = textures(6, seed=5).astype(np.float64)
     weights = np.random.default_rng(2).dirichlet(np.ones(6), 400)
@@ -166,7 +166,7 @@ def test_copies_are_counted_and_their_disagreement_flagged() -> None:
     assert all("nose_tip is 5.0 px" in detail for detail in details)
 
 
-def test_pictures_shared_with_the_test_set_are_named() -> None:
+def test_images_shared_with_the_test_set_are_named() -> None:
     data, test = faces(), faces(10, seed=9)
     images = test.images.copy()
     images[2] = data.images[30]
@@ -259,7 +259,7 @@ def test_the_terminal_shows_counts_and_flags() -> None:
 # --- groups ---------------------------------------------------------------------------------------
 
 
-def test_identical_pictures_share_a_number() -> None:
+def test_identical_images_share_a_number() -> None:
     images = textures(4)
     groups = exact_groups(np.concatenate([images, images[[2]]]))
     assert groups[4] == groups[2]
@@ -298,6 +298,6 @@ def test_strangers_that_all_look_alike_make_no_blob() -> None:
     assert groups[40] == groups[3]
 
 
-def test_groups_of_no_and_of_one_picture() -> None:
+def test_groups_of_no_and_of_one_image() -> None:
     assert duplicate_groups(textures(1)).tolist() == [0]
     assert duplicate_groups(textures(1)[:0]).tolist() == []

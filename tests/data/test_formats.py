@@ -1,4 +1,4 @@
-"""Formats that keep pictures as files: what is saved is loaded, and bad files are named."""
+"""Formats that keep images as files: what is saved is loaded, and bad files are named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facial_keypoints import load_predictor, read_picture
+from facial_keypoints import load_predictor, read_image
 from facial_keypoints.data import load_dataset, save_dataset
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import DataError
@@ -42,7 +42,7 @@ def test_saved_faces_are_loaded_again(
     assert loaded.sample_ids[0] == "images/000001.png"
 
 
-def test_a_size_resizes_pictures_and_points_together(tmp_path: Path) -> None:
+def test_a_size_resizes_images_and_points_together(tmp_path: Path) -> None:
     given = faces()
     save_dataset(given, tmp_path, "csv")
     loaded = load_dataset(tmp_path, size=(40, 52))
@@ -70,7 +70,7 @@ def test_groups_come_from_a_column(tmp_path: Path) -> None:
     assert load_dataset(table, group_by="person").groups.tolist() == people[1:]
 
 
-def test_bad_tables_and_pictures_are_named(tmp_path: Path) -> None:
+def test_bad_tables_and_images_are_named(tmp_path: Path) -> None:
     save_dataset(faces(), tmp_path, "csv")
     table = tmp_path / "faces.csv"
     good = table.read_text()
@@ -84,8 +84,8 @@ def test_bad_tables_and_pictures_are_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=words):
             load_dataset(tmp_path)
     table.write_text(good)
-    (tmp_path / "images/000001.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"row 1: images/000001.png: not a picture"):
+    (tmp_path / "images/000001.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"row 1: images/000001.png: not an image"):
         load_dataset(tmp_path)
 
 
@@ -108,7 +108,7 @@ def test_only_faces_that_fit_are_written_as_kaggle(tmp_path: Path) -> None:
 
 
 def keep_columns(table: Path, *names: str) -> None:
-    """Rewrite a csv with the picture and the named keypoints only."""
+    """Rewrite a csv with the image and the named keypoints only."""
     rows = [line.split(",") for line in table.read_text().splitlines()]
     kept = [i for i, c in enumerate(rows[0]) if c == "image" or c.rsplit("_", 1)[0] in names]
     table.write_text("\n".join(",".join(row[i] for i in kept) for row in rows))
@@ -204,7 +204,7 @@ def test_a_face_without_eyes_is_cut_by_its_box_or_by_its_points(tmp_path: Path) 
         )
         np.testing.assert_allclose(spread, (high - low) * 64 / pixels, rtol=1e-4)
         assert np.isnan(loaded.keypoints.xy[0]).any(axis=1).sum() == 1
-    # One face without a box is a picture that is a face.
+    # One face without a box is an image that is a face.
     assert load_dataset(coco_file(tmp_path, xy[:1], bbox=False)).image_size == (360, 640)
     xy[:] = np.nan
     (tmp_path / "annotations.json").unlink()
@@ -262,9 +262,9 @@ def test_bad_300w_files_are_named(tmp_path: Path, content: str, says: str) -> No
         load_dataset(tmp_path)
 
 
-def test_a_300w_file_needs_its_picture(tmp_path: Path) -> None:
+def test_a_300w_file_needs_its_image(tmp_path: Path) -> None:
     pts_file(tmp_path / "a.pts", np.ones((68, 2)))
-    with pytest.raises(DataError, match="no picture of the same name"):
+    with pytest.raises(DataError, match="no image of the same name"):
         load_dataset(tmp_path)
     (tmp_path / "a.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match="row 1"):
@@ -332,7 +332,7 @@ def test_a_data_set_is_read_as_prediction_reads(
     image, natural = STORED[kind]
     image.save(tmp_path / "photo.png")
     loaded = load_dataset(csv_file(tmp_path, np.full((1, 15, 2), 5.0)), channels=channels)
-    expected = read_picture(tmp_path / "photo.png", channels=channels or natural)
+    expected = read_image(tmp_path / "photo.png", channels=channels or natural)
     np.testing.assert_array_equal(loaded.images[0], expected)
 
 

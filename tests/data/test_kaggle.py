@@ -319,10 +319,10 @@ def test_whatever_the_bytes_the_answer_is_faces_or_a_data_error(
         assert message.isprintable()
 
 
-# --- test pictures, look-up table, submission -----------------------------------------------------
+# --- test images, look-up table, submission -----------------------------------------------------
 
 
-def pictures(ids: tuple[int, ...]) -> str:
+def images(ids: tuple[int, ...]) -> str:
     cells = [["ImageId", "Image"]]
     cells += [[str(i), " ".join([str(i)] * 4)] for i in ids]
     return text(cells)
@@ -336,8 +336,8 @@ LOOKUP = """RowId,ImageId,FeatureName,Location
 """
 
 
-def test_test_pictures_carry_their_image_id_and_no_labels(tmp_path: Path) -> None:
-    saved(tmp_path, pictures((7, 3)), "test.csv")
+def test_test_images_carry_their_image_id_and_no_labels(tmp_path: Path) -> None:
+    saved(tmp_path, images((7, 3)), "test.csv")
     faces = load_kaggle(tmp_path, part="test")
     assert faces.sample_ids.tolist() == ["7", "3"]
     assert faces.images[:, 0, 0, 0].tolist() == [7, 3]
@@ -356,7 +356,7 @@ def test_requested_points_imply_the_label_style(tmp_path: Path) -> None:
     assert requested_styles(lookup, ["2", "1", "5"]).tolist() == ["kaggle-b", "kaggle-a", ""]
 
 
-def test_the_submission_answers_each_row_clipped_to_the_picture(tmp_path: Path) -> None:
+def test_the_submission_answers_each_row_clipped_to_the_image(tmp_path: Path) -> None:
     lookup = load_lookup(saved(tmp_path, LOOKUP, "IdLookupTable.csv"))
     xy = np.full((2, 15, 2), 50.0, np.float32)
     xy[0, 0, 0], xy[0, 11, 1] = -3.0, 99.0

@@ -32,7 +32,7 @@ def kaggle_like() -> FaceDataset:
 
 
 def brightness(images: NDArray[np.uint8], xy: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(N,) mean of the 3 x 3 pixels around a point of each picture."""
+    """(N,) mean of the 3 x 3 pixels around a point of each image."""
     x, y = np.clip(np.rint(xy).astype(int), 1, images.shape[1] - 2).T
     n = np.arange(len(images))
     around = [images[n, y + j, x + i, 0] for i in (-1, 0, 1) for j in (-1, 0, 1)]
@@ -49,14 +49,14 @@ def dark_pupils(images: NDArray[np.uint8], xy: NDArray[np.floating], aside: floa
     return float(np.mean(brightness(images, centre) < whites))
 
 
-def test_draws_grey_pictures_with_all_15_points(faces: FaceDataset) -> None:
+def test_draws_grey_images_with_all_15_points(faces: FaceDataset) -> None:
     assert faces.images.shape == (160, 96, 96, 1)
     assert faces.images.dtype == np.uint8
     assert faces.schema is KAGGLE15
     assert faces.label_counts.tolist() == [160] * 15
     assert set(faces.styles) == {"kaggle-a"}
     assert faces.sample_ids[:2].tolist() == ["1", "2"]
-    assert (faces.images.std(axis=(1, 2, 3)) > 8).all()  # no blank picture
+    assert (faces.images.std(axis=(1, 2, 3)) > 8).all()  # no blank image
 
 
 def test_the_same_seed_draws_the_same_faces_and_another_seed_others() -> None:
@@ -87,18 +87,18 @@ def test_wrong_numbers_are_refused(wrong: dict[str, int]) -> None:
         draw_faces(**wrong)
 
 
-def test_pictures_of_a_person_share_a_group_and_are_not_neighbours(faces: FaceDataset) -> None:
+def test_images_of_a_person_share_a_group_and_are_not_neighbours(faces: FaceDataset) -> None:
     people, counts = np.unique(faces.groups, return_counts=True)
     assert len(people) == 48
     assert counts.max() == 4
     assert (faces.groups[1:] != faces.groups[:-1]).all()
 
 
-def test_points_are_on_the_picture_and_in_the_order_of_a_face(faces: FaceDataset) -> None:
+def test_points_are_on_the_image_and_in_the_order_of_a_face(faces: FaceDataset) -> None:
     xy = faces.keypoints.xy
     assert inside_image(xy, faces.image_size).mean() > 0.995
     along = xy[:, AT["left_eye_center"]] - xy[:, AT["right_eye_center"]]
-    assert (along[:, 0] > 20).all()  # the person's left is on the picture's right
+    assert (along[:, 0] > 20).all()  # the person's left is on the image's right
     down = np.stack([-along[:, 1], along[:, 0]], axis=1) / np.hypot(*along.T)[:, None]
 
     def height(name: str) -> NDArray[np.floating]:
@@ -134,7 +134,7 @@ def test_mirrored_faces_are_faces_with_mirrored_points(faces: FaceDataset) -> No
     assert dark_pupils(flip_images(faces.images), mirrored) > 0.9
 
 
-def test_a_larger_picture_shows_the_same_face_at_twice_the_size() -> None:
+def test_a_larger_image_shows_the_same_face_at_twice_the_size() -> None:
     small, large = draw_faces(6, seed=2), draw_faces(6, seed=2, image_size=192)
     np.testing.assert_allclose(large.keypoints.xy, 2 * small.keypoints.xy + 0.5, atol=1e-3)
     halved = large.images.reshape(6, 96, 2, 96, 2).mean(axis=(2, 4))
@@ -200,7 +200,7 @@ def test_full_rows_show_few_people_and_four_point_rows_many(kaggle_like: FaceDat
     assert not set(kaggle_like.groups[:80]) & set(kaggle_like.groups[80:])
 
 
-def test_some_four_point_pictures_come_twice_with_other_labels(kaggle_like: FaceDataset) -> None:
+def test_some_four_point_images_come_twice_with_other_labels(kaggle_like: FaceDataset) -> None:
     seen: dict[bytes, int] = {}
     pairs = []
     for row in range(len(kaggle_like)):

@@ -53,7 +53,7 @@ def test_the_template_is_the_known_one_and_its_left_is_the_persons_right() -> No
     found = align(GREY, five(TEMPLATE))
     assert found.images.shape == (1, 112, 112, 3)
     assert found.matrices[0] == pytest.approx(np.array([[1, 0, 0], [0, 1, 0]]), abs=1e-5)
-    # The person's left eye, at the picture's right, lands at the template's right.
+    # The person's left eye, at the image's right, lands at the template's right.
     xy = found.transform(0).apply(five(TEMPLATE).xy[0])
     assert xy[FIVE.index("left_eye_center")] == pytest.approx([73.5318, 51.5014], abs=1e-3)
 
@@ -123,7 +123,7 @@ def test_pixels_go_where_the_matrix_says() -> None:
         assert middle == pytest.approx(TEMPLATE[channel], abs=0.4)
 
 
-def test_a_large_face_is_averaged_not_sampled_and_beyond_the_picture_is_black() -> None:
+def test_a_large_face_is_averaged_not_sampled_and_beyond_the_image_is_black() -> None:
     # A fine chessboard: averaged it is an even grey; sampled it would be noise.
     board = np.indices((1600, 1600)).sum(axis=0) % 2 * 255
     image = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
@@ -190,19 +190,19 @@ def fkp(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_align_writes_a_picture_a_face_with_the_matrix_that_maps_back(tmp_path: Path) -> None:
+def test_align_writes_a_image_a_face_with_the_matrix_that_maps_back(tmp_path: Path) -> None:
     folder, out = tmp_path / "faces", tmp_path / "aligned"
     (folder / "more").mkdir(parents=True)
     images = draw_faces(4, seed=3, image_size=160).images[..., 0]
     for name, image in zip(("a.png", "a.jpg", "b.png", "more/a.png"), images, strict=True):
         Image.fromarray(image).save(folder / name)
-    (folder / "c.png").write_bytes(b"no picture")
+    (folder / "c.png").write_bytes(b"no image")
     words = ("align", "--crops", folder, "-o", out, "--size", "64", "--margin", "0.1")
     done = fkp(*words)
     assert done.returncode == 1
     assert "skipped" in done.stderr
     assert "c.png" in done.stderr
-    assert "4 of 5 pictures" in done.stderr
+    assert "4 of 5 images" in done.stderr
     with (out / "faces.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert [Path(row["source"]).relative_to(folder).as_posix() for row in rows] == [
@@ -214,8 +214,8 @@ def test_align_writes_a_picture_a_face_with_the_matrix_that_maps_back(tmp_path: 
     with points.open(newline="") as handle:
         predicted = {row["source"]: row for row in csv.DictReader(handle)}
     for row in rows:
-        with Image.open(out / row["file"]) as picture:
-            assert picture.size == (64, 64)
+        with Image.open(out / row["file"]) as image:
+            assert image.size == (64, 64)
         matrix = np.array(
             [[float(row[k]) for k in ks] for ks in (("a", "b", "tx"), ("c", "d", "ty"))]
         )

@@ -1,4 +1,4 @@
-"""Finding faces: the shipped network on drawn scenes, files that are no detector, odd pictures."""
+"""Finding faces: the shipped network on drawn scenes, files that are no detector, odd images."""
 
 import shutil
 from pathlib import Path
@@ -53,10 +53,10 @@ def test_drawn_faces_are_found_where_they_are_and_nothing_else_is(detector, seed
 
 
 @pytest.mark.parametrize(
-    "picture", [np.zeros((120, 160, 3), np.uint8), draw_scene(0, seed=21)[0]], ids=["black", "room"]
+    "image", [np.zeros((120, 160, 3), np.uint8), draw_scene(0, seed=21)[0]], ids=["black", "room"]
 )
-def test_a_picture_without_faces_gives_no_boxes(detector, picture):
-    boxes, scores = detector.detect(picture)
+def test_a_image_without_faces_gives_no_boxes(detector, image):
+    boxes, scores = detector.detect(image)
     assert boxes.shape == (0, 4)
     assert scores.shape == (0,)
 
@@ -66,8 +66,8 @@ def test_grey_and_colour_answer_alike(detector):
     gray = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     want = detector.detect(photo)[0]
     assert len(want) == 2
-    for picture in (gray, gray[..., None], np.repeat(gray[..., None], 3, axis=2)):
-        np.testing.assert_allclose(detector.detect(picture)[0], want, atol=0.01)
+    for image in (gray, gray[..., None], np.repeat(gray[..., None], 3, axis=2)):
+        np.testing.assert_allclose(detector.detect(image)[0], want, atol=0.01)
 
 
 def test_boxes_grow_with_the_photo(detector):
@@ -80,13 +80,13 @@ def test_boxes_grow_with_the_photo(detector):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (3000, 2), (33, 65), (700, 31)])
-def test_any_size_of_picture_is_answered(detector, shape):
+def test_any_size_of_image_is_answered(detector, shape):
     boxes, scores = detector.detect(np.full((*shape, 3), 127, np.uint8))
     assert boxes.shape == (len(scores), 4)
     assert np.isfinite(boxes).all()
 
 
-def test_a_view_into_a_larger_picture_is_read_right(detector):
+def test_a_view_into_a_larger_image_is_read_right(detector):
     photo, _ = draw_scene(1, seed=33)
     large = np.zeros((photo.shape[0] + 40, photo.shape[1] * 2, 3), np.uint8)
     large[20:-20, ::2] = photo
@@ -118,7 +118,7 @@ def test_the_threshold_decides_what_is_told():
     ],
     ids=["float", "four channels", "flat", "empty"],
 )  # fmt: skip
-def test_what_is_no_picture_is_refused(detector, image):
+def test_what_is_no_image_is_refused(detector, image):
     with pytest.raises(ValueError, match="image must"):
         detector.detect(image)
 

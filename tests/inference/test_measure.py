@@ -106,7 +106,7 @@ def test_each_measure_is_what_its_definition_says() -> None:
 def test_a_raised_outer_corner_tilts_up_and_a_clockwise_head_rolls_positive() -> None:
     assert measure(face(right_eye_outer_corner=(22, 37)))["right_canthal_tilt"][0] > 10
     assert measure(face(right_eye_outer_corner=(22, 45)))["right_canthal_tilt"][0] < -10
-    # Clockwise in the picture: the eye at the picture's right sinks.
+    # Clockwise in the image: the eye at the image's right sinks.
     assert measure(face(left_eye_center=(70, 44)))["head_roll"][0] > 5
 
 
@@ -221,7 +221,7 @@ def test_error_bars_grow_with_doubt_and_combine_with_the_neutral_faces() -> None
     st.floats(-500, 500),
     st.booleans(),
 )
-def test_turning_scaling_and_moving_the_picture_changes_no_measure_but_roll(
+def test_turning_scaling_and_moving_the_image_changes_no_measure_but_roll(
     turn: float, scale: float, dx: float, dy: float, sure: bool
 ) -> None:
     before = drawn(6, 0.9)
@@ -293,8 +293,8 @@ def fkp(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures") / "faces"
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images") / "faces"
     folder.mkdir()
     for i, image in enumerate(draw_faces(3, seed=1, image_size=128).images):
         Image.fromarray(image[..., 0]).save(folder / f"{i}.png")
@@ -322,16 +322,16 @@ def track_table(path: Path) -> Path:
     return path
 
 
-def test_measure_pictures_lists_bad_ones_and_says_what_it_is_not(
-    pictures: Path, tmp_path: Path
+def test_measure_images_lists_bad_ones_and_says_what_it_is_not(
+    images: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mixed").mkdir()
-    for file in pictures.iterdir():
+    for file in images.iterdir():
         (tmp_path / "mixed" / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "mixed" / "x.png").write_bytes(b"no picture")
+    (tmp_path / "mixed" / "x.png").write_bytes(b"no image")
     out = tmp_path / "out.csv"
     done = fkp("measure", "--crops", tmp_path / "mixed", "-o", out, "--ipd-mm", "60",
-               "--neutral", pictures / "0.png")  # fmt: skip
+               "--neutral", images / "0.png")  # fmt: skip
     assert done.returncode == 1
     assert "skipped" in done.stderr
     assert "x.png" in done.stderr
@@ -345,7 +345,7 @@ def test_measure_pictures_lists_bad_ones_and_says_what_it_is_not(
     assert float(rows[1]["interpupillary_mm"]) == 60.0
     assert 0.2 < float(rows[1]["inner_canthal"]) < 0.9
     assert 0.005 < float(rows[1]["inner_canthal_sigma"]) < 0.2
-    assert "--force" in fkp("measure", "--crops", pictures, "-o", out).stderr
+    assert "--force" in fkp("measure", "--crops", images, "-o", out).stderr
 
 
 def test_measure_a_track_table_keeps_its_columns_and_draws_curves(tmp_path: Path) -> None:
@@ -371,18 +371,18 @@ def test_measure_a_track_table_keeps_its_columns_and_draws_curves(tmp_path: Path
     assert stored.schema.metadata[b"notice"].decode() == NOTICE
 
 
-def test_a_table_of_predict_is_measured_like_its_pictures(pictures: Path, tmp_path: Path) -> None:
+def test_a_table_of_predict_is_measured_like_its_images(images: Path, tmp_path: Path) -> None:
     points, a, b = (tmp_path / name for name in ("points.parquet", "a.csv", "b.csv"))
-    assert fkp("predict", "--crops", pictures, "-o", points).returncode == 0
+    assert fkp("predict", "--crops", images, "-o", points).returncode == 0
     assert fkp("measure", points, "-o", a).returncode == 0
-    assert fkp("measure", "--crops", pictures, "-o", b).returncode == 0
+    assert fkp("measure", "--crops", images, "-o", b).returncode == 0
     tables = [list(csv.reader(file.read_text().splitlines())) for file in (a, b)]
     assert tables[0][0] == tables[1][0]
     numbers = [np.array([[float(v) for v in row[7:-1]] for row in t[1:]]) for t in tables]
     assert numbers[0] == pytest.approx(numbers[1], abs=0.02)
 
 
-def test_mistakes_are_told(pictures: Path, tmp_path: Path) -> None:
+def test_mistakes_are_told(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     bad = tmp_path / "bad.csv"
     bad.write_text("source,nose_tip_x\na,1\n")
@@ -392,9 +392,9 @@ def test_mistakes_are_told(pictures: Path, tmp_path: Path) -> None:
         ((bad,), "left_eye_center_x"),
         ((tmp_path / "text.csv",), "nose_tip_x"),
         ((tmp_path / "none.csv",), "none.csv"),
-        ((pictures, bad), "one table"),
-        (("--crops", pictures, "--plot", tmp_path / "p.png"), "with times"),
-        (("--crops", pictures, "--neutral", pictures), "one face"),
+        ((images, bad), "one table"),
+        (("--crops", images, "--plot", tmp_path / "p.png"), "with times"),
+        (("--crops", images, "--neutral", images), "one face"),
     ):
         # In this process: a failed command raises what main() prints as one sentence.
         done = CliRunner().invoke(app, ["measure", *map(str, words), "-o", str(out)])

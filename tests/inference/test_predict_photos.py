@@ -15,7 +15,7 @@ from PIL import Image
 
 from facial_keypoints import load_predictor
 from facial_keypoints.data.synthetic.scenes import draw_scene
-from facial_keypoints.errors import DataError, PictureError
+from facial_keypoints.errors import DataError, ImageError
 from facial_keypoints.framing import face_boxes, face_sizes
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.io.tables import read_boxes
@@ -106,9 +106,9 @@ def test_no_faces_are_an_empty_prediction(scene) -> None:
     assert found.boxes.shape == (0, 4)
 
 
-def test_a_face_that_the_picture_cuts_off_is_still_answered(scene) -> None:
+def test_a_face_that_the_image_cuts_off_is_still_answered(scene) -> None:
     photo, faces, boxes = scene
-    # The picture ends in the middle of the third face.
+    # The image ends in the middle of the third face.
     end = int((boxes[2, 0] + boxes[2, 2]) / 2)
     found = asked(Told(boxes)).predict(np.ascontiguousarray(photo[:, :end]))
     assert errors(found, faces)[:2].max() < 0.09
@@ -130,8 +130,8 @@ def test_tiny_and_huge_faces() -> None:
 @pytest.mark.parametrize(
     "image", [np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5)), np.zeros((0, 5), np.uint8)]
 )
-def test_what_is_no_picture_is_refused(image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="picture must"):
+def test_what_is_no_image_is_refused(image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="image must"):
         asked(Told([])).predict(image)
 
 
@@ -146,11 +146,11 @@ def test_files_are_answered_in_order_and_bad_ones_named(scene, tmp_path: Path) -
     for i in range(5):
         files.append(tmp_path / f"{i}.png")
         if i == 2:
-            files[i].write_bytes(b"no picture")
+            files[i].write_bytes(b"no image")
         else:
             Image.fromarray(photo[: 200 + i]).save(files[i])
     answers = list(asked(Told(boxes)).predict_photos(files, readers=2))
-    assert isinstance(answers[2], PictureError)
+    assert isinstance(answers[2], ImageError)
     sizes = [a.image_size[0] for a in answers if isinstance(a, Prediction)]
     assert sizes == [200, 201, 203, 204]
 
@@ -213,7 +213,7 @@ def test_the_command_answers_photos_in_all_formats_alike(scene, tmp_path: Path) 
     for suffix in ("csv", "json"):
         done = run(".", "--boxes", "boxes.csv", "-o", f"out.{suffix}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert "2 of 2 pictures, 3 faces" in done.stderr
+        assert "2 of 2 images, 3 faces" in done.stderr
     with (tmp_path / "out.csv").open() as handle:
         by_csv = list(csv.DictReader(handle))
     by_json = json.loads((tmp_path / "out.json").read_text())

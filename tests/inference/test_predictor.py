@@ -19,7 +19,7 @@ from conftest import dotted_faces
 from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.kaggle import load_kaggle, load_lookup, requested_styles
 from facial_keypoints.data.synthetic.faces import write_kaggle_folder
-from facial_keypoints.errors import ModelError, PictureError
+from facial_keypoints.errors import ImageError, ModelError
 from facial_keypoints.inference.predictor import Predictor, load_predictor
 from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.schemas import KAGGLE15
@@ -59,8 +59,8 @@ def spot(
     return image
 
 
-def test_answers_are_pixels_of_the_original_picture() -> None:
-    # A 2x2 block of a 64-pixel picture is one pixel of the 32-pixel input.
+def test_answers_are_pixels_of_the_original_image() -> None:
+    # A 2x2 block of a 64-pixel image is one pixel of the 32-pixel input.
     found = Predictor(SpotRuntime(), style="kaggle-b").predict_crops(
         [spot(64, 64, 40, 20, size=2), spot(64, 64, 0, 0, size=2, channels=3)], sources=["a", "b"]
     )
@@ -72,7 +72,7 @@ def test_answers_are_pixels_of_the_original_picture() -> None:
     assert [p.source for p in found] == ["a", "b"]
 
 
-def test_a_wide_picture_is_answered_in_its_own_pixels() -> None:
+def test_a_wide_image_is_answered_in_its_own_pixels() -> None:
     # 64x32: scaled by a half and put in the middle, 8 rows below the top.
     [found] = Predictor(SpotRuntime(), style="kaggle-b").predict_crops(
         [spot(32, 64, 40, 20, size=2)]
@@ -123,12 +123,12 @@ def test_a_batch_is_cut_into_steps_and_each_row_has_its_style(
     assert found.xy[:, 0].tolist() == expected
 
 
-def test_styles_must_be_one_a_picture() -> None:
+def test_styles_must_be_one_a_image() -> None:
     with pytest.raises(ValueError, match="one entry per image"):
         Predictor(SpotRuntime()).predict_batch(np.zeros((2, 32, 32, 1), np.uint8), styles=["a"])
 
 
-def test_flip_averages_with_the_mirrored_picture_partners_swapped() -> None:
+def test_flip_averages_with_the_mirrored_image_partners_swapped() -> None:
     # The model answers (x + 10 s, y + k). Mirrored it sees 31 - x, so the answer that comes back is
     # (x - 10 s, y + swap[k]) and the mean is (x, y + (k + swap[k]) / 2).
     found = Predictor(SpotRuntime(), flip=True).predict_batch(spot(32, 32, 5, 9)[None])
@@ -148,10 +148,10 @@ def test_flip_keeps_the_side_to_which_a_model_with_learnt_offsets_leans() -> Non
     np.testing.assert_allclose(found.xy[0, :, 1], 9 + (np.arange(5) + SPEC.schema.swap) / 2)
 
 
-def test_a_picture_too_small_for_a_face_is_refused() -> None:
+def test_a_image_too_small_for_a_face_is_refused() -> None:
     predictor = Predictor(SpotRuntime())
     for shape in ((1, 1), (7, 100), (100, 7)):
-        with pytest.raises(PictureError, match="too few for a face"):
+        with pytest.raises(ImageError, match="too few for a face"):
             predictor.predict_crops([np.zeros(shape, np.uint8)])
     assert len(predictor.predict_crops([np.zeros((8, 8), np.uint8)])) == 1
 
@@ -168,7 +168,7 @@ def test_data_that_does_not_fit_the_model_gets_a_sentence() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twenty pictures of several sizes whose spot is at (2i, i), and three bad ones."""
+    """Twenty images of several sizes whose spot is at (2i, i), and three bad ones."""
     faces = tmp_path / "faces"
     faces.mkdir()
     for i in range(20):
@@ -198,7 +198,7 @@ def test_files_are_answered_in_order_with_the_bad_ones_in_their_place(
     assert sum(runtime.batches) == 20
     for file, answer in zip(files, found, strict=True):
         if "x" in file.name:
-            assert isinstance(answer, PictureError)
+            assert isinstance(answer, ImageError)
             assert file.name in str(answer)
         else:
             assert isinstance(answer, Prediction)
@@ -233,7 +233,7 @@ def fkp(*words: str | Path, **options: object) -> subprocess.CompletedProcess[st
     )  # type: ignore[call-overload,no-any-return]  # fmt: skip
 
 
-def test_predict_writes_a_table_lists_bad_pictures_and_exits_1(
+def test_predict_writes_a_table_lists_bad_images_and_exits_1(
     folder: Path, model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.csv"
@@ -245,7 +245,7 @@ def test_predict_writes_a_table_lists_bad_pictures_and_exits_1(
     assert [line.split(": ")[0].rsplit("/", 1)[1] for line in skipped] == [
         "05x.jpg", "07x.gif", "09x.png",
     ]  # fmt: skip
-    assert "20 of 23 pictures" in done.stderr
+    assert "20 of 23 images" in done.stderr
     with out.open(newline="") as handle:
         table = list(csv.DictReader(handle))
     assert len(table) == 20
@@ -275,8 +275,8 @@ def test_a_list_on_standard_input_and_patterns_are_answered(
     ("words", "says"),
     [
         (("--crops", "{folder}", "--style", "ibug"), "kaggle-b, kaggle-a"),
-        (("--crops", "{folder}/none.png"), "no picture or folder"),
-        (("--crops", "{empty}"), "no picture in"),
+        (("--crops", "{folder}/none.png"), "no image or folder"),
+        (("--crops", "{empty}"), "no image in"),
         (("--crops", "{folder}", "--model", "{folder}/00.png"), "00.png"),
     ],
 )
@@ -319,7 +319,7 @@ def test_ctrl_c_leaves_no_table_and_says_so(model: Path, tmp_path: Path) -> None
     assert list(out.parent.iterdir()) == []
 
 
-def test_drawn_copies_lie_at_the_paths_of_their_pictures(
+def test_drawn_copies_lie_at_the_paths_of_their_images(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -389,7 +389,7 @@ def brightest_x(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1).argmax(axis=1) % images.shape[2]
 
 
-def test_submit_answers_each_picture_in_the_style_it_asks_for_without_keras(
+def test_submit_answers_each_image_in_the_style_it_asks_for_without_keras(
     kaggle: Path, kaggle_model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "submission.csv"

@@ -10,7 +10,7 @@ from facial_keypoints.schemas import FIVE
 from facial_keypoints.types import KeypointSchema
 
 SIDE = 96
-# Face of the usual size around the middle of the picture: eyes, nose, mouth corners (FIVE).
+# Face of the usual size around the middle of the image: eyes, nose, mouth corners (FIVE).
 FACE = np.array([[18.0, -11], [-18, -11], [0, 8], [12, 27], [-12, 27]])
 
 
@@ -43,7 +43,7 @@ class SpotModel:
 
 
 def draw(offset=(0, 0), scale=1.0):
-    """One picture and its points."""
+    """One image and its points."""
     image = np.zeros((1, SIDE, SIDE, 1), np.uint8)
     points = 47.5 + FACE * scale + np.array(offset)
     for k, (x, y) in enumerate(points):
@@ -111,7 +111,7 @@ def test_averaging_leaves_alone_what_no_view_shows():
     np.testing.assert_array_equal(xy, first)
 
 
-def test_a_hopeless_picture_keeps_its_first_answer():
+def test_a_hopeless_image_keeps_its_first_answer():
     model = SpotModel()
     first, (xy, sure) = ask(model, np.zeros((1, SIDE, SIDE, 1), np.uint8))
     np.testing.assert_array_equal(xy, first)

@@ -110,7 +110,7 @@ def test_the_service_finds_the_same_faces(
 
         def asked(query: str) -> list[float]:
             reply = client.post(f"/v1/predict?{query}", content=file.read_bytes(), headers={"content-type": "image/png"})  # fmt: skip
-            (answer,) = reply.json()["pictures"]
+            (answer,) = reply.json()["images"]
             return [face["score"] for face in answer["faces"]]
 
         assert asked("") == pytest.approx(scores, abs=1e-3)
@@ -138,7 +138,7 @@ def test_tracking_finds_the_same_faces(
 def test_tracking_leaves_out_the_boxes_that_predict_leaves_out(predictor: Predictor) -> None:
     """One of the boxes has so little confidence that it is just kept; most are left out."""
     from facial_keypoints.inference.tracker import Tracker
-    from facial_keypoints.io.videos import PictureFrame
+    from facial_keypoints.io.videos import ImageFrame
 
     shipped = load_detector(threads=1, threshold=0.02)
 
@@ -146,5 +146,5 @@ def test_tracking_leaves_out_the_boxes_that_predict_leaves_out(predictor: Predic
     grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis], 3, axis=2)
     found = Predictor(predictor.runtime, detector=shipped).predict(grey)
     assert 3 == len(found) < len(shipped.detect(grey)[0])
-    tracked = Tracker(predictor, detector=shipped).update(PictureFrame(grey))
+    tracked = Tracker(predictor, detector=shipped).update(ImageFrame(grey))
     assert sorted(tracked.scores) == sorted(found.scores)

@@ -24,7 +24,7 @@ from facial_keypoints.errors import ModelError
 from facial_keypoints.framing import face_boxes, face_sizes
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.inference.tracker import Tracker, draw_tracks, track_frames, track_video
-from facial_keypoints.io.videos import PictureFrame, open_video
+from facial_keypoints.io.videos import ImageFrame, open_video
 from facial_keypoints.schemas import KAGGLE15, KeypointSchema
 from facial_keypoints.types import Prediction
 
@@ -196,10 +196,10 @@ def test_a_box_without_a_face_begins_no_track(predictor: Predictor) -> None:
             return np.array([[20, 30, 110, 120]], np.float32), np.array([0.9], np.float32)
 
     tracker = Tracker(predictor, detector=Wall())
-    assert len(tracker.update(PictureFrame(scene([])[0]))) == 0
+    assert len(tracker.update(ImageFrame(scene([])[0]))) == 0
 
 
-def test_a_face_that_leaves_the_picture_is_lost(predictor: Predictor) -> None:
+def test_a_face_that_leaves_the_image_is_lost(predictor: Predictor) -> None:
     def seen(t: float) -> list[int]:
         return [0] if t < 0.8 else []
 
@@ -210,11 +210,11 @@ def test_a_face_that_leaves_the_picture_is_lost(predictor: Predictor) -> None:
 
 def test_smoothing_makes_a_still_noisy_face_steadier(predictor: Predictor) -> None:
     rng = np.random.default_rng(0)
-    picture, points = scene([(0, (90, 60))])
+    image, points = scene([(0, (90, 60))])
     frames = []
     for i in range(30):
-        noisy = np.clip(picture + rng.normal(0, 12, picture.shape), 0, 255).astype(np.uint8)
-        frames.append(PictureFrame(noisy, i, i / 25))
+        noisy = np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
+        frames.append(ImageFrame(noisy, i, i / 25))
     jitter = {}
     for smoothing in (None, "default"):
         detector = Places()
@@ -265,11 +265,11 @@ def test_a_video_is_tracked_frame_by_frame(predictor: Predictor, tmp_path: Path)
     assert max(error(p, 0, xy) for p, xy in zip(found, truth, strict=True)) < 0.12
 
 
-def test_points_of_a_rotated_video_are_those_of_the_upright_picture(
+def test_points_of_a_rotated_video_are_those_of_the_upright_image(
     predictor: Predictor, tmp_path: Path
 ) -> None:
-    picture, points = scene([(0, (90, 60))])
-    path = write(tmp_path / "a.mp4", [np.rot90(picture)] * 3, turn=-90)
+    image, points = scene([(0, (90, 60))])
+    path = write(tmp_path / "a.mp4", [np.rot90(image)] * 3, turn=-90)
     detector = Places()
     detector.points = points
     found = list(track_video(path, predictor=predictor, detector=detector))
@@ -278,18 +278,18 @@ def test_points_of_a_rotated_video_are_those_of_the_upright_picture(
 
 
 def test_drawn_tracks_show_box_and_points(predictor: Predictor) -> None:
-    picture, points = scene([(0, (90, 60))])
+    image, points = scene([(0, (90, 60))])
     detector = Places()
     detector.points = points
-    prediction = Tracker(predictor, detector=detector).update(PictureFrame(picture))
-    drawn = draw_tracks(picture, prediction)
-    assert drawn.shape == picture.shape
-    changed = (drawn != picture).any(axis=2)
+    prediction = Tracker(predictor, detector=detector).update(ImageFrame(image))
+    drawn = draw_tracks(image, prediction)
+    assert drawn.shape == image.shape
+    changed = (drawn != image).any(axis=2)
     for x, y in prediction.keypoints.xy[0].round().astype(int):
         assert changed[y, x]
     assert not changed[:20].any()
     with pytest.raises(ValueError, match="track ids"):
-        draw_tracks(picture, replace(prediction, track_ids=None))
+        draw_tracks(image, replace(prediction, track_ids=None))
 
 
 # The command line, with a detector that always gives the same box.

@@ -1,4 +1,4 @@
-"""Drawing on pictures: what is drawn where, and what is left alone."""
+"""Drawing on images: what is drawn where, and what is left alone."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def flat(value, shape=(100, 120)):
 
 
 @pytest.mark.parametrize("shape", [(100, 120), (100, 120, 1), (100, 120, 3)])
-def test_a_copy_in_rgb_comes_back_and_the_picture_stays(shape):
+def test_a_copy_in_rgb_comes_back_and_the_image_stays(shape):
     image = flat(90, shape)
     drawn = draw_keypoints(image, Keypoints(XY, FIVE))
     assert drawn.shape == (100, 120, 3)
@@ -53,7 +53,7 @@ def test_points_sit_on_fractions_of_a_pixel():
     assert centre(40.5) == pytest.approx(40.5, abs=0.1)
 
 
-def test_marks_grow_with_the_face_and_stay_small_beside_the_picture():
+def test_marks_grow_with_the_face_and_stay_small_beside_the_image():
     def area(scale, size):
         drawn = draw_keypoints(flat(0, (size, size)), Keypoints(XY * scale, FIVE))
         return (drawn > 0).any(axis=2).sum()
@@ -123,7 +123,7 @@ def test_a_prediction_draws_its_points_and_the_boxes_of_a_detector_only():
     assert without[10, 50].max() == 0
 
 
-def test_a_picture_of_another_size_or_type_is_refused():
+def test_a_image_of_another_size_or_type_is_refused():
     with pytest.raises(ValueError, match="size"):
         draw_prediction(flat(0), prediction([0.9], size=(50, 50)))
     with pytest.raises(ValueError, match="uint8"):

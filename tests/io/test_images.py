@@ -15,20 +15,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facial_keypoints.errors import DataError, OutputError, PictureError
+from facial_keypoints.errors import DataError, ImageError, OutputError
 from facial_keypoints.io.images import (
     encode_image,
-    find_pictures,
-    fit_picture,
+    find_images,
     in_order,
-    read_picture,
+    letterbox,
+    read_image,
     write_image,
 )
 
 WIDTH, HEIGHT = 24, 16
 
 
-def picture() -> Image.Image:
+def sample() -> Image.Image:
     """Dark, with a bright quarter at the upper left and a red stripe at the right."""
     array = np.full((HEIGHT, WIDTH, 3), 40, np.uint8)
     array[:8, :8] = 220
@@ -53,34 +53,34 @@ def assert_upright(array: np.ndarray) -> None:
 
 
 FORMATS: dict[str, Callable[[], bytes]] = {
-    "jpeg": lambda: saved(picture(), "JPEG", quality=98, subsampling=0),
-    "png": lambda: saved(picture(), "PNG"),
-    "palette": lambda: saved(picture().convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
+    "jpeg": lambda: saved(sample(), "JPEG", quality=98, subsampling=0),
+    "png": lambda: saved(sample(), "PNG"),
+    "palette": lambda: saved(sample().convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
     "palette with alpha": lambda: saved(
-        picture().convert("P", palette=Image.Palette.ADAPTIVE, colors=8), "PNG", transparency=7
+        sample().convert("P", palette=Image.Palette.ADAPTIVE, colors=8), "PNG", transparency=7
     ),
-    "alpha": lambda: saved(picture().convert("RGBA"), "PNG"),
-    "gif": lambda: saved(picture().convert("P", palette=Image.Palette.ADAPTIVE), "GIF"),
+    "alpha": lambda: saved(sample().convert("RGBA"), "PNG"),
+    "gif": lambda: saved(sample().convert("P", palette=Image.Palette.ADAPTIVE), "GIF"),
     "animated": lambda: saved(
-        picture(), "GIF", save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT), "white")]
+        sample(), "GIF", save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT), "white")]
     ),
-    "bmp": lambda: saved(picture(), "BMP"),
-    "webp": lambda: saved(picture(), "WEBP", lossless=True),
-    "tiff": lambda: saved(picture(), "TIFF", compression="tiff_lzw"),
-    "ppm": lambda: saved(picture(), "PPM"),
-    "cmyk": lambda: saved(picture().convert("CMYK"), "JPEG", quality=98, subsampling=0),
+    "bmp": lambda: saved(sample(), "BMP"),
+    "webp": lambda: saved(sample(), "WEBP", lossless=True),
+    "tiff": lambda: saved(sample(), "TIFF", compression="tiff_lzw"),
+    "ppm": lambda: saved(sample(), "PPM"),
+    "cmyk": lambda: saved(sample().convert("CMYK"), "JPEG", quality=98, subsampling=0),
 }
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_format_gives_the_same_picture(kind: str, channels: int) -> None:
-    array = read_picture(FORMATS[kind](), channels=channels)
+def test_every_format_gives_the_same_image(kind: str, channels: int) -> None:
+    array = read_image(FORMATS[kind](), channels=channels)
     assert array.shape[2] == channels
     assert_upright(array)
 
 
-# What must be done to an upright picture so that the tag says how to turn it back.
+# What must be done to an upright image so that the tag says how to turn it back.
 TURNED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -98,20 +98,20 @@ TURNED = {
 def test_the_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = Image.fromarray(np.ascontiguousarray(TURNED[orientation](np.asarray(picture()))))
+    image = Image.fromarray(np.ascontiguousarray(TURNED[orientation](np.asarray(sample()))))
     options = {"quality": 98, "subsampling": 0} if kind == "JPEG" else {}
     if kind == "WEBP":
         options = {"lossless": True}
     for channels in (1, 3):
-        assert_upright(read_picture(saved(image, kind, exif=exif, **options), channels=channels))
+        assert_upright(read_image(saved(image, kind, exif=exif, **options), channels=channels))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled_not_clipped(kind: str) -> None:
     values = np.array([[0, 257, 128 * 257, 65535]] * 4, np.uint16)
-    array = read_picture(saved(Image.fromarray(values), kind), channels=1)
+    array = read_image(saved(Image.fromarray(values), kind), channels=1)
     assert array[0, :, 0].tolist() == [0, 1, 128, 255]
-    colour = read_picture(saved(Image.fromarray(values), kind), channels=3)
+    colour = read_image(saved(Image.fromarray(values), kind), channels=3)
     assert colour[0, 2].tolist() == [128, 128, 128]
 
 
@@ -119,7 +119,7 @@ def test_what_is_transparent_becomes_white() -> None:
     array = np.zeros((4, 4, 4), np.uint8)
     array[..., :3] = 10
     array[:, 2:, 3] = 255
-    read = read_picture(saved(Image.fromarray(array), "PNG"), channels=1)
+    read = read_image(saved(Image.fromarray(array), "PNG"), channels=1)
     assert read[0, :, 0].tolist() == [255, 255, 10, 10]
 
 
@@ -135,53 +135,53 @@ def png(width: int, height: int, data: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def test_one_pixel_is_a_picture() -> None:
-    assert read_picture(png(1, 1, zlib.compress(b"\x00\x07"))).tolist() == [[[7, 7, 7]]]
+def test_one_pixel_is_a_image() -> None:
+    assert read_image(png(1, 1, zlib.compress(b"\x00\x07"))).tolist() == [[[7, 7, 7]]]
 
 
 @pytest.mark.parametrize("size", [(20_000, 20_000), (65_000, 65_000)])
-def test_a_huge_picture_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+def test_a_huge_image_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
     started = time.perf_counter()
-    with pytest.raises(PictureError, match=r"bomb\.png: .*more than the limit .*--max-pixels"):
-        read_picture(png(*size, zlib.compress(bytes(1000))), name="bomb.png")
+    with pytest.raises(ImageError, match=r"bomb\.png: .*more than the limit .*--max-pixels"):
+        read_image(png(*size, zlib.compress(bytes(1000))), name="bomb.png")
     assert time.perf_counter() - started < 0.5
 
 
 def test_the_limit_on_pixels_can_be_chosen() -> None:
-    content = saved(picture(), "PNG")
-    assert_upright(read_picture(content, max_pixels=WIDTH * HEIGHT))
-    with pytest.raises(PictureError, match="24×16 pixels"):
-        read_picture(content, max_pixels=WIDTH * HEIGHT - 1)
+    content = saved(sample(), "PNG")
+    assert_upright(read_image(content, max_pixels=WIDTH * HEIGHT))
+    with pytest.raises(ImageError, match="24×16 pixels"):
+        read_image(content, max_pixels=WIDTH * HEIGHT - 1)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged metadata
 @pytest.mark.parametrize("kind", sorted(set(FORMATS) - {"cmyk", "alpha", "animated"}))
-def test_a_cut_off_picture_is_refused(kind: str) -> None:
+def test_a_cut_off_image_is_refused(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     name = {"jpeg": "JPEG"}.get(kind, kind.split(maxsplit=1)[0].replace("palette", "png").upper())
     content = saved(Image.fromarray(noise), name)
     for share in (0.3, 0.6, 0.9):
-        with pytest.raises(PictureError):
-            read_picture(content[: int(len(content) * share)])
+        with pytest.raises(ImageError):
+            read_image(content[: int(len(content) * share)])
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"%PDF-1.4", b"\xff\xd8\xff", b"GIF89a"])
-def test_what_is_no_picture_gets_one_sentence_with_its_name(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"no image", b"%PDF-1.4", b"\xff\xd8\xff", b"GIF89a"])
+def test_what_is_no_image_gets_one_sentence_with_its_name(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "face.jpg"
     file.write_bytes(content)
-    with pytest.raises(PictureError, match=r"face\.jpg: ") as caught:
-        read_picture(file)
+    with pytest.raises(ImageError, match=r"face\.jpg: ") as caught:
+        read_image(file)
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_not_there_or_not_a_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="No such file"):
-        read_picture(tmp_path / "none.png")
-    with pytest.raises(PictureError, match="not a file"):
-        read_picture(tmp_path)
+    with pytest.raises(ImageError, match="No such file"):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(ImageError, match="not a file"):
+        read_image(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(PictureError, match="not a file"):
-        read_picture(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a file"):
+        read_image(tmp_path / "pipe.png")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -193,9 +193,9 @@ def test_damaged_bytes_never_raise_anything_else() -> None:
         for _ in range(rng.integers(1, 30)):
             content[rng.integers(0, len(content))] = rng.integers(0, 256)
         try:
-            array = read_picture(bytes(content), channels=int(rng.choice([1, 3])))
+            array = read_image(bytes(content), channels=int(rng.choice([1, 3])))
             assert array.dtype == np.uint8
-        except PictureError:
+        except ImageError:
             refused += 1
     assert refused > 50
 
@@ -211,7 +211,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, name: str, shape: tuple[i
     file = tmp_path / name
     write_image(file, image)
     assert [p.name for p in file.parent.iterdir() if p.is_file()] == [file.name]
-    read = read_picture(file, channels=None)
+    read = read_image(file, channels=None)
     assert read.shape == (12, 16, 3 if shape[2:] == (3,) else 1)
     close = 0 if file.suffix.lower() == ".png" else 8  # swapped colours are 20 off
     assert np.abs(read.astype(int) - image.reshape(read.shape)).max() <= close
@@ -238,9 +238,9 @@ def test_an_image_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("size", [(96, 96), (48, 48), (480, 480), (10, 10)])
-def test_a_square_picture_fills_a_square_input(size: tuple[int, int]) -> None:
+def test_a_square_image_fills_a_square_input(size: tuple[int, int]) -> None:
     image = np.full((*size, 1), 77, np.uint8)
-    fitted, transform = fit_picture(image, (96, 96), 1)
+    fitted, transform = letterbox(image, (96, 96), 1)
     assert fitted.shape == (96, 96, 1)
     assert (fitted == 77).all()
     scale = 96 / size[0]
@@ -251,10 +251,10 @@ def test_a_square_picture_fills_a_square_input(size: tuple[int, int]) -> None:
     )
 
 
-def test_a_wide_picture_keeps_its_shape_and_its_edges_are_repeated() -> None:
+def test_a_wide_image_keeps_its_shape_and_its_edges_are_repeated() -> None:
     image = np.zeros((50, 100, 1), np.uint8)
     image[0], image[-1] = 30, 60
-    fitted, transform = fit_picture(image, (32, 32), 1)
+    fitted, transform = letterbox(image, (32, 32), 1)
     assert (fitted[:8] == fitted[8]).all()
     assert (fitted[24:] == fitted[23]).all()
     assert fitted[0, 0, 0] > 5
@@ -274,7 +274,7 @@ def test_the_transform_says_where_a_spot_went(
     image = (250 * np.exp(-((x - place[0]) ** 2 + (y - place[1]) ** 2) / (2 * sigma**2))).astype(
         np.uint8
     )
-    fitted, transform = fit_picture(image, input_size, 1)
+    fitted, transform = letterbox(image, input_size, 1)
     weight = fitted[..., 0].astype(float) ** 2
     rows, columns = np.mgrid[: input_size[0], : input_size[1]]
     found = [(columns * weight).sum() / weight.sum(), (rows * weight).sum() / weight.sum()]
@@ -283,14 +283,14 @@ def test_the_transform_says_where_a_spot_went(
 
 @pytest.mark.parametrize(("shape", "channels"), [((9, 9), 3), ((9, 9, 3), 1), ((9, 9, 1), 3)])
 def test_channels_become_what_the_model_takes(shape: tuple[int, ...], channels: int) -> None:
-    fitted, _ = fit_picture(np.full(shape, 90, np.uint8), (12, 10), channels)
+    fitted, _ = letterbox(np.full(shape, 90, np.uint8), (12, 10), channels)
     assert fitted.shape == (12, 10, channels)
     assert (fitted == 90).all()
 
 
-def test_thin_pictures_do_not_vanish() -> None:
-    assert fit_picture(np.full((1, 5000), 9, np.uint8), (32, 32), 1)[0].shape == (32, 32, 1)
-    assert fit_picture(np.full((40_000, 8), 9, np.uint8), (32, 32), 1)[0].shape == (32, 32, 1)
+def test_thin_images_do_not_vanish() -> None:
+    assert letterbox(np.full((1, 5000), 9, np.uint8), (32, 32), 1)[0].shape == (32, 32, 1)
+    assert letterbox(np.full((40_000, 8), 9, np.uint8), (32, 32), 1)[0].shape == (32, 32, 1)
 
 
 @pytest.mark.parametrize(
@@ -302,9 +302,9 @@ def test_thin_pictures_do_not_vanish() -> None:
         np.zeros(4, np.uint8),
     ],
 )
-def test_arrays_that_are_no_picture_are_refused(array: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="picture must"):
-        fit_picture(array, (32, 32), 1)
+def test_arrays_that_are_no_image_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="image must"):
+        letterbox(array, (32, 32), 1)
 
 
 # --- finding --------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(*inputs: str) -> list[str]:
-    return [path.as_posix() for path in find_pictures(inputs)]
+    return [path.as_posix() for path in find_images(inputs)]
 
 
 def test_folders_are_searched_in_order_and_with_all_below_them(tree: Path) -> None:
@@ -388,7 +388,7 @@ def test_stopping_early_leaves_no_thread_behind() -> None:
 
 def test_an_error_of_the_function_reaches_the_reader() -> None:
     def fail(number: int) -> int:
-        raise PictureError(f"number {number}")
+        raise ImageError(f"number {number}")
 
-    with pytest.raises(PictureError, match="number 0"):
+    with pytest.raises(ImageError, match="number 0"):
         list(in_order(fail, range(5), threads=2, ahead=4))

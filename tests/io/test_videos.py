@@ -12,18 +12,18 @@ av = pytest.importorskip("av")
 
 from drawn_video import write
 from facial_keypoints.errors import DataError, OutputError
-from facial_keypoints.io.videos import ContactSheet, PictureFrame, open_video, write_video
+from facial_keypoints.io.videos import ContactSheet, ImageFrame, open_video, write_video
 
 
 def flat(count: int, size: tuple[int, int] = (120, 160)) -> list[np.ndarray]:
-    """Grey pictures, frame i of brightness 40 + 2 i, with a red upper left and a green lower left corner."""
-    pictures = []
+    """Grey images, frame i of brightness 40 + 2 i, with a red upper left and a green lower left corner."""
+    images = []
     for i in range(count):
-        picture = np.full((*size, 3), 40 + 2 * i, np.uint8)
-        picture[:24, :24] = (220, 30, 30)
-        picture[-24:, :24] = (30, 220, 30)
-        pictures.append(picture)
-    return pictures
+        image = np.full((*size, 3), 40 + 2 * i, np.uint8)
+        image[:24, :24] = (220, 30, 30)
+        image[-24:, :24] = (30, 220, 30)
+        images.append(image)
+    return images
 
 
 def read(path: Path) -> tuple[list[int], list[float], str]:
@@ -118,7 +118,7 @@ def test_grey_is_the_brightness_of_the_colours(tmp_path: Path) -> None:
     with open_video(path) as video:
         frame = next(iter(video))
     rgb, grey = frame.rgb(), frame.grey()
-    expected = PictureFrame(rgb).grey()
+    expected = ImageFrame(rgb).grey()
     assert np.abs(grey.astype(int) - expected).mean() < 2.0
     assert grey.min() < 110 < grey.max()
 
@@ -167,17 +167,17 @@ def test_a_video_that_changes_its_size_ends_there(tmp_path: Path, codec: str, ki
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "bmp", "tiff"])
-def test_a_picture_is_no_video(tmp_path: Path, suffix: str) -> None:
+def test_a_image_is_no_video(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"face.{suffix}"
     Image.fromarray(flat(1)[0]).save(path)
-    with pytest.raises(DataError, match=r"is a picture, not a video.*predict"):
+    with pytest.raises(DataError, match=r"is an image, not a video.*predict"):
         open_video(path)
 
 
-def test_a_picture_with_a_videos_name_is_no_video(tmp_path: Path) -> None:
+def test_a_image_with_a_videos_name_is_no_video(tmp_path: Path) -> None:
     Image.fromarray(flat(1)[0]).save(tmp_path / "a.png")
     shutil.copy(tmp_path / "a.png", tmp_path / "a.mp4")
-    with pytest.raises(DataError, match="is a picture, not a video"):
+    with pytest.raises(DataError, match="is an image, not a video"):
         open_video(tmp_path / "a.mp4")
 
 
@@ -244,8 +244,8 @@ def test_written_videos_keep_times_and_even_out_sizes(
 ) -> None:
     given = [0.0, 0.04, 0.0733, 0.3, 0.34]
     with write_video(tmp_path / "a.mp4", size) as writer:
-        for picture, time_s in zip(flat(5, size), given, strict=True):
-            writer.write(picture, time_s)
+        for image, time_s in zip(flat(5, size), given, strict=True):
+            writer.write(image, time_s)
     brightness, times, said = read(tmp_path / "a.mp4")
     assert said == ""
     np.testing.assert_allclose(times, given, atol=1e-4)
@@ -279,12 +279,10 @@ def test_a_contact_sheet_shows_moments_from_start_to_end(count: int, shape: int)
         if sheet.wants():
             asked += 1
             sheet.add(np.full((90, 160, 3), 250 * i // count, np.uint8), i / 25)
-    picture = sheet.picture()
+    image = sheet.image()
     columns, rows = min(4, shape), -(-shape // 4)
-    assert picture.shape == (rows * 40 + 4, columns * 68 + 4, 3)
-    cells = [
-        picture[4 + r * 40 + 3, 4 + c * 68 + 60, 0] for r in range(rows) for c in range(columns)
-    ]
+    assert image.shape == (rows * 40 + 4, columns * 68 + 4, 3)
+    cells = [image[4 + r * 40 + 3, 4 + c * 68 + 60, 0] for r in range(rows) for c in range(columns)]
     assert np.all(np.diff(np.array(cells[:shape], int)) > 0)
     assert cells[0] < 10
     assert cells[shape - 1] >= 220 - 250 // shape * (count < 12)
@@ -293,12 +291,12 @@ def test_a_contact_sheet_shows_moments_from_start_to_end(count: int, shape: int)
 
 def test_an_empty_contact_sheet_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one frame"):
-        ContactSheet().picture()
+        ContactSheet().image()
 
 
-def test_pictures_in_memory_are_frames() -> None:
-    frame = PictureFrame(flat(1)[0], 3, 0.5)
+def test_images_in_memory_are_frames() -> None:
+    frame = ImageFrame(flat(1)[0], 3, 0.5)
     assert (frame.index, frame.time_s, frame.size) == (3, 0.5, (120, 160))
     assert frame.grey().shape == (120, 160, 1)
     with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
-        PictureFrame(np.zeros((4, 4), np.uint8))
+        ImageFrame(np.zeros((4, 4), np.uint8))

@@ -81,7 +81,7 @@ def test_onnx_answers_what_keras_answers(name: str, tmp_path: Path) -> None:
         assert (confidence is None) == (sure is None) == (name != "landmark")
         if confidence is not None:
             np.testing.assert_allclose(confidence, sure, atol=1e-5)
-    # Different pictures have different answers: agreement on a constant would show nothing.
+    # Different images have different answers: agreement on a constant would show nothing.
     assert np.ptp(theirs.run(images)[0], axis=0).max() > 0.01
 
 
@@ -186,7 +186,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.keras", "model.onnx"]
 
 
-def test_given_pictures_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_images_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = saved(tmp_path / "model.keras")
     seen: list[int] = []
 

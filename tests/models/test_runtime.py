@@ -46,7 +46,7 @@ def test_an_onnx_file_answers_in_input_pixels(model: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_any_number_of_pictures_is_a_batch(count: int, model: Path) -> None:
+def test_any_number_of_images_is_a_batch(count: int, model: Path) -> None:
     xy, confidence = load_runtime(model, threads=1).run(np.zeros((count, 32, 32, 1), np.uint8))
     assert xy.shape == (count, 2, 5, 2)
     assert confidence is not None
@@ -62,7 +62,7 @@ def test_any_number_of_pictures_is_a_batch(count: int, model: Path) -> None:
         np.zeros((1, 32, 32, 1), np.float32),
     ],
 )
-def test_pictures_of_another_kind_are_refused(images: np.ndarray, model: Path) -> None:
+def test_images_of_another_kind_are_refused(images: np.ndarray, model: Path) -> None:
     with pytest.raises(ValueError, match=r"\(B, 32, 32, 1\)"):
         load_runtime(model).run(images)
 
@@ -167,9 +167,9 @@ sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 import numpy as np
 import facial_keypoints
 predictor = facial_keypoints.load_predictor(sys.argv[1])
-picture = np.zeros((64, 64), np.uint8)
-picture[20:22, 40:42] = 255
-print(predictor.predict_crops([picture])[0].keypoints.xy[0, 0].tolist())
+image = np.zeros((64, 64), np.uint8)
+image[20:22, 40:42] = 255
+print(predictor.predict_crops([image])[0].keypoints.xy[0, 0].tolist())
 try:
     facial_keypoints.load_predictor(sys.argv[2])
 except facial_keypoints.MissingExtraError as error:
@@ -190,7 +190,7 @@ def test_prediction_needs_no_training_library(model: Path, tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     answer, refusal = done.stdout.splitlines()
-    # The pair of pixels 40 and 41 is input pixel 20; kaggle-a adds one input pixel: 2 of the picture.
+    # The pair of pixels 40 and 41 is input pixel 20; kaggle-a adds one input pixel: 2 of the image.
     assert answer == "[42.5, 20.5]"
     assert re.search(r"pip install 'facial-keypoints\[train\]'", refusal)
 

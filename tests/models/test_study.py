@@ -38,7 +38,7 @@ def test_the_convolutional_network_is_the_studys() -> None:
     assert dropouts == [0.1, 0.2, 0.4, 0.1, 0.1]
 
 
-def test_pictures_too_small_for_the_poolings_are_refused() -> None:
+def test_images_too_small_for_the_poolings_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 56×56 pixels, received 40×96"):
         build_cnn(15, (96, 40))
     assert build_cnn(15, (56, 60)).output_shape == (None, 15, 2)

@@ -98,7 +98,7 @@ def test_photo_faces_are_cut_to_kaggles_scale_with_their_points(data):
     middle = (xy[0] + xy[1]) / 2
     assert middle[0] == pytest.approx(80, abs=0.5)
     assert middle[1] == pytest.approx(70, abs=0.5)
-    assert 30 < xy[0, 0] - xy[1, 0] < 37  # the left eye is on the picture's right
+    assert 30 < xy[0, 0] - xy[1, 0] < 37  # the left eye is on the image's right
     assert np.isnan(xy[2:10]).all()
 
 

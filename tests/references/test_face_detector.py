@@ -1,4 +1,4 @@
-"""Training the face detector: labels in, composed pictures, what each cell should answer, the file out."""
+"""Training the face detector: labels in, composed images, what each cell should answer, the file out."""
 
 import csv
 import json
@@ -105,7 +105,7 @@ def test_an_unsure_face_is_neither_a_face_nor_background():
     assert (target[:, 2] == 0).all()
 
 
-def test_a_picture_without_faces_is_all_background():
+def test_a_image_without_faces_is_all_background():
     target = cell_targets(np.zeros((0, 3, 2), np.float32), np.zeros(0, bool), 64)
     assert target.shape == (64 + 16 + 4, 12)
     assert (target[:, 1] == 1).all()
@@ -121,24 +121,24 @@ def test_composed_faces_lie_on_the_faces():
     composer = SceneComposer([LabelledPhoto(image, FACE[None], yes, yes)], [], 160)
     rng, on = np.random.default_rng(5), []
     for _ in range(60):
-        picture, points, sure = composer.compose(rng)
-        assert picture.shape == (160, 160)
-        assert picture.dtype == np.uint8
+        image, points, sure = composer.compose(rng)
+        assert image.shape == (160, 160)
+        assert image.dtype == np.uint8
         right, left = points[sure][:, 0, 0], points[sure][:, 1, 0]
-        assert (right < left).all()  # in mirrored pictures too
+        assert (right < left).all()  # in mirrored images too
         boxes = square_boxes(points)
         for face, box in zip(points[sure], boxes[sure].round().astype(int), strict=True):
             x0, y0, x1, y1 = np.clip(box, 0, 160)
             if box[2] - box[0] < 60:
                 continue
-            around = np.median(picture[y0:y1, x0:x1])
+            around = np.median(image[y0:y1, x0:x1])
             spots = [(round(float(x)), round(float(y))) for x, y in face]
-            on += [picture[y, x] > around for x, y in spots if 0 <= x < 160 and 0 <= y < 160]
+            on += [image[y, x] > around for x, y in spots if 0 <= x < 160 and 0 <= y < 160]
     assert len(on) > 90
     assert np.mean(on) > 0.93  # things in front hide a few
 
 
-def test_the_same_seed_composes_the_same_picture():
+def test_the_same_seed_composes_the_same_image():
     composer = SceneComposer(drawn_scenes(4), [drawn_crops(4)], 128)
     a, b = (composer.compose(np.random.default_rng(3)) for _ in range(2))
     for x, y in zip(a, b, strict=True):

@@ -43,7 +43,7 @@ def test_rows_are_shuffled_anew_in_each_epoch_and_repeatably(faces: FaceDataset)
 
 
 def bright_pixels(images: np.ndarray) -> np.ndarray:
-    """(N, 2) x and y of the brightest pixel of each picture."""
+    """(N, 2) x and y of the brightest pixel of each image."""
     width = images.shape[2]
     width = images.shape[2]
     flat = images.reshape(len(images), -1).argmax(axis=1)
@@ -61,7 +61,7 @@ def test_the_share_of_mirrored_rows_is_near_the_asked_one(asked: float) -> None:
 
 
 def test_labels_land_on_the_mirrored_pixels() -> None:
-    # The bright pixel marks the left eye; in a mirrored picture it is the right eye.
+    # The bright pixel marks the left eye; in a mirrored image it is the right eye.
     faces = dotted_faces(50)
     batches = TrainingBatches(faces, batch_size=50, seed=0, flip_probability=1.0)
     images, targets, _ = batches[0]

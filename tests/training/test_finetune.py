@@ -19,7 +19,7 @@ from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import MARKER, mark_folder
 from facial_keypoints.inference.predictor import load_predictor
-from facial_keypoints.io.images import fit_picture
+from facial_keypoints.io.images import letterbox
 from facial_keypoints.models.export import export_onnx
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.models.runtime import read_training_digests
@@ -56,7 +56,7 @@ def drawn(count: int, seed: int = 0) -> FaceDataset:
     """Drawn faces at the small network's size, each its own group, all 15 points labelled."""
     given = draw_kaggle_like(4 * count, seed=seed)
     given = given.subset(np.flatnonzero(given.keypoints.labeled.all(axis=1))[:count])
-    fitted = [fit_picture(image, (SIZE, SIZE), 1) for image in given.images]
+    fitted = [letterbox(image, (SIZE, SIZE), 1) for image in given.images]
     xy = [c.apply(p) for (_, c), p in zip(fitted, given.keypoints.xy, strict=True)]
     return FaceDataset(
         images=np.stack([image for image, _ in fitted]),
@@ -172,7 +172,7 @@ def test_what_is_not_labelled_changes_nothing() -> None:
 # Views and parts
 
 
-def test_points_move_with_their_picture() -> None:
+def test_points_move_with_their_image() -> None:
     faces = dotted_faces(24, height=SIZE, width=SIZE)
     faces = replace(faces, images=np.where(faces.images == 255, 255, 0).astype(np.uint8))
     still = AugmentConfig(
@@ -307,7 +307,7 @@ def test_what_cannot_be_tuned_is_refused(base: Path, tmp_path: Path) -> None:
         find_base(tmp_path / "x.onnx")
     with pytest.raises(ModelError, match="no model to start from"):
         find_base(tmp_path / "none.keras")
-    with pytest.raises(ModelError, match="takes pictures of 32×32"):
+    with pytest.raises(ModelError, match="takes images of 32×32"):
         finetune(dotted_faces(9), tmp_path / "run", base=base)
     spec = ModelSpec("fc", KAGGLE15, (SIZE, SIZE))
     fc = saved(tmp_path / "fc.keras", build_fc(15, (SIZE, SIZE)), spec)

@@ -149,11 +149,11 @@ def test_resumed_training_ends_with_the_same_weights(
 
 KILLED = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from facial_keypoints.models.keras_backend import choose_backend
 choose_backend()
 from conftest import dotted_faces
-from test_training import thirds, SLOW
+from test_fit import thirds, SLOW
 from facial_keypoints.training import fit as training
 training.CHECKPOINT_SECONDS = 0.0
 faces = dotted_faces(60)
@@ -165,7 +165,9 @@ SLOW = RECIPES["fc"].override(epochs=120, batch_size=4, patience=0)
 def test_training_killed_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
     # All in processes of their own: what other tests did to this one must not count.
     def command(out: Path) -> list[str]:
-        code = KILLED.format(tests=str(Path(__file__).parent), out=str(out))
+        code = KILLED.format(
+            tests=[str(folder) for folder in Path(__file__).parents[:2]], out=str(out)
+        )
         return [sys.executable, "-c", code]
 
     out = tmp_path / "killed"
@@ -253,7 +255,7 @@ def test_a_warm_start_from_other_rows_is_refused(tmp_path: Path) -> None:
         train(faces, split, recipe, tmp_path / "out", warm_start=base.directory)
 
 
-def test_small_pictures_get_a_sentence(tmp_path: Path) -> None:
+def test_small_images_get_a_sentence(tmp_path: Path) -> None:
     faces = dotted_faces(30)
     with pytest.raises(DataError, match="at least 56×56"):
         train(faces, thirds(faces), RECIPES["cnn"], tmp_path / "run")
@@ -300,7 +302,7 @@ def test_the_spec_travels_inside_the_model_file(tmp_path: Path) -> None:
     assert spec == run.spec
 
 
-def test_a_model_is_not_asked_about_pictures_of_another_size(tmp_path: Path) -> None:
+def test_a_model_is_not_asked_about_images_of_another_size(tmp_path: Path) -> None:
     faces = dotted_faces(60)
     run = train(faces, thirds(faces), FC, tmp_path / "run")
     with pytest.raises(ModelError, match="32×40"):

@@ -1,8 +1,8 @@
-"""What a batch run reads: from the names that a user gives to pieces, and from pieces to pictures.
+"""What a batch run reads: from the names that a user gives to pieces, and from pieces to images.
 
-A *piece* is a picture file, some row groups of a Parquet file, or a tar archive: what can be read
+A *piece* is an image file, some row groups of a Parquet file, or a tar archive: what can be read
 without looking at anything else. Pieces are found in one thread, in a fixed order, without holding
-them all; pictures are read from them by the workers.
+them all; images are read from them by the workers.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from facial_keypoints.batch.storage import (
 )
 from facial_keypoints.errors import DataError
 from facial_keypoints.io.images import (
-    PICTURE_SUFFIXES,
-    StoredPicture,
-    find_pictures,
+    IMAGE_SUFFIXES,
+    StoredImage,
+    find_images,
     in_order,
     read_content,
 )
@@ -54,7 +54,7 @@ ORIGIN = b"facial_keypoints_origin"
 
 _TARS = (".tar", ".tar.gz", ".tgz")
 _LISTS = (".txt", ".lst")
-_ROWS_AT_ONCE = 16  # of a Parquet column of pictures: some 16 × 5 MB of photos
+_ROWS_AT_ONCE = 16  # of a Parquet column of images: some 16 × 5 MB of photos
 # What tables call a member of an archive or a row of a Parquet file.
 _INSIDE = re.compile(r"(.+?\.(?:tar|tar\.gz|tgz|parquet))#(.+)", re.IGNORECASE | re.DOTALL)
 _OPENERS = 8  # threads that read the footers of Parquet files, which wait for the network
@@ -62,12 +62,12 @@ _OPENERS = 8  # threads that read the footers of Parquet files, which wait for t
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Pictures that are read together.
+    """Images that are read together.
 
     Attributes:
-        kind: ``file`` (one picture), ``parquet`` (row groups) or ``tar`` (all pictures in it).
+        kind: ``file`` (one image), ``parquet`` (row groups) or ``tar`` (all images in it).
         source: Its name as the user wrote it.
-        count: Pictures in it; ``None`` where only reading it tells.
+        count: Images in it; ``None`` where only reading it tells.
         first: Number of the first row in the Parquet file.
         group: First row group.
         groups: How many row groups.
@@ -88,12 +88,12 @@ def find_pieces(
 
     Local names are searched as ``predict`` searches them; a ``.txt`` or ``.lst`` file is a list of
     names, one a line, as ``-`` is on standard input. At a URI, folders and patterns are searched the
-    same way. ``.parquet`` files and ``.tar``, ``.tar.gz``, ``.tgz`` archives stand for the pictures
+    same way. ``.parquet`` files and ``.tar``, ``.tar.gz``, ``.tgz`` archives stand for the images
     in them.
 
     Args:
         inputs: Names.
-        column: Column of Parquet files with pictures' bytes or paths.
+        column: Column of Parquet files with images' bytes or paths.
         block_size: Row groups of a Parquet file are joined to at least so many rows.
 
     Raises:
@@ -121,7 +121,7 @@ def _names(inputs: Iterable[str]) -> Iterator[str]:
         elif is_uri(name):
             yield from _at_uri(name)
         else:
-            yield from map(os.fspath, find_pictures([name]))
+            yield from map(os.fspath, find_images([name]))
 
 
 def _lines(lines: Iterable[str]) -> Iterator[str]:
@@ -161,7 +161,7 @@ def _at_uri(name: str) -> Iterator[str]:
         return
     kind = kind_of(name)
     if kind == "missing":
-        raise DataError(f"there is no picture or folder {name}.")
+        raise DataError(f"there is no image or folder {name}.")
     if kind == "folder":
         yield from _below(name)
     else:
@@ -174,7 +174,7 @@ def _below(folder: str) -> Iterator[str]:
             # As in local folders: a link to a folder above would go round for ever.
             if not is_linked_folder(name):
                 yield from _below(name)
-        elif PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
+        elif PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
             yield name
 
 
@@ -222,7 +222,7 @@ def _row_groups(name: str, column: str | None, block_size: int) -> list[Piece]:
 
 
 def find_column(schema: pa.Schema, column: str | None, name: str) -> str:
-    """The column with the pictures.
+    """The column with the images.
 
     Raises:
         DataError: There is none, or its type is neither bytes nor text.
@@ -230,14 +230,14 @@ def find_column(schema: pa.Schema, column: str | None, name: str) -> str:
     known = [column] if column else [c for c in IMAGE_COLUMNS if c in schema.names]
     if not known or known[0] not in schema.names:
         raise DataError(
-            f"{name} has no column {column or 'with a usual name for pictures'}: name one of its "
+            f"{name} has no column {column or 'with a usual name for images'}: name one of its "
             f"columns with --column ({', '.join(schema.names[:20])})."
         )
     kind = schema.field(known[0]).type
     is_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
     if not (is_struct or _is_binary(kind) or _is_text(kind)):
         raise DataError(
-            f"{name}: the column {known[0]} holds {kind}, not the bytes or the paths of pictures: "
+            f"{name}: the column {known[0]} holds {kind}, not the bytes or the paths of images: "
             "name another one with --column."
         )
     return known[0]
@@ -253,14 +253,14 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def read_piece(
     piece: Piece, *, root: str, column: str | None, max_pixels: int
-) -> Iterator[StoredPicture]:
-    """The pictures of a piece, in order, each of which reads itself or says why it cannot be.
+) -> Iterator[StoredImage]:
+    """The images of a piece, in order, each of which reads itself or says why it cannot be.
 
     Args:
         piece: What to read.
         root: Absolute folder that relative local names start from.
         column: As for :func:`find_pieces`.
-        max_pixels: Of a picture; files are refused that are too large for it even uncompressed.
+        max_pixels: Of an image; files are refused that are too large for it even uncompressed.
     """
     if piece.kind == "file":
         yield _stored(piece.source, root, max_pixels)
@@ -283,7 +283,7 @@ def _place(source: str, root: str) -> str:
     return source if is_uri(source) else os.path.join(root, source)  # noqa: PTH118  (text stays text)
 
 
-def _stored(source: str, root: str, max_pixels: int) -> StoredPicture:
+def _stored(source: str, root: str, max_pixels: int) -> StoredImage:
     place = _place(source, root)
 
     def read() -> bytes:
@@ -292,29 +292,29 @@ def _stored(source: str, root: str, max_pixels: int) -> StoredPicture:
         try:
             with open_file(place) as handle:
                 if handle.size() > 16 * max_pixels:
-                    raise OSError("the file is too large for a picture")
+                    raise OSError("the file is too large for an image")
                 content: bytes = handle.read()
                 return content
         except Exception as error:  # filesystems of fsspec raise errors of any HTTP library
             raise OSError(_reason(error)) from error
 
-    return StoredPicture(source, read)
+    return StoredImage(source, read)
 
 
-def _known(source: str, content: bytes | None) -> StoredPicture:
+def _known(source: str, content: bytes | None) -> StoredImage:
     def read() -> bytes:
         if content is None:
             raise OSError("the row holds nothing")
         return content
 
-    return StoredPicture(source, read)
+    return StoredImage(source, read)
 
 
-def _unreadable(source: str, reason: str) -> StoredPicture:
+def _unreadable(source: str, reason: str) -> StoredImage:
     def read() -> bytes:
         raise OSError(reason)
 
-    return StoredPicture(source, read)
+    return StoredImage(source, read)
 
 
 def find_origin(inputs: Sequence[str], *, root: str, column: str | None) -> bytes:
@@ -344,11 +344,11 @@ class _Row(NamedTuple):
 
 def _from_parquet(
     piece: Piece, root: str, column: str | None, max_pixels: int
-) -> Iterator[StoredPicture]:
-    """Each row a picture; names of members of archives and of rows of other files are followed once."""
+) -> Iterator[StoredImage]:
+    """Each row an image; names of members of archives and of rows of other files are followed once."""
     for file, rows in groupby(_rows(piece, root, column), _file_around):
         if not file:
-            yield from (_picture(piece.source, row, max_pixels) for row in rows)
+            yield from (_image(piece.source, row, max_pixels) for row in rows)
             continue
         first, *others = rows
         wanted = Counter(str(row.value) for row in (first, *others))
@@ -365,40 +365,35 @@ def _file_around(row: _Row) -> str:
     return "" if not is_uri(place) and os.path.lexists(place) else found[1]
 
 
-def _picture(source: str, row: _Row, max_pixels: int) -> StoredPicture:
+def _image(source: str, row: _Row, max_pixels: int) -> StoredImage:
     name = f"{source}#{row.number}"
     if isinstance(row.value, OSError):
         return _unreadable(name, str(row.value))
     if not isinstance(row.value, str):
         return _known(name, row.value)
     if row.value.lower().endswith(_TARS):
-        reason = (
-            "an archive is no picture: name it as an input, its pictures are then all done again"
-        )
+        reason = "an archive is no image: name it as an input, its images are then all done again"
         return _unreadable(row.value, reason)
     return _stored(row.value, row.root, max_pixels)
 
 
 def _from_inside(
     file: str, wanted: Counter[str], root: str, column: str | None, max_pixels: int
-) -> Iterator[StoredPicture]:
-    """Of the pictures in an archive or a Parquet file those that are wanted, each as often."""
+) -> Iterator[StoredImage]:
+    """Of the images in an archive or a Parquet file those that are wanted, each as often."""
     reason = "there is nothing by this name"
     is_tar = file.lower().endswith(_TARS)
     found = (
-        (
-            (picture.name, picture)
-            for picture in _from_tar(Piece("tar", file, None), root, max_pixels)
-        )
+        ((image.name, image) for image in _from_tar(Piece("tar", file, None), root, max_pixels))
         if is_tar
         else _from_rows(file, wanted, root, column, max_pixels)
     )
     with closing(found):
-        for name, picture in found:
+        for name, image in found:
             for _ in range(wanted.pop(name, 0)):
-                yield picture
+                yield image
             if name == file:  # it could not be read to its end
-                yield from (StoredPicture(name, picture.read) for name in wanted.elements())
+                yield from (StoredImage(name, image.read) for name in wanted.elements())
                 return
             if not wanted:
                 return
@@ -407,7 +402,7 @@ def _from_inside(
 
 def _from_rows(
     file: str, wanted: Counter[str], root: str, column: str | None, max_pixels: int
-) -> Generator[tuple[str, StoredPicture]]:
+) -> Generator[tuple[str, StoredImage]]:
     try:
         pieces = _row_groups(_place(file, root), column, 1)
     except DataError as error:
@@ -417,7 +412,7 @@ def _from_rows(
         numbers = range(piece.first, piece.first + (piece.count or 0))
         if any(f"{file}#{number}" in wanted for number in numbers):
             for row in _rows(replace(piece, source=file), root, column):
-                yield f"{file}#{row.number}", _picture(file, row, max_pixels)
+                yield f"{file}#{row.number}", _image(file, row, max_pixels)
 
 
 def _rows(piece: Piece, root: str, column: str | None) -> Iterator[_Row]:
@@ -425,7 +420,7 @@ def _rows(piece: Piece, root: str, column: str | None) -> Iterator[_Row]:
     done, reason = 0, "the file has fewer rows than when the run began"
     total = piece.count or 0
     try:
-        # Without pre_buffer a row group streams through; with it, all its pictures would be held.
+        # Without pre_buffer a row group streams through; with it, all its images would be held.
         with (
             open_file(_place(piece.source, root)) as handle,
             pq.ParquetFile(handle, pre_buffer=False, buffer_size=1 << 20) as file,
@@ -466,8 +461,8 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from error
 
 
-def _from_tar(piece: Piece, root: str, max_pixels: int) -> Iterator[StoredPicture]:
-    """Members with a picture's name; a damaged archive is one more, which cannot be read."""
+def _from_tar(piece: Piece, root: str, max_pixels: int) -> Iterator[StoredImage]:
+    """Members with an image's name; a damaged archive is one more, which cannot be read."""
     try:
         with (
             open_file(_place(piece.source, root)) as handle,
@@ -478,14 +473,14 @@ def _from_tar(piece: Piece, root: str, max_pixels: int) -> Iterator[StoredPictur
                 is_link = member.islnk() or member.issym()
                 if not (member.isfile() or is_link) or name.name.startswith("."):
                     continue
-                if name.suffix.lower() not in PICTURE_SUFFIXES:
+                if name.suffix.lower() not in IMAGE_SUFFIXES:
                     continue
                 source = f"{piece.source}#{member.name}"
                 if is_link:  # what it leads to has gone by already, or is not in the archive
-                    yield _unreadable(source, f"a link to {member.linkname}, not a picture")
+                    yield _unreadable(source, f"a link to {member.linkname}, not an image")
                     continue
                 if member.size > 16 * max_pixels:
-                    yield _unreadable(source, "the file is too large for a picture")
+                    yield _unreadable(source, "the file is too large for an image")
                     continue
                 content = archive.extractfile(member)
                 yield _known(source, content.read() if content is not None else None)

@@ -1,6 +1,6 @@
 """What a batch run is: its settings, and the fixed list of pieces in each of its blocks.
 
-Both are written once, before any picture is read, so that a resumed run does exactly what the first
+Both are written once, before any image is read, so that a resumed run does exactly what the first
 one would have done, even if the folders have changed since. The settings come last: where they are,
 the list is whole.
 
@@ -8,7 +8,7 @@ Layout of the output folder::
 
     run.json             settings; written last of the beginning
     manifest/00000.parquet   256 blocks each, one row group a block
-    parts/00000000.parquet   one block's rows, and what became of its pictures (in the footer)
+    parts/00000000.parquet   one block's rows, and what became of its images (in the footer)
     failures.parquet     source, reason, block; written at the end from the parts' footers
     statistics.json      written at the end
 """
@@ -59,11 +59,11 @@ class Settings:
         inputs: The names that the user gave.
         root: Absolute folder that relative local names start from.
         column: Column of Parquet inputs.
-        block_size: Pictures in a block.
-        crops: Each picture is one face.
+        block_size: Images in a block.
+        crops: Each image is one face.
         min_score: As for ``Predictor.predict``.
         max_faces: As for ``Predictor.predict``.
-        max_pixels: As for ``read_picture``.
+        max_pixels: As for ``read_image``.
         style: Label style of the answers.
         flip: As for ``Predictor``.
         model: What the user called the model.
@@ -137,7 +137,7 @@ class Manifest:
         out: The output folder.
         settings: What the rows depend on.
         blocks: How many blocks.
-        inputs: Pictures that are known to be in them: all but those in archives.
+        inputs: Images that are known to be in them: all but those in archives.
         archives: How many archives.
     """
 
@@ -166,7 +166,7 @@ class Manifest:
             archives += sum(piece.kind == "tar" for piece in block)
         shard.flush()
         if blocks == 0:
-            raise DataError(f"there is no picture in {', '.join(settings.inputs)}.")
+            raise DataError(f"there is no image in {', '.join(settings.inputs)}.")
         totals = {"blocks": blocks, "inputs": inputs, "archives": archives}
         content = json.dumps({"settings": asdict(settings), **totals}, indent=2, ensure_ascii=True)
         out.write(SETTINGS, content.encode())

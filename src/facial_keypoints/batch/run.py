@@ -5,7 +5,7 @@ that is done twice (its node died, the run was resumed) leaves rows twice, and o
 can be resumed. Here a Ray Data row is the number of a block and an actor writes the part of that
 number itself: done twice it is the same file, and what is missing is told by the names that are there.
 Ray Data does what it is good at: it keeps an actor per core, streams the blocks through them with
-backpressure, and starts actors again, elsewhere if need be, when processes or nodes die. No picture
+backpressure, and starts actors again, elsewhere if need be, when processes or nodes die. No image
 passes Ray's object store: each is read by the actor that answers it.
 """
 
@@ -47,7 +47,7 @@ _RAY_BLOCKS = 10_000
 """Most units that Ray keeps account of; a larger run puts several of our blocks into one."""
 
 _RETRIES = 5
-"""Times that Ray begins a block again after its worker died: a picture that kills every worker must not
+"""Times that Ray begins a block again after its worker died: an image that kills every worker must not
 hold up a run for ever. Ray counts failed connections to a dying node too, so what it gave up is tried
 again at the end, as long as that gets anything done."""
 
@@ -64,15 +64,15 @@ class BatchResult:
     """What a run left behind, all its beginnings taken together.
 
     Attributes:
-        inputs: Pictures.
-        predicted: Pictures that were answered.
-        without_faces: Of these, pictures in which no face was found.
+        inputs: Images.
+        predicted: Images that were answered.
+        without_faces: Of these, images in which no face was found.
         faces: Rows.
-        failed: Pictures that were not answered; ``failures.parquet`` says why.
+        failed: Images that were not answered; ``failures.parquet`` says why.
         blocks: Parts.
         new_blocks: Of these, parts that this run wrote.
         seconds: Wall clock of this run.
-        first_failure: Source and reason of the first picture that failed.
+        first_failure: Source and reason of the first image that failed.
     """
 
     inputs: int
@@ -109,10 +109,10 @@ def run_batch(
     force: bool = False,
     report: Report | None = None,
 ) -> BatchResult:
-    """Predict over any number of pictures, on this machine or a Ray cluster.
+    """Predict over any number of images, on this machine or a Ray cluster.
 
     Args:
-        inputs: Pictures, folders, patterns, lists, Parquet files, tar archives
+        inputs: Images, folders, patterns, lists, Parquet files, tar archives
             (:func:`facial_keypoints.batch.inputs.find_pieces`).
         out: Output folder, local or a URI; all workers must reach it.
         model: Model file.
@@ -123,16 +123,16 @@ def run_batch(
         workers: Actors, one core each; as many as there are cores when left out.
         readers: Threads of each actor that fetch files.
         column: Column of Parquet inputs.
-        block_size: Pictures in a block; a multiple of 128 gives the very numbers of ``predict --crops``.
-        crops: Each picture is one face.
+        block_size: Images in a block; a multiple of 128 gives the very numbers of ``predict --crops``.
+        crops: Each image is one face.
         min_score: As for ``Predictor.predict``.
         max_faces: As for ``Predictor.predict``.
-        max_pixels: Refuse larger pictures.
+        max_pixels: Refuse larger images.
         style: As for ``Predictor``.
         flip: As for ``Predictor``.
         resume: Do what is missing of the run in ``out``.
         force: Replace what is in ``out``.
-        report: Called with pictures done and in all (0 if unknown), now and then.
+        report: Called with images done and in all (0 if unknown), now and then.
 
     Raises:
         FacialKeypointsError: Of a kind that says what; whatever parts are finished stay.
@@ -288,7 +288,7 @@ def _gave_up(
     return DataError(
         f"{len(lost)} of {manifest.blocks} blocks are missing, first the one with {where}: their "
         f"workers died or failed again and again{why}; what is done is kept in {folder.name}: "
-        "run again with --resume, without these pictures in another folder if it happens again."
+        "run again with --resume, without these images in another folder if it happens again."
     )
 
 

@@ -1,7 +1,7 @@
-"""One block after the other: read its pictures, answer them, write its part. Knows nothing of Ray.
+"""One block after the other: read its images, answer them, write its part. Knows nothing of Ray.
 
 A part is the rows of one block as ``predict`` writes them, and, in its footer, what became of each
-picture that has no row. One file, one rename: there is no moment in which a block is half done, and
+image that has no row. One file, one rename: there is no moment in which a block is half done, and
 doing it twice gives the same file again.
 """
 
@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from facial_keypoints.batch.inputs import read_piece
 from facial_keypoints.batch.manifest import Manifest, Settings, digest, part_name
 from facial_keypoints.batch.storage import STORAGE_ERRORS, Folder
-from facial_keypoints.errors import FacialKeypointsError, ModelError, PictureError
+from facial_keypoints.errors import FacialKeypointsError, ImageError, ModelError
 from facial_keypoints.inference.predictor import Predictor, load_predictor
-from facial_keypoints.io.images import StoredPicture, in_order
+from facial_keypoints.io.images import StoredImage, in_order
 from facial_keypoints.io.tables import columns, rows
 from facial_keypoints.types import KeypointSchema, Prediction
 
@@ -81,14 +81,14 @@ class BlockStatus:
 
     Attributes:
         block: Its number.
-        inputs: Pictures in it.
-        predicted: Of these, pictures that were answered; the others failed.
-        without_faces: Of those answered, pictures in which no face was found.
+        inputs: Images in it.
+        predicted: Of these, images that were answered; the others failed.
+        without_faces: Of those answered, images in which no face was found.
         faces: Rows.
-        failures: Source and reason of each picture that failed, in order.
-        read_s: Seconds until its bytes were there, added up over pictures, which overlap.
+        failures: Source and reason of each image that failed, in order.
+        read_s: Seconds until its bytes were there, added up over images, which overlap.
         work_s: Wall clock of the block without writing.
-        bytes_read: Size of its pictures' files.
+        bytes_read: Size of its images' files.
     """
 
     block: int
@@ -128,7 +128,7 @@ class BlockWorker:
         settings: Of the run.
         model: The model.
         detector: The face detector; ``None`` for crops.
-        readers: Threads that fetch the bytes of the next pictures; they decode nothing.
+        readers: Threads that fetch the bytes of the next images; they decode nothing.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class BlockWorker:
         detector: PackedModel | None,
         readers: int,
     ) -> None:
-        # Pillow warns of metadata that nobody asked for; a picture that it cannot read is an error.
+        # Pillow warns of metadata that nobody asked for; an image that it cannot read is an error.
         warnings.filterwarnings("ignore", module="PIL")
         self._out = Folder(out)
         self._settings = settings
@@ -181,7 +181,7 @@ class BlockWorker:
         table: list[list[Any]] = []
         failures: list[tuple[str, str]] = []
         empty = 0
-        with closing(self._answers(self._pictures(block, names, clock))) as answers:
+        with closing(self._answers(self._images(block, names, clock))) as answers:
             for number, answer in enumerate(answers):
                 if isinstance(answer, Prediction):
                     table += rows(answer)
@@ -203,13 +203,13 @@ class BlockWorker:
         self._out.write(part_name(block), self._part(table, status))
         return status
 
-    def _pictures(self, block: int, names: list[str], clock: _Clock) -> Iterator[StoredPicture]:
-        """The pictures of a block, the bytes of the next few being fetched while one is answered."""
+    def _images(self, block: int, names: list[str], clock: _Clock) -> Iterator[StoredImage]:
+        """The images of a block, the bytes of the next few being fetched while one is answered."""
         settings = self._settings
         waiting = (
-            picture
+            image
             for piece in self._manifest.pieces(block)
-            for picture in read_piece(
+            for image in read_piece(
                 piece,
                 root=settings.root,
                 column=settings.column,
@@ -218,21 +218,21 @@ class BlockWorker:
         )
         fetched = in_order(clock.fetch, waiting, threads=self._readers, ahead=2 * self._readers)
         with closing(fetched):
-            for picture, seconds, size in fetched:
+            for image, seconds, size in fetched:
                 clock.seconds += seconds
                 clock.bytes += size
-                names.append(picture.name)
-                yield picture
+                names.append(image.name)
+                yield image
 
-    def _answers(self, pictures: Iterator[StoredPicture]) -> Generator[Prediction | PictureError]:
-        """One thread reads pictures' pixels and answers: a worker is to fill one core, not two."""
+    def _answers(self, images: Iterator[StoredImage]) -> Generator[Prediction | ImageError]:
+        """One thread reads images' pixels and answers: a worker is to fill one core, not two."""
         settings = self._settings
         if settings.crops:
             return self.predictor.predict_files(
-                pictures, batch_size=CROPS_AT_ONCE, readers=1, max_pixels=settings.max_pixels
+                images, batch_size=CROPS_AT_ONCE, readers=1, max_pixels=settings.max_pixels
             )
         return self.predictor.predict_photos(
-            pictures,
+            images,
             min_score=settings.min_score,
             max_faces=settings.max_faces,
             readers=1,
@@ -274,21 +274,21 @@ class _Clock:
         self.bytes = 0
 
     @staticmethod
-    def fetch(picture: StoredPicture) -> tuple[StoredPicture, float, int]:
-        """Read a picture's bytes now; the picture then gives them, or the error, to whoever asks."""
+    def fetch(image: StoredImage) -> tuple[StoredImage, float, int]:
+        """Read an image's bytes now; the image then gives them, or the error, to whoever asks."""
         started = time.perf_counter()
         try:
-            content = picture.read()
+            content = image.read()
         except (OSError, ValueError) as problem:
             error = problem
         else:
             seconds = time.perf_counter() - started
-            return StoredPicture(picture.name, lambda: content), seconds, len(content)
+            return StoredImage(image.name, lambda: content), seconds, len(content)
 
         def fail() -> bytes:
             raise error
 
-        return StoredPicture(picture.name, fail), time.perf_counter() - started, 0
+        return StoredImage(image.name, fail), time.perf_counter() - started, 0
 
 
 def _text(name: str) -> str:

@@ -18,7 +18,7 @@ def align_command(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Pictures, folders (with all below them), patterns like 'faces/*.jpg', or - for a "
+            help="Images, folders (with all below them), patterns like 'faces/*.jpg', or - for a "
             "list on standard input, one path a line.",
             show_default=False,
         ),
@@ -40,11 +40,11 @@ def align_command(
 ) -> None:
     """Cut faces out upright, on the five-point template that face-recognition networks take.
 
-    Writes a picture per face, NAME_face0.png, NAME_face1.png and so on, at the paths that the pictures
+    Writes an image per face, NAME_face0.png, NAME_face1.png and so on, at the paths that the images
     were named by, and faces.csv: source, face, file, the matrix (a, b, tx, c, d, ty) from pixels of the
-    picture to pixels of the aligned face (x' = a x + b y + tx, y' = c x + d y + ty), and the score.
+    image to pixels of the aligned face (x' = a x + b y + tx, y' = c x + d y + ty), and the score.
 
-    Pictures that cannot be read are listed, the others are still done, and the exit code is 1.
+    Images that cannot be read are listed, the others are still done, and the exit code is 1.
 
     Examples:
 
@@ -63,7 +63,7 @@ def align_command(
     from facial_keypoints.errors import OutputError
     from facial_keypoints.files import atomic_path, make_folder, refuse_existing
     from facial_keypoints.inference.alignment import align
-    from facial_keypoints.io.images import read_picture, write_image
+    from facial_keypoints.io.images import read_image, write_image
 
     make_folder(out, add=True)
     table = out / "faces.csv"
@@ -81,9 +81,9 @@ def align_command(
                 if not len(prediction):
                     continue
                 # Read again rather than kept: a queue of decoded photos would fill gigabytes.
-                picture = read_picture(prediction.source)
-                aligned = align(picture, prediction, size=size, margin=margin)
-                for i, image in enumerate(aligned.images):
+                image = read_image(prediction.source)
+                aligned = align(image, prediction, size=size, margin=margin)
+                for i, face in enumerate(aligned.images):
                     if not aligned.aligned[i]:
                         lost += 1
                         log.print(
@@ -96,7 +96,7 @@ def align_command(
                             f"{out / file} exists already: choose another folder, or replace it with "
                             "--force."
                         )
-                    write_image(out / file, image)
+                    write_image(out / file, face)
                     matrix = [repr(v) for v in aligned.matrices[i].ravel().tolist()]
                     score = float(prediction.scores[i])
                     shown = "" if math.isnan(score) else f"{score:.4f}"  # NaN: no detector ran
@@ -106,15 +106,15 @@ def align_command(
                     )
                     count += 1
     except KeyboardInterrupt:
-        log.print(f"interrupted after {faces.done} pictures: {table} was not written.")
+        log.print(f"interrupted after {faces.done} images: {table} was not written.")
         raise typer.Exit(130) from None
-    log.print(f"wrote {out}: {count} faces of {faces.done - faces.bad} of {faces.done} pictures")
+    log.print(f"wrote {out}: {count} faces of {faces.done - faces.bad} of {faces.done} images")
     if faces.bad or lost:
         raise typer.Exit(1)
 
 
 def _stem(source: Path, taken: set[Path]) -> Path:
-    """Where the faces of a picture go below the output folder, without ``_face0.png``."""
+    """Where the faces of an image go below the output folder, without ``_face0.png``."""
     parts = ("up" if part == ".." else part for part in source.parts if part != source.anchor)
     path = Path(*parts)
     stem = path.with_suffix("")

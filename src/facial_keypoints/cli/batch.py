@@ -17,8 +17,8 @@ def batch_command(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Pictures, folders, patterns, lists of paths (.txt, or - for standard input), Parquet "
-            "files with a column of pictures or paths, tar archives; local or at a URI like s3://.",
+            help="Images, folders, patterns, lists of paths (.txt, or - for standard input), Parquet "
+            "files with a column of images or paths, tar archives; local or at a URI like s3://.",
             show_default=False,
         ),
     ],
@@ -42,7 +42,7 @@ def batch_command(
     model: o.Model = "default",
     crops: Annotated[
         bool,
-        typer.Option("--crops", help="Each picture is one face already: no detector is asked."),
+        typer.Option("--crops", help="Each image is one face already: no detector is asked."),
     ] = False,
     detector: o.Detector = "default",
     min_score: o.MinScore = None,
@@ -51,29 +51,29 @@ def batch_command(
     column: Annotated[
         str | None,
         typer.Option(
-            help="Column of Parquet inputs with the bytes or the paths of pictures.",
+            help="Column of Parquet inputs with the bytes or the paths of images.",
             show_default="image, bytes, path, ...",
         ),
     ] = None,
     block_size: Annotated[
         int,
         typer.Option(
-            min=1, help="Pictures in a block: what is written, and after a failure redone, at once."
+            min=1, help="Images in a block: what is written, and after a failure redone, at once."
         ),
     ] = 512,
     readers: Annotated[
         int, typer.Option(min=1, help="Files that each worker fetches at the same time.")
     ] = 4,
     flip: o.Flip = False,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger pictures.")] = 128_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 128_000_000,
     resume: o.Resume = False,
     force: o.Force = False,
 ) -> None:
     """Predict over collections too large for one process, on Ray, from a laptop to a cluster.
 
     The rows are those of predict, in Parquet parts; together with a list of what was done, a table of
-    pictures that failed, and statistics. A run that was killed continues with --resume and ends with
-    the same table. Pictures that cannot be read are no error here: they are in failures.parquet.
+    images that failed, and statistics. A run that was killed continues with --resume and ends with
+    the same table. Images that cannot be read are no error here: they are in failures.parquet.
 
     Examples:
 
@@ -97,7 +97,7 @@ def batch_command(
     warnings.filterwarnings("ignore", module="PIL")
     if crops and (detector != "default" or min_score is not None or max_faces is not None):
         raise typer.BadParameter(
-            "--crops takes each picture as one face: --detector, --min-score and --max-faces do not go "
+            "--crops takes each image as one face: --detector, --min-score and --max-faces do not go "
             "with it."
         )
     if resume and force:
@@ -138,14 +138,14 @@ def batch_command(
         raise typer.Exit(130) from None
     found = "" if crops else f", {result.faces:,} {'face' if result.faces == 1 else 'faces'}"
     log.print(
-        f"wrote {out}: {result.predicted:,} of {result.inputs:,} pictures{found} in {result.blocks:,} "
+        f"wrote {out}: {result.predicted:,} of {result.inputs:,} images{found} in {result.blocks:,} "
         f"parts, {result.seconds:,.0f} s"
     )
     if result.failed:
-        count = f"{result.failed:,} {'picture' if result.failed == 1 else 'pictures'}"
+        count = f"{result.failed:,} {'image' if result.failed == 1 else 'images'}"
         log.print(f"{count} failed: see {out.rstrip('/')}/failures.parquet")
     if result.first_failure is not None and not result.predicted:
         source, reason = result.first_failure
         raise DataError(
-            f"no picture of {result.inputs:,} could be read; the first: {source}: {reason}"
+            f"no image of {result.inputs:,} could be read; the first: {source}: {reason}"
         )

@@ -60,7 +60,7 @@ def audit_command(
     ] = None,
     force: o.Force = False,
 ) -> None:
-    """Look at the data before training: missing labels, duplicates, doubtful labels, odd pictures.
+    """Look at the data before training: missing labels, duplicates, doubtful labels, odd images.
 
     Examples:
 
@@ -90,7 +90,7 @@ def audit_command(
             try:
                 test: FaceDataset | None = load_kaggle(data, part="test")
             except DataError:
-                test = None  # no test pictures beside the training ones: nothing to compare with
+                test = None  # no test images beside the training ones: nothing to compare with
         with log.status("looking at the faces"):
             report = audit(dataset, test)
         if folder is not None:
@@ -133,8 +133,8 @@ def convert_command(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Kaggle's files, a COCO keypoints json, a csv of pictures, or a folder of 300-W .pts "
-            "files with their pictures."
+            help="Kaggle's files, a COCO keypoints json, a csv of images, or a folder of 300-W .pts "
+            "files with their images."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
@@ -146,7 +146,7 @@ def convert_command(
 ) -> None:
     """Convert labelled faces from one format to another.
 
-    Annotated photos (COCO, .pts) are cut into one picture a face, framed as the models know faces.
+    Annotated photos (COCO, .pts) are cut into one image a face, framed as the models know faces.
 
     Examples:
 

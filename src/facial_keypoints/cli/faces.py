@@ -1,4 +1,4 @@
-"""The faces of pictures, for the verbs that go on from points: measure and align."""
+"""The faces of images, for the verbs that go on from points: measure and align."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facial_keypoints.errors import DataError, PictureError
+from facial_keypoints.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Crops", "Faces", "Search"]
 
 Crops = Annotated[
-    bool, typer.Option("--crops", help="Each picture is one face already: look for none.")
+    bool, typer.Option("--crops", help="Each image is one face already: look for none.")
 ]
 
 
@@ -28,7 +28,7 @@ class Search:
     """How faces are looked for, as the flags of ``predict`` say it.
 
     Args:
-        crops: Each picture is one face: no detector is asked.
+        crops: Each image is one face: no detector is asked.
         detector: As for ``predict``.
         min_score: As for ``predict``.
         max_faces: As for ``predict``.
@@ -45,16 +45,16 @@ class Search:
     def __post_init__(self) -> None:
         if self.crops and replace(self, crops=False) != Search():
             raise typer.BadParameter(
-                "--crops takes each picture as one face: --detector, --min-score and --max-faces do "
+                "--crops takes each image as one face: --detector, --min-score and --max-faces do "
                 "not go with it."
             )
 
 
 class Faces:
-    """Predictions of pictures one after the other; pictures that cannot be read are listed and passed over.
+    """Predictions of images one after the other; images that cannot be read are listed and passed over.
 
     Args:
-        inputs: Pictures, folders, patterns, or ``-``.
+        inputs: Images, folders, patterns, or ``-``.
         model: As for ``predict``.
         search: How to find the faces.
         log: Where to list what was skipped.
@@ -65,7 +65,7 @@ class Faces:
 
         from facial_keypoints.inference.predictor import load_predictor
 
-        # Pillow warns of metadata that nobody asked for; a picture that it cannot read is an error.
+        # Pillow warns of metadata that nobody asked for; an image that it cannot read is an error.
         warnings.filterwarnings("ignore", module="PIL")
         # Photos are answered by many threads, each of which computes alone.
         self._predictor = load_predictor(
@@ -86,13 +86,13 @@ class Faces:
             TimeRemainingColumn,
         )
 
-        from facial_keypoints.io.images import find_pictures
+        from facial_keypoints.io.images import find_images
 
         # Counted first, so that the bar knows the end; standard input can be read only once.
-        total = None if "-" in self._inputs else sum(1 for _ in find_pictures(self._inputs))
+        total = None if "-" in self._inputs else sum(1 for _ in find_images(self._inputs))
         if total == 0:
-            raise DataError(f"there is no picture in {', '.join(self._inputs)}.")
-        files = find_pictures(self._inputs)
+            raise DataError(f"there is no image in {', '.join(self._inputs)}.")
+        files = find_images(self._inputs)
         answers = (
             self._predictor.predict_files(files)
             if self._search.crops
@@ -108,7 +108,7 @@ class Faces:
         ):
             for answer in bar.track(answers, total=total):
                 self.done += 1
-                if isinstance(answer, PictureError):
+                if isinstance(answer, ImageError):
                     self.bad += 1
                     log.print(f"skipped {answer}")
                     continue

@@ -29,7 +29,7 @@ def measure_command(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Pictures, folders, patterns, or - for a list on standard input; or one table that "
+            help="Images, folders, patterns, or - for a list on standard input; or one table that "
             "predict or track wrote.",
             show_default=False,
         ),
@@ -40,7 +40,7 @@ def measure_command(
     neutral: Annotated[
         Path | None,
         typer.Option(
-            help="Picture of the same person's resting face, for mouth opening and smile.",
+            help="Image of the same person's resting face, for mouth opening and smile.",
         ),
     ] = None,
     neutral_at: Annotated[
@@ -74,12 +74,12 @@ def measure_command(
     """Measure faces: distances as ratios, angles, asymmetry, turn of the head, with error bars.
 
     **Not a medical device**: the numbers are for information only and must not be used for diagnosis.
-    They come from one picture without depth; faces that are turned are marked in the column warnings.
+    They come from one image without depth; faces that are turned are marked in the column warnings.
 
     Each measure has a column NAME and its standard deviation NAME_sigma, which comes from the points'
     confidence. Definitions and sources: docs/measurements.md.
 
-    Pictures that cannot be read are listed, the others are still measured, and the exit code is 1.
+    Images that cannot be read are listed, the others are still measured, and the exit code is 1.
 
     Examples:
 
@@ -101,7 +101,7 @@ def measure_command(
     if has_table and neutral is None and search != Search():
         raise typer.BadParameter(
             "a table says where the faces are: --crops, --detector, --min-score and --max-faces go "
-            "with pictures."
+            "with images."
         )
     check_table_name(out)
     for file in (out, plot):
@@ -145,26 +145,26 @@ def _read_table(inputs: list[str]) -> tuple[FaceTable, int]:
     from facial_keypoints.inference.measure.table import read_faces
 
     if len(inputs) > 1:
-        raise DataError("measure takes one table, or pictures, not several: run it once for each.")
+        raise DataError("measure takes one table, or images, not several: run it once for each.")
     return read_faces(inputs[0]), 0
 
 
 def _find(inputs: list[str], model: str, search: Search, log: Console) -> tuple[FaceTable, int]:
-    """The points to measure, and the number of pictures that could not be read."""
+    """The points to measure, and the number of images that could not be read."""
     from facial_keypoints.inference.measure.measures import check_schema
     from facial_keypoints.inference.measure.table import table_of
 
-    pictures = Faces(inputs, model, search, log=log)
-    check_schema(pictures.schema)
-    return table_of(list(pictures), pictures.schema), pictures.bad
+    images = Faces(inputs, model, search, log=log)
+    check_schema(images.schema)
+    return table_of(list(images), images.schema), images.bad
 
 
-def _neutral(picture: Path, model: str, search: Search, log: Console) -> Keypoints:
-    found = list(Faces([str(picture)], model, search, log=log))
+def _neutral(image: Path, model: str, search: Search, log: Console) -> Keypoints:
+    found = list(Faces([str(image)], model, search, log=log))
     if len(found) != 1 or len(found[0]) != 1:
         count = sum(len(each) for each in found)
         raise DataError(
-            f"--neutral {picture} must be one picture with one face, but {count} were found: choose "
+            f"--neutral {image} must be one image with one face, but {count} were found: choose "
             "another, or cut the face out and use --crops."
         )
     return found[0].keypoints

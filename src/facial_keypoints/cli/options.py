@@ -89,7 +89,7 @@ GroupBy = Annotated[
     str | None,
     typer.Option(
         help="Column that names a group (a person): its rows stay on one side of the split.",
-        show_default="near-duplicate pictures",
+        show_default="near-duplicate images",
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
@@ -103,7 +103,7 @@ Threads = Annotated[
 ]
 Flip = Annotated[
     bool,
-    typer.Option("--flip", help="Ask about the mirrored picture too and average: twice the time."),
+    typer.Option("--flip", help="Ask about the mirrored image too and average: twice the time."),
 ]
 Average = Annotated[
     bool,

@@ -11,7 +11,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.errors import DataError, OutputError, PictureError
+from facial_keypoints.errors import DataError, ImageError, OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,7 @@ def predict_command(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Pictures, folders (with all below them), patterns like 'faces/*.jpg', or - for a "
+            help="Images, folders (with all below them), patterns like 'faces/*.jpg', or - for a "
             "list on standard input, one path a line.",
             show_default=False,
         ),
@@ -39,7 +39,7 @@ def predict_command(
         bool,
         typer.Option(
             "--crops",
-            help="Each picture is one face already: no detector is asked.",
+            help="Each image is one face already: no detector is asked.",
         ),
     ] = False,
     boxes: Annotated[
@@ -56,7 +56,7 @@ def predict_command(
     draw: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for copies of the pictures with the points drawn, at the paths they were "
+            help="Folder for copies of the images with the points drawn, at the paths they were "
             "named by."
         ),
     ] = None,
@@ -66,13 +66,13 @@ def predict_command(
     average: o.Average = False,
     max_pixels: Annotated[
         int,
-        typer.Option(min=1, help="Refuse larger pictures; each reading thread holds one of them."),
+        typer.Option(min=1, help="Refuse larger images; each reading thread holds one of them."),
     ] = 128_000_000,
     force: o.Force = False,
 ) -> None:
     """Find faces and their keypoints in photos and write them as a table, in pixels of each photo.
 
-    One row a face. A photo without faces has no row. Pictures that cannot be read are listed, the
+    One row a face. A photo without faces has no row. Images that cannot be read are listed, the
     others are still predicted, and the exit code is 1.
 
     Examples:
@@ -91,11 +91,11 @@ def predict_command(
 
     from facial_keypoints.files import make_folder, refuse_existing
 
-    # Pillow warns of metadata that nobody asked for; a picture that it cannot read is an error.
+    # Pillow warns of metadata that nobody asked for; an image that it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
     if crops and (boxes or detector != "default" or min_score is not None or max_faces is not None):
         raise typer.BadParameter(
-            "--crops takes each picture as one face: --boxes, --detector, --min-score and --max-faces "
+            "--crops takes each image as one face: --boxes, --detector, --min-score and --max-faces "
             "do not go with it."
         )
     if average and not crops:
@@ -107,7 +107,7 @@ def predict_command(
             "--boxes asks no detector: --detector and --min-score do not go with it."
         )
     from facial_keypoints.inference.predictor import load_predictor
-    from facial_keypoints.io.images import find_pictures
+    from facial_keypoints.io.images import find_images
     from facial_keypoints.io.tables import open_table, read_boxes
 
     refuse_existing(out, force=force)
@@ -125,10 +125,10 @@ def predict_command(
     )
     known = read_boxes(boxes) if boxes else None
     # Counted first, so that the bar knows the end; standard input can be read only once.
-    total = None if "-" in inputs else sum(1 for _ in find_pictures(inputs))
+    total = None if "-" in inputs else sum(1 for _ in find_images(inputs))
     if total == 0:
-        raise DataError(f"there is no picture in {', '.join(inputs)}.")
-    files = find_pictures(inputs)
+        raise DataError(f"there is no image in {', '.join(inputs)}.")
+    files = find_images(inputs)
     if crops:
         answers = predictor.predict_files(
             files, batch_size=batch_size, readers=threads, max_pixels=max_pixels
@@ -147,7 +147,7 @@ def predict_command(
         with closing(answers), open_table(out, predictor.spec.schema) as table:
             for answer in _with_progress(answers, total, log):
                 done += 1
-                if isinstance(answer, PictureError):
+                if isinstance(answer, ImageError):
                     bad += 1
                     log.print(f"skipped {answer}")
                     continue
@@ -156,17 +156,17 @@ def predict_command(
                 if draw is not None:
                     _draw(answer, draw, max_pixels)
     except KeyboardInterrupt:
-        log.print(f"interrupted after {done} pictures: {out} was not written.")
+        log.print(f"interrupted after {done} images: {out} was not written.")
         raise typer.Exit(130) from None
     found = "" if crops else f", {faces} {'face' if faces == 1 else 'faces'}"
-    log.print(f"wrote {out}: {done - bad} of {done} pictures{found}")
+    log.print(f"wrote {out}: {done - bad} of {done} images{found}")
     if bad:
         raise typer.Exit(1)
 
 
 def _with_progress(
-    answers: Iterable[Prediction | PictureError], total: int | None, log: Console
-) -> Iterator[Prediction | PictureError]:
+    answers: Iterable[Prediction | ImageError], total: int | None, log: Console
+) -> Iterator[Prediction | ImageError]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -181,9 +181,9 @@ def _with_progress(
 
 
 def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
-    """Write the picture with its points below the folder, at the path it was named by."""
+    """Write the image with its points below the folder, at the path it was named by."""
     from facial_keypoints.io.drawing import draw_prediction
-    from facial_keypoints.io.images import WRITABLE_SUFFIXES, read_picture, write_image
+    from facial_keypoints.io.images import WRITABLE_SUFFIXES, read_image, write_image
 
     source = Path(prediction.source)
     parts = (part for part in source.parts if part != source.anchor)
@@ -192,10 +192,10 @@ def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
         target = target.with_name(f"{target.name}.png")
     if target.exists() and target.samefile(source):
         raise OutputError(
-            f"--draw {folder} would overwrite the picture {source}: choose another folder."
+            f"--draw {folder} would overwrite the image {source}: choose another folder."
         )
     # Read again rather than kept: a batch of decoded photos would fill gigabytes.
-    drawn = draw_prediction(read_picture(source, max_pixels=max_pixels), prediction)
+    drawn = draw_prediction(read_image(source, max_pixels=max_pixels), prediction)
     write_image(target, drawn)
 
 

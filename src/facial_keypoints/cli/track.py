@@ -47,7 +47,7 @@ def track_command(
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Picture to write of a dozen moments with their times, .jpg or .png."),
+        typer.Option(help="Image to write of a dozen moments with their times, .jpg or .png."),
     ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="The points as they were found, without smoothing.")
@@ -148,7 +148,7 @@ def track_command(
     if sheet is not None and moments is not None and done:
         from facial_keypoints.io.images import write_image
 
-        write_image(sheet, moments.picture())
+        write_image(sheet, moments.image())
     speed = done / (time.perf_counter() - begin)
     log.print(
         f"wrote {out}: {done} frames, {faces} with faces, {tracker.track_count} tracks, "

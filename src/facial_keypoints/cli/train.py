@@ -526,10 +526,10 @@ def submit_command(
     threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
-    """Answer Kaggle's test pictures and write a submission (RowId,Location).
+    """Answer Kaggle's test images and write a submission (RowId,Location).
 
-    A model with label styles answers each picture in the style that its requested points imply.
-    Values are clipped to the picture.
+    A model with label styles answers each image in the style that its requested points imply.
+    Values are clipped to the image.
 
     Examples:
 
@@ -549,7 +549,7 @@ def submit_command(
     from facial_keypoints.inference.predictor import load_predictor
 
     refuse_existing(out, force=force)
-    # A thousand pictures take seconds either way, so the better way.
+    # A thousand images take seconds either way, so the better way.
     predictor = load_predictor(model, flip=flip, average=True, threads=threads)
     faces, lookup = load_kaggle(data, part="test"), load_lookup(data)
     predictor.check_fits(faces)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from facial_keypoints.data.duplicates import (
     exact_groups,
     face_features,
+    image_features,
     near_pairs,
-    picture_features,
 )
 from facial_keypoints.geometry import inside_image
 from facial_keypoints.io.images import encode_image
@@ -118,8 +118,8 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
     patterns = Counter(map(tuple, labeled.tolist()))
     exact = exact_groups(dataset.images)
     sizes = np.bincount(exact)
-    pictures = picture_features(dataset.images)
-    near = near_pairs(pictures, pictures, NEAR_THRESHOLD)
+    images = image_features(dataset.images)
+    near = near_pairs(images, images, NEAR_THRESHOLD)
     near = near[exact[near[:, 0]] != exact[near[:, 1]]]
     copies = _copy_pairs(exact)
     copy_flags, disagreeing = _disagreements(dataset, copies)
@@ -132,7 +132,7 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
         *copy_flags,
     ]
     flags.sort(key=lambda flag: -flag.score)
-    test_exact, test_near = _shared(dataset, test, pictures)
+    test_exact, test_near = _shared(dataset, test, images)
     ids = dataset.sample_ids
     return AuditReport(
         source=dataset.source,
@@ -344,7 +344,7 @@ def _disagreements(dataset: FaceDataset, pairs: list[tuple[int, int]]) -> tuple[
 
 
 def _shared(
-    dataset: FaceDataset, test: FaceDataset | None, pictures: NDArray[np.float32]
+    dataset: FaceDataset, test: FaceDataset | None, images: NDArray[np.float32]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """(training id, test id) of identical and of nearly identical images."""
     if test is None or test.images.shape[1:] != dataset.images.shape[1:]:
@@ -355,7 +355,7 @@ def _shared(
     for j in np.flatnonzero(np.isin(test_key, train_key)):
         i = int(np.argmax(train_key == test_key[j]))
         exact.append((str(dataset.sample_ids[i]), str(test.sample_ids[j])))
-    pairs = near_pairs(pictures, picture_features(test.images), NEAR_THRESHOLD)
+    pairs = near_pairs(images, image_features(test.images), NEAR_THRESHOLD)
     pairs = pairs[train_key[pairs[:, 0]] != test_key[pairs[:, 1]]]
     near = [(str(dataset.sample_ids[i]), str(test.sample_ids[j])) for i, j in pairs]
     return exact, near

@@ -118,7 +118,7 @@ def write_cache(source: Path, options: tuple[str, ...], arrays: Arrays) -> None:
 
 
 def data_digest(dataset: FaceDataset) -> str:
-    """sha256 over pictures, labels and label styles: names training data in a model card.
+    """sha256 over images, labels and label styles: names training data in a model card.
 
     Args:
         dataset: N faces; their order counts, their ids and groups do not.

@@ -1,7 +1,7 @@
 """Faces cut out of labelled photos, framed as the networks know them.
 
 A labelled photo may show several faces, and a network takes crops of one: so each labelled face
-becomes a picture of its own.
+becomes an image of its own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Which pictures show the same thing: exact copies, near copies, frames of one person.
+"""Which images show the same thing: exact copies, near copies, frames of one person.
 
-Rows of one group must stay on one side of a split, or a model is scored on pictures it has seen.
+Rows of one group must stay on one side of a split, or a model is scored on images it has seen.
 
-Two likenesses, both correlations of small pictures, so brightness and contrast do not count: of the
-whole picture (copies, resized or recompressed copies) and, where eye centres are known, of the face
+Two likenesses, both correlations of small images, so brightness and contrast do not count: of the
+whole image (copies, resized or recompressed copies) and, where eye centres are known, of the face
 turned and scaled to common eyes with slow light removed (frames of one person at one sitting, however
 the crop moved). Thresholds were chosen by looking at the groups on Kaggle's rows: below 0.90 strangers
 chain into one blob, above it a sitting falls apart.
@@ -24,23 +24,23 @@ __all__ = [
     "exact_groups",
     "face_features",
     "image_digests",
+    "image_features",
     "join_groups",
     "near_pairs",
-    "picture_features",
 ]
 
-PICTURE_THRESHOLD = 0.95  # correlation of whole pictures: Kaggle's pairs above are copies
+IMAGE_THRESHOLD = 0.95  # correlation of whole images: Kaggle's pairs above are copies
 FACE_THRESHOLD = 0.90  # correlation of aligned faces: one person at one sitting
 _SITTING_ROWS = 8  # so many linked rows make a sitting, whose mean face is worth comparing with
 _SITTING_THRESHOLD = 0.80  # correlation of two mean faces: sittings of one person, mostly
 _STRAGGLER_THRESHOLD = 0.85  # correlation with a mean face; at 0.80 strangers join
 _LARGEST_SHARE = 0.2  # a bigger group is a chain of strangers: cut at stricter thresholds
-_SIDE = 24  # pixels of the small pictures
-_BLOCK = 256  # rows compared with all others at once; bounds memory for 50,000 pictures
+_SIDE = 24  # pixels of the small images
+_BLOCK = 256  # rows compared with all others at once; bounds memory for 50,000 images
 
 
-def picture_features(images: ImageArray) -> NDArray[np.float32]:
-    """(N, 576) small pictures with mean 0 and length 1 (0 for a blank one)."""
+def image_features(images: ImageArray) -> NDArray[np.float32]:
+    """(N, 576) small images with mean 0 and length 1 (0 for a blank one)."""
     small = [cv2.resize(_grey(i), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) for i in images]
     return _unit(np.asarray(small, np.float32).reshape(len(images), _SIDE * _SIDE))
 
@@ -71,7 +71,7 @@ def face_features(images: ImageArray, keypoints: Keypoints) -> NDArray[np.float3
 
 
 def exact_groups(images: ImageArray) -> NDArray[np.int64]:
-    """(N,) group number of each picture; pixel-identical pictures share one."""
+    """(N,) group number of each image; pixel-identical images share one."""
     flat = np.ascontiguousarray(images).reshape(len(images), int(np.prod(images.shape[1:])))
     rows = flat.view(np.dtype((np.void, max(1, flat.shape[1])))).ravel()
     return np.asarray(np.unique(rows, return_inverse=True)[1], np.int64).reshape(-1)
@@ -103,19 +103,19 @@ def near_pairs(
 
 
 def duplicate_groups(images: ImageArray, keypoints: Keypoints | None = None) -> NDArray[np.int64]:
-    """(N,) group number of each picture, from 0; likely copies and frames of one person share one.
+    """(N,) group number of each image, from 0; likely copies and frames of one person share one.
 
     Args:
         images: (N, H, W, C) uint8.
         keypoints: Labels with eye centres, where there are any: without them only copies of whole
-            pictures are found, not a person whose crop moved.
+            images are found, not a person whose crop moved.
 
     Returns:
         Group numbers in the order of first appearance.
     """
     exact = exact_groups(images)
-    first = np.unique(exact, return_index=True)[1]  # one picture stands for all its copies
-    spaces = [(picture_features(images[first]), PICTURE_THRESHOLD)]
+    first = np.unique(exact, return_index=True)[1]  # one image stands for all its copies
+    spaces = [(image_features(images[first]), IMAGE_THRESHOLD)]
     if keypoints is not None:
         spaces.append((face_features(images[first], keypoints.subset(first)), FACE_THRESHOLD))
     groups = np.arange(len(first))

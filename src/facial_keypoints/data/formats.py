@@ -1,8 +1,8 @@
 """Any supported data set in, any out.
 
-Kaggle's files are read by :mod:`facial_keypoints.data.kaggle`; here are the formats that keep pictures
+Kaggle's files are read by :mod:`facial_keypoints.data.kaggle`; here are the formats that keep images
 as files: COCO keypoints (``annotations.json`` beside an ``images`` folder), a csv with a path column
-``image`` and columns ``NAME_x``/``NAME_y``, and a folder of pictures with a 300-W ``.pts`` file each.
+``image`` and columns ``NAME_x``/``NAME_y``, and a folder of images with a 300-W ``.pts`` file each.
 The first two say which schema they follow by the names of their keypoints. Annotated photos (COCO and
 ``.pts``) become one crop a face (:mod:`facial_keypoints.data.cutting`).
 """
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from facial_keypoints.data.cutting import DEFAULT_SIZE, cut_face, face_box
 from facial_keypoints.data.kaggle import load_kaggle, style_of_rows, write_table
-from facial_keypoints.errors import DataError, OutputError, PictureError
+from facial_keypoints.errors import DataError, ImageError, OutputError
 from facial_keypoints.files import write_json, write_text
-from facial_keypoints.io.images import PICTURE_SUFFIXES, fit_picture, read_picture, write_image
+from facial_keypoints.io.images import IMAGE_SUFFIXES, letterbox, read_image, write_image
 from facial_keypoints.schemas import IBUG68, get_schema, list_schemas
 from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints, KeypointSchema
 
@@ -44,16 +44,16 @@ def load_dataset(
 ) -> FaceDataset:
     """Read labelled faces, whatever the format; the content decides.
 
-    Image files are read as prediction reads them (:func:`~facial_keypoints.io.images.read_picture`):
+    Image files are read as prediction reads them (:func:`~facial_keypoints.io.images.read_image`):
     upright as their EXIF orientation says, so points are pixels of the upright image.
 
     Args:
         path: Kaggle's folder, zip or csv; a COCO json or the folder of its ``annotations.json``;
             a csv with an ``image`` column of paths, relative to the csv, or the folder of its
-            ``faces.csv``; a folder of ``.pts`` files with their pictures.
+            ``faces.csv``; a folder of ``.pts`` files with their images.
         group_by: Column (csv formats) that says which rows belong together.
-        size: (height, width) to bring pictures and points to, as prediction does: the whole
-            picture, its shape kept, in the middle; needed where sizes differ.
+        size: (height, width) to bring images and points to, as prediction does: the whole
+            image, its shape kept, in the middle; needed where sizes differ.
         channels: 1 to make images grey, 3 to make them RGB; when left out, grey where all are grey.
         schema: Keypoints of the faces; those that the data does not name are not labelled. When
             left out: the first built-in schema that knows all the names.
@@ -208,13 +208,13 @@ def _load_pts(
                 f"{file} has {len(row)} points, but the schema '{schema.name}' has "
                 f"{schema.num_keypoints}: give the schema that fits."
             )
-        picture = next(
+        image = next(
             (p for p in sorted(folder.glob(f"{glob.escape(file.stem)}.*"))
-             if p.suffix.lower() in PICTURE_SUFFIXES), None,
+             if p.suffix.lower() in IMAGE_SUFFIXES), None,
         )  # fmt: skip
-        if picture is None:
-            raise DataError(f"{file} has no picture of the same name beside it.")
-        names.append(picture.name)
+        if image is None:
+            raise DataError(f"{file} has no image of the same name beside it.")
+        names.append(image.name)
         # 300-W counts pixels from 1, as Matlab does.
         rows.append(row - 1.0)
     return _cut(folder / files[0].name, names, rows, [None] * len(rows), schema, size, channels)
@@ -238,7 +238,7 @@ def _cut(
     for i, name in enumerate(names):
         by_photo.setdefault(name, []).append(i)
     for name, faces in by_photo.items():
-        photo = _read_picture(path, faces[0] + 1, name, channels)
+        photo = _read_image(path, faces[0] + 1, name, channels)
         for number, i in enumerate(faces):
             box = face_box(rows[i], schema, boxes[i])
             if box is None:
@@ -334,7 +334,7 @@ def _assemble(
     groups: Sequence[str] | None,
 ) -> FaceDataset:
     images = [
-        _read_picture(path, number, name, channels) for number, name in enumerate(names, start=1)
+        _read_image(path, number, name, channels) for number, name in enumerate(names, start=1)
     ]
     return _bundle(path, names, images, rows, schema, size, channels, groups)
 
@@ -370,11 +370,11 @@ def _bundle(
     return _stack(images, keypoints, like, size, channels)
 
 
-def _read_picture(path: Path, number: int, name: str, channels: int | None) -> ImageArray:
+def _read_image(path: Path, number: int, name: str, channels: int | None) -> ImageArray:
     """An image of a data set, read by prediction's own reader: its labels belong to what that gives."""
     try:
-        return read_picture(path.parent / name, channels=channels, name=name)
-    except PictureError as error:
+        return read_image(path.parent / name, channels=channels, name=name)
+    except ImageError as error:
         raise DataError(f"{path}: row {number}: {error}") from error
 
 
@@ -385,12 +385,12 @@ def _stack(
     size: tuple[int, int] | None,
     channels: int | None,
 ) -> FaceDataset:
-    """One array of pictures, brought with their points to the size and channels asked for."""
+    """One array of images, brought with their points to the size and channels asked for."""
     sizes = {image.shape[:2] for image in images}
     if size is None and len(sizes) > 1:
         found = " and ".join(f"{w} × {h}" for h, w in sorted(sizes)[:2])
         raise DataError(
-            f"{like.source} has pictures of differing sizes ({found}); give size=(height, width) "
+            f"{like.source} has images of differing sizes ({found}); give size=(height, width) "
             "to resize them."
         )
     xy = keypoints.xy.copy()
@@ -398,9 +398,9 @@ def _stack(
         fitted = []
         for i, image in enumerate(images):
             height, width = size or (image.shape[0], image.shape[1])
-            picture, crop = fit_picture(image, (height, width), channels or image.shape[2])
+            letterboxed, crop = letterbox(image, (height, width), channels or image.shape[2])
             xy[i] = crop.apply(xy[i])
-            fitted.append(picture)
+            fitted.append(letterboxed)
         images = fitted
     return FaceDataset(
         images=np.stack(images),

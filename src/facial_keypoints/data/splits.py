@@ -141,6 +141,6 @@ def _deal(
     if min(map(len, rows)) == 0:
         raise DataError(
             f"{dataset.source or 'the data'} has {len(dataset)} rows in {len(groups)} groups that "
-            f"must stay together, too few for {wanted}; add pictures of more people."
+            f"must stay together, too few for {wanted}; add images of more people."
         )
     return rows

@@ -228,7 +228,7 @@ def bootstrap_rmse(
 ) -> NDArray[np.float64]:
     """RMSE of M columns under resampling of whole groups (cluster bootstrap).
 
-    The pictures of one person (or near-duplicates) are wrong together, so drawing rows would make
+    The images of one person (or near-duplicates) are wrong together, so drawing rows would make
     intervals far too narrow: groups are drawn with replacement, as many as there are. All columns
     see the same draws, so differences between columns are paired.
 

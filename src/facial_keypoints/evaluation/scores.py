@@ -449,7 +449,7 @@ class ComparisonResult:
         return gap, metrics.percentile_interval(drawn[:, 1] - drawn[:, 0])
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values, without pictures and predictions."""
+        """As plain JSON values, without images and predictions."""
         plain: dict[str, Any] = _json_safe(
             {
                 "source": self.test.source,

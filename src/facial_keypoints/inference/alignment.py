@@ -41,7 +41,7 @@ TEMPLATE_POINTS = (
     "mouth_right_corner",
     "mouth_left_corner",
 )
-"""The template's order goes by the picture, left first, and so by the person, right first."""
+"""The template's order goes by the image, left first, and so by the person, right first."""
 
 TEMPLATE = np.array(
     [
@@ -52,7 +52,7 @@ TEMPLATE = np.array(
         [70.7299, 92.2041],
     ]
 )
-"""(5, 2) pixels of a 112×112 picture, an integer being a pixel centre: the template that ArcFace (Deng et
+"""(5, 2) pixels of a 112×112 image, an integer being a pixel centre: the template that ArcFace (Deng et
 al., CVPR 2019) and InsightFace train on, which warp with OpenCV and so use the same convention."""
 
 
@@ -61,8 +61,8 @@ class AlignedFaces:
     """N faces on the template.
 
     Args:
-        images: (N, size, size, 3) uint8 RGB; black beyond the picture.
-        matrices: (N, 2, 3) float64, pixels of the picture to pixels of the aligned face:
+        images: (N, size, size, 3) uint8 RGB; black beyond the image.
+        matrices: (N, 2, 3) float64, pixels of the image to pixels of the aligned face:
             ``aligned_xy = matrix[:, :2] @ xy + matrix[:, 2]``. NaN where fewer than two of the five
             points are known; that face is black.
     """
@@ -90,11 +90,11 @@ class AlignedFaces:
 def template_points(size: int = TEMPLATE_SIZE, margin: float = 0.0) -> NDArray[np.float64]:
     """The template in another size and with more around it.
 
-    A picture of twice the size is the same view with twice the pixels: centres go to centres, so x
+    An image of twice the size is the same view with twice the pixels: centres go to centres, so x
     becomes (x + 0.5) s − 0.5. (InsightFace multiplies by s alone, which is half a pixel off at s = 2.)
 
     Args:
-        size: Side of the aligned picture in pixels.
+        size: Side of the aligned image in pixels.
         margin: Extra on every side, as a share of the template's side; 0 is the template's own view.
 
     Returns:
@@ -147,14 +147,14 @@ def align(
     size: int = TEMPLATE_SIZE,
     margin: float = 0.0,
 ) -> AlignedFaces:
-    """Cut faces out of a picture, brought to the template.
+    """Cut faces out of an image, brought to the template.
 
     Faces that are much larger than ``size`` are averaged over areas, not sampled.
 
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
-        faces: N faces in pixels of that picture, with eye centres, nose tip and mouth corners.
-        size: Side of the aligned pictures.
+        faces: N faces in pixels of that image, with eye centres, nose tip and mouth corners.
+        size: Side of the aligned images.
         margin: Extra on every side, as a share of the template's own view.
 
     Returns:
@@ -162,10 +162,10 @@ def align(
 
     Raises:
         DataError: The five points are not among the faces' points.
-        ValueError: ``image`` is no such picture, or a number is out of range.
+        ValueError: ``image`` is no such image, or a number is out of range.
 
     Example:
-        >>> align(picture, predictor.predict(picture)).images.shape  # doctest: +SKIP
+        >>> align(image, predictor.predict(image)).images.shape  # doctest: +SKIP
         (1, 112, 112, 3)
     """
     keypoints = faces.keypoints if isinstance(faces, Prediction) else faces

@@ -52,7 +52,7 @@ def measure_speed(
         photos: Time whole photos too, with the shipped detector.
 
     Returns:
-        One figure a task; decoding of picture files is not part of any.
+        One figure a task; decoding of image files is not part of any.
 
     Raises:
         ModelError: As for :func:`facial_keypoints.inference.predictor.load_predictor`.

@@ -1,6 +1,6 @@
 """Finding the faces of a photo: a small network that comes with the package, or a user's own YuNet.
 
-Knows pictures and boxes, nothing of keypoints models. A box is the square *face box* of
+Knows images and boxes, nothing of keypoints models. A box is the square *face box* of
 :mod:`facial_keypoints.framing`: roughly from the hairline to the chin.
 """
 
@@ -49,7 +49,7 @@ class FaceDetector(Protocol):
     """Finds faces in a photo."""
 
     def detect(self, image: ImageArray) -> tuple[Boxes, NDArray[np.float32]]:
-        """Find the faces of one picture.
+        """Find the faces of one image.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -164,13 +164,13 @@ class OnnxFaceDetector:
             )
 
     def detect(self, image: ImageArray) -> tuple[Boxes, NDArray[np.float32]]:
-        """Find the faces of one picture.
+        """Find the faces of one image.
 
         Args:
             image: (H, W, 3) uint8 RGB, or (H, W, 1) or (H, W) grey.
 
         Returns:
-            Boxes (N, 4) xyxy, edges in image pixels (they may reach beyond the picture), and scores
+            Boxes (N, 4) xyxy, edges in image pixels (they may reach beyond the image), and scores
             (N,) in [0, 1], best first.
         """
         gray = _to_gray(image)
@@ -232,10 +232,10 @@ class YuNetFaceDetector:
             ) from error
 
     def detect(self, image: ImageArray) -> tuple[Boxes, NDArray[np.float32]]:
-        """Find the faces of one picture; see :meth:`FaceDetector.detect`."""
+        """Find the faces of one image; see :meth:`FaceDetector.detect`."""
         _check(image)
         colour = np.broadcast_to(np.atleast_3d(image), (*image.shape[:2], 3))
-        with self._lock:  # the net keeps the size of one picture
+        with self._lock:  # the net keeps the size of one image
             self._net.setInputSize((colour.shape[1], colour.shape[0]))
             _, faces = self._net.detect(np.ascontiguousarray(colour[..., ::-1]))
         if faces is None:
@@ -289,7 +289,7 @@ def _open(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
-    # Threads that spin while they wait take the cores from those that read pictures.
+    # Threads that spin while they wait take the cores from those that read images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what goes wrong is told in our own sentence
     try:

@@ -1,6 +1,6 @@
-"""From pictures to keypoints in the pixels of the original picture.
+"""From images to keypoints in the pixels of the original image.
 
-Knows runtimes and pictures, not how models are stored nor where predictions go.
+Knows runtimes and images, not how models are stored nor where predictions go.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.cluster import available_cores
-from facial_keypoints.errors import ModelError, PictureError
+from facial_keypoints.errors import ImageError, ModelError
 from facial_keypoints.framing import can_frame, face_sizes, frame_face
 from facial_keypoints.geometry import box_to_crop, flip_images, flip_xy
 from facial_keypoints.inference.detector import FaceDetector, load_detector
 from facial_keypoints.inference.refine import look_again
-from facial_keypoints.io.images import MAX_PIXELS, cut_crop, fit_picture, in_order, read_picture
+from facial_keypoints.io.images import MAX_PIXELS, cut_crop, in_order, letterbox, read_image
 from facial_keypoints.models.runtime import Runtime, load_runtime
 from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.types import (
@@ -36,17 +36,17 @@ from facial_keypoints.types import (
 __all__ = ["SMALLEST_SIDE", "FittedCrop", "Predictor", "load_predictor"]
 
 SMALLEST_SIDE = 8
-"""Pixels; in a smaller picture even two eyes and a mouth would share pixels."""
+"""Pixels; in a smaller image even two eyes and a mouth would share pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class FittedCrop:
-    """One picture at the model's input, and the way back; small, however large the picture was.
+    """One image at the model's input, and the way back; small, however large the image was.
 
     Args:
         image: (H, W, C) uint8 at the model's input.
-        transform: From pixels of the picture to pixels of the input.
-        image_size: (height, width) of the picture.
+        transform: From pixels of the image to pixels of the input.
+        image_size: (height, width) of the image.
         source: Its name.
     """
 
@@ -72,7 +72,7 @@ class Predictor:
         runtime: The loaded model.
         style: Label style to answer in. When left out: ``kaggle-a`` if the model has it, else its
             first.
-        flip: Ask about the mirrored picture too and average: slightly better, twice the time.
+        flip: Ask about the mirrored image too and average: slightly better, twice the time.
         average: Ask about eight moved views of every crop and take the mean: better, nine times the
             time. Badly framed crops get a second look in any case, if the model gives a confidence
             (:mod:`facial_keypoints.inference.refine`).
@@ -141,7 +141,7 @@ class Predictor:
         if (faces.image_size, faces.images.shape[3]) != (spec.input_size, spec.channels):
             height, width = spec.input_size
             raise ModelError(
-                f"the model '{spec.name}' takes pictures of {width}×{height} pixels with "
+                f"the model '{spec.name}' takes images of {width}×{height} pixels with "
                 f"{spec.channels} channel(s), but the data has {faces.images.shape[2]}×"
                 f"{faces.images.shape[1]} with {faces.images.shape[3]}: resize the data or choose "
                 "another model."
@@ -159,13 +159,13 @@ class Predictor:
         styles: Sequence[str] | NDArray[np.str_] | None = None,
         batch_size: int = 256,
     ) -> Keypoints:
-        """Answer pictures that are at the model's input size already.
+        """Answer images that are at the model's input size already.
 
         Args:
             images: (N, H, W, C) uint8.
             styles: (N,) label style of each answer; the predictor's own where a style is unknown to
                 the model, and for all when left out.
-            batch_size: Pictures computed at once.
+            batch_size: Images computed at once.
 
         Returns:
             N faces in input pixels.
@@ -197,7 +197,7 @@ class Predictor:
         )
 
     def _ask(self, batch: ImageArray) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Answers of the model in all styles, averaged with the mirrored pictures' if wanted."""
+        """Answers of the model in all styles, averaged with the mirrored images' if wanted."""
         xy, confidence = self.runtime.run(batch)
         if not self.flip:
             return xy, confidence
@@ -230,20 +230,20 @@ class Predictor:
             min_score: Least score of a face. The detector reports none below its own threshold: 0.4 of the
                 shipped one.
             max_faces: Keep only so many, those of the best score.
-            source: Name of the picture.
+            source: Name of the image.
 
         Returns:
             The faces in pixels of the photo, best score first; none is N = 0.
 
         Raises:
             ModelError: This build comes without a detector and none was given.
-            ValueError: The array is no such picture.
+            ValueError: The array is no such image.
         """
-        picture = _checked(image)
-        boxes, scores = self.detector.detect(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+        image = _checked(image)
+        boxes, scores = self.detector.detect(np.broadcast_to(image, (*image.shape[:2], 3)))
         if min_score is not None:
             boxes, scores = boxes[scores >= min_score], scores[scores >= min_score]
-        found = self.predict_detected(picture, boxes, scores, source=source)
+        found = self.predict_detected(image, boxes, scores, source=source)
         return found.subset(np.arange(len(found))[:max_faces])
 
     def predict_detected(
@@ -272,10 +272,10 @@ class Predictor:
         Raises:
             ValueError: The array is no such image, or a box has no area.
         """
-        picture = _checked(image)
+        image = _checked(image)
         best = np.argsort(-scores, kind="stable")
-        keypoints, sure = self._look_twice(picture, boxes[best])
-        found = _prediction(picture, keypoints, boxes[best], scores[best], source)
+        keypoints, sure = self._look_twice(image, boxes[best])
+        found = _prediction(image, keypoints, boxes[best], scores[best], source)
         return found.subset(self._faces(keypoints, sure))
 
     def _faces(self, found: Keypoints, sure: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -309,18 +309,18 @@ class Predictor:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
             boxes: (N, 4) xyxy, edges in pixels of the photo; they may reach beyond it.
             scores: (N,) scores of whatever found them; NaN when left out.
-            source: Name of the picture.
+            source: Name of the image.
 
         Returns:
             N faces in pixels of the photo, with the boxes as they were given.
 
         Raises:
-            ValueError: The array is no picture, or a box has no area.
+            ValueError: The array is no image, or a box has no area.
         """
-        picture = _checked(image)
+        image = _checked(image)
         given = np.asarray(boxes, np.float32).reshape(-1, 4)
-        keypoints, _ = self._look_twice(picture, given)
-        return _prediction(picture, keypoints, given, scores, source)
+        keypoints, _ = self._look_twice(image, given)
+        return _prediction(image, keypoints, given, scores, source)
 
     def predict_framed(self, image: ImageArray, crops: Sequence[CropTransform]) -> Keypoints:
         """Answer faces of a photo in crops that are framed already; one look, however they turn out.
@@ -336,11 +336,11 @@ class Predictor:
         return self._look(_checked(image), crops)[0]
 
     def _look(
-        self, picture: ImageArray, crops: Sequence[CropTransform]
+        self, image: ImageArray, crops: Sequence[CropTransform]
     ) -> tuple[Keypoints, NDArray[np.float32]]:
         """One look: the faces, and (N,) how sure the style is that is least sure; NaN where unknown."""
         spec = self.spec
-        cut = [cut_crop(picture, crop, spec.channels) for crop in crops]
+        cut = [cut_crop(image, crop, spec.channels) for crop in crops]
         batch = np.stack(cut) if cut else np.zeros((0, *spec.input_size, spec.channels), np.uint8)
         xy, confidence = self._ask(batch)
         style = spec.styles.index(self.style)
@@ -353,16 +353,16 @@ class Predictor:
         return found, confidence.mean(axis=2).min(axis=1)
 
     def _look_twice(
-        self, picture: ImageArray, boxes: NDArray[np.float32]
+        self, image: ImageArray, boxes: NDArray[np.float32]
     ) -> tuple[Keypoints, NDArray[np.float32]]:
         """Look at boxes, then in crops framed by what was found; averages of those framed alike."""
         spec = self.spec
         crops = [box_to_crop(box, spec.input_size) for box in boxes]
-        first, sure = self._look(picture, crops)
+        first, sure = self._look(image, crops)
         if not crops or not can_frame(spec.schema):
             return first, sure
         closer = [frame_face(xy, spec.schema, spec.input_size) for xy in first.xy]
-        again, surer = self._look(picture, closer)
+        again, surer = self._look(image, closer)
         alike = np.array([_alike(*pair) for pair in zip(crops, closer, strict=True)])
         share = np.where(alike, 0.5, 1.0).astype(np.float32)
         confidence = None
@@ -382,7 +382,7 @@ class Predictor:
         max_faces: int | None = None,
         readers: int | None = None,
         max_pixels: int = MAX_PIXELS,
-    ) -> Generator[Prediction | PictureError]:
+    ) -> Generator[Prediction | ImageError]:
         """Find faces and keypoints in photo files, one after the other.
 
         Memory does not grow with the number of files: each reading thread holds one photo.
@@ -395,23 +395,23 @@ class Predictor:
             max_faces: As for :meth:`predict`.
             readers: Threads, each of which reads, searches and answers whole photos; the number of
                 cores when left out. Open the model with ``threads=1`` then.
-            max_pixels: Refuse larger pictures.
+            max_pixels: Refuse larger images.
 
         Yields:
             For each file in order its prediction, or the error that says why there is none.
         """
 
-        def answer(file: str | os.PathLike[str]) -> Prediction | PictureError:
+        def answer(file: str | os.PathLike[str]) -> Prediction | ImageError:
             name = os.fspath(file)
             try:
-                picture = read_picture(file, channels=3, max_pixels=max_pixels)
+                image = read_image(file, channels=3, max_pixels=max_pixels)
                 if boxes is None:
                     return self.predict(
-                        picture, min_score=min_score, max_faces=max_faces, source=name
+                        image, min_score=min_score, max_faces=max_faces, source=name
                     )
                 given = boxes.get(str(Path(file).absolute()), np.zeros((0, 4), np.float32))
-                return self.predict_boxes(picture, given[:max_faces], source=name)
-            except PictureError as error:
+                return self.predict_boxes(image, given[:max_faces], source=name)
+            except ImageError as error:
                 return error
 
         threads = readers or available_cores()
@@ -424,21 +424,21 @@ class Predictor:
     def predict_crops(
         self, images: Sequence[ImageArray], *, sources: Sequence[str] | None = None
     ) -> list[Prediction]:
-        """Answer pictures that are one face each.
+        """Answer images that are one face each.
 
-        A picture is brought to the model's input whole: as large as fits, in the middle, its edges
+        An image is brought to the model's input whole: as large as fits, in the middle, its edges
         repeated where it is not as wide as high.
 
         Args:
-            images: Pictures of any size, (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
-            sources: Name of each picture.
+            images: Images of any size, (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+            sources: Name of each image.
 
         Returns:
-            One prediction per picture, of one face whose box is the whole picture, in the pixels
-            of that picture.
+            One prediction per image, of one face whose box is the whole image, in the pixels
+            of that image.
 
         Raises:
-            PictureError: A picture is smaller than 8×8.
+            ImageError: An image is smaller than 8×8.
         """
         names = [""] * len(images) if sources is None else list(sources)
         return self.predict_fitted(
@@ -452,27 +452,27 @@ class Predictor:
         batch_size: int = 128,
         readers: int | None = None,
         max_pixels: int = MAX_PIXELS,
-    ) -> Generator[Prediction | PictureError]:
-        """Answer picture files that are one face each, one after the other.
+    ) -> Generator[Prediction | ImageError]:
+        """Answer image files that are one face each, one after the other.
 
         Memory does not grow with the number of files: no more than two batches of small input
-        pictures, and one decoded picture per reader, exist at any time.
+        images, and one decoded image per reader, exist at any time.
 
         Args:
             files: Paths, taken as they are needed.
-            batch_size: Pictures computed at once.
+            batch_size: Images computed at once.
             readers: Threads that read and decode; the number of cores when left out.
-            max_pixels: Refuse larger pictures.
+            max_pixels: Refuse larger images.
 
         Yields:
             For each file in order its prediction, or the error that says why there is none.
         """
 
-        def prepare(file: str | os.PathLike[str]) -> FittedCrop | PictureError:
+        def prepare(file: str | os.PathLike[str]) -> FittedCrop | ImageError:
             try:
-                picture = read_picture(file, channels=self.spec.channels, max_pixels=max_pixels)
-                return self.fit_crop(picture, os.fspath(file))
-            except PictureError as error:
+                image = read_image(file, channels=self.spec.channels, max_pixels=max_pixels)
+                return self.fit_crop(image, os.fspath(file))
+            except ImageError as error:
                 return error
 
         # One more batch is read while this one is computed.
@@ -487,27 +487,27 @@ class Predictor:
                 for item in batch:
                     yield next(answers) if isinstance(item, FittedCrop) else item
 
-    def fit_crop(self, picture: ImageArray, source: str = "") -> FittedCrop:
-        """Bring a picture of one face to the model's input, for :meth:`predict_fitted`.
+    def fit_crop(self, image: ImageArray, source: str = "") -> FittedCrop:
+        """Bring an image of one face to the model's input, for :meth:`predict_fitted`.
 
         Args:
-            picture: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+            image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
             source: Its name.
 
         Raises:
-            PictureError: It is smaller than 8×8.
+            ImageError: It is smaller than 8×8.
         """
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         if min(height, width) < SMALLEST_SIDE:
-            raise PictureError(
-                f"{source or 'picture'}: {width}×{height} pixels are too few for a face "
+            raise ImageError(
+                f"{source or 'image'}: {width}×{height} pixels are too few for a face "
                 f"(at least {SMALLEST_SIDE}×{SMALLEST_SIDE})."
             )
-        image, transform = fit_picture(picture, self.spec.input_size, self.spec.channels)
+        image, transform = letterbox(image, self.spec.input_size, self.spec.channels)
         return FittedCrop(image, transform, (height, width), source)
 
     def predict_fitted(self, crops: Sequence[FittedCrop]) -> list[Prediction]:
-        """Answer pictures of one face each at once, as :meth:`predict_crops` does."""
+        """Answer images of one face each at once, as :meth:`predict_crops` does."""
         if not crops:
             return []
         found = self.predict_batch(np.stack([crop.image for crop in crops]))
@@ -532,7 +532,7 @@ class Predictor:
 
 
 def _prediction(
-    picture: ImageArray,
+    image: ImageArray,
     keypoints: Keypoints,
     boxes: NDArray[np.float32],
     scores: NDArray[np.float32] | None,
@@ -544,7 +544,7 @@ def _prediction(
         scores=np.full(len(boxes), np.nan, np.float32)
         if scores is None
         else np.asarray(scores, np.float32),
-        image_size=(picture.shape[0], picture.shape[1]),
+        image_size=(image.shape[0], image.shape[1]),
         source=source,
     )
 
@@ -559,15 +559,15 @@ def _alike(first: CropTransform, second: CropTransform) -> bool:
 
 def _checked(image: ImageArray) -> ImageArray:
     """(H, W, 1 or 3) uint8."""
-    picture = image[..., np.newaxis] if image.ndim == 2 else image
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3):
+    channels_last = image[..., np.newaxis] if image.ndim == 2 else image
+    if image.dtype != np.uint8 or channels_last.ndim != 3 or channels_last.shape[2] not in (1, 3):
         raise ValueError(
-            "a picture must be uint8 with shape (H, W), (H, W, 1) or (H, W, 3), "
+            "an image must be uint8 with shape (H, W), (H, W, 1) or (H, W, 3), "
             f"received {image.dtype} {image.shape}."
         )
-    if picture.size == 0:
-        raise ValueError(f"a picture must have pixels, received shape {image.shape}.")
-    return picture
+    if image.size == 0:
+        raise ValueError(f"an image must have pixels, received shape {image.shape}.")
+    return channels_last
 
 
 def load_predictor(

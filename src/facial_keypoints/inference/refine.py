@@ -100,9 +100,9 @@ def _average(
     xy: NDArray[np.float32],
     badly_framed: NDArray[np.bool_],
 ) -> Answers:
-    """Means over moved views: of the picture as it is, if it is well framed, and framed by ``xy``."""
+    """Means over moved views: of the image as it is, if it is well framed, and framed by ``xy``."""
     schema = runtime.spec.schema
-    # Two framings err differently; where the picture's own is bad, a turned one takes its place.
+    # Two framings err differently; where the image's own is bad, a turned one takes its place.
     first = [
         _framed(image, points, schema, upright=True) if bad else _still(image)
         for image, points, bad in zip(images, xy, badly_framed, strict=True)
@@ -140,7 +140,7 @@ def _try_views(
 def _look(
     runtime: Runtime, images: ImageArray, views: Sequence[CropTransform], style: NDArray[np.integer]
 ) -> Answers:
-    """Answers of one view of each picture, in pixels of the picture."""
+    """Answers of one view of each image, in pixels of the image."""
     height, width = images.shape[1:3]
     seen = np.stack([
         cv2.warpAffine(
@@ -158,7 +158,7 @@ def _look(
 
 
 def _still(image: ImageArray) -> CropTransform:
-    """The view that is the picture itself."""
+    """The view that is the image itself."""
     return CropTransform(np.eye(2, 3), (image.shape[0], image.shape[1]))
 
 

@@ -182,23 +182,23 @@ class Tracker:
             them, else NaN.
         """
         now = frame.time_s
-        picture = frame.grey() if self._predictor.spec.channels == 1 else frame.rgb()
+        image = frame.grey() if self._predictor.spec.channels == 1 else frame.rgb()
         self._lost = [track for track in self._lost if now - track.time_s <= _KEPT_S]
-        looks = self._part_twins(self._follow(picture, now))
+        looks = self._part_twins(self._follow(image, now))
         if self._should_detect(looks, now):
-            looks = self._detect(frame, picture, looks)
+            looks = self._detect(frame, image, looks)
             self._detected_s = now
         self._keep(looks, now)
         return self._prediction(frame, source)
 
-    def _follow(self, picture: ImageArray, now: float) -> list[_Look]:
+    def _follow(self, image: ImageArray, now: float) -> list[_Look]:
         """Look for each face where it should be."""
         if not self._active:
             return []
         guesses = [track.guess(now) for track in self._active]
-        found = self._look(picture, guesses)
+        found = self._look(image, guesses)
         # Once more, framed by what was found: how the crop lay in each frame no longer shows as jitter.
-        again = self._look(picture, found.xy)
+        again = self._look(image, found.xy)
         xy, sure = again.xy, again.confidence
         if sure is not None and found.confidence is not None:
             worse = sure.mean(axis=1) < found.confidence.mean(axis=1) - _WORSE
@@ -211,10 +211,10 @@ class Tracker:
             for i, track in enumerate(self._active)
         ]
 
-    def _look(self, picture: ImageArray, faces: Iterable[NDArray[np.float32]]) -> Keypoints:
+    def _look(self, image: ImageArray, faces: Iterable[NDArray[np.float32]]) -> Keypoints:
         spec = self._predictor.spec
         crops = [frame_face(xy, spec.schema, spec.input_size) for xy in faces]
-        return self._predictor.predict_framed(picture, crops)
+        return self._predictor.predict_framed(image, crops)
 
     def _sizes(self, xy: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.maximum(face_sizes(xy, self._predictor.spec.schema), 1e-6)
@@ -260,7 +260,7 @@ class Tracker:
         uneasy = bool(self._lost) or any(look.doubtful for look in looks)
         return waited >= (min(_SOON_S, self._detect_every_s) if uneasy else self._detect_every_s)
 
-    def _detect(self, frame: Frame, picture: ImageArray, looks: list[_Look]) -> list[_Look]:
+    def _detect(self, frame: Frame, image: ImageArray, looks: list[_Look]) -> list[_Look]:
         """Confirm what is followed by the detector's boxes, and begin tracks at the others."""
         detector = self._detector or self._predictor.detector
         boxes, scores = detector.detect(frame.rgb())
@@ -272,7 +272,7 @@ class Tracker:
             look.score = float(scores[j])
             if look.doubtful:
                 # The box is a better place to look than where the track has got to.
-                answer = self._predictor.predict_boxes(picture, boxes[j : j + 1]).keypoints
+                answer = self._predictor.predict_boxes(image, boxes[j : j + 1]).keypoints
                 sure = None if answer.confidence is None else answer.confidence[0]
                 if _mean_confidence(sure) >= _mean_confidence(look.confidence):
                     look.xy, look.confidence = answer.xy[0], sure
@@ -283,12 +283,12 @@ class Tracker:
             else:
                 kept.append(look)
         new = [j for j in range(len(boxes)) if j not in pairs.values()]
-        return kept + self._begin(frame, picture, kept, boxes[new], scores[new])
+        return kept + self._begin(frame, image, kept, boxes[new], scores[new])
 
     def _begin(
         self,
         frame: Frame,
-        picture: ImageArray,
+        image: ImageArray,
         kept: list[_Look],
         boxes: NDArray[np.float32],
         scores: NDArray[np.float32],
@@ -296,7 +296,7 @@ class Tracker:
         """Tracks for boxes that belong to none and show a face: of lost faces where they fit, else new ones."""
         if not len(boxes):
             return []
-        found = self._predictor.predict_detected(picture, boxes, scores)
+        found = self._predictor.predict_detected(image, boxes, scores)
         answer = found.keypoints
         begun: list[_Look] = []
         order = np.argsort(-self._sizes(answer.xy), kind="stable")
@@ -467,7 +467,7 @@ def draw_tracks(image: ImageArray, prediction: Prediction) -> ImageArray:
         prediction: With track ids, in its pixels.
 
     Returns:
-        A new (H, W, 3) RGB picture.
+        A new (H, W, 3) RGB image.
 
     Raises:
         ValueError: The prediction carries no track ids.

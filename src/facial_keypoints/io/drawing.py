@@ -1,7 +1,7 @@
-"""Points, boxes and names drawn onto a copy of a picture; OpenCV only, no matplotlib.
+"""Points, boxes and names drawn onto a copy of an image; OpenCV only, no matplotlib.
 
-Coordinates are pixels of that picture, an integer is the centre of a pixel. Marks scale with the
-faces and the picture, are placed to a sixteenth of a pixel, and have a dark rim under a light fill,
+Coordinates are pixels of that image, an integer is the centre of a pixel. Marks scale with the
+faces and the image, are placed to a sixteenth of a pixel, and have a dark rim under a light fill,
 so they show on dark and on light skin.
 """
 
@@ -29,7 +29,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def _canvas(image: ImageArray) -> ImageArray:
-    """A writable RGB copy (H, W, 3) of a grey (H, W), (H, W, 1) or RGB picture."""
+    """A writable RGB copy (H, W, 3) of a grey (H, W), (H, W, 1) or RGB image."""
     if image.dtype != np.uint8:
         raise ValueError(f"image must be uint8, received {image.dtype}.")
     if image.ndim == 3 and image.shape[2] == 1:
@@ -56,7 +56,7 @@ def _dot(canvas: ImageArray, xy: FloatArray, radius: float, color: Color) -> Non
 
 
 def _text(canvas: ImageArray, text: str, xy: FloatArray, height_px: float) -> None:
-    """Light text with a dark rim, ``xy`` its lower left corner, kept inside the picture."""
+    """Light text with a dark rim, ``xy`` its lower left corner, kept inside the image."""
     scale = height_px / 22.0  # capitals of the font are 22 px high at scale 1
     thickness = max(1, round(height_px / 12))
     (width, height), baseline = cv2.getTextSize(text, _FONT, scale, thickness)
@@ -70,7 +70,7 @@ def _text(canvas: ImageArray, text: str, xy: FloatArray, height_px: float) -> No
 
 
 def _radius(xy: FloatArray, image_size: tuple[int, int]) -> float:
-    """Radius in px for the points (K, 2) of one face: by its size, within bounds by the picture's."""
+    """Radius in px for the points (K, 2) of one face: by its size, within bounds by the image's."""
     known = xy[~np.isnan(xy[:, 0])]
     extent = float(np.ptp(known, axis=0).max()) if len(known) > 1 else 0.0
     largest = max(1.0, 0.008 * max(image_size))
@@ -107,7 +107,7 @@ def draw_keypoints(
         edges: Join the schema's edges by lines, below the points.
 
     Returns:
-        A new (H, W, 3) RGB picture.
+        A new (H, W, 3) RGB image.
 
     Raises:
         ValueError: ``image`` has another dtype or shape.
@@ -159,7 +159,7 @@ def draw_boxes(
         color: RGB of the lines.
 
     Returns:
-        A new (H, W, 3) RGB picture.
+        A new (H, W, 3) RGB image.
 
     Raises:
         ValueError: ``image`` has another dtype or shape, or the labels are not as many as the boxes.
@@ -195,13 +195,13 @@ def draw_prediction(
     Boxes without a score come from no detector (a crop that is one face already) and are left out.
 
     Args:
-        image: The picture, uint8 grey or RGB; not changed.
+        image: The image, uint8 grey or RGB; not changed.
         prediction: Boxes and points in its pixels; no faces draw nothing.
         names: Write each keypoint's name.
         edges: Join the schema's edges.
 
     Returns:
-        A new (H, W, 3) RGB picture.
+        A new (H, W, 3) RGB image.
 
     Raises:
         ValueError: ``image`` is not of the size that the prediction was made on.

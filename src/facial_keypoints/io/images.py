@@ -2,7 +2,7 @@
 
 No other module calls a decoder or an encoder. Pillow does both, not OpenCV: it tells size and kind from
 the header before it decodes anything, knows the EXIF orientation, transparency and 16 bits of every
-format, and refuses what is cut off whatever its version. ``benchmarks/decode_pictures.py`` measures
+format, and refuses what is cut off whatever its version. ``benchmarks/decode_images.py`` measures
 what that costs.
 """
 
@@ -28,34 +28,34 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from facial_keypoints.errors import DataError, PictureError
+from facial_keypoints.errors import DataError, ImageError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.geometry import resize_transform
 from facial_keypoints.types import CropTransform, ImageArray
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "MEDIA_TYPES",
-    "PICTURE_SUFFIXES",
     "WRITABLE_SUFFIXES",
-    "StoredPicture",
+    "StoredImage",
     "cut_crop",
     "encode_image",
-    "find_pictures",
-    "fit_picture",
+    "find_images",
     "in_order",
+    "letterbox",
     "read_content",
-    "read_picture",
+    "read_image",
     "write_image",
 ]
 
 MAX_PIXELS = 128_000_000
-"""Pixels of the largest picture that is decoded unless asked otherwise: the largest phone camera
+"""Pixels of the largest image that is decoded unless asked otherwise: the largest phone camera
 that is common takes 108 million; decoded in colour, this many fill 384 MB."""
 
 # Formats of photographs. EPS, PDF and the like would start other programs.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
-PICTURE_SUFFIXES = frozenset({
+IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp",
     ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".jp2", ".avif",
 })  # fmt: skip
@@ -71,7 +71,7 @@ MEDIA_TYPES = {
     "image/avif": ("AVIF",), "image/jp2": ("JPEG2000",), "image/x-portable-anymap": ("PPM",),
     "image/x-portable-graymap": ("PPM",), "image/x-portable-pixmap": ("PPM",),
 }  # fmt: skip
-"""Formats, by Pillow's names, that a picture of each media type may have."""
+"""Formats, by Pillow's names, that an image of each media type may have."""
 
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B")  # Pillow's modes without colour
 
@@ -87,10 +87,10 @@ _R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
-class StoredPicture:
-    """A picture that is no file of this machine: in a table, an archive, a store of objects.
+class StoredImage:
+    """An image that is no file of this machine: in a table, an archive, a store of objects.
 
-    It may be given wherever a path of a picture may be, and goes by its name there.
+    It may be given wherever a path of an image may be, and goes by its name there.
 
     Attributes:
         name: What tables and messages call it.
@@ -104,24 +104,24 @@ class StoredPicture:
         return self.name
 
 
-def read_picture(
-    source: str | os.PathLike[str] | bytes | StoredPicture,
+def read_image(
+    source: str | os.PathLike[str] | bytes | StoredImage,
     *,
     channels: int | None = 3,
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
     media_type: str | None = None,
 ) -> ImageArray:
-    """Read one picture, upright as its EXIF orientation says.
+    """Read one image, upright as its EXIF orientation says.
 
-    Of an animated picture the first frame is read; what is transparent becomes white; 16-bit grey
+    Of an animated image the first frame is read; what is transparent becomes white; 16-bit grey
     is divided by 257.
 
     Args:
         source: A file, the bytes of one, or one that is stored elsewhere.
         channels: 1 for grey, 3 for RGB, ``None`` for what the file holds: a grey one gives 1.
-        max_pixels: Refuse larger pictures, told from the header before anything is decoded.
-        name: What to call the picture in messages; the path when left out.
+        max_pixels: Refuse larger images, told from the header before anything is decoded.
+        name: What to call the image in messages; the path when left out.
         media_type: Refuse what has another format: a key of :data:`MEDIA_TYPES`.
 
     Returns:
@@ -129,13 +129,13 @@ def read_picture(
 
     Raises:
         ValueError: ``channels`` is another number.
-        PictureError: It is missing, empty, damaged, cut off, too large, no picture or mislabelled.
+        ImageError: It is missing, empty, damaged, cut off, too large, no image or mislabelled.
     """
     if channels not in (1, 3, None):
         raise ValueError(f"channels must be 1 (grey), 3 (RGB) or None, received {channels}.")
-    shown = name or ("picture" if isinstance(source, bytes) else os.fspath(source))
+    shown = name or ("image" if isinstance(source, bytes) else os.fspath(source))
     try:
-        if isinstance(source, StoredPicture):
+        if isinstance(source, StoredImage):
             content = source.read()
         else:
             content = (
@@ -143,39 +143,39 @@ def read_picture(
             )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise PictureError(f"{shown}: cannot be read ({reason}).") from error
+        raise ImageError(f"{shown}: cannot be read ({reason}).") from error
     if not content:
-        raise PictureError(f"{shown}: the file is empty.")
+        raise ImageError(f"{shown}: the file is empty.")
     try:
-        with _open(content) as picture:
-            if media_type is not None and picture.format not in MEDIA_TYPES[media_type]:
-                raise PictureError(
-                    f"{shown}: declared as {media_type}, but its content is {picture.format}: give it "
+        with _open(content) as image:
+            if media_type is not None and image.format not in MEDIA_TYPES[media_type]:
+                raise ImageError(
+                    f"{shown}: declared as {media_type}, but its content is {image.format}: give it "
                     "its true type and name."
                 )
-            width, height = picture.size
+            width, height = image.size
             if width * height > max_pixels:
-                raise PictureError(
+                raise ImageError(
                     f"{shown}: {width}×{height} pixels are more than the limit of "
                     f"{max_pixels:,}: make it smaller, or raise --max-pixels."
                 )
-            if picture.mode == "F":
-                raise PictureError(
+            if image.mode == "F":
+                raise ImageError(
                     f"{shown}: its pixels are floating-point numbers of unknown range: save it with 8 or "
                     "16 bits."
                 )
-            return _to_array(picture, channels)
+            return _to_array(image, channels)
     except UnidentifiedImageError:
-        raise PictureError(f"{shown}: not a picture in a known format.") from None
+        raise ImageError(f"{shown}: not an image in a known format.") from None
     except Image.DecompressionBombError as error:
-        raise PictureError(f"{shown}: {error}") from error
+        raise ImageError(f"{shown}: {error}") from error
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise PictureError(f"{shown}: the picture is damaged or cut off ({reason}).") from error
+        raise ImageError(f"{shown}: the image is damaged or cut off ({reason}).") from error
 
 
 def read_content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Read a picture's file, unless it is larger than such a picture can be.
+    """Read an image's file, unless it is larger than such an image can be.
 
     Raises:
         OSError: It cannot be read.
@@ -184,7 +184,7 @@ def read_content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
     if path.exists() and not path.is_file():
         raise ValueError("not a file")  # a pipe or a device may never end
     if path.stat().st_size > 16 * max_pixels:  # twice 16-bit RGBA without compression
-        raise ValueError("the file is too large for a picture")
+        raise ValueError("the file is too large for an image")
     return path.read_bytes()
 
 
@@ -198,35 +198,35 @@ def _open(content: bytes) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _to_array(picture: Image.Image, channels: int | None) -> ImageArray:
+def _to_array(image: Image.Image, channels: int | None) -> ImageArray:
     if channels is None:
-        channels = 1 if picture.mode in _GREY else 3
-    if channels == 1 and picture.format in ("JPEG", "MPO") and picture.mode == "RGB":
-        picture.draft("L", picture.size)  # a grey answer needs no colours decoded
-    _turn_upright(picture)
-    mode = picture.mode
+        channels = 1 if image.mode in _GREY else 3
+    if channels == 1 and image.format in ("JPEG", "MPO") and image.mode == "RGB":
+        image.draft("L", image.size)  # a grey answer needs no colours decoded
+    _turn_upright(image)
+    mode = image.mode
     if mode.startswith("I"):  # 16 bits a pixel, in 16 or 32
-        values = np.asarray(picture).astype(np.float32) / 257.0
+        values = np.asarray(image).astype(np.float32) / 257.0
         grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)[..., np.newaxis]
         return np.repeat(grey, channels, axis=2)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
     wanted = "L" if channels == 1 else "RGB"
-    if channels == 1 and picture.mode not in ("L", "1"):
-        picture = picture.convert("RGB")  # CMYK, palette and Lab know no direct way to grey
-    if picture.mode != wanted:
-        picture = picture.convert(wanted)
-    array: ImageArray = np.array(picture, np.uint8)
-    return array.reshape(picture.height, picture.width, channels)
+    if channels == 1 and image.mode not in ("L", "1"):
+        image = image.convert("RGB")  # CMYK, palette and Lab know no direct way to grey
+    if image.mode != wanted:
+        image = image.convert(wanted)
+    array: ImageArray = np.array(image, np.uint8)
+    return array.reshape(image.height, image.width, channels)
 
 
-def _turn_upright(picture: Image.Image) -> None:
-    picture.load()
+def _turn_upright(image: Image.Image) -> None:
+    image.load()
     # EXIF data that cannot be read says nothing about the orientation.
     with suppress(*_DAMAGE):
-        ImageOps.exif_transpose(picture, in_place=True)
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def encode_image(image: ImageArray, suffix: str = ".png", *, quality: int = 95) -> bytes:
@@ -268,32 +268,32 @@ def write_image(path: str | os.PathLike[str], image: ImageArray, *, quality: int
         temporary.write_bytes(encode_image(image, path.suffix, quality=quality))
 
 
-def fit_picture(
-    picture: ImageArray, input_size: tuple[int, int], channels: int
+def letterbox(
+    image: ImageArray, input_size: tuple[int, int], channels: int
 ) -> tuple[ImageArray, CropTransform]:
-    """Bring a whole picture to a model's input: as large as fits, in the middle, edges repeated.
+    """Bring a whole image to a model's input: as large as fits, in the middle, edges repeated.
 
     The aspect ratio stays, so that a face in a crop that is not square keeps its shape.
 
     Args:
-        picture: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+        image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
         input_size: (height, width) of the input.
         channels: 1 grey or 3 RGB.
 
     Returns:
-        (height, width, channels) uint8, and the map from picture pixels to input pixels.
+        (height, width, channels) uint8, and the map from image pixels to input pixels.
 
     Raises:
-        ValueError: The array is no such picture.
+        ValueError: The array is no such image.
     """
-    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.size == 0:
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
         raise ValueError(
-            "a picture must be uint8 with shape (H, W), (H, W, 1) or (H, W, 3), "
-            f"received {picture.dtype} {picture.shape}."
+            "an image must be uint8 with shape (H, W), (H, W, 1) or (H, W, 3), "
+            f"received {image.dtype} {image.shape}."
         )
-    array = picture[..., np.newaxis] if picture.ndim == 2 else picture
+    array = image[..., np.newaxis] if image.ndim == 2 else image
     if array.shape[2] not in (1, 3):
-        raise ValueError(f"a picture must have 1 or 3 channels, received {array.shape[2]}.")
+        raise ValueError(f"an image must have 1 or 3 channels, received {array.shape[2]}.")
     height, width = array.shape[:2]
     scale = min(input_size[0] / height, input_size[1] / width)
     inner = (
@@ -318,20 +318,20 @@ def fit_picture(
 
 
 def cut_crop(
-    picture: ImageArray, crop: CropTransform, channels: int, *, border: int = cv2.BORDER_REPLICATE
+    image: ImageArray, crop: CropTransform, channels: int, *, border: int = cv2.BORDER_REPLICATE
 ) -> ImageArray:
-    """Cut what a crop transform shows out of a picture; beyond its edges they are repeated.
+    """Cut what a crop transform shows out of an image; beyond its edges they are repeated.
 
     Args:
-        picture: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
-        crop: From picture pixels to crop pixels; any turn and scale.
+        image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+        crop: From image pixels to crop pixels; any turn and scale.
         channels: 1 grey or 3 RGB.
-        border: What is beyond the picture: OpenCV's border mode; ``cv2.BORDER_CONSTANT`` is black.
+        border: What is beyond the image: OpenCV's border mode; ``cv2.BORDER_CONSTANT`` is black.
 
     Returns:
         (height, width, channels) uint8 of the crop's ``input_size``.
     """
-    array = picture[..., np.newaxis] if picture.ndim == 2 else picture
+    array = image[..., np.newaxis] if image.ndim == 2 else image
     height, width = crop.input_size
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) - 0.5
     seen = crop.inverse().apply(corners)
@@ -366,10 +366,10 @@ def _resized(array: ImageArray, size: tuple[int, int], method: int) -> ImageArra
     return resized.reshape(*size, array.shape[2])
 
 
-def find_pictures(inputs: Iterable[str]) -> Iterator[Path]:
-    """The pictures that the inputs name, one at a time.
+def find_images(inputs: Iterable[str]) -> Iterator[Path]:
+    """The images that the inputs name, one at a time.
 
-    Folders are searched with all below them, in order of name, for files with a picture's suffix;
+    Folders are searched with all below them, in order of name, for files with an image's suffix;
     hidden files are passed over. A pattern with ``*``, ``?`` or ``[]`` stands for what it matches,
     ``**`` for any depth. ``-`` reads one path a line from standard input.
 
@@ -386,7 +386,7 @@ def find_pictures(inputs: Iterable[str]) -> Iterator[Path]:
             yield from _in_folder(path)
         elif path.exists() or not any(sign in name for sign in "*?["):
             if not path.exists():
-                raise DataError(f"there is no picture or folder {name}.")
+                raise DataError(f"there is no image or folder {name}.")
             yield path
         else:
             # Path.glob knows no absolute patterns.
@@ -410,7 +410,7 @@ def _in_folder(folder: Path) -> Iterator[Path]:
     for name, is_folder in found:
         if is_folder:
             yield from _in_folder(folder / name)
-        elif Path(name).suffix.lower() in PICTURE_SUFFIXES:
+        elif Path(name).suffix.lower() in IMAGE_SUFFIXES:
             yield folder / name
 
 

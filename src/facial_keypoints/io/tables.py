@@ -1,7 +1,7 @@
 """Predictions as tables, one row a face, written as they come: csv, parquet or json.
 
 Columns: ``source, face, x0, y0, x1, y1, score``, then for each keypoint ``NAME_x, NAME_y,
-NAME_confidence``; pixels of the original picture. Of a video: ``time_s, frame, track`` in place of
+NAME_confidence``; pixels of the original image. Of a video: ``time_s, frame, track`` in place of
 ``source, face``. What is not known is empty (null). The three
 formats hold the same numbers: pixels to a thousandth, scores and confidences to four digits.
 """

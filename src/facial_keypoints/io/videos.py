@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ContactSheet",
     "Frame",
-    "PictureFrame",
+    "ImageFrame",
     "Video",
     "VideoWriter",
     "open_video",
@@ -47,9 +47,9 @@ _SHORT_SECONDS, _SHORT_SHARE = 0.5, 0.02
 """A video that ends this much, and this share, before its declared end was cut off; less is the rounding
 of containers and the sound that goes on."""
 
-# What libavformat takes pictures and text (as ANSI art!) for.
-_PICTURE_FORMATS = ("image2", "gif", "ico")
-_PICTURE_BRANDS = ("avif", "heic", "heix", "mif1")
+# What libavformat takes images and text (as ANSI art!) for.
+_IMAGE_FORMATS = ("image2", "gif", "ico")
+_IMAGE_BRANDS = ("avif", "heic", "heix", "mif1")
 
 
 class Frame(Protocol):
@@ -105,8 +105,8 @@ class Video(Protocol):
     ) -> None: ...
 
 
-class PictureFrame:
-    """A frame that is a picture in memory.
+class ImageFrame:
+    """A frame that is an image in memory.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -129,7 +129,7 @@ class PictureFrame:
         return int(self.image.shape[0]), int(self.image.shape[1])
 
     def rgb(self) -> ImageArray:
-        """The picture."""
+        """The image."""
         return self.image
 
     def grey(self) -> ImageArray:
@@ -248,11 +248,11 @@ class _VideoFile:
             raise DataError(f"{self.name}: is a text, not a video.")
         if (
             kind.endswith("_pipe")
-            or brand in _PICTURE_BRANDS
-            or (kind in _PICTURE_FORMATS and streams and streams[0].frames <= 1)
+            or brand in _IMAGE_BRANDS
+            or (kind in _IMAGE_FORMATS and streams and streams[0].frames <= 1)
         ):
             raise DataError(
-                f"{self.name}: is a picture, not a video: use 'facial-keypoints predict' for pictures."
+                f"{self.name}: is an image, not a video: use 'facial-keypoints predict' for images."
             )
         if not streams:
             raise DataError(
@@ -262,7 +262,7 @@ class _VideoFile:
         return streams[0]
 
     def _declared_end(self) -> float | None:
-        """Seconds at which the file says that its pictures end; ``None`` where it does not."""
+        """Seconds at which the file says that its images end; ``None`` where it does not."""
         stream = self._stream
         if stream.duration and stream.time_base:
             start = float((stream.start_time or 0) * stream.time_base) - self._start_s
@@ -355,29 +355,29 @@ class _Camera:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
             self._capture = cv2.VideoCapture(number)
-            opened, picture = self._capture.read() if self._capture.isOpened() else (False, None)
+            opened, image = self._capture.read() if self._capture.isOpened() else (False, None)
         finally:
             cv2.utils.logging.setLogLevel(level)
-        if not opened or picture is None:
+        if not opened or image is None:
             self._capture.release()
             raise DataError(
                 f"there is no camera {number} that can be opened: name a video file or another number."
             )
         self.name = f"camera {number}"
-        self.size = (int(picture.shape[0]), int(picture.shape[1]))
+        self.size = (int(image.shape[0]), int(image.shape[1]))
         self.rate = float(self._capture.get(cv2.CAP_PROP_FPS)) or 30.0
         self.frame_count: int | None = None
-        self._first = picture
+        self._first = image
 
     def __iter__(self) -> Iterator[Frame]:
-        start, index, picture = time.monotonic(), 0, self._first
+        start, index, image = time.monotonic(), 0, self._first
         while True:
-            rgb = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-            yield PictureFrame(rgb, index, time.monotonic() - start)
+            rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+            yield ImageFrame(rgb, index, time.monotonic() - start)
             index += 1
-            there, picture = self._capture.read()
+            there, image = self._capture.read()
             if not there:
-                raise DataError(f"{self.name}: it gives no more pictures after {index} frames.")
+                raise DataError(f"{self.name}: it gives no more images after {index} frames.")
 
     def __enter__(self) -> _Camera:
         return self
@@ -431,7 +431,7 @@ def open_video(source: str | os.PathLike[str]) -> Video:
         good frame where the file stops in the middle, is damaged or changes its size.
 
     Raises:
-        DataError: It is missing, empty, a folder, a picture, has no video stream, cannot be decoded, or
+        DataError: It is missing, empty, a folder, an image, has no video stream, cannot be decoded, or
             there is no such camera.
         MissingExtraError: PyAV is not installed.
 
@@ -532,13 +532,13 @@ def write_video(path: Path, size: tuple[int, int], *, rate: float = 25.0) -> Ite
 
 
 class ContactSheet:
-    """Some moments of a video of unknown length on one picture, spread evenly over it.
+    """Some moments of a video of unknown length on one image, spread evenly over it.
 
     Every n-th frame is kept, small; when there are twice as many as wanted, every other one is dropped
     and n doubles. So memory stays flat.
 
     Args:
-        columns: Pictures in a row.
+        columns: Images in a row.
         rows: Rows.
         width: Width of each in pixels.
     """
@@ -573,7 +573,7 @@ class ContactSheet:
         if len(self._kept) >= 2 * self._wanted:
             self._kept, self._step = self._kept[::2], 2 * self._step
 
-    def picture(self) -> ImageArray:
+    def image(self) -> ImageArray:
         """The sheet, (H, W, 3) uint8 RGB.
 
         Raises:

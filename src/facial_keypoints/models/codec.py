@@ -67,7 +67,7 @@ class DecodePoints(layers.Layer):  # type: ignore[misc]
 
 
 def with_decoding(model: keras.Model, spec: ModelSpec) -> keras.Model:
-    """The model from uint8 pictures to decoded answers.
+    """The model from uint8 images to decoded answers.
 
     Args:
         model: A network as ``spec.output`` says.

@@ -41,7 +41,7 @@ OPSET = 17
 """Of the ONNX standard; ONNX Runtime Web and every onnxruntime since 1.12 run it."""
 
 LARGEST_DIFFERENCE_PX = 1e-2
-"""Between Keras and ONNX on the same pictures; float32 arithmetic in another order stays below."""
+"""Between Keras and ONNX on the same images; float32 arithmetic in another order stays below."""
 
 
 def export_onnx(
@@ -50,12 +50,12 @@ def export_onnx(
     """Export a run folder or ``.keras`` file to ONNX.
 
     Nothing is left at ``out`` unless ONNX Runtime and Keras agree to a hundredth of a pixel on
-    random pictures, on drawn faces and on ``samples``, alone and in batches.
+    random images, on drawn faces and on ``samples``, alone and in batches.
 
     Args:
         model: Run folder or ``.keras`` file.
         out: The file to write; replaced in one step.
-        samples: (B, H, W, C) uint8 pictures to compare on as well.
+        samples: (B, H, W, C) uint8 images to compare on as well.
 
     Returns:
         The model's description, as it stands in the file.
@@ -143,7 +143,7 @@ def _finish(path: Path, metadata: dict[str, str], outputs: Sequence[str]) -> Non
 def _reshape_first(graph: Any) -> None:
     """Move a Reshape before the scalar arithmetic that feeds it, in place.
 
-    Grey pictures are scaled as (N, H, W, 1), whose last axis of 1 keeps ONNX Runtime 1.32 from
+    Grey images are scaled as (N, H, W, 1), whose last axis of 1 keeps ONNX Runtime 1.32 from
     vectorising: 0.09 ms for each of the two operations, a quarter of the shipped model's time. The
     Reshape to (N, 1, H, W) that follows moves no numbers, so it may as well come first.
     """
@@ -196,7 +196,7 @@ def _difference(keras_model: Runtime, onnx_model: Runtime, samples: ImageArray |
 def _drawn(spec: ModelSpec) -> ImageArray:
     """Faces of this package's own drawing at the model's input size."""
     from facial_keypoints.data.synthetic.faces import draw_kaggle_like
-    from facial_keypoints.io.images import fit_picture
+    from facial_keypoints.io.images import letterbox
 
     faces = draw_kaggle_like(8, seed=0).images
-    return np.stack([fit_picture(face, spec.input_size, spec.channels)[0] for face in faces])
+    return np.stack([letterbox(face, spec.input_size, spec.channels)[0] for face in faces])

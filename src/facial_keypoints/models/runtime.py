@@ -1,4 +1,4 @@
-"""One method for every model file: pictures at input size in, input pixels and confidence out.
+"""One method for every model file: images at input size in, input pixels and confidence out.
 
 An ONNX file of this package carries its decoding in the graph and its description in the metadata,
 so prediction needs no training library; Keras is imported only when a Keras model is opened.
@@ -155,7 +155,7 @@ class _OnnxModel:
         # onnxruntime counts the cores of the machine, which may be more than this process may use.
         options.intra_op_num_threads = threads or available_cores()
         options.inter_op_num_threads = 1
-        # Threads that spin while they wait take the cores from those that read pictures: a quarter
+        # Threads that spin while they wait take the cores from those that read images: a quarter
         # fewer files a second on two cores, and the processor busy for nothing in between.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # what goes wrong is told in our own sentence

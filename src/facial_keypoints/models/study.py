@@ -1,8 +1,8 @@
 """The networks of the study: a fully connected one and a convolutional one.
 
-Both take raw grey pictures (B, H, W, 1) with values 0-255, scale them to [0, 1] inside the graph,
+Both take raw grey images (B, H, W, 1) with values 0-255, scale them to [0, 1] inside the graph,
 and answer (B, K, 2) coordinates as the study's targets: (x - W/2) / (W/2), so (x - 48) / 48 on
-96-pixel pictures. They know nothing of files, label styles or training.
+96-pixel images. They know nothing of files, label styles or training.
 
 Layer sizes are those of the Keras study on Kaggle's *Facial Keypoints Detection*.
 """
@@ -24,7 +24,7 @@ def build_fc(num_keypoints: int, input_size: tuple[int, int]) -> keras.Model:
 
     Args:
         num_keypoints: K.
-        input_size: (height, width) of the pictures in pixels.
+        input_size: (height, width) of the images in pixels.
     """
     inputs = keras.Input((*input_size, 1), name="image")
     x = layers.Rescaling(1 / 255)(inputs)
@@ -41,16 +41,16 @@ def build_cnn(num_keypoints: int, input_size: tuple[int, int], *, name: str = "c
 
     Args:
         num_keypoints: K.
-        input_size: (height, width) of the pictures in pixels, each at least 56.
+        input_size: (height, width) of the images in pixels, each at least 56.
         name: Name of the model.
 
     Raises:
-        ValueError: The pictures are too small for the four poolings.
+        ValueError: The images are too small for the four poolings.
     """
     if min(input_size) < SMALLEST_CNN_SIDE:
         raise ValueError(
-            f"the cnn needs pictures of at least {SMALLEST_CNN_SIDE}×{SMALLEST_CNN_SIDE} pixels, "
-            f"received {input_size[1]}×{input_size[0]}; use the recipe 'fc' or enlarge the pictures."
+            f"the cnn needs images of at least {SMALLEST_CNN_SIDE}×{SMALLEST_CNN_SIDE} pixels, "
+            f"received {input_size[1]}×{input_size[0]}; use the recipe 'fc' or enlarge the images."
         )
     inputs = keras.Input((*input_size, 1), name="image")
     x = layers.Rescaling(1 / 255)(inputs)
@@ -86,7 +86,7 @@ def build_specialists(
     Args:
         experts: One model per group, (B, H, W, 1) -> (B, len(group), 2).
         groups: Keypoint indices that each expert answers; together 0..K-1, each once.
-        input_size: (height, width) of the pictures in pixels.
+        input_size: (height, width) of the images in pixels.
 
     Raises:
         ValueError: The groups do not cover every keypoint exactly once.

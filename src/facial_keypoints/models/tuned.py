@@ -71,7 +71,7 @@ class ReadOut:
 
 
 def backbone(model: keras.Model) -> keras.Model:
-    """The part of a network that makes the features: pictures ``(B, H, W, C)`` to ``(B, F)``.
+    """The part of a network that makes the features: images ``(B, H, W, C)`` to ``(B, F)``.
 
     Raises:
         ModelError: The network is of another family.
@@ -110,7 +110,7 @@ def build_tuned(
         anchor_xy: (K, 2) mean places of the points, input pixels.
 
     Returns:
-        A model from pictures ``(B, H, W, C)`` 0-255 to ``(B, 1, K, 3)``.
+        A model from images ``(B, H, W, C)`` 0-255 to ``(B, 1, K, 3)``.
     """
     k = start.bias.shape[1]
     pixels = float(features.input_shape[1]) / 12.0  # 8 of 96, a common move of a point over faces

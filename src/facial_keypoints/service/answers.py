@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.errors import DataError, FacialKeypointsError, PictureError
+from facial_keypoints.errors import DataError, FacialKeypointsError, ImageError
 from facial_keypoints.inference.alignment import TEMPLATE_SIZE, align
 from facial_keypoints.inference.measure.measures import measure
 from facial_keypoints.inference.measure.table import NUM_OTHERS, measure_rows
 from facial_keypoints.inference.predictor import FittedCrop, Predictor
-from facial_keypoints.io.images import encode_image, read_picture
+from facial_keypoints.io.images import encode_image, read_image
 from facial_keypoints.io.tables import columns, rows
 from facial_keypoints.service.limits import Limits
 from facial_keypoints.types import ImageArray, Prediction
@@ -141,13 +141,13 @@ class Answerer:
                 except FacialKeypointsError as error:
                     answers.append(error)
             return answers
-        fitted: list[FittedCrop | PictureError] = []
+        fitted: list[FittedCrop | ImageError] = []
         for job in jobs:
             try:
                 # Brought to the model's size one by one: a batch of photos would fill gigabytes.
                 image = self._read(job, predictor.spec.channels)
                 fitted.append(predictor.fit_crop(image, job.name))
-            except PictureError as error:
+            except ImageError as error:
                 fitted.append(error)
         good = [each for each in fitted if isinstance(each, FittedCrop)]
         found = iter(predictor.predict_fitted(good))
@@ -159,7 +159,7 @@ class Answerer:
         return answers
 
     def _read(self, job: Job, channels: int) -> ImageArray:
-        return read_picture(
+        return read_image(
             job.content,
             channels=channels,
             max_pixels=self._limits.pixels,
@@ -186,7 +186,7 @@ def _check_boxes(boxes: NDArray[np.float32], image: ImageArray, name: str) -> No
     outside = (boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= (width, height)).any(axis=1)
     if outside.any():
         box = ", ".join(f"{v:g}" for v in boxes[np.argmax(outside)])
-        raise PictureError(
+        raise ImageError(
             f"{name or 'image'}: the box [{box}] lies outside its {width}×{height} pixels."
         )
 

@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 
 from facial_keypoints._version import __version__
 from facial_keypoints.cluster import available_cores
-from facial_keypoints.errors import DataError, ModelError, PictureError
+from facial_keypoints.errors import DataError, ImageError, ModelError
 from facial_keypoints.inference.alignment import TEMPLATE_POINTS, TEMPLATE_SIZE
 from facial_keypoints.inference.measure.measures import NOTICE
 from facial_keypoints.inference.predictor import Predictor
@@ -188,7 +188,7 @@ class _Service:
             self.metrics.faces.inc(answer.found)
             return answer
         self.metrics.images.labels("refused").inc()
-        if isinstance(answer, PictureError):
+        if isinstance(answer, ImageError):
             return Problem("bad-image", str(answer), source=job.name)
         if isinstance(answer, DataError | ModelError):
             return Problem("not-available", str(answer), source=job.name)

@@ -1,6 +1,6 @@
 """Random views of a face, made inside the training graph: on whatever device trains.
 
-One affine map per face leads from the model's input straight into a larger source picture, so that a
+One affine map per face leads from the model's input straight into a larger source image, so that a
 turned or shrunk view shows real surroundings and is interpolated once. Then the light, the sharpness
 and the occlusion of the view change. Everything is `keras.ops` and draws from seed generators.
 
@@ -98,7 +98,7 @@ def warp(images: Tensor, matrix: Tensor, input_size: int) -> Tensor:
     """Bilinear view ``(B, input_size, input_size)`` of ``images`` ``(B, H, W)``; edges repeat.
 
     Args:
-        images: Source pictures, any dtype.
+        images: Source images, any dtype.
         matrix: ``(B, 2, 3)`` input to source pixels.
         input_size: Side of the view.
     """
@@ -226,7 +226,7 @@ class Augmenter:
             _gaussian_kernel(1.5, 3),
             padding="valid",
         )[..., 0]
-        # From soft to sharpened: a negative share of the blurred picture is an unsharp mask.
+        # From soft to sharpened: a negative share of the blurred image is an unsharp mask.
         x = choose(c.blur, x + self._uniform(n, -0.6, 1.0)[:, None, None] * (blurred - x), x)
 
         # Occluders: a rectangle of flat grey or of another face of the batch.
@@ -264,7 +264,7 @@ class Augmenter:
         return ops.clip(x, 0.0, 255.0)
 
     def _jpeg(self, x: Tensor) -> Tensor:
-        """What JPEG does to grey pictures: block DCT, quantised with a random table scale."""
+        """What JPEG does to grey images: block DCT, quantised with a random table scale."""
         size = self.input_size
         dct = _dct_matrix()
         blocks = ops.reshape(x - 128.0, (-1, size // 8, 8, size // 8, 8))

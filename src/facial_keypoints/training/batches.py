@@ -30,7 +30,7 @@ def targets_and_weights(
         keypoints: Indices of the keypoints to learn; all when left out.
 
     Returns:
-        Targets (N, K, 2) with 0 (the picture's centre) where unlabelled, and weights (N, K): 1
+        Targets (N, K, 2) with 0 (the image's centre) where unlabelled, and weights (N, K): 1
         where labelled, else 0.
     """
     xy = dataset.keypoints.xy if keypoints is None else dataset.keypoints.xy[:, keypoints]
@@ -45,7 +45,7 @@ def flip_rows(
     """Mirror the chosen rows: pixels, x coordinates, and left/right partners change together.
 
     Args:
-        images: (B, H, W, C) pictures.
+        images: (B, H, W, C) images.
         xy: (B, K, 2) their points in pixels; NaN moves with its keypoint.
         flipped: (B,) which rows to mirror.
         dataset: Where the rows come from; gives the schema.

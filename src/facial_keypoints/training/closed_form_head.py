@@ -33,7 +33,7 @@ _OFFSET, _NONE = len(_CHOICES), len(_CHOICES) + 1
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """M views of N labelled faces; the first N are the plain pictures.
+    """M views of N labelled faces; the first N are the plain images.
 
     Args:
         features: (M, F) what the backbone answers.
@@ -57,7 +57,7 @@ class Start:
     Args:
         read_out: The new points on the old features.
         anchor_xy: (K, 2) mean place of each point, input pixels.
-        out_of_fold: (N, K, 2) answers for plain pictures by fits that did not see the face.
+        out_of_fold: (N, K, 2) answers for plain images by fits that did not see the face.
         style: Index of the old label style that it started from.
         out_of_fold_px: Mean error of ``out_of_fold``, for points that the old model knew and others.
         choices: What cross-validation chose for them, in words.
@@ -121,7 +121,7 @@ def _best_choice(distance: FloatMap) -> int:
     """The simplest choice that no other beats by more than the uncertainty of its gain.
 
     Args:
-        distance: (choices, N, K) error of plain pictures, NaN where not labelled.
+        distance: (choices, N, K) error of plain images, NaN where not labelled.
     """
     face = np.nanmean(distance[:, ~np.isnan(distance[_OFFSET]).all(axis=1)], axis=2)
     best = int(np.argmin(face.mean(axis=1)))
@@ -186,7 +186,7 @@ class _Ridge:
         return self.residual[np.ix_(rows, columns)].reshape(len(rows), -1)
 
     def out_of_fold(self) -> FloatMap:
-        """(choices, N, K, 2) corrections of plain pictures by fits that did not see the face."""
+        """(choices, N, K, 2) corrections of plain images by fits that did not see the face."""
         fold, faces = self.examples.fold, self.examples.faces
         found = np.zeros((_NONE + 1, faces, len(self.mask_of), 2))
         for m in range(self.masks.shape[1]):

@@ -49,15 +49,15 @@ __all__ = [
     "write_comparison",
 ]
 
-PICTURES = {"cnn": "KEYPOINTS_0.png", "fc": "KEYPOINTS_1.png"}  # the study's own file names
+IMAGES = {"cnn": "KEYPOINTS_0.png", "fc": "KEYPOINTS_1.png"}  # the study's own file names
 
 
 @dataclass(frozen=True)
 class KaggleTest:
-    """The pictures that a Kaggle submission must answer.
+    """The images that a Kaggle submission must answer.
 
     Args:
-        faces: The pictures, unlabelled.
+        faces: The images, unlabelled.
         lookup: Which values the submission asks for.
     """
 
@@ -86,7 +86,7 @@ def compare(
         recipes: What to train, in this order.
         directory: Output folder.
         seed: Seed of the split, the training and the bootstrap.
-        kaggle_test: Pictures to answer in Kaggle's format, if any.
+        kaggle_test: Images to answer in Kaggle's format, if any.
         missing_recipe: A recipe to train once under each missing-label strategy, to show what the
             choice costs; ``None`` leaves that table out.
         exclude_flagged: See :func:`training.split_faces`.
@@ -103,7 +103,7 @@ def compare(
     with output_folder(
         directory, verb="compare", inputs=(dataset.source,), force=force, resume=resume
     ):
-        say("looking for near-duplicate pictures")
+        say("looking for near-duplicate images")
         dataset, split, flagged = split_faces(dataset, seed=seed, exclude_flagged=exclude_flagged)
         audit_summary: dict[str, Any] = {}
         if exclude_flagged:
@@ -175,7 +175,7 @@ def compare(
             train=dataset.subset(split.train),
             split={"train": len(split.train), "val": len(split.val), "test": len(test)},
             split_note=(
-                "Near-duplicate pictures and rows of one group stay on one side of the split. The "
+                "Near-duplicate images and rows of one group stay on one side of the split. The "
                 "validation faces choose the epoch; the test faces are measured once, at the end."
             ),
             missing_results=tuple(missing),
@@ -227,13 +227,13 @@ def _submit(run: TrainedRun, name: str, kaggle_test: KaggleTest, directory: Path
 
 
 def write_comparison(result: ComparisonResult, directory: Path) -> None:
-    """Write tables, pictures and the report of a comparison into its folder."""
+    """Write tables, images and the report of a comparison into its folder."""
     report.write_results_json(directory / "results.json", result)
     report.write_results_csv(directory / "results.csv", result)
     for recipe in result.recipes:
         figure = plots.plot_keypoints_grid(result.test, recipe.predicted_xy, recipe=recipe.name)
         plots.save_figure(
-            figure, directory / PICTURES.get(recipe.name, f"keypoints_{recipe.name}.png")
+            figure, directory / IMAGES.get(recipe.name, f"keypoints_{recipe.name}.png")
         )
         figure = plots.plot_worst_best(result.test, recipe.predicted_xy, recipe=recipe.name)
         plots.save_figure(figure, directory / f"worst_and_best_{recipe.name}.png")

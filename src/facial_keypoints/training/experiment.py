@@ -6,7 +6,7 @@ A plan's folder holds::
     runs/NAME/                  a run folder for each recipe, fold and seed, as `train` makes it
     runs.csv                    the measured error of each run
     ensembles/RECIPE/           the mean of a recipe's seeds as one model, with its split
-    results.json  report.html   the recipes side by side, with pictures, as `compare` writes them
+    results.json  report.html   the recipes side by side, with images, as `compare` writes them
 
 Where the runs are trained is not decided here: in this process, one after the other, or on a Ray
 (:mod:`facial_keypoints.training.ray_runs`). Either leaves the same folder.
@@ -241,7 +241,7 @@ def train_plan(
     with output_folder(
         directory, verb="train", inputs=(dataset.source,), force=force, resume=resume
     ):
-        say("looking for near-duplicate pictures")
+        say("looking for near-duplicate images")
         if folds:
             dataset, splits, flagged = split_folds(
                 dataset, folds, seed=seed, exclude_flagged=exclude_flagged
@@ -424,7 +424,7 @@ def _measure(
         split={"train": len(split.train), "val": len(split.val), "test": len(test)}
         if one
         else {"faces": len(test), "folds": len(plan.splits)},
-        split_note="Near-duplicate pictures and rows of one group stay on one side of a split. "
+        split_note="Near-duplicate images and rows of one group stay on one side of a split. "
         + (
             "The validation faces choose the epoch; the test faces are measured once, at the end."
             if one

@@ -48,7 +48,7 @@ SMALLEST = 5
 """Faces, and labels of a point that the base does not know: fewer say nothing about other faces."""
 
 VIEWS = 8
-"""Views of each face, the plain picture among them."""
+"""Views of each face, the plain image among them."""
 
 _ROWS = 2000  # views at most: solving for more takes minutes
 _AUGMENT = AugmentConfig(
@@ -132,7 +132,7 @@ def finetune(
 
     Raises:
         DataError: There are too few labels.
-        ModelError: The base cannot be adapted, or takes other pictures.
+        ModelError: The base cannot be adapted, or takes other images.
         OutputError: The folder exists, or cannot be written.
     """
     directory = Path(directory)
@@ -142,7 +142,7 @@ def finetune(
         started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
         base_file = find_base(base)
         base_spec = read_embedded_spec(base_file)
-        _check_pictures(dataset, base_spec)
+        _check_images(dataset, base_spec)
         dataset = _labelled_part(dataset, base_spec, seed)
         old_names = base_spec.schema.keypoint_names
         new_names = dataset.schema.keypoint_names
@@ -211,10 +211,10 @@ def _save(
     write_json(directory / "run.json", settings)
 
 
-def _check_pictures(dataset: FaceDataset, spec: ModelSpec) -> None:
+def _check_images(dataset: FaceDataset, spec: ModelSpec) -> None:
     if (dataset.image_size, dataset.images.shape[3]) != (spec.input_size, spec.channels):
         raise ModelError(
-            f"the model '{spec.name}' takes pictures of {spec.input_size[1]}×{spec.input_size[0]} pixels "
+            f"the model '{spec.name}' takes images of {spec.input_size[1]}×{spec.input_size[0]} pixels "
             f"with {spec.channels} channel(s), but the data has {dataset.image_size[1]}×"
             f"{dataset.image_size[0]} with {dataset.images.shape[3]}: load it at that size."
         )
@@ -254,8 +254,8 @@ def _labelled_part(dataset: FaceDataset, base: ModelSpec, seed: int) -> FaceData
 
 
 def _groups(dataset: FaceDataset) -> NDArray[np.int64]:
-    """(N,) group numbers: the data's own groups, joined where pictures are near duplicates."""
-    # Likeness of whole faces needs the eyes; other points would align pictures in odd ways.
+    """(N,) group numbers: the data's own groups, joined where images are near duplicates."""
+    # Likeness of whole faces needs the eyes; other points would align images in odd ways.
     eyes = dataset.schema.norm_pair == ("left_eye_center", "right_eye_center")
     alike = duplicate_groups(dataset.images, dataset.keypoints if eyes else None)
     return np.asarray(join_groups(dataset.groups, alike), np.int64)
@@ -282,7 +282,7 @@ class _Views:
     def __call__(self, images: Any, xy: Any, weight: Any) -> tuple[Any, Any, Any]:
         """Views ``(B, H, W, 1)``, points ``(B, K, 2)`` and label weights ``(B, K)`` of rows."""
         n = ops.shape(xy)[0]
-        # The augmenter counts in pixels of a picture of 96, whatever the size of the input.
+        # The augmenter counts in pixels of an image of 96, whatever the size of the input.
         centre, ratio = ops.full((n, 2), 47.5), self.size / 96.0
         matrix, flip = self.augmenter.geometry(centre, ops.zeros((n, 2)), ops.zeros((n,)))
         matrix = ratio * matrix + np.array([0.0, 0.0, (ratio - 1.0) / 2.0], np.float32)

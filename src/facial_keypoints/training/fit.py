@@ -133,7 +133,7 @@ def split_faces(
     """Group the faces and split them, as ``train`` and ``compare`` do.
 
     Rows that share a group of the dataset (a person) stay on one side, and so do near-duplicate
-    pictures.
+    images.
 
     Args:
         dataset: Labelled faces.
@@ -199,11 +199,11 @@ def predict_keypoints(
 
     Args:
         model: (B, H, W, 1) -> (B, K, 2) in the study's targets.
-        images: (N, H, W, 1) uint8 pictures.
-        batch_size: Pictures per step.
+        images: (N, H, W, 1) uint8 images.
+        batch_size: Images per step.
 
     Returns:
-        (N, K, 2) float32 in pixels of the pictures.
+        (N, K, 2) float32 in pixels of the images.
     """
     height, width = images.shape[1:3]
     if len(images) == 0:

@@ -56,7 +56,7 @@ class RmsePixels(keras.metrics.Metric):  # type: ignore[misc]
     """The study's RMSE over labelled coordinates, in pixels.
 
     Args:
-        half_size: (W/2, H/2) of the pictures: targets times this are pixels.
+        half_size: (W/2, H/2) of the images: targets times this are pixels.
     """
 
     def __init__(self, half_size: Sequence[float], name: str = "rmse_px", **kwargs: Any) -> None:

@@ -308,7 +308,7 @@ def sweep(
     with output_folder(
         directory, verb="train", inputs=(dataset.source,), force=force, resume=resume
     ):
-        say("looking for near-duplicate pictures")
+        say("looking for near-duplicate images")
         dataset, split, flagged = split_faces(dataset, seed=seed, exclude_flagged=exclude_flagged)
         if exclude_flagged:
             say(f"left {flagged} flagged rows out of training")

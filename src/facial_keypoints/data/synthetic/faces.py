@@ -1,6 +1,6 @@
 """Faces that the package draws itself: seeded, with exact keypoints, also as Kaggle ships its files.
 
-The pictures carry Kaggle's two label styles, its missing labels, its few people with many pictures
+The images carry Kaggle's two label styles, its missing labels, its few people with many images
 and its duplicates, so that everything that works on the real files can be tried and tested without
 them. Owns the sets and files; ``synthetic_geometry`` says where things are, ``synthetic_render``
 paints them.
@@ -24,15 +24,15 @@ from facial_keypoints.types import FaceDataset, ImageArray, Keypoints
 
 __all__ = ["draw_faces", "draw_kaggle_like", "write_kaggle_folder"]
 
-# Pixels painted at once: 10 pictures of size 96. One float32 grid is then 369 KB, so that the few in
+# Pixels painted at once: 10 images of size 96. One float32 grid is then 369 KB, so that the few in
 # use at a time stay in the second-level cache.
 _BATCH_PIXELS = 92_160
 _PEOPLE_A = 18  # persons who take turns in the full rows; the real rows show 18
-_PICTURES_A = 40  # pictures of each before another 18 persons come
+_IMAGES_A = 40  # images of each before another 18 persons come
 _DUPLICATE_EVERY = 29  # of the four-point rows; the real ones repeat more often
-_TEST_OFFSET = 1_000_000  # rows and persons of test pictures are numbered from here
+_TEST_OFFSET = 1_000_000  # rows and persons of test images are numbered from here
 _FOUR_POINT_OFFSET = 10_000_000  # and those of four-point rows from here
-# Label noise in pixels at size 96. Two labels of identical four-point pictures differ as if each
+# Label noise in pixels at size 96. Two labels of identical four-point images differ as if each
 # had 1.7 px RMS with heavy tails; 1.0 px is their bulk. Full rows were labelled with more care.
 _NOISE_PX = {"kaggle-a": 0.4, "kaggle-b": 1.0}
 
@@ -45,7 +45,7 @@ def _paint(
     framing: Framing,
     image_size: int,
 ) -> tuple[ImageArray, NDArray[np.float32], NDArray[np.float32]]:
-    """Pictures (N, S, S, 1), their 15 points by style A and their 4 by style B, (N, 15, 2) each."""
+    """Images (N, S, S, 1), their 15 points by style A and their 4 by style B, (N, 15, 2) each."""
     if image_size < 24:
         raise ValueError(f"image_size must be at least 24 pixels, received {image_size}.")
     if seed < 0:
@@ -69,7 +69,7 @@ def _paint(
 
 
 def draw_faces(
-    count: int, *, seed: int = 0, image_size: int = 96, pictures_per_person: int = 4
+    count: int, *, seed: int = 0, image_size: int = 96, images_per_person: int = 4
 ) -> FaceDataset:
     """Draw faces in varied poses with all 15 keypoints, exact.
 
@@ -79,10 +79,10 @@ def draw_faces(
     or the head itself hides has its true place.
 
     Args:
-        count: N, number of pictures; 0 gives an empty set.
-        seed: Not negative. Picture i of a seed is the same whatever ``count`` is.
-        image_size: Side S of the square pictures in pixels, at least 24.
-        pictures_per_person: How often each person is shown; 16 persons take turns. Rows of one
+        count: N, number of images; 0 gives an empty set.
+        seed: Not negative. Image i of a seed is the same whatever ``count`` is.
+        image_size: Side S of the square images in pixels, at least 24.
+        images_per_person: How often each person is shown; 16 persons take turns. Rows of one
             person share a group.
 
     Returns:
@@ -95,13 +95,13 @@ def draw_faces(
         >>> draw_faces(2).keypoints.xy.shape
         (2, 15, 2)
     """
-    if count < 0 or pictures_per_person < 1:
+    if count < 0 or images_per_person < 1:
         raise ValueError(
-            "count must not be negative and pictures_per_person at least 1, "
-            f"received {count} and {pictures_per_person}."
+            "count must not be negative and images_per_person at least 1, "
+            f"received {count} and {images_per_person}."
         )
     rows = np.arange(count, dtype=np.int64)
-    people = rows // (16 * pictures_per_person) * 16 + rows % 16
+    people = rows // (16 * images_per_person) * 16 + rows % 16
     images, full, _ = _paint(rows, people, seed=seed, framing=WIDE, image_size=image_size)
     return FaceDataset(
         images=images,
@@ -122,7 +122,7 @@ def draw_kaggle_like(
     rows, a fifth of the test rows), then four-point rows (``kaggle-b``: many people, wilder poses).
     In the latter ``nose_tip`` is the base of the nose, some 6 px lower, and
     ``mouth_center_bottom_lip`` the centre of the mouth, 2.5 to 4 px higher. Training rows miss a
-    label here and there, and some four-point pictures come twice with different labels.
+    label here and there, and some four-point images come twice with different labels.
 
     Args:
         count: N, number of rows.
@@ -143,10 +143,10 @@ def draw_kaggle_like(
     num_full = -(-count // (5 if test else 3))
     offset = _TEST_OFFSET if test else 0
     a = np.arange(num_full, dtype=np.int64)
-    people_a = a // (_PEOPLE_A * _PICTURES_A) * _PEOPLE_A + a % _PEOPLE_A
+    people_a = a // (_PEOPLE_A * _IMAGES_A) * _PEOPLE_A + a % _PEOPLE_A
     b = np.arange(count - num_full, dtype=np.int64)
     repeats = (b % _DUPLICATE_EVERY == _DUPLICATE_EVERY - 1) & (not test)
-    shown = np.where(repeats, b - 11, b)  # a duplicate repeats the picture eleven rows before it
+    shown = np.where(repeats, b - 11, b)  # a duplicate repeats the image eleven rows before it
 
     image_size = 96
     images_a, xy_a, _ = _paint(
@@ -154,7 +154,7 @@ def draw_kaggle_like(
     )
     own = shown[~repeats] + offset + _FOUR_POINT_OFFSET
     images_b, _, xy_b = _paint(own, own, seed=seed, framing=WIDE, image_size=image_size)
-    place = np.cumsum(~repeats) - 1  # row -> its picture among those painted
+    place = np.cumsum(~repeats) - 1  # row -> its image among those painted
     images_b, xy_b = images_b[place[shown]], xy_b[place[shown]]
 
     xy = np.concatenate([xy_a, xy_b])
@@ -236,7 +236,7 @@ def write_kaggle_folder(
 
 
 def _write_answers(directory: Path, faces: FaceDataset) -> None:
-    """The look-up table, the sample submission, and the truth of the test pictures."""
+    """The look-up table, the sample submission, and the truth of the test images."""
     names = KAGGLE15.keypoint_names
     columns = [f"{name}_{axis}" for name in names for axis in "xy"]
     lookup, sample, row_id = ["RowId,ImageId,FeatureName,Location"], ["RowId,Location"], 0

@@ -1,9 +1,9 @@
 """Who is drawn and how they are posed: parameters, the head's shape, and exact keypoints.
 
 Face coordinates (u, v) lie on the front of a head seen straight on: the origin midway between the
-eyes, u to the picture's right, v down, one unit about a pixel of a 96 x 96 picture. The surface is
+eyes, u to the image's right, v down, one unit about a pixel of a 96 x 96 image. The surface is
 the paraboloid ``Z = DEPTH - Q u^2 - P (v - PIVOT)^2``; yaw and pitch turn it, roll, scale and shift
-place it in the picture. Both directions of that map have a closed form, which is why the keypoints
+place it in the image. Both directions of that map have a closed form, which is why the keypoints
 are exact. This module draws no pixels.
 """
 
@@ -22,7 +22,7 @@ __all__ = ["NARROW", "WIDE", "FaceParameters", "Framing", "sample_faces"]
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 
-REFERENCE_SIZE = 96  # side in pixels of the picture that face units refer to
+REFERENCE_SIZE = 96  # side in pixels of the image that face units refer to
 # Paraboloid fitted by eye to an ellipsoid of half axes 37 (ear to ear), 56 (height), 40 (depth).
 DEPTH, PIVOT, Q, P = 40.0, 10.0, 0.0165, 0.004
 
@@ -57,12 +57,12 @@ _IDENTITY: Mapping[str, tuple[float, float, float, float]] = {
     "hairline_curve": (0.011, 0.006, -0.002, 0.024),
     "ear": (6.0, 1.0, 3.5, 8.5),
 }
-# Choices that are shared by all pictures of a person: uniform numbers in [0, 1).
+# Choices that are shared by all images of a person: uniform numbers in [0, 1).
 _IDENTITY_CHOICES = (
     "femininity", "age", "skin", "hair_tone", "hair_style", "hair_length", "curl",
     "beard", "moustache", "glasses", "glasses_shape", "makeup", "streak", "eye_tone", "fringe",
 )  # fmt: skip
-_PICTURE: Mapping[str, tuple[float, float, float, float]] = {
+_IMAGE: Mapping[str, tuple[float, float, float, float]] = {
     "smile": (1.2, 1.9, -2.2, 5.0),
     "brow_raise": (0.0, 0.9, -1.8, 2.5),
     "gaze_u": (0.0, 0.7, -1.5, 1.5),
@@ -70,7 +70,7 @@ _PICTURE: Mapping[str, tuple[float, float, float, float]] = {
     "light_x": (0.0, 0.55, -1.2, 1.2),
     "light_y": (-0.45, 0.3, -1.0, 0.25),
 }
-_PICTURE_CHOICES = (
+_IMAGE_CHOICES = (
     "open", "blink", "hat", "hat_tone", "hat_shape", "ambient", "exposure", "gamma", "contrast",
     "blur", "noise", "degrade", "back_tone", "back_slope_x", "back_slope_y", "back_x", "back_y",
     "back_radius", "back_tilt", "back_split", "back_delta", "back_texture", "clothes", "collar",
@@ -80,15 +80,15 @@ _PICTURE_CHOICES = (
 
 @dataclass(frozen=True)
 class Framing:
-    """How much pose and crop vary between pictures.
+    """How much pose and crop vary between images.
 
     Args:
         yaw_deg: Standard deviation of the turn left and right; clipped at 35 degrees.
         pitch_deg: Standard deviation of the nod; clipped at 18 degrees.
-        roll_deg: Standard deviation of the tilt in the picture; clipped at 15 degrees.
-        shift: Standard deviation of the face's place, in 1/96 of the picture.
+        roll_deg: Standard deviation of the tilt in the image; clipped at 15 degrees.
+        shift: Standard deviation of the face's place, in 1/96 of the image.
         zoom: Relative standard deviation of its size.
-        size: Mean size; 1 puts the eyes about 36.5/96 of the picture apart.
+        size: Mean size; 1 puts the eyes about 36.5/96 of the image apart.
         by_eyes: True: the crop is laid by the eyes (as in Kaggle's full rows, whose eyes hardly
             move); False: by the whole face, as a face detector does it.
     """
@@ -110,7 +110,7 @@ WIDE = Framing(14.0, 7.5, 6.0, 2.8, 0.08, 0.96, by_eyes=False)
 
 @dataclass(frozen=True, eq=False)
 class FaceParameters:
-    """Everything that fixes N pictures.
+    """Everything that fixes N images.
 
     Args:
         values: Name -> (N, 1, 1) float32, ready to broadcast over pixel grids.
@@ -128,8 +128,8 @@ class FaceParameters:
         """The faces selected by ``index``."""
         return FaceParameters({name: value[index] for name, value in self.values.items()})
 
-    def picture_to_plane(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        """Undo shift, roll and scale: picture pixels (at size 96) to the plane of the face."""
+    def image_to_plane(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Undo shift, roll and scale: image pixels (at size 96) to the plane of the face."""
         dx, dy = x - self["shift_x"], y - self["shift_y"]
         cos, sin = np.cos(self["roll"]) / self["scale"], np.sin(self["roll"]) / self["scale"]
         return cos * dx + sin * dy, cos * dy - sin * dx
@@ -177,7 +177,7 @@ class FaceParameters:
             v = nose_v - np.tan(self["pitch"]) * self.ridge(v)
         return np.tan(self["yaw"]) * self.ridge(v), v
 
-    def _picture_point(self, u: Floats, v: Floats) -> Floats:
+    def _image_point(self, u: Floats, v: Floats) -> Floats:
         x, y = self.face_to_plane(u, v)
         cos, sin = np.cos(self["roll"]) * self["scale"], np.sin(self["roll"]) * self["scale"]
         px, py = cos * x - sin * y + self["shift_x"], sin * x + cos * y + self["shift_y"]
@@ -186,7 +186,7 @@ class FaceParameters:
     def face_points(self) -> dict[str, tuple[Floats, Floats]]:
         """Face coordinates (u, v), each (N, 1, 1), of the 15 keypoints by name."""
         points: dict[str, tuple[Floats, Floats]] = {}
-        for side, sign in (("left", 1.0), ("right", -1.0)):  # the person's left: picture right
+        for side, sign in (("left", 1.0), ("right", -1.0)):  # the person's left: image right
             eye, half = sign * self["eye_u"], sign * self["eye_half_width"]
             corner = 0.9 + 0.0 * eye
             points[f"{side}_eye_center"] = (eye + self["gaze_u"], self["gaze_v"] + 0.0 * eye)
@@ -208,9 +208,9 @@ class FaceParameters:
         return points
 
     def keypoints_xy(self, image_size: int) -> Floats:
-        """(N, 15, 2) the 15 points by the rules of full rows (style A), pixels of the picture."""
+        """(N, 15, 2) the 15 points by the rules of full rows (style A), pixels of the image."""
         points = self.face_points()
-        xy = [self._picture_point(*points[name]) for name in KAGGLE15.keypoint_names]
+        xy = [self._image_point(*points[name]) for name in KAGGLE15.keypoint_names]
         return _rescale(np.stack(xy, axis=1), image_size)
 
     def four_point_xy(self, image_size: int) -> Floats:
@@ -229,12 +229,12 @@ class FaceParameters:
         )
         xy = np.full((len(self), KAGGLE15.num_keypoints, 2), np.nan, np.float32)
         for name in ("left_eye_center", "right_eye_center", "nose_tip", "mouth_center_bottom_lip"):
-            xy[:, KAGGLE15.index(name)] = self._picture_point(*points[name])
+            xy[:, KAGGLE15.index(name)] = self._image_point(*points[name])
         return _rescale(xy, image_size)
 
 
 def _rescale(xy: Floats, image_size: int) -> Floats:
-    """Pixels of a 96-pixel picture to those of an ``image_size`` one, centres to centres."""
+    """Pixels of a 96-pixel image to those of an ``image_size`` one, centres to centres."""
     factor = image_size / REFERENCE_SIZE
     return ((xy + 0.5) * factor - 0.5).astype(np.float32)
 
@@ -264,18 +264,18 @@ def _draws(
 def sample_faces(
     rows: NDArray[np.int64], identities: NDArray[np.int64], *, seed: int, framing: Framing
 ) -> FaceParameters:
-    """Draw the parameters of N pictures.
+    """Draw the parameters of N images.
 
     Args:
-        rows: (N,) number of each picture; fixes pose, expression, light and background.
+        rows: (N,) number of each image; fixes pose, expression, light and background.
         identities: (N,) number of the person shown; fixes what belongs to the person.
-        seed: Seed of the whole set. The same seed, row and identity give the same picture
+        seed: Seed of the whole set. The same seed, row and identity give the same image
             whatever else is drawn with it.
         framing: Spread of pose and crop.
     """
     values = _draws(_IDENTITY, _IDENTITY_CHOICES, (seed, 1), identities)
     pose = dict.fromkeys(("yaw", "pitch", "roll", "zoom", "dx", "dy"), (0.0, 1.0, -3.0, 3.0))
-    values |= _draws({**_PICTURE, **pose}, _PICTURE_CHOICES, (seed, 2), rows)
+    values |= _draws({**_IMAGE, **pose}, _IMAGE_CHOICES, (seed, 2), rows)
 
     for name, degrees, limit in (
         ("yaw", framing.yaw_deg, 35.0),
@@ -315,7 +315,7 @@ def sample_faces(
     )
     values["gaze_v"] = np.where(closed, 0.9, values["gaze_v"]).astype(np.float32)
 
-    # Lay the crop: first the pose alone, then scale and shift so that the face fills the picture.
+    # Lay the crop: first the pose alone, then scale and shift so that the face fills the image.
     zero = np.zeros_like(values["yaw"])
     values |= {"shift_x": zero, "shift_y": zero, "scale": zero + 1.0}
     points = FaceParameters(values).keypoints_xy(REFERENCE_SIZE)

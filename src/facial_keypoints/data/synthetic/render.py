@@ -1,6 +1,6 @@
-"""Paint faces: parameters in, grey pictures out.
+"""Paint faces: parameters in, grey images out.
 
-Every shape is a formula evaluated on the grid of face coordinates of a batch of pictures, with an
+Every shape is a formula evaluated on the grid of face coordinates of a batch of images, with an
 edge that is one pixel soft; form comes from one relief (head, nose, sockets, cheeks, lips) whose
 slope is lit from one side. Eyes and mouth are painted in small windows only. numpy for the shapes,
 OpenCV for blur. Where the keypoints are is decided in ``synthetic_geometry``.
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.data.synthetic.geometry import REFERENCE_SIZE, FaceParameters
-from facial_keypoints.io.images import encode_image, read_picture
+from facial_keypoints.io.images import encode_image, read_image
 from facial_keypoints.types import BoolArray
 
 __all__ = ["render_faces"]
@@ -45,9 +45,9 @@ def _bump(squared: Floats) -> Floats:
     return hill * hill
 
 
-def _blend(picture: Floats, value: Floats | float, share: Floats) -> None:
-    """Paint ``value`` over ``picture`` in place where ``share`` is 1."""
-    picture += (value - picture) * share
+def _blend(image: Floats, value: Floats | float, share: Floats) -> None:
+    """Paint ``value`` over ``image`` in place where ``share`` is 1."""
+    image += (value - image) * share
 
 
 @cache
@@ -94,23 +94,23 @@ def _cut_sheets(sheet: Floats, size: int, at_x: Floats, at_y: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Window:
-    """A rectangle of the same size in each picture; slices, since index arrays are far slower."""
+    """A rectangle of the same size in each image; slices, since index arrays are far slower."""
 
     places: list[tuple[slice, slice]]
 
     def cut(self, grid: Floats) -> Floats:
         """Copy the rectangles out of (N, S, S)."""
-        return np.stack([picture[place] for picture, place in zip(grid, self.places, strict=True)])
+        return np.stack([image[place] for image, place in zip(grid, self.places, strict=True)])
 
     def paste(self, grid: Floats, patch: Floats) -> None:
         """Put them back in place."""
-        for picture, place, part in zip(grid, self.places, patch, strict=True):
-            picture[place] = part
+        for image, place, part in zip(grid, self.places, patch, strict=True):
+            image[place] = part
 
     def add(self, grid: Floats, patch: Floats) -> None:
         """Add to the rectangles in place."""
-        for picture, place, part in zip(grid, self.places, patch, strict=True):
-            picture[place] += part
+        for image, place, part in zip(grid, self.places, patch, strict=True):
+            image[place] += part
 
 
 class _Canvas:
@@ -119,13 +119,13 @@ class _Canvas:
     def __init__(self, faces: FaceParameters, image_size: int) -> None:
         p = self.p = faces
         self.size = image_size
-        self.unit = REFERENCE_SIZE / image_size  # pixels of size 96 per picture pixel
+        self.unit = REFERENCE_SIZE / image_size  # pixels of size 96 per image pixel
         self.px, self.py = self._lines(np.arange(image_size))
-        self.x, self.y = faces.picture_to_plane(self.px, self.py)
+        self.x, self.y = faces.image_to_plane(self.px, self.py)
         # What changes slowly is worked out on every second pixel, between the pixels, one node
-        # beyond the picture on each side, and then doubled; u and v are off by 0.02 at most.
+        # beyond the image on each side, and then doubled; u and v are off by 0.02 at most.
         nodes = 2.0 * np.arange(-1, (image_size + 1) // 2 + 1) + 0.5
-        self.coarse_plane = faces.picture_to_plane(*self._lines(nodes))
+        self.coarse_plane = faces.image_to_plane(*self._lines(nodes))
         self.coarse = faces.plane_to_face(*self.coarse_plane)
         self.u, self.v = self._doubled(self.coarse[0]), self._doubled(self.coarse[1])
         self.nose_at = self._window(*faces.nose_to_face(0.75 * faces["nose_v"]), 24.0, 21.0)
@@ -150,12 +150,12 @@ class _Canvas:
         self.scene = np.empty_like(self.u)
 
     def _lines(self, positions: NDArray[Any]) -> tuple[Floats, Floats]:
-        """Coordinates along rows and columns, in pixels of a 96-pixel picture."""
+        """Coordinates along rows and columns, in pixels of a 96-pixel image."""
         line = ((positions + 0.5) * self.unit - 0.5).astype(np.float32)
         return line[None, None, :], line[None, :, None]
 
     def _doubled(self, grid: Floats) -> Floats:
-        """A coarse grid, linearly interpolated at every pixel of the picture."""
+        """A coarse grid, linearly interpolated at every pixel of the image."""
         wide = (2 * grid.shape[2], 2 * grid.shape[1])
         inner = slice(2, 2 + self.size)
         return np.stack([cv2.resize(part, wide)[inner, inner] for part in grid])
@@ -634,7 +634,7 @@ class _Canvas:
         return self.scene
 
     def _paint_some(self, which: BoolArray, layer: Callable[[_Canvas], None]) -> None:
-        """Paint a layer onto those pictures that have it."""
+        """Paint a layer onto those images that have it."""
         rows = np.flatnonzero(which)
         if len(rows):
             part = self._only(rows)
@@ -643,7 +643,7 @@ class _Canvas:
 
 
 def _photograph(scene: Floats, faces: FaceParameters) -> NDArray[np.uint8]:
-    """Contrast, gamma, blur, sensor noise, poor scans and JPEG, picture by picture."""
+    """Contrast, gamma, blur, sensor noise, poor scans and JPEG, image by image."""
     contrast = 0.80 + 0.45 * faces["contrast"]
     gamma = 0.75 + 0.6 * faces["gamma"]
     bright = np.clip((scene - 0.42) * contrast + 0.45, 0.004, 1.0)
@@ -656,19 +656,19 @@ def _photograph(scene: Floats, faces: FaceParameters) -> NDArray[np.uint8]:
     degrade = faces["degrade"].ravel()
     grains = _cut_sheets(_grain(), size, faces["grain_x"], faces["grain_y"])
     for i, grain in enumerate(grains):
-        picture = bright[i]
+        image = bright[i]
         sigma = (0.35 + 1.2 * float(blur[i]) ** 3) * per_unit
-        picture = cv2.GaussianBlur(picture, (0, 0), sigma)
-        if degrade[i] < 0.10:  # enlarged from a smaller picture
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+        if degrade[i] < 0.10:  # enlarged from a smaller image
             small = max(8, int(size * (0.35 + 3.0 * float(degrade[i]))))
-            picture = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
-            picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
-        picture = picture + grain * np.float32(0.8 + 6.0 * float(noise[i]) ** 3)
-        flat = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+            image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
+            image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+        image = image + grain * np.float32(0.8 + 6.0 * float(noise[i]) ** 3)
+        flat = np.clip(image + 0.5, 0, 255).astype(np.uint8)
         if degrade[i] > 0.75:
             quality = int(35 + 200 * (float(degrade[i]) - 0.75))
             coded = encode_image(flat, ".jpg", quality=quality)
-            flat = read_picture(coded, channels=1)[..., 0]
+            flat = read_image(coded, channels=1)[..., 0]
         pixels[i] = flat
     return pixels
 
@@ -678,9 +678,9 @@ def render_faces(faces: FaceParameters, image_size: int) -> NDArray[np.uint8]:
 
     Args:
         faces: N sets of parameters.
-        image_size: Side S of the square pictures in pixels.
+        image_size: Side S of the square images in pixels.
 
     Returns:
-        (N, S, S, 1) uint8. A picture does not depend on the others of its batch.
+        (N, S, S, 1) uint8. An image does not depend on the others of its batch.
     """
     return _photograph(_Canvas(faces, image_size).paint(), faces)[..., None]

@@ -1,6 +1,6 @@
-"""Photos of drawn faces: several in one picture, at known places, for demonstrations and tests.
+"""Photos of drawn faces: several in one image, at known places, for demonstrations and tests.
 
-Only as real as they need to be: what they show is a picture with faces of different sizes and turns in
+Only as real as they need to be: what they show is an image with faces of different sizes and turns in
 front of something that is none.
 """
 
@@ -31,7 +31,7 @@ def draw_scene(
         count: N, number of faces; 0 gives an empty room.
         seed: Not negative; the same seed gives the same photo.
         image_size: (height, width) in pixels.
-        turn_deg: Faces are turned in the picture by up to so many degrees.
+        turn_deg: Faces are turned in the image by up to so many degrees.
 
     Returns:
         The photo (H, W, 3) uint8 RGB, and its N faces in pixels, from left to right, style
@@ -52,8 +52,8 @@ def draw_scene(
     room = min(height, width / max(count, 1))
     if count < 0 or 0.55 * room < 24:
         raise ValueError(
-            f"{count} faces do not fit a picture of {width}×{height} pixels: ask for fewer faces or a "
-            "larger picture."
+            f"{count} faces do not fit an image of {width}×{height} pixels: ask for fewer faces or a "
+            "larger image."
         )
     side = 192
     faces = draw_faces(count, seed=seed, image_size=side)

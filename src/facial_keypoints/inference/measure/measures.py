@@ -1,11 +1,11 @@
 """From the 15 points of a face to distances, angles and their error bars.
 
-**Not a medical device.** The numbers are for information only: they come from one picture, which shows
+**Not a medical device.** The numbers are for information only: they come from one image, which shows
 no depth, and must not be used to diagnose anything.
 
 Every measure is defined, with its source, in ``docs/measurements.md``. Lengths are ratios (to the
 distance between the eye centres, unless said otherwise), so that they do not depend on the size of the
-picture; millimetres need a scale from the user. Knows points, not pictures and not files. Numpy only.
+image; millimetres need a scale from the user. Knows points, not images and not files. Numpy only.
 """
 
 from __future__ import annotations
@@ -412,14 +412,14 @@ def measure(
 
     Returns:
         One row a face. The error bars come from the points' confidence; they leave out what one
-        picture cannot show: depth, a turned or nodded head, the lens.
+        image cannot show: depth, a turned or nodded head, the lens.
 
     Raises:
-        DataError: The points are others, or the neutral picture shows not exactly one face.
+        DataError: The points are others, or the neutral image shows not exactly one face.
         ValueError: Both scales are given, or one is not a positive number.
 
     Example:
-        >>> measure(predictor.predict(picture))["canthal_index"]  # doctest: +SKIP
+        >>> measure(predictor.predict(image))["canthal_index"]  # doctest: +SKIP
     """
     if mm_per_px is not None and ipd_mm is not None:
         raise ValueError("give mm_per_px or ipd_mm, not both.")
@@ -475,8 +475,8 @@ def _rest(neutral: Prediction | Keypoints, count: int) -> tuple[Measurements, Fl
     keypoints = neutral.keypoints if isinstance(neutral, Prediction) else neutral
     if len(keypoints) not in {1, count}:
         raise DataError(
-            f"the neutral picture must show exactly one face, but {len(keypoints)} were found in it: "
-            "choose another picture, or cut the face out."
+            f"the neutral image must show exactly one face, but {len(keypoints)} were found in it: "
+            "choose another image, or cut the face out."
         )
     check_schema(keypoints.schema)
     values, errors = _with_sigma(

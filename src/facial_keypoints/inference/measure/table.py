@@ -114,7 +114,7 @@ def _numbers(path: Path, table: Table, name: str) -> NDArray[np.float32]:
 
 
 def table_of(predictions: Sequence[Prediction], schema: KeypointSchema) -> FaceTable:
-    """The faces of pictures as a table: source, face, box and score, as ``predict`` writes them."""
+    """The faces of images as a table: source, face, box and score, as ``predict`` writes them."""
     import pyarrow as pa
 
     found = [rows(each) for each in predictions]

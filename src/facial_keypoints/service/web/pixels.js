@@ -1,4 +1,4 @@
-// Grey images as arrays: areas averaged, crops cut. The same arithmetic as facial_keypoints/pictures.py.
+// Grey images as arrays: areas averaged, crops cut. The same arithmetic as facial_keypoints/images.py.
 
 import { apply, compose, inverse } from './crops.js';
 

@@ -1,6 +1,6 @@
-"""How long ``read_picture`` (Pillow) takes beside OpenCV's ``imdecode``, in one run.
+"""How long ``read_image`` (Pillow) takes beside OpenCV's ``imdecode``, in one run.
 
-Run: ``python benchmarks/decode_pictures.py [--write]``. One thread, from memory; the ways take turns
+Run: ``python benchmarks/decode_images.py [--write]``. One thread, from memory; the ways take turns
 and the best time of each counts.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facial_keypoints.io.images import read_picture
+from facial_keypoints.io.images import read_image
 
-RESULT = Path(__file__).parent / "results" / "decode_pictures.md"
+RESULT = Path(__file__).parent / "results" / "decode_images.md"
 SIZES = ((160, 160, 100), (500, 500, 20), (3000, 4000, 1))
 
 
@@ -29,7 +29,7 @@ def opencv(content: bytes, channels: int) -> np.ndarray:
 
 def pillow(content: bytes, channels: int) -> np.ndarray:
     """What this package does."""
-    return read_picture(content, channels=channels)
+    return read_image(content, channels=channels)
 
 
 def best_ms(ways: list[Callable[[], object]], repeat: int, count: int) -> list[float]:
@@ -53,20 +53,20 @@ def main() -> None:
     cv2.setNumThreads(1)
     rng = np.random.default_rng(0)
     lines = [
-        "# Decoding pictures",
+        "# Decoding images",
         "",
         f"{datetime.date.today()} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux, one thread · "
         f"blurred noise · best of {args.repeat} in turns · "
-        "`python benchmarks/decode_pictures.py --write`",
+        "`python benchmarks/decode_images.py --write`",
         "",
-        "| file | pixels | to | OpenCV imdecode ms | read_picture ms | read_picture / OpenCV |",
+        "| file | pixels | to | OpenCV imdecode ms | read_image ms | read_image / OpenCV |",
         "|---|---|---|---|---|---|",
     ]
     for height, width, count in SIZES:
         noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        picture = cv2.GaussianBlur(noise, (0, 0), 3)
+        image = cv2.GaussianBlur(noise, (0, 0), 3)
         for suffix in (".jpg", ".png"):
-            content = cv2.imencode(suffix, picture)[1].tobytes()
+            content = cv2.imencode(suffix, image)[1].tobytes()
             for channels, kind in ((1, "grey"), (3, "RGB")):
                 theirs, ours = best_ms(
                     [lambda c=content, k=channels: opencv(c, k),
