@@ -67,21 +67,16 @@ def test_a_climbing_import_would_be_seen() -> None:
 
 
 def test_modules_import_each_other_in_no_circle() -> None:
-    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sources()}
-    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
-    arrows = {
-        name: {
-            other
-            for other in names
-            for used in imported(path)
-            if other != name and f"{used}.".startswith(f"facial_keypoints.{other}.")
-        }
-        for name, path in names.items()
+    names = {
+        ".".join(("facial_keypoints", *path.relative_to(ROOT).with_suffix("").parts)): path
+        for path in sources()
     }
-    # Importing a module imports its packages too, but those are no dependency of its own.
-    for name in names:
-        arrows[name] = {other for other in arrows[name] if not f"{name}.".startswith(f"{other}.")}
-    left = dict(arrows)
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    left = {}
+    for name, path in names.items():
+        # An imported name is a module, or stands in the module before its last dot.
+        used = {n if n in names else n.rpartition(".")[0] for n in imported(path)}
+        left[name] = {n for n in used if not f"{name}.".startswith(f"{n}.")}  # its own packages
     while free := [name for name, others in left.items() if not others & set(left)]:
         for name in free:
             del left[name]

@@ -23,7 +23,6 @@ VERBS = {
     "compare": "compare --data DATA",
     "train": "train fc --data DATA",
     "train --from": "train --from default --data DATA/annotations.json",
-    "train default": "train default --data DATA",
     "train --seeds": "train fc --seeds 2 --data DATA",
     "train --sweep": "train fc --sweep DATA/space.yaml",
     "batch": "batch DATA/images --crops",

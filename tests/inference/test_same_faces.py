@@ -74,7 +74,6 @@ def by_batch(path: Path, out: Path, **changed: float) -> list[float]:
     }  # fmt: skip
     settings = Settings(**values | changed)  # type: ignore[arg-type]
     folder = Folder(str(out))
-    folder.prepare(force=False, keep=False)
     Manifest.write(folder, settings, find_pieces(settings.inputs, column=None, block_size=128))
     BlockWorker(str(out), settings, model, detector, 1).work(0)
     return [row["score"] for row in read_table(out / part_name(0)).to_pylist()]

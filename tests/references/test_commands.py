@@ -26,7 +26,8 @@ def test_help_has_an_example(name):
     [("landmark", "no labelled faces"), ("face_detector", "there is no")],
 )
 def test_a_folder_without_data_is_told_in_one_sentence(name, message, tmp_path):
-    answer = command(name, "--data", tmp_path, "-o", tmp_path / "out")
+    (tmp_path / "data").mkdir()
+    answer = command(name, "--data", tmp_path / "data", "-o", tmp_path / "out")
     assert answer.returncode == 1
     assert "Traceback" not in answer.stderr
     [line] = [line for line in answer.stderr.splitlines() if line.startswith("error: ")]

@@ -23,7 +23,7 @@ from facial_keypoints.files import MARKER, alone_in
 from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.models.codec import load_keras_model
 from facial_keypoints.models.runtime import load_runtime, read_spec, read_training_digests
-from facial_keypoints.models.study import build_cnn
+from facial_keypoints.models.study import RmsePixels, build_cnn
 from facial_keypoints.training import fit as training
 from facial_keypoints.training.fit import (
     build_expert,
@@ -31,7 +31,6 @@ from facial_keypoints.training.fit import (
     predict_keypoints,
     train,
 )
-from facial_keypoints.training.losses import RmsePixels
 from facial_keypoints.training.recipes import RECIPES, Recipe
 from facial_keypoints.types import FaceDataset
 

@@ -14,12 +14,12 @@ import numpy as np
 from keras import layers, ops
 
 from facial_keypoints.errors import ModelError
-from facial_keypoints.models import landmark, tuned
+from facial_keypoints.models import landmark, study, tuned
 from facial_keypoints.models.spec import ModelSpec
 
 __all__ = ["CONFIDENCE", "CONFIDENCE_RADIUS", "load_decoded", "load_keras_model", "with_decoding"]
 
-_ = (landmark, tuned)  # imported to register what loading looks up by name
+_ = (landmark, study, tuned)  # imported to register what loading looks up by name
 
 CONFIDENCE_RADIUS = 1 / 32
 """Share of the input's longer side: 3 px of 96, about 8 % of the distance between the eyes."""

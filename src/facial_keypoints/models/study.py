@@ -1,4 +1,4 @@
-"""The networks of the study: a fully connected one and a convolutional one.
+"""The networks of the study, a fully connected one and a convolutional one, and its error as a metric.
 
 Both take raw grey images (B, H, W, 1) with values 0-255, scale them to [0, 1] inside the graph,
 and answer (B, K, 2) coordinates as the study's targets: (x - W/2) / (W/2), so (x - 48) / 48 on
@@ -10,11 +10,12 @@ Layer sizes are those of the Keras study on Kaggle's *Facial Keypoints Detection
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
 
-__all__ = ["build_cnn", "build_fc", "build_specialists"]
+__all__ = ["RmsePixels", "build_cnn", "build_fc", "build_specialists"]
 
 SMALLEST_CNN_SIDE = 56  # four 2x2 poolings and three unpadded convolutions leave nothing below this
 
@@ -102,3 +103,36 @@ def build_specialists(
     singles = [together[:, order.index(k) : order.index(k) + 1] for k in range(len(order))]
     outputs = layers.Concatenate(axis=1, name="xy")(singles) if len(singles) > 1 else singles[0]
     return keras.Model(inputs, outputs, name="specialists")
+
+
+@keras.saving.register_keras_serializable(package="facial_keypoints")
+class RmsePixels(keras.metrics.Metric):  # type: ignore[misc]
+    """The study's RMSE over labelled coordinates, in pixels.
+
+    Args:
+        half_size: (W/2, H/2) of the images: targets times this are pixels.
+    """
+
+    def __init__(self, half_size: Sequence[float], name: str = "rmse_px", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.half_size = [float(v) for v in half_size]
+        self.total = self.add_weight(name="total", initializer="zeros")
+        self.count = self.add_weight(name="count", initializer="zeros")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Add (B, K, 2) targets and answers with weights (B, K)."""
+        half = ops.convert_to_tensor(self.half_size, dtype="float32")
+        error = (ops.cast(y_true, "float32") - ops.cast(y_pred, "float32")) * half
+        squared = ops.mean(ops.square(error), axis=-1)
+        weight = ops.ones_like(squared) if sample_weight is None else sample_weight
+        weight = ops.cast(weight, "float32")
+        self.total.assign_add(ops.sum(squared * weight))
+        self.count.assign_add(ops.sum(weight))
+
+    def result(self) -> Any:
+        """Root of the total over the number of labelled points; 0 before any."""
+        return ops.sqrt(self.total / ops.maximum(self.count, 1e-7))
+
+    def get_config(self) -> dict[str, Any]:
+        """What is needed to build the metric again."""
+        return {**super().get_config(), "half_size": self.half_size}

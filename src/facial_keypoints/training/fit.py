@@ -53,7 +53,7 @@ from facial_keypoints.files import (
 from facial_keypoints.geometry import signed_to_pixels
 from facial_keypoints.models.codec import load_keras_model
 from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec, read_embedded_spec
-from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
+from facial_keypoints.models.study import RmsePixels, build_cnn, build_fc, build_specialists
 from facial_keypoints.training.batches import TrainingBatches, targets_and_weights
 from facial_keypoints.training.data_parallel import (
     ShareOfBatches,
@@ -63,7 +63,6 @@ from facial_keypoints.training.data_parallel import (
     in_first_process,
     is_data_parallel,
 )
-from facial_keypoints.training.losses import RmsePixels
 from facial_keypoints.training.recipes import SPECIALIST_GROUPS, Recipe
 from facial_keypoints.types import FaceDataset, ImageArray, KeypointSchema
 
