@@ -41,12 +41,14 @@ __all__ = [
     "as_number",
     "as_text",
     "check_table",
+    "column_names",
     "columns",
-    "number",
+    "numbers",
     "open_table",
     "read_boxes",
     "read_list",
     "read_table",
+    "read_text",
     "rows",
     "write_table",
 ]
@@ -343,17 +345,35 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _read_json(path: Path) -> Table:
-    value = json.loads(_decoded(path.read_bytes()))
+    value = json.loads(read_text(path))
     if not isinstance(value, list):
         raise DataError(f"{path}: a json table must be an array of objects, one a row.")
     names = list(dict.fromkeys(name for row in value for name in row.keys()))  # noqa: SIM118  (objects only)
     return Table(names, ([row.get(name) for name in names] for row in value))
 
 
+def column_names(path: Path) -> list[str]:
+    """Columns of a csv, from its first line alone: it may be larger than memory, or no table.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(1 << 16)
+        head = start.decode(_encoding(start), "replace").partition("\n")[0].strip()
+        return next(csv.reader([head], delimiter=_delimiter(head)), [])
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a csv table ({error}).") from error
+
+
+def _delimiter(text: str) -> str:
+    return max(",;\t", key=text.partition("\n")[0].count)
+
+
 def _read_csv(path: Path) -> Table:
-    text = _decoded(path.read_bytes())
-    head = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=head.count)
+    text = read_text(path)
+    delimiter = _delimiter(text)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     names = [name.strip() for name in next(lines, [])]
     if not names:
@@ -387,7 +407,14 @@ def _encoding(start: bytes) -> str:
     return "utf-16" if start.startswith(_MARKS[1:]) else "utf-8-sig"
 
 
-def _decoded(content: bytes) -> str:
+def read_text(path: Path) -> str:
+    """Read a text file, whatever program saved it: UTF-8, UTF-16 with its mark, or Windows' cp1252.
+
+    Raises:
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is none of these.
+    """
+    content = path.read_bytes()
     try:
         return content.decode(_encoding(content))
     except UnicodeDecodeError:
@@ -423,13 +450,29 @@ def read_list(handle: Any) -> Iterator[str]:
         yield rest.rstrip("\r")
 
 
-def number(value: Value) -> float:
-    """The number in a cell; NaN where it is empty or says that nothing is known.
+def numbers(names: Sequence[str], cells: Sequence[Value], place: str) -> list[float]:
+    """The numbers in cells of a row; NaN where one is empty or says that nothing is known.
+
+    Args:
+        names: Of the columns.
+        cells: As many values.
+        place: What to call the row in messages.
 
     Raises:
-        ValueError: It is text that is no number.
-        TypeError: It is neither text nor a number.
+        DataError: A cell holds something else.
     """
+    found = []
+    for name, cell in zip(names, cells, strict=True):
+        try:
+            found.append(_number(cell))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{place}: column '{name}' holds '{str(cell)[:40]}', which is no number."
+            ) from error
+    return found
+
+
+def _number(value: Value) -> float:
     if value is None or (isinstance(value, str) and value.strip().lower() in _EMPTY):
         return math.nan
     return float(value)
@@ -445,7 +488,7 @@ def as_number(name: str, value: Value) -> Value:
     if not isinstance(value, str) or name not in (*_WHOLE, *_DECIMAL):
         return value
     try:
-        found = number(value)
+        found = _number(value)
     except ValueError:
         return value
     if math.isnan(found):
@@ -483,7 +526,7 @@ def read_boxes(path: Path) -> dict[str, NDArray[np.float32]]:
     for count, row in enumerate(table.rows, start=1):
         name, *cells = (row[i] for i in at)
         try:
-            x0, y0, x1, y1 = box = [number(cell) for cell in cells]
+            x0, y0, x1, y1 = box = [_number(cell) for cell in cells]
         except (TypeError, ValueError):
             box = []
         if not box or not all(map(math.isfinite, box)) or not (x0 < x1 and y0 < y1):

@@ -21,7 +21,7 @@ from facial_keypoints.io.tables import (
     Value,
     as_number,
     columns,
-    number,
+    numbers,
     open_table,
     read_table,
     rows,
@@ -96,7 +96,8 @@ def read_faces(path: str | os.PathLike[str]) -> FaceTable:
     values: list[NDArray[np.float32]] = []
     others: list[list[Value]] = []
     for count, row in enumerate(table.rows, start=1):
-        values.append(_numbers(path, count, wanted, [row[i] for i in at]))
+        cells = [row[i] for i in at]
+        values.append(np.array(numbers(wanted, cells, f"{path}, row {count}"), np.float32))
         others.append([as_number(names[i], row[i]) for i in kept])
     found = np.stack(values) if values else np.zeros((0, len(wanted)), np.float32)
     confidence = found[:, len(_POINTS) :]
@@ -109,22 +110,6 @@ def read_faces(path: str | os.PathLike[str]) -> FaceTable:
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
     return FaceTable(keypoints, [names[i] for i in kept], others)
-
-
-def _numbers(
-    path: Path, count: int, names: Sequence[str], cells: Sequence[Value]
-) -> NDArray[np.float32]:
-    try:
-        return np.array([number(cell) for cell in cells], np.float32)
-    except (TypeError, ValueError):
-        for name, cell in zip(names, cells, strict=True):
-            try:
-                number(cell)
-            except (TypeError, ValueError) as error:
-                raise DataError(
-                    f"{path}, row {count}: column '{name}' holds '{cell}', which is no number."
-                ) from error
-        raise
 
 
 def table_of(predictions: Sequence[Prediction], schema: KeypointSchema) -> FaceTable:
