@@ -183,17 +183,17 @@ import sys, time, warnings
 warnings.filterwarnings("ignore", module="PIL")
 from pathlib import Path
 from facial_keypoints.inference.predictor import load_predictor
-from facial_keypoints.io.tables import open_table
+from facial_keypoints.io.tables import columns, open_table, rows
 folder, out, crops = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "crops"
 predictor = load_predictor(threads=1)
 files = sorted(folder.iterdir())
 answer = predictor.predict_files if crops else predictor.predict_photos
-with open_table(out, predictor.spec.schema) as table:
+with open_table(out, columns(predictor.spec.schema)) as table:
     for found in answer(files[:64], readers=1):
         pass
     begun, busy = time.perf_counter(), time.process_time()
     for found in answer(files, readers=1):
-        table.write([found])
+        table.write(rows(found))
 print(len(files) / (time.perf_counter() - begun), 1000 * (time.process_time() - busy) / len(files))
 """
 

@@ -29,7 +29,7 @@ from facial_keypoints.framing import face_boxes, face_sizes
 from facial_keypoints.inference.detector import FaceDetector, load_detector
 from facial_keypoints.inference.smoothing import OneEuroFilter, Smoother
 from facial_keypoints.inference.tracker import draw_tracks, track_frames
-from facial_keypoints.io.tables import open_table
+from facial_keypoints.io.tables import columns, open_table, rows
 from facial_keypoints.io.videos import Frame, ImageFrame, open_video, write_video
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import Prediction
@@ -126,7 +126,7 @@ def once(
 
     with (
         open_video(path) as video,
-        open_table(folder / "t.csv", predictor.spec.schema, video=True) as table,
+        open_table(folder / "t.csv", columns(predictor.spec.schema, video=True)) as table,
         write_video(folder / "t.mp4", video.size, rate=video.rate) as writer,
     ):
         for frame in video:
@@ -137,7 +137,7 @@ def once(
             spent["convert"] += timed.seconds
             prediction = smoother(prediction)
             add("smooth")
-            table.write([prediction])
+            table.write(rows(prediction))
             add("table")
             if draw:
                 drawn = draw_tracks(frame.rgb(), prediction)

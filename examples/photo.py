@@ -12,7 +12,7 @@ from facial_keypoints import load_predictor
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.io.drawing import draw_prediction
 from facial_keypoints.io.images import write_image
-from facial_keypoints.io.tables import open_table
+from facial_keypoints.io.tables import columns, rows, write_table
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 photo, _ = draw_scene(3, seed=5)  # or read_image("party.jpg", channels=3)
@@ -20,8 +20,7 @@ photo, _ = draw_scene(3, seed=5)  # or read_image("party.jpg", channels=3)
 predictor = load_predictor()
 found = predictor.predict(photo, source="drawn photo")
 
-with open_table(folder / "points.csv", predictor.spec.schema) as table:
-    table.write([found])
+write_table(folder / "points.csv", columns(predictor.spec.schema), rows(found))
 write_image(folder / "drawn.png", draw_prediction(photo, found))
 
 nose = found.keypoints.schema.index("nose_tip")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The package as its users get it, with no training library: the shipped model must answer.
+# The package as its users get it, with no extra: the shipped model must answer.
 # Usage: tests/runtime_only.sh PYTHON FACES, from the repository's root; FACES is Kaggle's folder,
 # drawn by 'facial-keypoints data synthesize'.
 set -euo pipefail
@@ -16,7 +16,7 @@ FACES=$faces venv/bin/python - <<'EOF'
 import os
 from importlib.util import find_spec
 
-present = [n for n in ("keras", "tensorflow", "torch", "jax", "onnx", "tf2onnx") if find_spec(n)]
+present = [n for n in ("keras", "tensorflow", "torch", "jax", "onnx", "tf2onnx", "pyarrow") if find_spec(n)]
 if present:
     raise SystemExit(f"this environment has {present}, so it proves nothing")
 
@@ -32,6 +32,15 @@ EOF
 $fkp models | grep -q kaggle-a
 $fkp submit default --data "$faces" -o submission.csv
 $fkp predict --crops crops -o keypoints.csv
+
+$fkp measure keypoints.csv -o measures.json
+
+# What needs an extra says so before it works.
+if $fkp predict --crops crops -o keypoints.parquet 2>said; then exit 1; fi
+grep -q "facial-keypoints\[parquet\]" said
+
+size=$(du -sm venv | cut -f1)
+[ "$size" -le 400 ] || { echo "the install takes $size MB, at most 400 are promised"; exit 1; }
 
 # A header and one row for each number asked for, and one face an image; all of them numbers.
 [ "$(wc -l <submission.csv)" = "$(wc -l <"$faces/IdLookupTable.csv")" ]

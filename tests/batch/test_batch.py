@@ -30,7 +30,7 @@ from facial_keypoints.batch.worker import BlockWorker, PackedModel, find_status
 from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 from facial_keypoints.errors import DataError, FacialKeypointsError, OutputError
 from facial_keypoints.inference.predictor import load_predictor
-from facial_keypoints.io.tables import open_table, read_table
+from facial_keypoints.io.tables import columns, open_table, rows
 from facial_keypoints.models.runtime import find_model
 
 needs_ray = pytest.mark.skipif(
@@ -68,11 +68,11 @@ def predicted(folder: Path) -> pa.Table:
     table = folder.parent / "predicted.parquet"
     predictor = load_predictor(threads=1)
     files = sorted(folder.rglob("*.jpg"))
-    with open_table(table, predictor.spec.schema) as writer:
+    with open_table(table, columns(predictor.spec.schema)) as writer:
         for answer in predictor.predict_files(files, readers=1):
             if not isinstance(answer, Exception):
-                writer.write([answer])
-    return read_table(table)
+                writer.write(rows(answer))
+    return pq.read_table(table)
 
 
 def settings(inputs: list[str], **changed: object) -> Settings:
@@ -112,7 +112,7 @@ def parts(out: Path) -> pa.Table:
 
 
 def failed(out: Path) -> list[tuple[str, str]]:
-    rows = read_table(out / "failures.parquet").to_pylist()
+    rows = pq.read_table(out / "failures.parquet").to_pylist()
     return [(row["source"], row["reason"]) for row in rows]
 
 

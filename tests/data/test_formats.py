@@ -70,6 +70,24 @@ def test_groups_come_from_a_column(tmp_path: Path) -> None:
     assert load_dataset(table, group_by="person").groups.tolist() == people[1:]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_labels_saved_again_by_excel_are_the_same(encoding: str, tmp_path: Path) -> None:
+    save_dataset(faces(), tmp_path, "csv")
+    expected = load_dataset(tmp_path)
+    table = tmp_path / "faces.csv"
+    text = table.read_text().replace(",", ";").replace(".", ",").replace(",png", ".png")
+    table.write_text(text, encoding=encoding)
+    read = load_dataset(tmp_path)
+    np.testing.assert_array_equal(read.keypoints.xy, expected.keypoints.xy)
+    assert read.sample_ids.tolist() == expected.sample_ids.tolist()
+
+
+def test_groups_are_refused_where_there_are_no_columns(tmp_path: Path) -> None:
+    save_dataset(faces(), tmp_path, "coco")
+    with pytest.raises(DataError, match="leave 'person' out"):
+        load_dataset(tmp_path, group_by="person")
+
+
 def test_bad_tables_and_images_are_named(tmp_path: Path) -> None:
     save_dataset(faces(), tmp_path, "csv")
     table = tmp_path / "faces.csv"
@@ -77,8 +95,9 @@ def test_bad_tables_and_images_are_named(tmp_path: Path) -> None:
     for bad, words in (
         (good.replace("000002.png", "9.png"), r"row 2: images/9.png: .*No such file"),
         (good.replace("nose_tip", "nose"), "no known schema"),
-        (good.replace("nose_tip_x", "nose_tip_z"), "row 1 has no column nose_tip_x"),
+        (good.replace("nose_tip_x", "nose_tip_z"), "has no column 'nose_tip_x'"),
         (good.splitlines()[0], "holds no face"),
+        (good.replace(".png,", ".png,x", 1), "row 1: column 'left_eye_center_x' holds 'x"),
     ):
         table.write_text(bad)
         with pytest.raises(DataError, match=words):

@@ -431,6 +431,39 @@ def test_points_without_confidence_and_empty_cells_are_read(tmp_path: Path) -> N
         read_faces(path)
 
 
+def test_own_columns_are_kept_as_they_are(tmp_path: Path) -> None:
+    lines = track_table(tmp_path / "track.csv").read_text().splitlines()
+    table = tmp_path / "own.csv"
+    table.write_text("\n".join([f"subject,at,{lines[0]}", *(f"001,01:30,{s}" for s in lines[1:])]))
+    for suffix in (".csv", ".json"):
+        done = CliRunner().invoke(app, ["measure", str(table), "-o", str(tmp_path / f"o{suffix}")])
+        assert done.exit_code == 0, done.output
+    with (tmp_path / "o.csv").open(newline="") as handle:
+        first = next(csv.DictReader(handle))
+    assert list(first)[:4] == ["subject", "at", "time_s", "frame"]
+    assert (first["subject"], first["at"], first["time_s"]) == ("001", "01:30", "0.0")
+    first = json.loads((tmp_path / "o.json").read_text())["faces"][0]
+    assert (first["subject"], first["at"], first["time_s"], first["track"]) == (
+        "001",
+        "01:30",
+        0,
+        1,
+    )
+
+    table.write_text(table.read_text().replace("subject", "smile", 1))
+    done = CliRunner().invoke(
+        app, ["measure", str(table), "-o", str(tmp_path / "n.csv"), "--neutral-at", "0"]
+    )
+    assert "column 'smile', which measure writes" in str(done.exception)
+    table.write_text(
+        table.read_text().replace("smile", "subject", 1).replace("01:30,0.0", "01:30,soon")
+    )
+    done = CliRunner().invoke(
+        app, ["measure", str(table), "-o", str(tmp_path / "n.csv"), "--neutral-at", "0"]
+    )
+    assert "row 1: time_s must be a number of seconds, found 'soon'" in str(done.exception)
+
+
 def test_a_table_without_faces_gives_one_without_faces(tmp_path: Path) -> None:
     header = track_table(tmp_path / "track.csv").read_text().splitlines()[0]
     (tmp_path / "none.csv").write_text(header + "\n")

@@ -337,7 +337,8 @@ def test_patterns_files_and_lists_are_taken(tree: Path, monkeypatch: pytest.Monk
     assert found("photos/*.jpg", "photos/notes.txt") == ["photos/b.jpg", "photos/notes.txt"]
     assert found("photos/**/*.webp") == ["photos/sub/c.webp"]
     assert found(f"{tree}/photos/?.jpg") == [f"{tree.as_posix()}/photos/b.jpg"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("x y.jpg\n\nphotos/b.jpg\n"))
+    listed = io.BytesIO(b"x y.jpg\n\nphotos/b.jpg\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(listed))
     assert found("-") == ["x y.jpg", "photos/b.jpg"]
 
 

@@ -8,7 +8,6 @@ them all; images are read from them by the workers.
 from __future__ import annotations
 
 import fnmatch
-import io
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,6 +40,7 @@ from facial_keypoints.io.images import (
     in_order,
     read_content,
 )
+from facial_keypoints.io.tables import read_list
 
 __all__ = ["IMAGE_COLUMNS", "ORIGIN", "Piece", "find_origin", "find_pieces", "read_piece"]
 
@@ -113,9 +113,7 @@ def find_pieces(
 def _names(inputs: Iterable[str]) -> Iterator[str]:
     for name in inputs:
         if name == "-":
-            if isinstance(sys.stdin, io.TextIOWrapper):
-                sys.stdin.reconfigure(errors="surrogateescape")  # a name may be no text
-            yield from _lines(sys.stdin)
+            yield from read_list(sys.stdin.buffer)
         elif name.lower().endswith(_LISTS) and not any(sign in name for sign in "*?["):
             yield from _listed(name)
         elif is_uri(name):
@@ -124,28 +122,12 @@ def _names(inputs: Iterable[str]) -> Iterator[str]:
             yield from map(os.fspath, find_images([name]))
 
 
-def _lines(lines: Iterable[str]) -> Iterator[str]:
-    yield from (line.rstrip("\r\n") for line in lines if line.strip())
-
-
 def _listed(name: str) -> Iterator[str]:
     try:
         with open_file(name) as handle:
-            # Read as the filesystem's names are: a name may hold bytes that are no text.
-            yield from _lines(
-                line.decode("utf-8", "surrogateescape") for line in _raw_lines(handle)
-            )
+            yield from read_list(handle)
     except STORAGE_ERRORS as error:
         raise DataError(f"the list {name} cannot be read ({error}).") from error
-
-
-def _raw_lines(handle: Any) -> Iterator[bytes]:
-    rest = b""
-    while chunk := handle.read(1 << 20):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
 
 
 def _at_uri(name: str) -> Iterator[str]:

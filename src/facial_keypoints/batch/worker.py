@@ -28,8 +28,8 @@ from facial_keypoints.batch.storage import STORAGE_ERRORS, Folder
 from facial_keypoints.errors import FacialKeypointsError, ImageError, ModelError
 from facial_keypoints.inference.predictor import Predictor, load_predictor
 from facial_keypoints.io.images import StoredImage, in_order
-from facial_keypoints.io.tables import columns, rows
-from facial_keypoints.types import KeypointSchema, Prediction
+from facial_keypoints.io.tables import arrow_schema, columns, rows
+from facial_keypoints.types import Prediction
 
 __all__ = ["BlockStatus", "BlockWorker", "PackedModel", "find_status"]
 
@@ -102,12 +102,6 @@ class BlockStatus:
     bytes_read: int = 0
 
 
-def table_schema(schema: KeypointSchema) -> pa.Schema:
-    """Columns of a part: those of ``predict``'s Parquet tables."""
-    types = {"source": pa.string(), "face": pa.int32()}
-    return pa.schema([(name, types.get(name, pa.float64())) for name in columns(schema)])
-
-
 def find_status(out: Folder, block: int) -> BlockStatus | None:
     """What the part of a block says about it; ``None`` where there is no part, or no whole one."""
     try:
@@ -146,7 +140,7 @@ class BlockWorker:
         self._readers = readers
         self._manifest = Manifest.read(self._out)
         self.predictor = load_packed(settings, model, detector)
-        self._schema = table_schema(self.predictor.spec.schema)
+        self._schema = arrow_schema(columns(self.predictor.spec.schema))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Do the block whose number is in the row, unless its part is there already.

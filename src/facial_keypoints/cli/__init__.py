@@ -42,6 +42,7 @@ EXTRAS = {
     "uvicorn": ("serve", "The service"),
     "python_multipart": ("serve", "The service"),
     "prometheus_client": ("serve", "The service"),
+    "pyarrow": ("ray", "Running on Ray"),
 }
 
 

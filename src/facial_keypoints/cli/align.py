@@ -54,16 +54,14 @@ def align_command(
 
         facial-keypoints align portraits/ -o aligned --max-faces 1
     """
-    import csv
-    import math
-
     from rich.console import Console
 
     search = Search(crops, detector, min_score, max_faces)
     from facial_keypoints.errors import OutputError
-    from facial_keypoints.files import atomic_path, make_folder, refuse_existing
-    from facial_keypoints.inference.alignment import align
+    from facial_keypoints.files import make_folder, refuse_existing
+    from facial_keypoints.inference.alignment import ALIGNED_COLUMNS, align, aligned_row
     from facial_keypoints.io.images import read_image, write_image
+    from facial_keypoints.io.tables import open_table
 
     make_folder(out, add=True)
     table = out / "faces.csv"
@@ -73,9 +71,7 @@ def align_command(
     taken: set[Path] = set()
     count = lost = 0
     try:
-        with atomic_path(table) as temporary, temporary.open("w", encoding="utf-8") as handle:
-            writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow(["source", "face", "file", "a", "b", "tx", "c", "d", "ty", "score"])
+        with open_table(table, ALIGNED_COLUMNS) as writer:
             for prediction in faces:
                 stem = _stem(Path(prediction.source), taken)
                 if not len(prediction):
@@ -97,13 +93,10 @@ def align_command(
                             "--force."
                         )
                     write_image(out / file, face)
-                    matrix = [repr(v) for v in aligned.matrices[i].ravel().tolist()]
+                    matrix = aligned.matrices[i].ravel().tolist()
                     score = float(prediction.scores[i])
-                    shown = "" if math.isnan(score) else f"{score:.4f}"  # NaN: no detector ran
-                    source = prediction.source.encode("utf-8", "surrogateescape")
-                    writer.writerow(
-                        [source.decode("utf-8", "replace"), i, file.as_posix(), *matrix, shown]
-                    )
+                    row = aligned_row(prediction.source, i, file.as_posix(), matrix, score)
+                    writer.write([row])
                     count += 1
     except KeyboardInterrupt:
         log.print(f"interrupted after {faces.done} images: {table} was not written.")

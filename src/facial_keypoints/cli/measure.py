@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,14 +13,11 @@ from facial_keypoints.cli.faces import Crops, Faces, Search
 from facial_keypoints.errors import DataError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from rich.console import Console
 
     from facial_keypoints.inference.measure.table import FaceTable
     from facial_keypoints.types import Keypoints
-
-_TABLES = (".csv", ".parquet", ".json")
 
 
 @app.command("measure")
@@ -91,40 +88,41 @@ def measure_command(
 
     from facial_keypoints.files import refuse_existing
     from facial_keypoints.inference.measure.measures import NOTICE, measure
-    from facial_keypoints.inference.measure.table import check_table_name, write_measurements
+    from facial_keypoints.inference.measure.table import write_measurements
+    from facial_keypoints.io.tables import TABLE_SUFFIXES, check_table
 
     _check_scale(ipd_mm, mm_per_px)
     if neutral is not None and neutral_at is not None:
         raise typer.BadParameter("give --neutral or --neutral-at, not both.")
     search = Search(crops, detector, min_score, max_faces)
-    has_table = any(Path(name).suffix.lower() in _TABLES for name in inputs)
+    has_table = any(Path(name).suffix.lower() in TABLE_SUFFIXES for name in inputs)
     if has_table and neutral is None and search != Search():
         raise typer.BadParameter(
             "a table says where the faces are: --crops, --detector, --min-score and --max-faces go "
             "with images."
         )
-    check_table_name(out)
+    check_table(out)
     for file in (out, plot):
         if file is not None:
             refuse_existing(file, force=force)
     log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     faces, bad = _read_table(inputs) if has_table else _find(inputs, model, search, log)
-    times = faces.column("time_s", "time")
-    if times is None and (plot is not None or neutral_at is not None):
-        raise DataError("--plot and --neutral-at need a table that track wrote, with times.")
+    times = _times(faces) if plot is not None or neutral_at is not None else []
     rest = None
     if neutral is not None:
         rest = _neutral(neutral, model, search, log)
-    elif neutral_at is not None and times is not None:
+    elif neutral_at is not None:
         rest = _resting(faces, times, neutral_at)
     found = measure(faces.keypoints, neutral=rest, mm_per_px=mm_per_px, ipd_mm=ipd_mm)
-    if plot is not None and times is not None:
+    write_measurements(out, faces, found)
+    log.print(f"wrote {out}: {len(found)} faces, {len(found.names)} measures each")
+    if plot is not None:
+        import numpy as np
+
         from facial_keypoints.evaluation.plots import plot_measurements, save_figure
 
-        save_figure(plot_measurements(found, times, faces.column("track")), plot)
+        save_figure(plot_measurements(found, np.array(times), _tracks(faces)), plot)
         log.print(f"wrote {plot}")
-    write_measurements(out, faces.others, found)
-    log.print(f"wrote {out}: {len(found)} faces, {len(found.names)} measures each")
     turned = sum("turned" in each for each in found.warnings)
     if turned:
         log.print(f"{turned} of {len(found)} faces are turned: see the column warnings.")
@@ -170,16 +168,34 @@ def _neutral(image: Path, model: str, search: Search, log: Console) -> Keypoints
     return found[0].keypoints
 
 
-def _resting(faces: FaceTable, times: NDArray[np.float64], seconds: float) -> Keypoints:
+def _times(faces: FaceTable) -> list[float]:
+    """Seconds of each row."""
+    times = faces.column("time_s")
+    if times is None:
+        raise DataError("--plot and --neutral-at need a table that track wrote, with times.")
+    for row, time in enumerate(times, start=1):
+        if not isinstance(time, int | float):
+            raise DataError(f"row {row}: time_s must be a number of seconds, found '{time or ''}'.")
+    return times
+
+
+def _tracks(faces: FaceTable) -> NDArray[Any]:
+    """Who each row shows; one face where the table does not say."""
+    import numpy as np
+
+    tracks = faces.column("track") or [0] * len(faces.rows)
+    return np.array(["" if track is None else track for track in tracks])
+
+
+def _resting(faces: FaceTable, times: list[float], seconds: float) -> Keypoints:
     """Of each row the face of the same track whose time is nearest."""
     import numpy as np
 
-    tracks = faces.column("track")
+    tracks = _tracks(faces)
     known = np.asarray(faces.keypoints.labeled.all(axis=1))
     index = np.arange(len(faces.keypoints))
-    for track in [None] if tracks is None else np.unique(tracks):
-        own = index if tracks is None else np.flatnonzero(tracks == track)
+    for track in np.unique(tracks):
+        own = np.flatnonzero(tracks == track)
         seen = own[known[own]] if known[own].any() else own
-        if len(seen):
-            index[own] = seen[np.argmin(np.abs(times[seen] - seconds))]
+        index[own] = seen[np.argmin(np.abs(np.array(times)[seen] - seconds))]
     return faces.keypoints.subset(index)

@@ -108,12 +108,14 @@ def predict_command(
         )
     from facial_keypoints.inference.predictor import load_predictor
     from facial_keypoints.io.images import find_images
-    from facial_keypoints.io.tables import open_table, read_boxes
+    from facial_keypoints.io.tables import check_table, columns, open_table, read_boxes, rows
 
+    check_table(out)
     refuse_existing(out, force=force)
     if draw is not None:
         make_folder(draw, add=force)
     log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    known = read_boxes(boxes) if boxes else None
     # Photos are answered whole, one per thread; crops in batches, each computed by every thread.
     predictor = load_predictor(
         model,
@@ -123,7 +125,6 @@ def predict_command(
         threads=threads if crops else 1,
         detector=None if crops or boxes else detector,
     )
-    known = read_boxes(boxes) if boxes else None
     # Counted first, so that the bar knows the end; standard input can be read only once.
     total = None if "-" in inputs else sum(1 for _ in find_images(inputs))
     if total == 0:
@@ -144,7 +145,7 @@ def predict_command(
         )
     done = bad = faces = 0
     try:
-        with closing(answers), open_table(out, predictor.spec.schema) as table:
+        with closing(answers), open_table(out, columns(predictor.spec.schema)) as table:
             for answer in _with_progress(answers, total, log):
                 done += 1
                 if isinstance(answer, ImageError):
@@ -152,7 +153,7 @@ def predict_command(
                     log.print(f"skipped {answer}")
                     continue
                 faces += len(answer)
-                table.write([answer])
+                table.write(rows(answer))
                 if draw is not None:
                     _draw(answer, draw, max_pixels)
     except KeyboardInterrupt:

@@ -105,13 +105,14 @@ def track_command(
     from facial_keypoints.inference.predictor import load_predictor
     from facial_keypoints.inference.smoothing import OneEuro
     from facial_keypoints.inference.tracker import Tracker, track_frames
-    from facial_keypoints.io.tables import open_table
+    from facial_keypoints.io.tables import check_table, columns, open_table, rows
     from facial_keypoints.io.videos import ContactSheet, open_video, write_video
 
     if raw and (min_cutoff is not None or beta is not None):
         raise typer.BadParameter(
             "--raw smooths nothing: --min-cutoff and --beta do not go with it."
         )
+    check_table(out)
     _check_outputs(video, (out, draw, sheet), force=force)
     settings = {"min_cutoff": min_cutoff, "beta": beta}
     smoothing = None if raw else OneEuro(**{k: v for k, v in settings.items() if v is not None})
@@ -130,14 +131,15 @@ def track_command(
     with ExitStack() as stack:
         interrupted = stack.enter_context(_interrupts())
         source = stack.enter_context(open_video(video))
-        table = stack.enter_context(open_table(out, predictor.spec.schema, video=True))
+        names = columns(predictor.spec.schema, video=True)
+        table = stack.enter_context(open_table(out, names))
         writer = None
         if draw is not None:
             writer = stack.enter_context(write_video(draw, source.size, rate=source.rate))
         followed = track_frames(source, tracker, smoothing=smoothing, source=source.name)
         try:
             for frame, prediction in _with_progress(followed, source.frame_count, log):
-                table.write([prediction])
+                table.write(rows(prediction))
                 _show(frame, prediction, writer, moments)
                 done += 1
                 faces += len(prediction) > 0

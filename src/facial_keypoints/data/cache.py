@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -33,9 +34,13 @@ def cache_folder() -> Path:
     """Where entries are kept: ``FACIAL_KEYPOINTS_CACHE`` or the platform's user cache folder."""
     if chosen := os.environ.get("FACIAL_KEYPOINTS_CACHE"):
         return Path(chosen)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("facial-keypoints"))
+    if sys.platform == "win32":
+        place = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        place = Path.home() / "Library" / "Caches"
+    else:
+        place = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(place, "facial-keypoints")
 
 
 def _entry(source: Path, options: tuple[str, ...]) -> Path:

@@ -6,7 +6,6 @@ themes, faces are small PNGs with the points as SVG on top, so one image serves 
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -27,8 +26,9 @@ from facial_keypoints.evaluation.scores import (
     RecipeResult,
     Scores,
 )
-from facial_keypoints.files import atomic_path, write_json, write_text
+from facial_keypoints.files import write_json, write_text
 from facial_keypoints.io.images import encode_image
+from facial_keypoints.io.tables import write_table
 from facial_keypoints.types import FloatArray
 
 if TYPE_CHECKING:
@@ -70,17 +70,14 @@ def write_results_csv(path: str | Path, comparison: ComparisonResult) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, CSV_COLUMNS, restval="")
-        writer.writeheader()
-        for recipe in comparison.recipes:
-            for style, scores in _styles(recipe.report):
-                for row in _csv_rows(scores):
-                    cells = {k: _cell(v) for k, v in row.items()}
-                    writer.writerow({"recipe": recipe.name, "style": style, **cells})
+    rows = (
+        {"recipe": recipe.name, "style": style} | row
+        for recipe in comparison.recipes
+        for style, scores in _styles(recipe.report)
+        for row in _csv_rows(scores)
+    )
+    cells = ([_cell(row.get(name)) for name in CSV_COLUMNS] for row in rows)
+    write_table(Path(path), CSV_COLUMNS, cells)
 
 
 def _styles(report: EvaluationReport) -> list[tuple[str, Scores]]:

@@ -6,6 +6,8 @@ that points can be mapped there and back.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.errors import DataError
 from facial_keypoints.io.images import cut_crop
+from facial_keypoints.io.tables import Value, as_text
 from facial_keypoints.types import (
     BoolArray,
     CropTransform,
@@ -24,14 +27,19 @@ from facial_keypoints.types import (
 )
 
 __all__ = [
+    "ALIGNED_COLUMNS",
     "TEMPLATE",
     "TEMPLATE_POINTS",
     "TEMPLATE_SIZE",
     "AlignedFaces",
     "align",
+    "aligned_row",
     "fit_similarity",
     "template_points",
 ]
+
+ALIGNED_COLUMNS = ("source", "face", "file", "a", "b", "tx", "c", "d", "ty", "score")
+"""Of the table beside aligned faces."""
 
 TEMPLATE_SIZE = 112
 TEMPLATE_POINTS = (
@@ -197,3 +205,11 @@ def align(
             image, CropTransform(matrix, (size, size)), 3, border=cv2.BORDER_CONSTANT
         )
     return AlignedFaces(images, matrices)
+
+
+def aligned_row(
+    source: str, face: int, file: str, matrix: Sequence[float], score: float
+) -> list[Value]:
+    """A row of :data:`ALIGNED_COLUMNS`; the score is empty where no detector gave one (NaN)."""
+    shown = "" if math.isnan(score) else f"{score:.4f}"
+    return [as_text(source), face, as_text(file), *matrix, shown]

@@ -389,7 +389,7 @@ class Predictor:
 
         Args:
             files: Paths, taken as they are needed.
-            boxes: (N, 4) boxes of the faces of each file by its absolute path, instead of a
+            boxes: (N, 4) boxes of the faces of each file by its resolved path, instead of a
                 detector (:func:`facial_keypoints.io.tables.read_boxes`); a file not named has none.
             min_score: As for :meth:`predict`.
             max_faces: As for :meth:`predict`.
@@ -409,7 +409,7 @@ class Predictor:
                     return self.predict(
                         image, min_score=min_score, max_faces=max_faces, source=name
                     )
-                given = boxes.get(str(Path(file).absolute()), np.zeros((0, 4), np.float32))
+                given = boxes.get(str(Path(file).resolve()), np.zeros((0, 4), np.float32))
                 return self.predict_boxes(image, given[:max_faces], source=name)
             except ImageError as error:
                 return error

@@ -31,6 +31,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from facial_keypoints.errors import DataError, ImageError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.geometry import resize_transform
+from facial_keypoints.io.tables import read_list
 from facial_keypoints.types import CropTransform, ImageArray
 
 __all__ = [
@@ -379,9 +380,7 @@ def find_images(inputs: Iterable[str]) -> Iterator[Path]:
     for name in inputs:
         path = Path(name)
         if name == "-":
-            for line in sys.stdin:
-                if line.strip():
-                    yield Path(line.rstrip("\r\n"))
+            yield from map(Path, read_list(sys.stdin.buffer))
         elif path.is_dir():
             yield from _in_folder(path)
         elif path.exists() or not any(sign in name for sign in "*?["):

@@ -1,25 +1,31 @@
-"""Predictions as tables, one row a face, written as they come: csv, parquet or json.
+"""Tables and lists: csv, json or parquet out, and back in as text.
 
-Columns: ``source, face, x0, y0, x1, y1, score``, then for each keypoint ``NAME_x, NAME_y,
-NAME_confidence``; pixels of the original image. Of a video: ``time_s, frame, track`` in place of
-``source, face``. What is not known is empty (null). The three
-formats hold the same numbers: pixels to a thousandth, scores and confidences to four digits.
+The rows of ``predict`` and ``track``: ``source, face, x0, y0, x1, y1, score``, then for each keypoint
+``NAME_x, NAME_y, NAME_confidence``; pixels of the original image. Of a video: ``time_s, frame, track``
+in place of ``source, face``. What is not known is empty (null). The three formats hold the same
+numbers: pixels to a thousandth, scores and confidences to four digits.
+
+A csv is read as text, so ``001`` stays ``001``, from whatever program saved it: UTF-8 or UTF-16 with or
+without a byte-order mark or Windows' cp1252, with commas, semicolons or tabs, with decimal points or commas.
+Parquet needs pyarrow, which the extra ``parquet`` brings.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.errors import DataError, OutputError
+from facial_keypoints.errors import DataError, MissingExtraError, OutputError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.types import KeypointSchema, Prediction
 
@@ -28,12 +34,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TABLE_SUFFIXES",
+    "Table",
     "TableWriter",
+    "Value",
+    "arrow_schema",
+    "as_number",
+    "as_text",
+    "check_table",
+    "column_names",
     "columns",
+    "numbers",
     "open_table",
     "read_boxes",
+    "read_list",
     "read_table",
+    "read_text",
     "rows",
+    "write_table",
 ]
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
@@ -41,14 +58,33 @@ TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 _ROW_GROUP = 4096
 """Rows held back until they are written to parquet together: some 10 MB as Python numbers."""
 
-Value = str | int | float | None
+Value = Any
+"""A cell: text, a number or ``None``; parquet knows dates and more."""
+
+_TEXT = ("source", "warnings")
+_WHOLE = ("face", "frame", "track")
+_DECIMAL = ("time_s", "x0", "y0", "x1", "y1", "score")
+_POINT = ("_x", "_y", "_confidence")  # ends of the names of keypoints' columns
+_EMPTY = frozenset({"", "na", "n/a", "#n/a", "null", "none"})  # as spreadsheets and R write it
+
+
+class Table(NamedTuple):
+    """A table that is being read.
+
+    Attributes:
+        names: Of the columns, each once.
+        rows: One list of values per row, in the order of ``names``; can be read once.
+    """
+
+    names: list[str]
+    rows: Iterator[list[Value]]
 
 
 class TableWriter(Protocol):
     """A table that is being written."""
 
-    def write(self, predictions: Iterable[Prediction]) -> None:
-        """Append one row per face."""
+    def write(self, rows: Iterable[Sequence[Value]]) -> None:
+        """Append rows; each has a value, or ``None``, for every column."""
 
 
 def columns(schema: KeypointSchema, *, video: bool = False) -> list[str]:
@@ -87,83 +123,120 @@ def rows(prediction: Prediction) -> list[list[Value]]:
         time_s = round(prediction.time_s, 6)
         names = [[time_s, prediction.frame_index, track] for track in prediction.track_ids.tolist()]
     else:
-        # A file name may hold bytes that are no text; a table cannot.
-        source = prediction.source.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        names = [[source, face] for face in range(n)]
+        names = [[as_text(prediction.source), face] for face in range(n)]
     return [
         [*name, *(None if math.isnan(v) else v for v in row)]
         for name, row in zip(names, values.tolist(), strict=True)
     ]
 
 
+def as_text(name: str) -> str:
+    """A file's name for a table: it may hold bytes that are no text, a table cannot."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 class _Table(TableWriter, Protocol):
-    def __init__(self, path: Path, names: list[str]) -> None: ...
+    def __init__(self, path: Path, names: Sequence[str], notes: Mapping[str, Any]) -> None: ...
 
     def close(self) -> None: ...
 
 
 class _CsvTable:
-    def __init__(self, path: Path, names: list[str]) -> None:
-        self._handle = path.open("w", encoding="utf-8", newline="")
+    def __init__(self, path: Path, names: Sequence[str], notes: Mapping[str, Any]) -> None:
+        self._handle = path.open("w", encoding="utf-8", errors="replace", newline="")
         self._writer = csv.writer(self._handle, lineterminator="\n")
         self._writer.writerow(names)
 
-    def write(self, predictions: Iterable[Prediction]) -> None:
-        for prediction in predictions:
-            self._writer.writerows(rows(prediction))
+    def write(self, rows: Iterable[Sequence[Value]]) -> None:
+        self._writer.writerows(rows)
 
     def close(self) -> None:
         self._handle.close()
 
 
 class _JsonTable:
-    """One array with an object a row, each on a line of its own."""
+    """An array with an object a row, each on a line of its own; with notes, ``faces`` of an object."""
 
-    def __init__(self, path: Path, names: list[str]) -> None:
-        self._handle = path.open("w", encoding="utf-8")
+    def __init__(self, path: Path, names: Sequence[str], notes: Mapping[str, Any]) -> None:
+        self._handle = path.open("w", encoding="utf-8", errors="replace")
         self._names = names
-        self._separator = "[\n"
+        head = json.dumps(notes, ensure_ascii=False)[:-1] + ',\n"faces": ' if notes else ""
+        self._separator, self._end = head + "[\n", "]}\n" if notes else "]\n"
 
-    def write(self, predictions: Iterable[Prediction]) -> None:
-        for prediction in predictions:
-            for row in rows(prediction):
-                value = dict(zip(self._names, row, strict=True))
-                self._handle.write(self._separator + json.dumps(value, ensure_ascii=False))
-                self._separator = ",\n"
+    def write(self, rows: Iterable[Sequence[Value]]) -> None:
+        for row in rows:
+            value = dict(zip(self._names, row, strict=True))
+            line = json.dumps(value, ensure_ascii=False, default=str)
+            self._handle.write(self._separator + line)
+            self._separator = ",\n"
 
     def close(self) -> None:
-        self._handle.write("[]\n" if self._separator == "[\n" else "\n]\n")
+        is_empty = self._separator != ",\n"
+        self._handle.write((self._separator.rstrip() if is_empty else "\n") + self._end)
         self._handle.close()
 
 
 class _ParquetTable:
-    def __init__(self, path: Path, names: list[str]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    """Columns have the types of the first rows that are written together."""
 
-        types: dict[str, Any] = {"source": pa.string()}
-        types |= dict.fromkeys(("face", "frame", "track"), pa.int32())
-        self._schema = pa.schema([(name, types.get(name, pa.float64())) for name in names])
-        self._table = pa.Table
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._rows: list[list[Value]] = []
+    def __init__(self, path: Path, names: Sequence[str], notes: Mapping[str, Any]) -> None:
+        self._path, self._names = path, names
+        self._notes = {k: v if isinstance(v, str) else json.dumps(v) for k, v in notes.items()}
+        self._writer: Any = None
+        self._rows: list[Sequence[Value]] = []
 
-    def write(self, predictions: Iterable[Prediction]) -> None:
-        for prediction in predictions:
-            self._rows += rows(prediction)
+    def write(self, rows: Iterable[Sequence[Value]]) -> None:
+        self._rows += rows
         if len(self._rows) >= _ROW_GROUP:
             self._flush()
 
     def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            schema = arrow_schema(self._names, self._rows).with_metadata(self._notes)
+            self._writer = pq.ParquetWriter(self._path, schema, compression="zstd")
         if self._rows:
-            values = [list(column) for column in zip(*self._rows, strict=True)]
-            arrays = dict(zip(self._schema.names, values, strict=True))
-            self._writer.write_table(self._table.from_pydict(arrays, schema=self._schema))
+            schema = self._writer.schema
+            values = zip(*self._rows, strict=True)
+            arrays = [pa.array(v, kind) for v, kind in zip(values, schema.types, strict=True)]
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
             self._rows = []
 
     def close(self) -> None:
-        self._flush()
-        self._writer.close()
+        try:
+            self._flush()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+
+
+def arrow_schema(names: Sequence[str], rows: Sequence[Sequence[Value]] = ()) -> pa.Schema:
+    """Types of a parquet table: of the known columns by their names, of others by their values.
+
+    Args:
+        names: Of the columns.
+        rows: What the table holds; numbers where they do not tell.
+
+    Raises:
+        OutputError: A column holds values of several kinds.
+    """
+    import pyarrow as pa
+
+    types = dict.fromkeys(_TEXT, pa.string()) | dict.fromkeys(_WHOLE, pa.int32())
+    fields = []
+    for i, name in enumerate(names):
+        try:
+            found = pa.array([row[i] for row in rows]).type
+        except pa.ArrowException as error:
+            raise OutputError(
+                f"column '{name}' holds values of several kinds, which parquet cannot: write .csv or .json."
+            ) from error
+        if pa.types.is_null(found):
+            found = types.get(name, pa.float64())
+        fields.append((name, types[name] if found == pa.int64() and name in types else found))
+    return pa.schema(fields)
 
 
 _WRITERS: dict[str, type[_Table]] = {
@@ -173,61 +246,257 @@ _WRITERS: dict[str, type[_Table]] = {
 }
 
 
+def check_table(path: Path) -> None:
+    """Refuse a table that cannot be written, before any work is done.
+
+    Raises:
+        OutputError: Its suffix is none of :data:`TABLE_SUFFIXES`.
+        MissingExtraError: It is ``.parquet``, and pyarrow is not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in _WRITERS:
+        raise OutputError(
+            f"{path}: a table is written as {', '.join(TABLE_SUFFIXES)}: choose one of these names."
+        )
+    if suffix == ".parquet":
+        _need_pyarrow(path)
+
+
+def _need_pyarrow(path: Path) -> None:
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "parquet", f"The table {path}") from error
+
+
 @contextmanager
-def open_table(path: Path, schema: KeypointSchema, *, video: bool = False) -> Iterator[TableWriter]:
+def open_table(
+    path: Path, names: Sequence[str], *, notes: Mapping[str, Any] | None = None
+) -> Iterator[TableWriter]:
     """Open a table for writing; it appears at ``path`` when the block succeeds, whole.
 
     Args:
         path: Its suffix chooses the format: ``.csv``, ``.parquet`` or ``.json``.
-        schema: The keypoints of every prediction that will be written.
-        video: A table of tracks: each prediction carries track ids.
+        names: Of the columns.
+        notes: What is said of the whole table. JSON is then an object of the notes and the rows as
+            ``faces``; parquet carries them in its metadata; csv has no room for them.
 
     Raises:
         OutputError: The suffix is another, or the file cannot be written.
+        MissingExtraError: As for :func:`check_table`.
     """
-    kind = _WRITERS.get(path.suffix.lower())
-    if kind is None:
-        raise OutputError(
-            f"{path}: a table is written as {', '.join(TABLE_SUFFIXES)}: choose one of these names."
-        )
+    check_table(path)
     with atomic_path(path) as temporary:
-        table = kind(temporary, columns(schema, video=video))
+        table = _WRITERS[path.suffix.lower()](temporary, names, notes or {})
         try:
             yield table
         finally:
             table.close()
 
 
-def read_table(path: Path) -> pa.Table:
+def write_table(path: Path, names: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
+    """Write a table whose rows are all there, as :func:`open_table` does."""
+    with open_table(path, names) as table:
+        table.write(rows)
+
+
+def read_table(path: Path) -> Table:
     """Read a table that this module, or another program, wrote.
+
+    Cells of a csv are text as it stands there, but that keypoints, boxes, scores and times get decimal
+    points where a file without separating commas has decimal commas; rows without any text are left out.
 
     Args:
         path: Its suffix says the format: ``.csv``, ``.parquet`` or ``.json``, an array of objects.
 
     Raises:
-        DataError: There is no such file, its suffix is another, or it cannot be read.
+        DataError: There is no such file, its suffix is another, or it cannot be read; while the rows
+            are read: one has another number of values than there are columns.
+        MissingExtraError: It is ``.parquet``, and pyarrow is not installed.
     """
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
-
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
         raise DataError(f"{path}: a table to read must be one of {', '.join(TABLE_SUFFIXES)}.")
     if not path.is_file():
         raise DataError(f"there is no table {path}.")
+    if suffix == ".parquet":
+        _need_pyarrow(path)
     try:
-        if suffix == ".csv":
-            return pa.csv.read_csv(path)
-        if suffix == ".parquet":
-            return pa.parquet.read_table(path)
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, list):
-            raise DataError(f"{path}: a json table must be an array of objects, one a row.")
-        return pa.Table.from_pylist(value)
-    except (pa.ArrowException, ValueError, OSError, AttributeError, TypeError) as error:
+        table = {".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}[suffix](path)
+    except (ValueError, OSError, AttributeError, TypeError, csv.Error) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"{path} cannot be read as a {suffix[1:]} table ({reason}).") from error
+    for name in table.names:
+        if table.names.count(name) > 1:
+            raise DataError(f"{path} has two columns '{name}': rename one of them.")
+    return table
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+    batches = (zip(*(c.to_pylist() for c in b.columns), strict=True) for b in table.to_batches())
+    return Table(table.column_names, (list(row) for batch in batches for row in batch))
+
+
+def _read_json(path: Path) -> Table:
+    value = json.loads(read_text(path))
+    if not isinstance(value, list):
+        raise DataError(f"{path}: a json table must be an array of objects, one a row.")
+    names = list(dict.fromkeys(name for row in value for name in row.keys()))  # noqa: SIM118  (objects only)
+    return Table(names, ([row.get(name) for name in names] for row in value))
+
+
+def column_names(path: Path) -> list[str]:
+    """Columns of a csv, from its first line alone: it may be larger than memory, or no table.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(1 << 16)
+        head = start.decode(_encoding(start), "replace").partition("\n")[0].strip()
+        return next(csv.reader([head], delimiter=_delimiter(head)), [])
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a csv table ({error}).") from error
+
+
+def _delimiter(text: str) -> str:
+    return max(",;\t", key=text.partition("\n")[0].count)
+
+
+def _read_csv(path: Path) -> Table:
+    text = read_text(path)
+    delimiter = _delimiter(text)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    names = [name.strip() for name in next(lines, [])]
+    if not names:
+        raise ValueError("it is empty")
+    decimal = [
+        i
+        for i, name in enumerate(names)
+        if delimiter != "," and (name in _DECIMAL or name.endswith(_POINT))
+    ]
+
+    def read() -> Iterator[list[Value]]:
+        try:
+            for number, row in enumerate(filter(any, lines), start=1):
+                if len(row) < len(names) or any(row[len(names) :]):
+                    raise DataError(
+                        f"{path}, row {number}: {len(row)} values for {len(names)} columns: is the file whole?"
+                    )
+                for i in decimal:
+                    row[i] = row[i].replace(",", ".")
+                yield row[: len(names)]
+        except csv.Error as error:
+            raise DataError(f"{path} cannot be read as a csv table ({error}).") from error
+
+    return Table(names, read())
+
+
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def _encoding(start: bytes) -> str:
+    return "utf-16" if start.startswith(_MARKS[1:]) else "utf-8-sig"
+
+
+def read_text(path: Path) -> str:
+    """Read a text file, whatever program saved it: UTF-8, UTF-16 with its mark, or Windows' cp1252.
+
+    Raises:
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is none of these.
+    """
+    content = path.read_bytes()
+    try:
+        return content.decode(_encoding(content))
+    except UnicodeDecodeError:
+        if content.startswith(_MARKS):
+            raise
+        return content.decode("cp1252")
+
+
+def read_list(handle: Any) -> Iterator[str]:
+    """Names in a list, one a line; empty lines are left out.
+
+    Args:
+        handle: Binary file or standard input's buffer, in UTF-8 or, with a byte-order mark, UTF-16. Bytes
+            of a name that are no text stay what they are, as Python keeps them in file names.
+
+    Raises:
+        DataError: It says that it is UTF-16 and is not.
+    """
+    # A pipe gives what is there, so that work begins before its end.
+    read = getattr(handle, "read1", handle.read)
+    chunk = handle.read(2)
+    decoder = codecs.getincrementaldecoder(_encoding(chunk))("surrogateescape")
+    rest = ""
+    try:
+        while chunk:
+            *lines, rest = (rest + decoder.decode(chunk)).split("\n")
+            yield from (line.rstrip("\r") for line in lines if line.strip())
+            chunk = read(1 << 16)
+        rest += decoder.decode(b"", final=True)
+    except UnicodeError as error:
+        raise DataError(f"a list of names is neither UTF-8 nor UTF-16 ({error}).") from error
+    if rest.strip():
+        yield rest.rstrip("\r")
+
+
+def numbers(names: Sequence[str], cells: Sequence[Value], place: str) -> list[float]:
+    """The numbers in cells of a row; NaN where one is empty or says that nothing is known.
+
+    Args:
+        names: Of the columns.
+        cells: As many values.
+        place: What to call the row in messages.
+
+    Raises:
+        DataError: A cell holds something else.
+    """
+    found = []
+    for name, cell in zip(names, cells, strict=True):
+        try:
+            found.append(_number(cell))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{place}: column '{name}' holds '{str(cell)[:40]}', which is no number."
+            ) from error
+    return found
+
+
+def _number(value: Value) -> float:
+    if value is None or (isinstance(value, str) and value.strip().lower() in _EMPTY):
+        return math.nan
+    return float(value)
+
+
+def as_number(name: str, value: Value) -> Value:
+    """A cell of a csv as the number that ``predict`` or ``track`` wrote there; all else stays as it is.
+
+    Args:
+        name: Of the column: faces, frames and tracks are whole numbers, boxes, scores and times decimal ones.
+        value: The cell; ``None`` where a number is not known. ``007`` is no number of a track.
+    """
+    if not isinstance(value, str) or name not in (*_WHOLE, *_DECIMAL):
+        return value
+    try:
+        found = _number(value)
+    except ValueError:
+        return value
+    if math.isnan(found):
+        return None
+    whole = int(found) if math.isfinite(found) else 0
+    if str(whole) == value:
+        return whole
+    return found if name in _DECIMAL and math.isfinite(found) else value
 
 
 def read_boxes(path: Path) -> dict[str, NDArray[np.float32]]:
@@ -239,32 +508,34 @@ def read_boxes(path: Path) -> dict[str, NDArray[np.float32]]:
             folder.
 
     Returns:
-        (N, 4) xyxy boxes of each source, in the order of the table, by the source's absolute path.
+        (N, 4) xyxy boxes of each source, in the order of the table, by the source's resolved path.
 
     Raises:
         DataError: The table cannot be read, lacks a column, or a box is no box.
+        MissingExtraError: As for :func:`read_table`.
     """
     table = read_table(path)
     wanted = ("source", "x0", "y0", "x1", "y1")
-    missing = [name for name in wanted if name not in table.column_names]
-    if missing:
+    if missing := [name for name in wanted if name not in table.names]:
         raise DataError(
             f"{path} has no column {', '.join(missing)}: boxes need source, x0, y0, x1 and y1 "
             "(pixels)."
         )
+    at = [table.names.index(name) for name in wanted]
     boxes: dict[str, list[list[float]]] = {}
-    for number, row in enumerate(table.select(wanted).to_pylist(), start=1):
+    for count, row in enumerate(table.rows, start=1):
+        name, *cells = (row[i] for i in at)
         try:
-            x0, y0, x1, y1 = box = [float(row[name]) for name in wanted[1:]]
+            x0, y0, x1, y1 = box = [_number(cell) for cell in cells]
         except (TypeError, ValueError):
             box = []
         if not box or not all(map(math.isfinite, box)) or not (x0 < x1 and y0 < y1):
             raise DataError(
-                f"{path}, row {number}: no box with x0 < x1 and y0 < y1: "
-                f"{', '.join(str(row[name]) for name in wanted[1:])}."
+                f"{path}, row {count}: no box with x0 < x1 and y0 < y1: "
+                f"{', '.join(map(str, cells))}."
             )
-        source = Path(str(row["source"]))
+        source = Path(str(name))
         if not source.exists() and (path.parent / source).exists():
             source = path.parent / source
-        boxes.setdefault(str(source.absolute()), []).append(box)
+        boxes.setdefault(str(source.resolve()), []).append(box)
     return {source: np.array(rows, np.float32) for source, rows in boxes.items()}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from facial_keypoints.inference.alignment import ALIGNED_COLUMNS, aligned_row
 from facial_keypoints.service.answers import Answer
 from facial_keypoints.service.problems import Problem
 
@@ -38,7 +38,7 @@ def zip_faces(results: Sequence[Result]) -> bytes:
     """Aligned faces with their matrices, as ``facial-keypoints align`` writes them to a folder."""
     file, table = io.BytesIO(), io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["source", "face", "file", "a", "b", "tx", "c", "d", "ty", "score"])
+    writer.writerow(ALIGNED_COLUMNS)
     taken: set[str] = set()
     with zipfile.ZipFile(file, "w") as archive:  # stored: PNG is compressed already
         for i, (name, answer) in enumerate(results):
@@ -48,8 +48,7 @@ def zip_faces(results: Sequence[Result]) -> bytes:
             for face in answer.aligned:
                 member = f"{stem}_face{face.face}.png"
                 archive.writestr(member, face.png)
-                score = "" if math.isnan(face.score) else f"{face.score:.4f}"
-                writer.writerow([name, face.face, member, *map(repr, face.matrix), score])
+                writer.writerow(aligned_row(name, face.face, member, face.matrix, face.score))
         archive.writestr("faces.csv", table.getvalue().encode("utf-8", "replace"))
         problems = [each.as_dict() for _, each in results if isinstance(each, Problem)]
         archive.writestr("problems.json", json.dumps(problems, ensure_ascii=False))

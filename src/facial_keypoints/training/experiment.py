@@ -14,8 +14,6 @@ Where the runs are trained is not decided here: in this process, one after the o
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,8 +37,8 @@ from facial_keypoints.files import (
     output_folder,
     read_json,
     write_json,
-    write_text,
 )
+from facial_keypoints.io.tables import write_table
 from facial_keypoints.models.spec import embed_digests, embed_spec, read_embedded_digests
 from facial_keypoints.training.compare import (
     describe_run,
@@ -334,11 +332,10 @@ def _write_runs(
     failures: Mapping[str, FacialKeypointsError],
 ) -> None:
     """One line for each run."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ("run", "recipe", "fold", "seed", "test_faces", "rmse_px", "best_epoch", "train_seconds", "failure")
+    names = (
+        "run", "recipe", "fold", "seed", "test_faces", "rmse_px", "best_epoch", "train_seconds", "failure",
     )  # fmt: skip
+    rows = []
     for run in plan.runs:
         truth = plan.dataset.keypoints.xy[plan.splits[run.fold].test]
         row: list[Any] = ["", "", ""]
@@ -347,7 +344,7 @@ def _write_runs(
             error = rmse(truth, answers[run.name])
             row = [f"{error:.4f}", trained.best_epoch, f"{trained.train_seconds:.1f}"]
         fold = run.fold if len(plan.splits) > 1 else ""
-        writer.writerow(
+        rows.append(
             [
                 run.name,
                 run.recipe.name,
@@ -358,7 +355,7 @@ def _write_runs(
                 failures.get(run.name, ""),
             ]
         )
-    write_text(plan.directory / "runs.csv", buffer.getvalue())
+    write_table(plan.directory / "runs.csv", names, rows)
 
 
 def _measure(

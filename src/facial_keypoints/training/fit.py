@@ -15,10 +15,8 @@ same weights as an undisturbed one.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib
-import io
 import json
 import platform
 import shutil
@@ -27,6 +25,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,9 +47,9 @@ from facial_keypoints.files import (
     output_folder,
     read_json,
     write_json,
-    write_text,
 )
 from facial_keypoints.geometry import signed_to_pixels
+from facial_keypoints.io.tables import write_table
 from facial_keypoints.models.codec import load_keras_model
 from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec, read_embedded_spec
 from facial_keypoints.models.study import RmsePixels, build_cnn, build_fc, build_specialists
@@ -660,7 +659,7 @@ def train(
                 model.save(temporary)
                 embed_spec(temporary, spec)
                 embed_digests(temporary, image_digests(dataset.images[seen]))
-            write_text(directory / "history.csv", _history_csv(progress.history))
+            _write_history(directory / "history.csv", progress.history)
             write_json(
                 directory / "run.json",
                 {
@@ -776,15 +775,10 @@ def recorded_errors(directory: Path | str) -> list[float]:
     return []
 
 
-def _history_csv(history: Mapping[str, list[float]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    names = list(history)
-    writer.writerow(["epoch", *names])
-    for epoch in range(max((len(values) for values in history.values()), default=0)):
-        cells = [f"{history[n][epoch]:.6g}" if epoch < len(history[n]) else "" for n in names]
-        writer.writerow([epoch + 1, *cells])
-    return buffer.getvalue()
+def _write_history(path: Path, history: Mapping[str, list[float]]) -> None:
+    epochs = enumerate(zip_longest(*history.values()), start=1)
+    rows = ([n, *("" if v is None else f"{v:.6g}" for v in values)] for n, values in epochs)
+    write_table(path, ["epoch", *history], rows)
 
 
 def library_versions() -> dict[str, str]:

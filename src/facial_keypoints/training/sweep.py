@@ -20,8 +20,6 @@ a third of the epochs, those with the better third of errors so far go on.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import os
@@ -43,7 +41,8 @@ from facial_keypoints.data.missing import MISSING_STRATEGIES
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.evaluation.scores import EvaluationReport, evaluate_predictions
-from facial_keypoints.files import output_folder, write_json, write_text
+from facial_keypoints.files import output_folder, write_json
+from facial_keypoints.io.tables import write_table
 from facial_keypoints.models.keras_backend import choose_backend
 from facial_keypoints.training.experiment import record_or_compare
 from facial_keypoints.training.fit import (
@@ -473,15 +472,13 @@ def _outcome(directory: Path, number: int, settings: Mapping[str, Value], last: 
 
 
 def _write_trials(path: Path, trials: Sequence[Trial]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     names = list(trials[0].settings) if trials else []
-    writer.writerow(["trial", *names, "epochs", "val_rmse_px", "state", "failure"])
+    rows = []
     for trial in trials:
         error = "" if math.isnan(trial.val_rmse_px) else f"{trial.val_rmse_px:.4f}"
         values = [trial.settings[name] for name in names]
-        writer.writerow([trial.number, *values, trial.epochs, error, trial.state, trial.failure])
-    write_text(path, buffer.getvalue())
+        rows.append([trial.number, *values, trial.epochs, error, trial.state, trial.failure])
+    write_table(path, ["trial", *names, "epochs", "val_rmse_px", "state", "failure"], rows)
 
 
 def _keep_best(directory: Path, best: Trial) -> None:

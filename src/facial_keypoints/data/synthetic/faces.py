@@ -2,8 +2,7 @@
 
 The images carry Kaggle's two label styles, its missing labels, its few people with many images
 and its duplicates, so that everything that works on the real files can be tried and tested without
-them. Owns the sets and files; ``synthetic_geometry`` says where things are, ``synthetic_render``
-paints them.
+them. ``geometry`` says where things are, ``render`` paints them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,9 @@ from numpy.typing import NDArray
 from facial_keypoints.data.kaggle import write_table
 from facial_keypoints.data.synthetic.geometry import NARROW, WIDE, Framing, sample_faces
 from facial_keypoints.data.synthetic.render import render_faces
-from facial_keypoints.files import output_folder, write_text
+from facial_keypoints.files import output_folder
+from facial_keypoints.io import tables
+from facial_keypoints.io.tables import Value
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import FaceDataset, ImageArray, Keypoints
 
@@ -238,22 +239,18 @@ def write_kaggle_folder(
 def _write_answers(directory: Path, faces: FaceDataset) -> None:
     """The look-up table, the sample submission, and the truth of the test images."""
     names = KAGGLE15.keypoint_names
-    columns = [f"{name}_{axis}" for name in names for axis in "xy"]
-    lookup, sample, row_id = ["RowId,ImageId,FeatureName,Location"], ["RowId,Location"], 0
-    truth = [",".join(["ImageId", *columns])]
+    lookup: list[list[Value]] = []
+    truth: list[list[Value]] = []
     for i, style in enumerate(faces.styles):
         asked = STYLE_B_POINTS if style == "kaggle-b" else names
         for name in (f"{point}_{axis}" for point in asked for axis in "xy"):
-            row_id += 1
-            lookup.append(f"{row_id},{i + 1},{name},")
-            sample.append(f"{row_id},0")
+            lookup.append([len(lookup) + 1, i + 1, name, None])
         values = faces.keypoints.xy[i].ravel().tolist()
-        truth.append(
-            ",".join([str(i + 1), *("" if math.isnan(v) else f"{v:.10g}" for v in values)])
-        )
-    for name, lines in (
-        ("IdLookupTable.csv", lookup),
-        ("SampleSubmission.csv", sample),
-        ("test_labels.csv", truth),
-    ):
-        write_text(directory / name, "\n".join(lines) + "\n")
+        truth.append([i + 1, *("" if math.isnan(v) else f"{v:.10g}" for v in values)])
+    tables.write_table(
+        directory / "IdLookupTable.csv", ["RowId", "ImageId", "FeatureName", "Location"], lookup
+    )
+    sample = ([row[0], 0] for row in lookup)
+    tables.write_table(directory / "SampleSubmission.csv", ["RowId", "Location"], sample)
+    columns = [f"{name}_{axis}" for name in names for axis in "xy"]
+    tables.write_table(directory / "test_labels.csv", ["ImageId", *columns], truth)

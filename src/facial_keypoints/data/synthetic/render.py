@@ -3,7 +3,7 @@
 Every shape is a formula evaluated on the grid of face coordinates of a batch of images, with an
 edge that is one pixel soft; form comes from one relief (head, nose, sockets, cheeks, lips) whose
 slope is lit from one side. Eyes and mouth are painted in small windows only. numpy for the shapes,
-OpenCV for blur. Where the keypoints are is decided in ``synthetic_geometry``.
+OpenCV for blur. Where the keypoints are is decided in ``geometry``.
 """
 
 from __future__ import annotations
