@@ -5,7 +5,7 @@ Family tree::
     FacialKeypointsError          anything a user can cause and mend; the command line prints it as
     |                             one sentence and exits 1
     +-- DataError                 a file, folder or array that is not what it should be
-    |   +-- ImageError          one image that cannot be used; others beside it still can
+    |   +-- ImageError            one image that cannot be used; others beside it still can
     +-- ModelError                a model file that is corrupt, foreign or does not fit the data
     +-- OutputError               an output that exists already or cannot be written
     +-- MissingExtraError         an optional dependency is not installed

@@ -170,7 +170,7 @@ def test_plots_start_no_pyplot_and_change_no_settings():
         "import sys, numpy as np, matplotlib\n"
         "settings = lambda: repr(list(dict.items(matplotlib.rcParams)))\n"  # past its hooks
         "before = settings()\n"
-        "from facial_keypoints import plots\n"
+        "from facial_keypoints.evaluation import plots\n"
         "import io; plots.plot_ced(np.linspace(0, 1, 5), {'a': np.linspace(0, 1, 5)}).savefig(io.BytesIO(), format='png')\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "assert settings() == before\n"
