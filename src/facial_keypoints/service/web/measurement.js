@@ -91,7 +91,7 @@ const MEASURES = {
       return degrees(Math.atan2(y, x));
     },
   },
-  head_turn: {
+  head_yaw: {
     unit: 'degrees', points: ['nose_tip', ...EYES], range: [-45, 45],
     of: (p) => {
       const between = sub(p.left_eye_center, p.right_eye_center);
@@ -169,7 +169,7 @@ export function measure(points, names) {
     };
   });
   const warnings = [];
-  const turn = rows.find(({ name }) => name === 'head_turn').value;
+  const turn = rows.find(({ name }) => name === 'head_yaw').value;
   if (Math.abs(turn ?? 0) > TURNED_DEG) warnings.push('turned');
   const known = names.map((name) => confidence[name]).filter((c) => c !== null);
   if (known.length && known.reduce((a, b) => a + b, 0) / known.length < DOUBTFUL) warnings.push('uncertain');
