@@ -140,7 +140,7 @@ def test_each_face_is_there_once_with_the_points_of_every_recipe(comparison, tmp
     assert checked == ["r1", "w1"]  # the winner's
 
 
-def test_what_users_name_is_shown_and_never_run(faces, tmp_path):
+def test_names_of_users_are_escaped(faces, tmp_path):
     nasty = ComparisonResult(
         faces.subset(slice(0, 30)),
         (
@@ -165,7 +165,7 @@ def test_what_users_name_is_shown_and_never_run(faces, tmp_path):
     assert page.text.count(NASTY) >= 8
 
 
-def test_a_lead_that_is_not_clear_is_called_that(faces, tmp_path):
+def test_an_unclear_lead_is_reported_as_unclear(faces, tmp_path):
     rng = np.random.default_rng(0)
     xy = [np.nan_to_num(faces.keypoints.xy, nan=9.0) + rng.normal(size=(60, 15, 2)) for _ in "ab"]
     recipes = [

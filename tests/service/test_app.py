@@ -229,7 +229,7 @@ def test_aligned_faces_come_as_a_zip_with_their_matrices(client, predictor) -> N
     assert matrix == expected.matrices[1].ravel().tolist()
 
 
-def test_names_in_the_zip_are_unlike_each_other(client) -> None:
+def test_names_in_the_zip_are_unique(client) -> None:
     names = ["a_2.png", "a.png", "a.png", "a.png", "..", "\\\\x\\a.png", "=1+1/ä b.png"]
     reply = client.post("/v1/align", **form(*[(name, PNG, "") for name in names]))
     with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
@@ -377,7 +377,7 @@ def test_bad_images_are_refused_with_a_sentence(
     ["", "{}", "[]", "[1,2,3,4]", "[[1,2,3]]", '[["1",2,3,4]]', "[[5,5,5.5,9]]", "[[9,9,1,1]]",
      "[[NaN,0,9,9]]", "[[0,0,1e300,9]]", "[[true,0,9,9]]", "[" * 9000, "[[1,2,9,9]," * 101],
 )  # fmt: skip
-def test_boxes_that_are_none_are_refused(client, boxes: str) -> None:
+def test_boxes_that_are_not_boxes_are_refused(client, boxes: str) -> None:
     reply = client.post("/v1/predict", **A_PNG, data={"boxes": boxes})
     problem_of(reply, 422, "bad-parameter")
 
@@ -400,7 +400,7 @@ def test_boxes_must_lie_in_the_one_image(client) -> None:
         ("/v1/predict?style=x", "style"),
         ("/v1/predict?min_score=nan", "min_score"),
         ("/v1/predict?max_faces=0", "max_faces"),
-        ("/v1/predict?crops=true&max_faces=1", "do not go with it"),
+        ("/v1/predict?crops=true&max_faces=1", "leave out min_score and max_faces"),
         ("/v1/measure?ipd_mm=inf", "ipd_mm"),
         ("/v1/measure?ipd_mm=60&mm_per_px=1", "not both"),
         ("/v1/align?size=4000", "size"),
@@ -453,7 +453,7 @@ def test_damaged_images_are_answered_or_refused(client, data: st.DataObject) -> 
 # Limits
 
 
-def test_limits_are_told_with_what_they_are(predictor) -> None:
+def test_refusals_state_the_limit(predictor) -> None:
     limits = Limits(body_bytes=len(PNG) + 1000, files=2, pixels=640 * 360, faces=2)
     with started(predictor, limits) as client:
         reply = client.post("/v1/predict", content=PNG).json()
@@ -474,7 +474,7 @@ def test_limits_are_told_with_what_they_are(predictor) -> None:
         assert "at most 2 boxes" in problem_of(reply, 422, "bad-parameter")["detail"]
 
 
-def test_limits_that_exclude_each_other_are_refused() -> None:
+def test_contradictory_limits_are_refused() -> None:
     with pytest.raises(ValueError, match="fewer than the 32 files"):
         Limits(waiting=31)
     with pytest.raises(ValueError, match="seconds must be a positive number"):
@@ -500,7 +500,7 @@ def test_a_full_queue_refuses_at_once_and_serves_what_it_took(predictor, told) -
             reply = client.post("/v1/predict", content=PNG)
             problem_of(reply, 503, "busy")
             assert reply.headers["retry-after"] == "1"
-            # Before its upload is looked at: this would be refused for its type.
+            # Before its upload is read: it would be refused for its type.
             unread = client.post("/v1/predict", content=PNG, headers={"content-type": "text/plain"})
             problem_of(unread, 503, "busy")
             problem_of(client.get("/readyz"), 503, "busy")
@@ -553,7 +553,7 @@ def test_too_many_requests_at_once_are_refused(predictor, told) -> None:
         assert taken.result(20).status_code == 200
 
 
-def test_what_all_bodies_hold_is_bounded(predictor, told) -> None:
+def test_the_memory_of_all_bodies_is_limited(predictor, told) -> None:
     limits = Limits(body_bytes=len(PNG), memory_bytes=len(PNG) + 10)
     with started(predictor, limits) as client, ThreadPoolExecutor(1) as pool:
         told.gate.clear()
@@ -570,7 +570,7 @@ def test_what_all_bodies_hold_is_bounded(predictor, told) -> None:
         assert client.post("/v1/predict", content=PNG).status_code == 200
 
 
-def test_the_image_of_a_client_that_went_is_dropped(predictor, told) -> None:
+def test_the_image_of_a_client_that_disconnected_is_dropped(predictor, told) -> None:
     app = create_app(predictor, threads=1)
     seen: list[str] = []
 
@@ -607,7 +607,7 @@ def test_the_image_of_a_client_that_went_is_dropped(predictor, told) -> None:
             finally:
                 told.gate.set()
             assert (await first)[0]["status"] == 200
-        assert not told.begun.acquire(blocking=False)  # nobody looked at the second image
+        assert not told.begun.acquire(blocking=False)  # no thread took the second image
 
     asyncio.run(story())
     assert seen == ["gone"]
@@ -657,7 +657,7 @@ def test_other_host_names_are_refused(predictor, host: str, status: int) -> None
             problem_of(reply, 421, "unknown-host")
 
 
-def test_pages_of_other_origins_may_not_ask(client, predictor) -> None:
+def test_pages_of_other_origins_are_refused(client, predictor) -> None:
     own = {"origin": "http://testserver"}
     assert client.post("/v1/predict", content=PNG, headers=own).status_code == 200
     for origin in ("https://evil.example", "null"):
@@ -677,7 +677,7 @@ def test_pages_of_other_origins_may_not_ask(client, predictor) -> None:
         problem_of(reply, 403, "foreign-page")
 
 
-def test_an_error_of_ours_says_nothing_of_the_image(predictor, monkeypatch) -> None:
+def test_an_internal_error_reveals_nothing_of_the_image(predictor, monkeypatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("a.png")
 

@@ -159,7 +159,7 @@ def opened(page: Page, address: str) -> Iterator[Page]:
     page.goto(address)
     page.locator("html[data-ready]").wait_for()
     yield page
-    expected = "status of 4"  # Chromium's line about a refused image; the test looks at the page's
+    expected = "status of 4"  # Chromium's line about a refused image; the test checks the page's
     assert [text for text in wrong if expected not in text] == []
 
 
@@ -234,7 +234,7 @@ def test_the_page_takes_nothing_from_elsewhere_and_has_no_inline_code() -> None:
     )
 
 
-# --- looking -----------------------------------------------------------------------------------------
+# --- showing -----------------------------------------------------------------------------------------
 
 
 def test_points_are_drawn_where_the_faces_have_them(page: Page) -> None:
@@ -279,10 +279,10 @@ def test_measurements_are_those_of_the_package(page: Page) -> None:
     photo, _ = draw_scene(2, seed=5, image_size=SIZE)
     upload(page, {"a.png": png(photo)}, faces=2)
     found = table(page)
-    sure = np.array([[row[f"{n}_confidence"] for n in NAMES] for row in found], np.float32)
+    confidence = np.array([[row[f"{n}_confidence"] for n in NAMES] for row in found], np.float32)
     expected = measure(
         Keypoints(
-            np.stack([points(r) for r in found]).astype(np.float32), KAGGLE15, confidence=sure
+            np.stack([points(r) for r in found]).astype(np.float32), KAGGLE15, confidence=confidence
         )
     )
     lines = list(csv.DictReader(io.StringIO(download(page, "measures").decode())))
@@ -331,7 +331,9 @@ def test_the_geometry_in_the_browser_is_that_of_the_package(page: Page) -> None:
         assert np.abs(np.reshape(pixels, (96, 96)) - cut).mean() < 0.6
 
 
-def test_a_turned_photo_is_seen_upright_by_both_sides(page: Page, tmp_path: Path) -> None:
+def test_a_photo_with_an_exif_rotation_is_upright_on_the_page_and_in_the_service(
+    page: Page, tmp_path: Path
+) -> None:
     photo, faces = draw_scene(1, seed=8, image_size=(320, 300))
     turned = Image.fromarray(np.rot90(photo).copy())  # stored lying; the camera says so
     exif = Image.Exif()
@@ -350,7 +352,7 @@ def test_a_turned_photo_is_seen_upright_by_both_sides(page: Page, tmp_path: Path
     assert abs(eyes[0, 1] - eyes[1, 1]) < 12
 
 
-def test_what_is_no_image_is_told_in_a_sentence(page: Page) -> None:
+def test_a_file_that_is_not_an_image_is_an_error(page: Page) -> None:
     upload(page, {"broken.png": b"\x89PNG\r\n\x1a\nnothing"})
     expect(page.get_by_role("alert")).to_have_text("This browser cannot show broken.png.")
     expect(page.locator("#film .badge.bad")).to_have_count(1)
@@ -402,7 +404,7 @@ def test_a_dragged_point_is_where_it_was_dropped(page: Page) -> None:
     expect(page.locator("[data-act=redo]")).to_be_disabled()
 
 
-def test_a_face_that_nobody_found_is_added_by_a_box(page: Page) -> None:
+def test_a_face_that_was_not_found_is_added_with_a_box(page: Page) -> None:
     room, _ = draw_scene(0, seed=4, image_size=SIZE)
     upload(page, {"room.png": png(room)}, faces=0)
     expect(page.locator("#note")).to_contain_text("No face was found")
@@ -486,7 +488,7 @@ def test_every_control_has_a_name(page: Page) -> None:
     assert nameless == []
 
 
-def test_a_folder_of_images_is_gone_through(page: Page, tmp_path: Path) -> None:
+def test_a_folder_of_images_is_shown_one_by_one(page: Page, tmp_path: Path) -> None:
     for number in (1, 2, 10):
         photo, _ = draw_scene(1, seed=number, image_size=(200, 240))
         (tmp_path / f"face{number}.png").write_bytes(png(photo))
