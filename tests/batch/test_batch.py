@@ -538,7 +538,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.Monk
 
     with pytest.raises(FacialKeypointsError, match=r"no Ray cluster answers at 127.0.0.1:1 \("):
         _check_answers("127.0.0.1:1")
-    with pytest.raises(FacialKeypointsError, match="is no HOST:PORT"):
+    with pytest.raises(FacialKeypointsError, match="is not HOST:PORT"):
         _check_answers("somewhere")
     differs = RuntimeError(
         "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.10.1\n"

@@ -335,7 +335,7 @@ def test_a_photo_with_an_exif_rotation_is_upright_on_the_page_and_in_the_service
     page: Page, tmp_path: Path
 ) -> None:
     photo, faces = draw_scene(1, seed=8, image_size=(320, 300))
-    turned = Image.fromarray(np.rot90(photo).copy())  # stored lying; the camera says so
+    turned = Image.fromarray(np.rot90(photo).copy())  # stored rotated; EXIF says so
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
     content = io.BytesIO()
@@ -345,7 +345,7 @@ def test_a_photo_with_an_exif_rotation_is_upright_on_the_page_and_in_the_service
     assert np.abs(points(table(page)[0]) - faces.xy[0]).max() < 12
     with zipfile.ZipFile(io.BytesIO(download(page, "coco"))) as archive:
         archive.extractall(tmp_path)
-    expect(page.locator("#note")).to_contain_text("downloads")
+    expect(page.locator("#note")).to_contain_text("Download started")
     loaded = load_dataset(tmp_path, size=(96, 96), channels=1)
     eyes = loaded.keypoints.xy[0, [0, 1]]
     assert eyes[0, 0] - eyes[1, 0] > 20  # the left eye is on the right, level
@@ -571,7 +571,7 @@ def test_in_the_browser_alone_no_image_leaves_it(page: Page, ort_web: Path | Non
     asked: list[str] = []
     page.on("request", lambda r: asked.append(r.method) if "/v1/predict" in r.url else None)
     page.get_by_label("in this browser").check()
-    expect(page.locator("#privacy")).to_contain_text("go nowhere", timeout=60_000)
+    expect(page.locator("#privacy")).to_contain_text("not sent anywhere", timeout=60_000)
     expect(page.locator("#film .badge", has_text="…")).to_have_count(0, timeout=30_000)
     upload(page, {"again.png": png(photo)}, faces=3)
     own = table(page)
@@ -666,11 +666,11 @@ def test_a_service_with_a_token_is_asked_with_it(
         page.keyboard.press("Enter")
         expect(page.locator("#token")).to_have_value("")
         page.fill("#token", "sesame")
-        dialog.get_by_role("button", name="Go on").click()
+        dialog.get_by_role("button", name="Continue").click()
         page.locator("html[data-ready]").wait_for()
         photo, _ = draw_scene(1, seed=2, image_size=(200, 200))
         upload(page, {"a.png": png(photo)}, faces=1)
         if ort_web is not None:
             page.get_by_label("in this browser").check()
-            expect(page.locator("#privacy")).to_contain_text("go nowhere", timeout=60_000)
+            expect(page.locator("#privacy")).to_contain_text("not sent anywhere", timeout=60_000)
         context.close()
