@@ -387,14 +387,14 @@ def test_names_of_members_and_rows_give_an_image_or_a_failure_each(
     (tmp_path / "a.tar#1.jpg").write_bytes(faces[15])  # an ordinary file of this name
     pq.write_table(pa.table({"image": faces[10:12]}), tmp_path / "t.parquet")
     pq.write_table(pa.table({"path": ["paths.parquet#0"]}), tmp_path / "paths.parquet")
-    asked = [
+    sources = [
         "s.tar#d/002.jpg", "s.tar#d/000.jpg", "s.tar#d/002.jpg", "s.tar#d/009.jpg", "s.tar",
         "cut.tar#d/000.jpg", "cut.tar#d/003.jpg", "no.tar#a.jpg", "a.tar#1.jpg",
         "t.parquet#1", "t.parquet#7", "t.parquet#x", "no.parquet#0", "paths.parquet#0", None,
     ]  # fmt: skip
-    pq.write_table(pa.table({"source": pa.array(asked)}), tmp_path / "list.parquet")
+    pq.write_table(pa.table({"source": pa.array(sources)}), tmp_path / "list.parquet")
     result = do("out", begin("out", ["list.parquet"]))
-    assert result["inputs"] == len(asked)
+    assert result["inputs"] == len(sources)
     assert sorted(parts(Path("out"))["source"].to_pylist()) == [
         "a.tar#1.jpg", "cut.tar#d/000.jpg", "s.tar#d/000.jpg", "s.tar#d/002.jpg",
         "s.tar#d/002.jpg", "t.parquet#1",
@@ -414,14 +414,14 @@ def test_names_of_members_and_rows_give_an_image_or_a_failure_each(
 
 
 def test_photos_without_faces_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Nobody:
+    class NoFaces:
         def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
 
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in" / "wall.png"), np.full((60, 80, 3), 90, np.uint8))
-    nobody = load_predictor(threads=1, detector=Nobody())
-    monkeypatch.setattr(worker_module, "load_packed", lambda *_: nobody)
+    predictor = load_predictor(threads=1, detector=NoFaces())
+    monkeypatch.setattr(worker_module, "load_packed", lambda *_: predictor)
     manifest = begin(tmp_path / "out", [str(tmp_path / "in")], crops=False)
     assert do(tmp_path / "out", manifest) == {"inputs": 1, "faces": 0, "failed": 0}
     status = find_status(Folder(str(tmp_path / "out")), 0)
@@ -644,7 +644,7 @@ def test_a_killed_node_and_a_killed_driver_lose_nothing_and_repeat_nothing(
         wait_for_parts(out, count_parts(out) + 8, run)
         kill_tree(run)
         run.communicate()
-        assert count_parts(out) < 72, "killed too late to tell"
+        assert count_parts(out) < 72, "killed too late for this test"
         again = batch(*words, "--workers", "2", "--resume")
         log = again.communicate(timeout=200)[1]
         assert again.returncode == 0, log

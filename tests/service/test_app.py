@@ -1,4 +1,4 @@
-"""The service in process: the shipped model, drawn scenes, and a detector that is told the boxes."""
+"""The service in process: the shipped model, drawn scenes, and a detector with fixed boxes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BOXES = face_boxes(FACES.xy, KAGGLE15)
 MODEL = shipped_models()["default"]
 
 
-class Told:
+class FixedDetector:
     """A detector that knows the boxes, and waits while ``gate`` is closed."""
 
     def __init__(self) -> None:
@@ -69,13 +69,13 @@ JPEG = encoded(PHOTO, "JPEG", quality=90)
 
 
 @pytest.fixture(scope="module")
-def told() -> Told:
-    return Told()
+def fixed() -> FixedDetector:
+    return FixedDetector()
 
 
 @pytest.fixture(scope="module")
-def predictor(told: Told) -> Predictor:
-    return load_predictor(threads=1, detector=told)
+def predictor(fixed: FixedDetector) -> Predictor:
+    return load_predictor(threads=1, detector=fixed)
 
 
 @pytest.fixture(scope="module")
@@ -483,16 +483,16 @@ def test_contradictory_limits_are_refused() -> None:
         Limits(memory_bytes=1)
 
 
-def test_a_full_queue_refuses_at_once_and_serves_what_it_took(predictor, told) -> None:
+def test_a_full_queue_refuses_at_once_and_serves_what_it_took(predictor, fixed) -> None:
     limits = Limits(waiting=2, files=2)
     with started(predictor, limits) as client, ThreadPoolExecutor(3) as pool:
-        told.gate.clear()
-        while told.begun.acquire(blocking=False):
+        fixed.gate.clear()
+        while fixed.begun.acquire(blocking=False):
             pass
         try:
             # One is under way, two wait.
             taken = [pool.submit(client.post, "/v1/predict", content=PNG)]
-            assert told.begun.acquire(timeout=10)
+            assert fixed.begun.acquire(timeout=10)
             taken.append(pool.submit(client.post, "/v1/predict", **form(*[("a", PNG, "")] * 2)))
             for _ in range(1000):
                 if "images_waiting 2.0" in client.get("/metrics").text:
@@ -506,71 +506,71 @@ def test_a_full_queue_refuses_at_once_and_serves_what_it_took(predictor, told) -
             problem_of(client.get("/readyz"), 503, "busy")
             assert client.get("/healthz").status_code == 200
         finally:
-            told.gate.set()
+            fixed.gate.set()
         assert [future.result(20).status_code for future in taken] == [200, 200]
         assert client.post("/v1/predict", content=PNG).status_code == 200
 
 
-def test_several_images_are_taken_all_or_none(predictor, told) -> None:
+def test_several_images_are_taken_all_or_none(predictor, fixed) -> None:
     with started(predictor, Limits(waiting=3, files=3)) as client, ThreadPoolExecutor(2) as pool:
-        told.gate.clear()
-        while told.begun.acquire(blocking=False):
+        fixed.gate.clear()
+        while fixed.begun.acquire(blocking=False):
             pass
         try:
             taken = [pool.submit(client.post, "/v1/predict", **form(*[("a", PNG, "")] * 3))]
-            assert told.begun.acquire(timeout=10)
+            assert fixed.begun.acquire(timeout=10)
             reply = client.post("/v1/predict", **form(*[("a", PNG, "")] * 2))
             problem_of(reply, 503, "busy")
             taken.append(pool.submit(client.post, "/v1/predict", content=PNG))  # one more has room
         finally:
-            told.gate.set()
+            fixed.gate.set()
         assert [future.result(20).status_code for future in taken] == [200, 200]
 
 
-def test_an_answer_that_takes_too_long_is_given_up(predictor, told) -> None:
+def test_an_answer_that_takes_too_long_is_given_up(predictor, fixed) -> None:
     with started(predictor, Limits(seconds=0.3)) as client:
-        told.gate.clear()
+        fixed.gate.clear()
         try:
             reply = client.post("/v1/predict", content=PNG)
         finally:
-            told.gate.set()
+            fixed.gate.set()
         problem_of(reply, 503, "took-too-long")
         assert reply.headers["retry-after"] == "1"
         assert client.post("/v1/predict", content=PNG).status_code == 200
 
 
-def test_too_many_requests_at_once_are_refused(predictor, told) -> None:
+def test_too_many_requests_at_once_are_refused(predictor, fixed) -> None:
     with started(predictor, Limits(requests=1)) as client, ThreadPoolExecutor(1) as pool:
-        told.gate.clear()
-        while told.begun.acquire(blocking=False):
+        fixed.gate.clear()
+        while fixed.begun.acquire(blocking=False):
             pass
         try:
             taken = pool.submit(client.post, "/v1/predict", content=PNG)
-            assert told.begun.acquire(timeout=10)
+            assert fixed.begun.acquire(timeout=10)
             problem_of(client.post("/v1/predict", content=PNG), 503, "busy")
         finally:
-            told.gate.set()
+            fixed.gate.set()
         assert taken.result(20).status_code == 200
 
 
-def test_the_memory_of_all_bodies_is_limited(predictor, told) -> None:
+def test_the_memory_of_all_bodies_is_limited(predictor, fixed) -> None:
     limits = Limits(body_bytes=len(PNG), memory_bytes=len(PNG) + 10)
     with started(predictor, limits) as client, ThreadPoolExecutor(1) as pool:
-        told.gate.clear()
-        while told.begun.acquire(blocking=False):
+        fixed.gate.clear()
+        while fixed.begun.acquire(blocking=False):
             pass
         try:
             taken = pool.submit(client.post, "/v1/predict", content=PNG)
-            assert told.begun.acquire(timeout=10)
+            assert fixed.begun.acquire(timeout=10)
             reply = client.post("/v1/predict", content=PNG)
             assert "uploads are under way" in problem_of(reply, 503, "busy")["detail"]
         finally:
-            told.gate.set()
+            fixed.gate.set()
         assert taken.result(20).status_code == 200
         assert client.post("/v1/predict", content=PNG).status_code == 200
 
 
-def test_the_image_of_a_client_that_disconnected_is_dropped(predictor, told) -> None:
+def test_the_image_of_a_client_that_disconnected_is_dropped(predictor, fixed) -> None:
     app = create_app(predictor, threads=1)
     seen: list[str] = []
 
@@ -596,18 +596,18 @@ def test_the_image_of_a_client_that_disconnected_is_dropped(predictor, told) -> 
 
     async def story() -> None:
         async with app.router.lifespan_context(app):
-            while told.begun.acquire(blocking=False):
+            while fixed.begun.acquire(blocking=False):
                 pass
-            told.gate.clear()
+            fixed.gate.clear()
             try:
                 first = asyncio.create_task(ask(stays=True))
-                await asyncio.to_thread(told.begun.acquire, timeout=10)
+                await asyncio.to_thread(fixed.begun.acquire, timeout=10)
                 await ask(stays=False)
                 seen.append("gone")
             finally:
-                told.gate.set()
+                fixed.gate.set()
             assert (await first)[0]["status"] == 200
-        assert not told.begun.acquire(blocking=False)  # no thread took the second image
+        assert not fixed.begun.acquire(blocking=False)  # no thread took the second image
 
     asyncio.run(story())
     assert seen == ["gone"]

@@ -152,7 +152,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 
 
 def opened(page: Page, address: str) -> Iterator[Page]:
-    """The page, ready; whatever it complains about in the console fails the test."""
+    """The page, ready; any error in its console fails the test."""
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
@@ -568,14 +568,14 @@ def test_in_the_browser_alone_no_image_leaves_it(page: Page, ort_web: Path | Non
     photo, _ = draw_scene(3, seed=1, image_size=SIZE)
     upload(page, {"scene.png": png(photo)}, faces=3)
     served = table(page)
-    asked: list[str] = []
-    page.on("request", lambda r: asked.append(r.method) if "/v1/predict" in r.url else None)
+    requests: list[str] = []
+    page.on("request", lambda r: requests.append(r.method) if "/v1/predict" in r.url else None)
     page.get_by_label("in this browser").check()
     expect(page.locator("#privacy")).to_contain_text("not sent anywhere", timeout=60_000)
     expect(page.locator("#film .badge", has_text="…")).to_have_count(0, timeout=30_000)
     upload(page, {"again.png": png(photo)}, faces=3)
     own = table(page)
-    assert asked == []
+    assert requests == []
     for before, after in zip(served, own[3:], strict=True):
         assert np.abs(points(after) - points(before)).max() < 0.5
         for name in ("x0", "y0", "x1", "y1"):

@@ -102,7 +102,7 @@ def test_connections_without_a_request_are_closed(monkeypatch) -> None:
     with running(Limits()) as port, ExitStack() as open_sockets:
         silent, half, after = (open_sockets.enter_context(connected(port)) for _ in range(3))
         half.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: local")
-        # Refused at once; what it goes on to send is nobody's business.
+        # Refused at once; the rest of its body is dropped.
         after.sendall(head_of(10**12) + b"x")
         assert b" 413 " in received(after)
         for sock in (silent, half):

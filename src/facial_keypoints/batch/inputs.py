@@ -57,7 +57,7 @@ __all__ = [
 Kind = Literal["file", "parquet", "tar"]
 
 IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "content", "path", "file", "source")
-"""Columns of a Parquet file that are looked for, in this order, if none is named."""
+"""Names of a Parquet file's column of images, tried in this order if the user names none."""
 
 ORIGIN = b"facial_keypoints_origin"
 """Key in the footer of a table of failures: JSON with the ``root`` and the ``column`` of its run."""

@@ -76,9 +76,8 @@ class Job:
         ``None`` for photos, which are answered alone: most of their time goes to decoding and detection,
         which a batch does not make faster.
         """
-        asked = self.question
-        together = asked.crops and asked.what != "aligned"
-        return replace(asked, what="") if together else None
+        together = self.question.crops and self.question.what != "aligned"
+        return replace(self.question, what="") if together else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,17 +167,21 @@ class Answerer:
         )
 
     def _photo(self, predictor: Predictor, job: Job) -> Answer:
-        asked, name = job.question, job.name
+        question, name = job.question, job.name
         image = self._read(job, 3)
         if job.boxes is not None:
             _check_boxes(job.boxes, image, name)
             found = predictor.predict_boxes(image, job.boxes, source=name)
-        elif asked.crops:
+        elif question.crops:
             found = predictor.predict_crops([image], sources=[name])[0]
         else:
-            most = min(asked.max_faces or self._limits.faces, self._limits.faces)
-            found = predictor.predict(image, min_score=asked.min_score, max_faces=most, source=name)
-        return _write_aligned(job, image, found) if asked.what == "aligned" else _write(job, found)
+            most = min(question.max_faces or self._limits.faces, self._limits.faces)
+            found = predictor.predict(
+                image, min_score=question.min_score, max_faces=most, source=name
+            )
+        return (
+            _write_aligned(job, image, found) if question.what == "aligned" else _write(job, found)
+        )
 
 
 def _check_boxes(boxes: NDArray[np.float32], image: ImageArray, name: str) -> None:

@@ -62,7 +62,7 @@ _TYPES = {
 }
 
 
-class _Asked(BaseModel):
+class _Query(BaseModel):
     """Query parameters of every prediction; ``style`` is added when the model is known."""
 
     model_config = ConfigDict(extra="forbid")
@@ -79,7 +79,7 @@ class _Asked(BaseModel):
     )
 
 
-class _AskedMeasures(_Asked):
+class _MeasureQuery(_Query):
     ipd_mm: float | None = Field(
         None, gt=0, allow_inf_nan=False,
         description="True distance between the pupils in millimetres; adds lengths in millimetres.",
@@ -90,7 +90,7 @@ class _AskedMeasures(_Asked):
     )  # fmt: skip
 
 
-class _AskedFaces(_Asked):
+class _AlignQuery(_Query):
     size: int = Field(TEMPLATE_SIZE, ge=8, le=1024, description="Side of each face in pixels.")
     margin: float = Field(
         0.0, ge=0, le=10,
@@ -312,13 +312,6 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
     choices: Any = Literal[styles] | None if styles else None
     style = (choices, Field(None, description="Label style of the keypoints."))
 
-    def with_style(base: type[BaseModel]) -> Any:
-        return create_model(base.__name__.strip("_"), __base__=base, style=style)
-
-    # Made here, because the styles are those of the model.
-    asked, asked_measures = with_style(_Asked), with_style(_AskedMeasures)
-    asked_faces = with_style(_AskedFaces)
-
     def head(query: Any) -> dict[str, str]:
         return {"model": service.name, "style": query.style or service.predictor.style}
 
@@ -366,12 +359,14 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
             "content": {"application/zip": binary, "image/png": binary},
         }
     }
-    for path, endpoint, model, replies in (
-        ("/v1/predict", predict, asked, listing("Face")),
-        ("/v1/measure", measure, asked_measures, listing("MeasuredFace", **more)),
-        ("/v1/align", align, asked_faces, aligned),
+    for path, endpoint, base, replies in (
+        ("/v1/predict", predict, _Query, listing("Face")),
+        ("/v1/measure", measure, _MeasureQuery, listing("MeasuredFace", **more)),
+        ("/v1/align", align, _AlignQuery, aligned),
     ):
-        endpoint.__annotations__["query"] = Annotated[model, Query()]
+        # Made here, because the styles are those of the model.
+        query: Any = create_model(base.__name__.strip("_"), __base__=base, style=style)
+        endpoint.__annotations__["query"] = Annotated[query, Query()]
         app.add_api_route(
             path,
             endpoint,
@@ -388,8 +383,7 @@ def _question(what: str, query: Any) -> Question:
             "bad-parameter",
             "With crops each image is one face: leave out min_score and max_faces.",
         )
-    asked = query.model_dump(exclude={"source", "format"})
-    return Question(what, **asked)
+    return Question(what, **query.model_dump(exclude={"source", "format"}))
 
 
 def _reply(body: bytes, kind: str) -> Response:
