@@ -28,6 +28,7 @@ __all__ = [
     "output_folder",
     "read_json",
     "refuse_existing",
+    "refuse_folder",
     "refuse_inputs",
     "write_json",
     "write_text",
@@ -115,7 +116,13 @@ def output_folder(
     place = Path(directory).resolve()
     held = _holds_something(place)
     if held:
-        _refuse_held(place, directory, force=force, resume=resume)
+        has_marker = (place / MARKER).is_file()
+        refuse_folder(directory, has_marker=has_marker, force=force, resume=resume)
+        if not resume and (place in (Path.cwd(), *Path.cwd().parents) or place.is_mount()):
+            raise OutputError(
+                f"--force does not replace {directory}, which is the current folder, holds it, or is a "
+                "disk: choose another folder."
+            )
     # An empty folder, which may be a disk of its own, is filled where it is.
     if resume is None and (held or not place.is_dir()):
         making = _built_beside(place, verb)
@@ -246,25 +253,24 @@ def _holds_something(place: Path) -> bool:
     return False
 
 
-def _refuse_held(place: Path, directory: Path | str, *, force: bool, resume: bool | None) -> None:
-    """Refuse a folder that holds something, unless it is ours and may be continued or replaced."""
-    if not (place / MARKER).is_file():
+def refuse_folder(
+    directory: Path | str, *, has_marker: bool, force: bool, resume: bool | None
+) -> None:
+    """Refuse an output folder that holds something, unless it may be continued or replaced.
+
+    Raises:
+        OutputError: It has no :data:`MARKER`, so was not made by this package, or neither ``force`` nor ``resume`` is given.
+    """
+    if not has_marker:
         raise OutputError(
             f"the output folder {directory} exists already and was not made by facial-keypoints: choose "
             "another folder."
         )
-    if resume:
-        return
-    if not force:
+    if not (force or resume):
         go_on = "" if resume is None else " continue it with --resume,"
         raise OutputError(
             f"the output folder {directory} exists already: choose another one,{go_on} or replace it with "
             "--force."
-        )
-    if place in (Path.cwd(), *Path.cwd().parents) or place.is_mount():
-        raise OutputError(
-            f"--force does not replace {directory}, which is the current folder, holds it, or is a "
-            "disk: choose another folder."
         )
 
 

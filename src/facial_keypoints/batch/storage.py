@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from facial_keypoints.errors import DataError, OutputError
-from facial_keypoints.files import MARKER, atomic_path, marker, output_folder
+from facial_keypoints.files import MARKER, atomic_path, marker, output_folder, refuse_folder
 
 __all__ = ["Folder", "is_linked_folder", "is_uri", "list_folder", "open_file", "reason_of"]
 
@@ -157,16 +157,8 @@ class Folder:
             return
         try:
             if not self.is_empty():
-                if not self.exists(MARKER):
-                    raise OutputError(
-                        f"the output folder {self.name} exists already and was not made by "
-                        "facial-keypoints: choose another folder."
-                    )
-                if not (resume or force):
-                    raise OutputError(
-                        f"the output folder {self.name} exists already: choose another one, continue "
-                        "it with --resume, or replace it with --force."
-                    )
+                has_marker = self.exists(MARKER)
+                refuse_folder(self.name, has_marker=has_marker, force=force, resume=resume)
                 if not resume:
                     self._system.delete_dir_contents(self._root)
             self._system.create_dir(self._root, recursive=True)
