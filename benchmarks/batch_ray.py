@@ -351,7 +351,7 @@ def stages(place: Path) -> list[str]:
 
 def measure_stages(inputs: Path, kind: str) -> None:
     """Print the seconds of each stage as JSON; the functions of each stage carry a clock."""
-    from facial_keypoints.batch.inputs import find_pieces
+    from facial_keypoints.batch.inputs import find_shards
     from facial_keypoints.batch.manifest import Manifest, Settings
     from facial_keypoints.batch.storage import Folder
     from facial_keypoints.batch.worker import BlockWorker, PackedModel
@@ -381,7 +381,7 @@ def measure_stages(inputs: Path, kind: str) -> None:
         model_digest="", detector="", detector_digest="", columns=(),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
-        manifest = Manifest.write(Folder(place), settings, find_pieces(settings.inputs))
+        manifest = Manifest.write(Folder(place), settings, find_shards(settings.inputs))
         worker = BlockWorker(place, manifest.settings, model, detector, 1)
         from facial_keypoints.batch import inputs as reading
 

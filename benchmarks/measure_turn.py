@@ -100,12 +100,12 @@ def main() -> None:
     for name in SHOWN:
         cells = [f"{np.median(c[name] - frontal[name]):+.3f}" for c in changes]
         print(f"| {name} | {np.median(frontal[name]):.3f} | " + " | ".join(cells) + " |")
-    told = " | ".join(f"{np.median(c['head_turn']):.1f}" for c in changes)
-    print(f"| head_turn (told) | {np.median(frontal['head_turn']):.1f} | {told} |")
+    told = " | ".join(f"{np.median(c['head_yaw']):.1f}" for c in changes)
+    print(f"| head_yaw (told) | {np.median(frontal['head_yaw']):.1f} | {told} |")
 
     mixed = sample_faces(rows, rows, seed=6, framing=NODDING)
     true = np.degrees(mixed["yaw"].ravel())
-    parallax = np.tan(np.radians(measured(mixed)["head_turn"])) * NOSE_DEPTH
+    parallax = np.tan(np.radians(measured(mixed)["head_yaw"])) * NOSE_DEPTH
     tangent = np.tan(np.radians(true))
     depth = float((parallax * tangent).sum() / (tangent * tangent).sum())
     print(

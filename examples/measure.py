@@ -22,7 +22,7 @@ found = measure(faces, ipd_mm=63)
 lines = []
 for face, warnings in enumerate(found.warnings):
     lines.append(f"face {face}: {', '.join(warnings) or 'no warnings'}")
-    for name in ("canthal_index", "mouth_width", "mouth_width_mm", "head_turn"):
+    for name in ("canthal_index", "mouth_width", "mouth_width_mm", "head_yaw"):
         m = found.index(name)
         value, sigma, unit = found.values[face, m], found.sigma[face, m], found.units[m]
         lines.append(f"  {name} = {value:.2f} ± {sigma:.2f} {unit}")

@@ -136,7 +136,7 @@ def test_an_interrupted_run_goes_on_and_the_old_one_stays_beside_it_until_then(
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_folder_that_others_share_is_added_to_and_never_emptied(tmp_path: Path) -> None:
+def test_files_are_added_to_a_shared_folder_and_never_removed(tmp_path: Path) -> None:
     (tmp_path / "photo.txt").write_text("mine")
     with pytest.raises(OutputError, match="--force"):
         make_folder(tmp_path, add=False)

@@ -1,4 +1,4 @@
-"""Schemas that users write down, and parts of schemas."""
+"""Schemas that users write, and parts of schemas."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_built_in_schemas_go_by_name() -> None:
         (["a"], "has entries like"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, content: object, words: str) -> None:
+def test_a_mistake_in_a_schema_is_one_sentence(tmp_path: Path, content: object, words: str) -> None:
     path = written(tmp_path, json.dumps(content), "s.json")
     with pytest.raises(DataError, match=words) as caught:
         load_schema(path)
@@ -91,7 +91,7 @@ def test_a_part_of_a_schema_keeps_partners_and_order() -> None:
     assert select_keypoints(KAGGLE15, np.ones(15, bool)) is KAGGLE15
 
 
-def test_a_part_without_the_eyes_takes_another_pair_for_its_norm() -> None:
+def test_a_part_without_the_eyes_has_another_norm_pair() -> None:
     wanted = np.zeros(15, bool)
     wanted[[KAGGLE15.index("mouth_left_corner"), KAGGLE15.index("mouth_center_top_lip")]] = True
     part = select_keypoints(KAGGLE15, wanted)

@@ -1,4 +1,4 @@
-"""The cores of this machine, and Ray: one of this machine that ends with the run, or a cluster by its address."""
+"""Cores of this machine, and connections to Ray: a local Ray for the time of a run, or a cluster."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ except Exception as error:
 _NATIVE = re.compile(r"\[\d{4}-\d\d-\d\d ")
 
 _STORE = 128 << 20
-"""Least bytes of the object store of a local Ray; numbers of blocks and one model fit into it."""
+"""Smallest object store of a local Ray in bytes; it holds the models and the numbers of blocks."""
 
 _RAY_BYTES = 800 << 20
-"""What the driver with a local Ray's own processes takes (benchmarks/results/batch_ray.md)."""
+"""Memory of the driver and the processes of a local Ray (benchmarks/results/batch_ray.md)."""
 
 
 class ClusterError(FacialKeypointsError):
@@ -63,33 +63,32 @@ def connect(
     worker_bytes: int,
     shared_bytes: int = 0,
 ) -> Iterator[int]:
-    """Open a Ray for the time of a run.
+    """Start a local Ray, or connect to a cluster, for the time of the block.
 
     Args:
-        address: ``HOST:PORT``, ``ray://HOST:PORT``, ``auto``, or ``local`` or ``None`` for one of this
-            machine.
-        cores: Cores that a Ray of this machine is given; all that this process may use when left
-            out.
-        purpose: What Ray is for, as a noun phrase, should it not be installed.
-        worker_bytes: Memory that a worker takes.
-        shared_bytes: Data that will be handed to all workers through the object store.
+        address: ``HOST:PORT``, ``ray://HOST:PORT`` or ``auto`` for a cluster; ``local`` or ``None`` for
+            a local Ray.
+        cores: Cores of a local Ray; all that this process may use when left out.
+        purpose: What needs Ray, as a noun phrase; for the error if Ray is not installed.
+        worker_bytes: Memory of a worker.
+        shared_bytes: Data that all workers get through the object store.
 
     Yields:
-        Cores of it.
+        Number of its cores.
 
     Raises:
-        ClusterError: It cannot be reached or started, or is of another version.
+        ClusterError: Ray cannot be reached or started, or has another version.
         MissingExtraError: Ray is not installed.
     """
-    # Before ray is imported: nothing is sent anywhere, and the drivers of accelerators stay alone.
+    # Set before ray is imported: send no usage statistics, leave the variables of accelerators alone.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an error
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors are raised
     local = address in (None, "local")
-    if local and "RAY_AUTH_MODE" not in os.environ:  # else Ray leaves a token in the home folder
+    if local and "RAY_AUTH_MODE" not in os.environ:  # else Ray writes a token to the home folder
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     if not local and _has_token():
-        # Ray starts clusters with a token by default, but shows it only where it is told to.
+        # Ray starts clusters with a token by default, but sends it only in this mode.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     if importlib.util.find_spec("ray") is None:
         raise MissingExtraError("ray", "ray", purpose)
@@ -109,7 +108,7 @@ def connect(
     if local:
         options |= {"num_cpus": cores, "object_store_memory": store}
     else:
-        del options["include_dashboard"]  # the cluster has one or not
+        del options["include_dashboard"]  # a cluster has its own
     try:
         with _quiet_stderr():
             ray.init(address=address or "local", **options)
@@ -119,7 +118,7 @@ def connect(
         raise _explain(error, address) from error
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        # What Ray prints of tasks that it begins again is no result; what is left of it we say ourselves.
+        # Ray prints messages about repeated tasks to stdout, which is for results.
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             yield max(1, int(resources.get("CPU", 1)))
     finally:
@@ -127,14 +126,14 @@ def connect(
 
 
 def _has_token() -> bool:
-    """Whether a token for a cluster lies where Ray looks for it."""
+    """Whether there is a token where Ray expects it."""
     given = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     return any(map(os.environ.get, given)) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Drop what Ray's C++ part writes while it starts; what goes wrong comes as an error."""
+    """Suppress messages of Ray's C++ part while it starts; errors are raised anyway."""
     sys.stderr.flush()
     kept = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:
@@ -147,10 +146,10 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 def _check_memory(workers: int, needed: int) -> None:
-    """Ray's processes are killed, or abort, where they get no memory: say so before they start."""
+    """Refuse to start Ray with too little memory, since its processes would be killed or abort."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:  # no Linux: Ray's own check must do
+    except OSError:  # not Linux: only Ray's own check is left
         return
     free = 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", text)[0])
     needed += _RAY_BYTES
@@ -163,11 +162,11 @@ def _check_memory(workers: int, needed: int) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """A TCP connection first: Ray itself tries for a minute and may end the process."""
+    """Try a TCP connection first: Ray itself tries for a minute and may end the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise ClusterError(
-            f"--address {address} is no HOST:PORT: use the one that 'ray start --head' printed, or "
+            f"--address {address} is not HOST:PORT: use the one that 'ray start --head' printed, or "
             "'auto' on a machine of the cluster."
         )
     try:
@@ -181,7 +180,7 @@ def _check_answers(address: str) -> None:
 
 
 def _check_joins(address: str) -> None:
-    """Join in another process first, one that can be given up: Ray tries for minutes, then may abort."""
+    """Join in a process that can be stopped first: Ray tries for minutes and then may abort."""
     if address != "auto":
         _check_answers(address)
     try:

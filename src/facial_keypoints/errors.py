@@ -1,12 +1,12 @@
-"""Every error this package raises on purpose.
+"""The errors of this package.
 
-Family tree::
+Class tree::
 
-    FacialKeypointsError          anything a user can cause and mend; the command line prints it as
+    FacialKeypointsError          anything a user can cause and correct; the command line prints it as
     |                             one sentence and exits 1
-    +-- DataError                 a file, folder or array that is not what it should be
-    |   +-- ImageError          one image that cannot be used; others beside it still can
-    +-- ModelError                a model file that is corrupt, foreign or does not fit the data
+    +-- DataError                 a file, folder or array with wrong content
+    |   +-- ImageError            one image that cannot be used; other images still can
+    +-- ModelError                a model file that is damaged, of another package or unfit for the data
     +-- OutputError               an output that exists already or cannot be written
     +-- MissingExtraError         an optional dependency is not installed
 
@@ -26,19 +26,19 @@ __all__ = [
 
 
 class FacialKeypointsError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and correct."""
 
 
 class DataError(FacialKeypointsError):
-    """A file, folder or array is not what it should be; the message names where and the remedy."""
+    """A file, folder or array has wrong content; the message says where, and what to do."""
 
 
 class ImageError(DataError):
-    """An image is damaged, too large, or no image at all; the message names it."""
+    """A file is damaged, too large, or not an image; the message names it."""
 
 
 class ModelError(FacialKeypointsError):
-    """A model file is corrupt, foreign, or does not fit the data it is used on."""
+    """A model file is damaged, of another package, or does not fit the data it is used on."""
 
 
 class OutputError(FacialKeypointsError):
@@ -50,8 +50,8 @@ class MissingExtraError(FacialKeypointsError):
 
     Args:
         package: The import name that was not found.
-        extra: The extra of this distribution that brings it.
-        purpose: What it is needed for, as a noun phrase.
+        extra: The extra of this distribution that installs it.
+        purpose: What needs it, as a noun phrase.
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:

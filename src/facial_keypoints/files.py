@@ -20,13 +20,15 @@ from facial_keypoints._version import __version__
 from facial_keypoints.errors import OutputError
 
 __all__ = [
-    "alone_in",
     "atomic_path",
+    "json_safe",
+    "lock_folder",
     "make_folder",
     "mark_folder",
     "output_folder",
     "read_json",
     "refuse_existing",
+    "refuse_folder",
     "refuse_inputs",
     "write_json",
     "write_text",
@@ -79,7 +81,7 @@ def _output_error(target: Path, error: OSError) -> OutputError:
 
 
 MARKER = ".facial-keypoints.json"
-"""The file that tells the folders that this package made."""
+"""Name of the file that marks a folder as made by this package."""
 
 
 @contextmanager
@@ -91,7 +93,7 @@ def output_folder(
     force: bool = False,
     resume: bool | None = None,
 ) -> Iterator[Path]:
-    """Yield the folder to write an output into; what was there before stays until the new one is whole.
+    """Yield the folder to write an output into; what was there before stays until the new one is complete.
 
     A verb that cannot be resumed writes into a hidden folder beside ``directory``, which takes the
     place of the old one when the block ends, and is removed when it fails. A verb that can be resumed
@@ -102,7 +104,7 @@ def output_folder(
     Args:
         directory: The folder that is wanted.
         verb: What makes it; noted in the folder's marker.
-        inputs: Files and folders that are read; what is no path of this machine is passed over.
+        inputs: Files and folders that are read; names that are no path of this machine are ignored.
         force: Replace a folder that this package made.
         resume: Continue what the folder holds; ``None`` for a verb that cannot be resumed.
 
@@ -114,7 +116,13 @@ def output_folder(
     place = Path(directory).resolve()
     held = _holds_something(place)
     if held:
-        _refuse_held(place, directory, force=force, resume=resume)
+        has_marker = (place / MARKER).is_file()
+        refuse_folder(directory, has_marker=has_marker, force=force, resume=resume)
+        if not resume and (place in (Path.cwd(), *Path.cwd().parents) or place.is_mount()):
+            raise OutputError(
+                f"--force does not replace {directory}, which is the current folder, holds it, or is a "
+                "disk: choose another folder."
+            )
     # An empty folder, which may be a disk of its own, is filled where it is.
     if resume is None and (held or not place.is_dir()):
         making = _built_beside(place, verb)
@@ -155,7 +163,7 @@ def _built_beside(place: Path, verb: str) -> Iterator[Path]:
 
 @contextmanager
 def _filled(place: Path, verb: str, *, keep: bool, resumable: bool) -> Iterator[Path]:
-    """``place`` itself; what it held waits beside it unless it is to be kept."""
+    """``place`` itself; unless ``keep``, what it held is moved aside first."""
     was_empty = place.is_dir() and not any(place.iterdir())
     old = None
     with _explained(place):
@@ -196,7 +204,7 @@ def refuse_inputs(output: Path | str, *inputs: str | os.PathLike[str] | None) ->
 
     Args:
         output: File or folder to be written.
-        inputs: Files and folders that are read; what is no path of this machine is passed over.
+        inputs: Files and folders that are read; names that are no path of this machine are ignored.
 
     Raises:
         OutputError: ``output`` is or holds an input, or lies in a folder that is one.
@@ -245,25 +253,24 @@ def _holds_something(place: Path) -> bool:
     return False
 
 
-def _refuse_held(place: Path, directory: Path | str, *, force: bool, resume: bool | None) -> None:
-    """Refuse a folder that holds something, unless it is ours and may be continued or replaced."""
-    if not (place / MARKER).is_file():
+def refuse_folder(
+    directory: Path | str, *, has_marker: bool, force: bool, resume: bool | None
+) -> None:
+    """Refuse an output folder that holds something, unless it may be continued or replaced.
+
+    Raises:
+        OutputError: It has no :data:`MARKER`, so was not made by this package, or neither ``force`` nor ``resume`` is given.
+    """
+    if not has_marker:
         raise OutputError(
             f"the output folder {directory} exists already and was not made by facial-keypoints: choose "
             "another folder."
         )
-    if resume:
-        return
-    if not force:
+    if not (force or resume):
         go_on = "" if resume is None else " continue it with --resume,"
         raise OutputError(
             f"the output folder {directory} exists already: choose another one,{go_on} or replace it with "
             "--force."
-        )
-    if place in (Path.cwd(), *Path.cwd().parents) or place.is_mount():
-        raise OutputError(
-            f"--force does not replace {directory}, which is the current folder, holds it, or is a "
-            "disk: choose another folder."
         )
 
 
@@ -276,7 +283,7 @@ def _set_aside(place: Path) -> Path | None:
 
 @contextmanager
 def _explained(target: Path) -> Iterator[None]:
-    """Say in a sentence why something cannot be written."""
+    """Raise an OutputError with one sentence instead of an OSError."""
     try:
         yield
     except OSError as error:
@@ -284,7 +291,7 @@ def _explained(target: Path) -> Iterator[None]:
 
 
 def _computed(directory: Path) -> bool:
-    """Whether a folder holds more than the description of what was to be done."""
+    """Whether a folder holds results, not only the settings that were to be run."""
     return any(p.is_file() and p.suffix not in {".json", ".txt"} for p in directory.rglob("*"))
 
 
@@ -297,18 +304,18 @@ def _empty(directory: Path) -> None:
 
 
 @contextmanager
-def alone_in(directory: Path, *, patience: float) -> Iterator[None]:
-    """Keep other processes that ask the same out of a folder.
+def lock_folder(directory: Path, *, timeout_s: float) -> Iterator[None]:
+    """Hold the lock of a folder while the block runs.
 
-    The lock goes with the process that holds it, however that ends. Where folders cannot be locked
-    (Windows, some network disks) nothing is kept out.
+    The operating system releases the lock when the process ends, however it ends. Where folders
+    cannot be locked (Windows, some network disks) the block runs without a lock.
 
     Args:
-        directory: The folder; made if it is not there.
-        patience: Seconds to wait for another process to leave.
+        directory: The folder; created if it does not exist.
+        timeout_s: Seconds to wait while another process holds the lock.
 
     Raises:
-        OutputError: Another process is still in it.
+        OutputError: Another process still holds the lock after that time.
     """
     with _explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -319,14 +326,14 @@ def alone_in(directory: Path, *, patience: float) -> Iterator[None]:
         return
     handle = os.open(directory, os.O_RDONLY)
     try:
-        until = time.monotonic() + patience
+        until = time.monotonic() + timeout_s
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 if time.monotonic() > until:
                     raise OutputError(
-                        f"another process is at work in {directory}: wait for it, or choose another folder."
+                        f"another process is writing to {directory}: wait for it, or choose another folder."
                     ) from error
                 time.sleep(0.5)
                 continue
@@ -350,15 +357,20 @@ def refuse_existing(file: Path, *, force: bool = False) -> None:
         )
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: write null instead."""
+def json_safe(value: Any) -> Any:
+    """The value in types that JSON has.
+
+    Arrays and tuples become lists, NaN and infinity ``None``, and what JSON does not know a text.
+    """
+    if hasattr(value, "tolist"):  # a numpy array or scalar
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -368,9 +380,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name and rename it; NaN becomes null."""
+    """Write :func:`json_safe` of a value under a temporary name and rename it."""
     write_text(
-        path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        path, json.dumps(json_safe(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Built-in keypoint schemas, look-up by name, and schemas that users write down themselves."""
+"""Built-in keypoint schemas, and schemas from files of users."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def list_schemas() -> list[str]:
 
 
 def get_schema(name: str) -> KeypointSchema:
-    """Look a built-in schema up by name.
+    """A built-in schema by its name.
 
     Raises:
         ValueError: No schema has that name.
@@ -140,7 +140,7 @@ _KEYS = ("name", "keypoints", "pairs", "norm_pair", "edges")
 
 
 def load_schema(schema: str | os.PathLike[str]) -> KeypointSchema:
-    """A built-in schema by its name, or one that a user wrote down in a file.
+    """A built-in schema by its name, or a schema from a file.
 
     The file is YAML or, with the suffix ``.json``, JSON::
 
@@ -180,7 +180,7 @@ def load_schema(schema: str | os.PathLike[str]) -> KeypointSchema:
                 "left/right partner."
             )
         swap[a], swap[b] = b, a
-    # Without a word from the user: the first left/right pair, which has some distance in a face.
+    # By default the first left/right pair, whose points are some distance apart.
     norm = pairs[0] if pairs else (0, len(names) - 1)
     if "norm_pair" in content:
         norm = _index_pairs(path, "norm_pair", [content["norm_pair"]], names)[0]
@@ -204,8 +204,8 @@ def select_keypoints(schema: KeypointSchema, wanted: BoolArray) -> KeypointSchem
         wanted: (K,) bool: which keypoints to keep; at least one.
 
     Returns:
-        The smaller schema under the same name, order kept; ``schema`` itself when nothing is left
-        out. Its ``norm_pair`` is the old one if it is kept, else its first left/right pair.
+        The smaller schema with the same name and order; ``schema`` itself if all keypoints are kept.
+        Its ``norm_pair`` is that of ``schema`` if both points are kept, else its first left/right pair.
     """
     kept = [k for k in range(schema.num_keypoints) if wanted[k] or wanted[schema.swap[k]]]
     if len(kept) == schema.num_keypoints:

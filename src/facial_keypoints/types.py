@@ -1,4 +1,4 @@
-"""The nouns of the package: array-backed, frozen, checked on construction.
+"""The data types of the package: arrays in frozen dataclasses, checked on construction.
 
 Axis letters everywhere: B batch, N faces or samples, K keypoints, H/W image rows/columns,
 h/w heatmap rows/columns, C channels. Coordinates are pixels, x right, y down, an integer is the
@@ -33,7 +33,7 @@ FloatArray: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 ImageArray: TypeAlias = NDArray[np.uint8]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
-NOT_LABELLED, OCCLUDED, VISIBLE = 0, 1, 2  # COCO's visibility codes
+NOT_LABELLED, VISIBLE = 0, 2  # COCO's visibility codes; 1 is labelled but occluded
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class KeypointSchema:
         swap: K indices: the left/right partner of each keypoint, itself on the midline.
         norm_pair: Two keypoint names whose distance normalises NME (the eye centres, usually).
         edges: Pairs of indices to join when drawing; drawing only.
-        styles: Names of the label styles (annotators' rules) known for this schema.
+        styles: Names of the label styles (rules of annotators) of this schema.
 
     Raises:
         ValueError: Names repeat, ``swap`` is not its own inverse, or ``norm_pair`` is unknown.
@@ -189,12 +189,12 @@ class FaceDataset:
 
     Args:
         images: (N, H, W, C) uint8 0-255, C = 1 grey or 3 RGB.
-        keypoints: N rows; all NaN where the images carry no labels (a test set).
-        sample_ids: N identifiers that survive subsetting (row number, file name).
-        source: Where the faces came from, for messages and reports.
-        styles: N label styles (which annotators' rules a row follows); "" where unknown.
-        groups: N group keys: rows of one group (same person, near-duplicate images) must stay on
-            one side of a split. Each row is its own group when left out.
+        keypoints: N rows; all NaN if the images have no labels (a test set).
+        sample_ids: N identifiers that subsets keep (row number, file name).
+        source: Origin of the faces, for messages and reports.
+        styles: N label styles (the annotators' rules that a row follows); "" where unknown.
+        groups: N group keys: rows of one group (same person, near-duplicate images) are never divided
+            by a split. Each row is its own group when left out.
 
     Raises:
         ValueError: Shapes or dtypes disagree.
@@ -306,7 +306,7 @@ class CropTransform:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a predictor found in one image or video frame; no faces is N = 0, never ``None``.
+    """The faces in one image or video frame; without faces N is 0.
 
     Args:
         keypoints: N faces in pixels of the original image.
@@ -316,8 +316,8 @@ class Prediction:
         source: Path or name of the image.
         frame_index: Number of the frame in a video, else 0.
         time_s: Presentation time of the frame in seconds, else 0.
-        track_ids: (N,) int64, the same number for the same face through a video, from 1; ``None``
-            where nothing follows faces.
+        track_ids: (N,) int64, from 1: the same number for the same face in all frames of a video;
+            ``None`` without tracking.
     """
 
     keypoints: Keypoints

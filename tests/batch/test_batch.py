@@ -1,4 +1,4 @@
-"""Batch runs: what is read, what is written, and that nothing is lost or twice whatever is killed."""
+"""Batch runs: what is read, what is written, and that killed processes lose and repeat nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 
 from facial_keypoints.batch import storage
 from facial_keypoints.batch import worker as worker_module
-from facial_keypoints.batch.inputs import Piece, find_pieces, read_piece
+from facial_keypoints.batch.inputs import Shard, find_shards, read_shard
 from facial_keypoints.batch.manifest import Manifest, Settings
 from facial_keypoints.batch.run import _begin, _finish
 from facial_keypoints.batch.storage import Folder
@@ -42,7 +42,7 @@ BAD = {3: b"", 8: b"no image", 21: None}  # None: cut off
 
 @pytest.fixture(scope="module")
 def faces() -> list[bytes]:
-    """Thirty drawn faces as JPEG; three of them are no good."""
+    """Thirty drawn faces as JPEG; three of them cannot be read."""
     encoded = []
     for number, face in enumerate(draw_kaggle_like(30, seed=5).images):
         content = cv2.imencode(".jpg", cv2.resize(face, (80, 80)))[1].tobytes()
@@ -102,8 +102,8 @@ def do(out: Path | str, manifest: Manifest) -> dict[str, int]:
     return {"inputs": result.inputs, "faces": result.faces, "failed": result.failed}
 
 
-def names(pieces: list[Piece]) -> list[str]:
-    return [piece.source for piece in pieces]
+def names(shards: list[Shard]) -> list[str]:
+    return [shard.source for shard in shards]
 
 
 def parts(out: Path) -> pa.Table:
@@ -118,23 +118,23 @@ def failed(out: Path) -> list[tuple[str, str]]:
 
 def test_folders_patterns_and_lists_are_found_in_the_order_of_predict(folder: Path) -> None:
     expected = [str(f) for f in sorted(folder.rglob("*.jpg"))]
-    assert names(list(find_pieces([str(folder)]))) == expected
-    assert names(list(find_pieces([f"{folder}/b/*.jpg"]))) == expected[10:]
+    assert names(list(find_shards([str(folder)]))) == expected
+    assert names(list(find_shards([f"{folder}/b/*.jpg"]))) == expected[10:]
     listed = folder.parent / "list.txt"
     listed.write_text("\n".join([*expected[:2], "", expected[5]]))
-    assert names(list(find_pieces([str(listed)]))) == [*expected[:2], expected[5]]
+    assert names(list(find_shards([str(listed)]))) == [*expected[:2], expected[5]]
 
 
 def test_the_same_is_found_at_a_uri(folder: Path) -> None:
     expected = [f"file://{f}" for f in sorted(folder.rglob("*.jpg"))]
-    assert names(list(find_pieces([f"file://{folder}"]))) == expected
-    assert names(list(find_pieces([f"file://{folder}/**/0?5.jpg"]))) == [
+    assert names(list(find_shards([f"file://{folder}"]))) == expected
+    assert names(list(find_shards([f"file://{folder}/**/0?5.jpg"]))) == [
         name for name in expected if name.endswith("5.jpg")
     ]
     with pytest.raises(DataError, match=r"no file matches file://.*\*\.png"):
-        list(find_pieces([f"file://{folder}/*.png"]))
+        list(find_shards([f"file://{folder}/*.png"]))
     with pytest.raises(DataError, match="there is no image or folder file:///nowhere"):
-        list(find_pieces(["file:///nowhere"]))
+        list(find_shards(["file:///nowhere"]))
 
 
 def test_links_to_folders_are_not_followed(faces: list[bytes], tmp_path: Path) -> None:
@@ -143,13 +143,13 @@ def test_links_to_folders_are_not_followed(faces: list[bytes], tmp_path: Path) -
     (place / "a" / "1\n#.jpg").write_bytes(faces[0])
     (place / "a" / "up").symlink_to("..")
     for name in (str(place), f"file://{place}", f"file://{place}/**/*.jpg"):
-        found = names(list(find_pieces([name])))
+        found = names(list(find_shards([name])))
         assert [n.partition("in/")[2] for n in found] == ["a/1\n#.jpg"]
 
 
-def test_a_scheme_that_nobody_knows_is_told() -> None:
+def test_an_unknown_scheme_is_an_error() -> None:
     with pytest.raises(DataError, match=r"cannot open nosuch://host/ .*pyarrow"):
-        list(find_pieces(["nosuch://host/a"]))
+        list(find_shards(["nosuch://host/a"]))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("fsspec") is None, reason="needs fsspec")
@@ -216,7 +216,7 @@ def test_parts_hold_the_rows_of_predict_and_failures_the_rest(
     ]
 
 
-def test_blocks_of_whole_batches_give_the_very_numbers_of_predict(
+def test_blocks_of_full_batches_give_exactly_the_numbers_of_predict(
     folder: Path, predicted: pa.Table, tmp_path: Path
 ) -> None:
     do(tmp_path / "out", begin(tmp_path / "out", [str(folder)], block_size=128))
@@ -237,7 +237,7 @@ def test_parquet_columns_of_images_and_of_paths(
     source = tmp_path / "t.parquet"
     pq.write_table(pa.table({"id": list(range(30)), name: column}), source, row_group_size=4)
     manifest = begin(tmp_path / "out", [str(source)], block_size=8)
-    assert [p.count for b in range(manifest.blocks) for p in manifest.pieces(b)] == [8, 8, 8, 6]
+    assert [p.count for b in range(manifest.blocks) for p in manifest.shards(b)] == [8, 8, 8, 6]
     assert do(tmp_path / "out", manifest) == {"inputs": 30, "faces": 27, "failed": 3}
     table = parts(tmp_path / "out")
     good = [i for i in range(30) if i not in BAD]
@@ -252,12 +252,12 @@ def test_a_parquet_file_without_a_fitting_column_names_its_columns(tmp_path: Pat
     source = tmp_path / "t.parquet"
     pq.write_table(pa.table({"id": [1], "image": [2.5]}), source)
     with pytest.raises(DataError, match="column image holds double, not the bytes or the paths"):
-        list(find_pieces([str(source)]))
+        list(find_shards([str(source)]))
     with pytest.raises(DataError, match=r"no column photo: .*--column \(id, image\)"):
-        list(find_pieces([str(source)], column="photo"))
+        list(find_shards([str(source)], column="photo"))
     source.write_bytes(b"PAR1 nonsense")
     with pytest.raises(DataError, match="cannot be read as a Parquet table"):
-        list(find_pieces([str(source)]))
+        list(find_shards([str(source)]))
 
 
 def write_tar(path: Path, faces: list[bytes]) -> None:
@@ -270,7 +270,7 @@ def write_tar(path: Path, faces: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tgz"])
-def test_tar_shards(suffix: str, faces: list[bytes], predicted: pa.Table, tmp_path: Path) -> None:
+def test_tar_archives(suffix: str, faces: list[bytes], predicted: pa.Table, tmp_path: Path) -> None:
     for shard in range(3):
         write_tar(tmp_path / f"s{shard}{suffix}", faces[shard * 10 : shard * 10 + 10])
     manifest = begin(tmp_path / "out", [f"{tmp_path}/s*{suffix}"])
@@ -296,7 +296,7 @@ def test_a_cut_off_archive_keeps_what_came_before_and_fails_once(
     assert [source for source, _ in failed(tmp_path / "out")] == [str(shard)]
 
 
-def test_a_damaged_header_in_an_archive_is_a_failure_and_no_end(
+def test_a_damaged_header_in_an_archive_is_a_failure_and_not_its_end(
     faces: list[bytes], tmp_path: Path
 ) -> None:
     shard = tmp_path / "s.tar"
@@ -376,7 +376,7 @@ def test_failures_are_tried_again_by_themselves_from_any_folder(
     assert parts(Path("more"))["source"].to_pylist() == left
 
 
-def test_names_that_lead_into_files_give_each_a_image_or_a_failure(
+def test_names_of_members_and_rows_give_an_image_or_a_failure_each(
     faces: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -384,17 +384,17 @@ def test_names_that_lead_into_files_give_each_a_image_or_a_failure(
     write_tar(tmp_path / "cut.tar", faces[10:14])
     content = (tmp_path / "cut.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(content[: len(content) // 2])
-    (tmp_path / "a.tar#1.jpg").write_bytes(faces[15])  # a file that is called so
+    (tmp_path / "a.tar#1.jpg").write_bytes(faces[15])  # an ordinary file of this name
     pq.write_table(pa.table({"image": faces[10:12]}), tmp_path / "t.parquet")
     pq.write_table(pa.table({"path": ["paths.parquet#0"]}), tmp_path / "paths.parquet")
-    asked = [
+    sources = [
         "s.tar#d/002.jpg", "s.tar#d/000.jpg", "s.tar#d/002.jpg", "s.tar#d/009.jpg", "s.tar",
         "cut.tar#d/000.jpg", "cut.tar#d/003.jpg", "no.tar#a.jpg", "a.tar#1.jpg",
         "t.parquet#1", "t.parquet#7", "t.parquet#x", "no.parquet#0", "paths.parquet#0", None,
     ]  # fmt: skip
-    pq.write_table(pa.table({"source": pa.array(asked)}), tmp_path / "list.parquet")
+    pq.write_table(pa.table({"source": pa.array(sources)}), tmp_path / "list.parquet")
     result = do("out", begin("out", ["list.parquet"]))
-    assert result["inputs"] == len(asked)
+    assert result["inputs"] == len(sources)
     assert sorted(parts(Path("out"))["source"].to_pylist()) == [
         "a.tar#1.jpg", "cut.tar#d/000.jpg", "s.tar#d/000.jpg", "s.tar#d/002.jpg",
         "s.tar#d/002.jpg", "t.parquet#1",
@@ -404,8 +404,8 @@ def test_names_that_lead_into_files_give_each_a_image_or_a_failure(
         "s.tar#d/009.jpg", "s.tar", "cut.tar#d/003.jpg", "no.tar#a.jpg", "t.parquet#7",
         "t.parquet#x", "no.parquet#0", "paths.parquet#0", "list.parquet#14",
     }  # fmt: skip
-    assert "nothing by this name" in reasons["s.tar#d/009.jpg"]
-    assert "name it as an input" in reasons["s.tar"]
+    assert "no image of this name" in reasons["s.tar#d/009.jpg"]
+    assert "give the archive itself as an input" in reasons["s.tar"]
     assert "the archive is damaged" in reasons["cut.tar#d/003.jpg"]
     assert "the archive is damaged or cannot be read" in reasons["no.tar#a.jpg"]
     assert "No such file" in reasons["no.parquet#0"]
@@ -414,14 +414,14 @@ def test_names_that_lead_into_files_give_each_a_image_or_a_failure(
 
 
 def test_photos_without_faces_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Nobody:
+    class NoFaces:
         def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
 
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in" / "wall.png"), np.full((60, 80, 3), 90, np.uint8))
-    nobody = load_predictor(threads=1, detector=Nobody())
-    monkeypatch.setattr(worker_module, "load_packed", lambda *_: nobody)
+    predictor = load_predictor(threads=1, detector=NoFaces())
+    monkeypatch.setattr(worker_module, "load_packed", lambda *_: predictor)
     manifest = begin(tmp_path / "out", [str(tmp_path / "in")], crops=False)
     assert do(tmp_path / "out", manifest) == {"inputs": 1, "faces": 0, "failed": 0}
     status = find_status(Folder(str(tmp_path / "out")), 0)
@@ -430,7 +430,7 @@ def test_photos_without_faces_are_counted(tmp_path: Path, monkeypatch: pytest.Mo
     assert parts(tmp_path / "out").num_rows == 0
 
 
-def test_names_that_are_no_text_end_in_the_tables_as_predict_writes_them(
+def test_names_that_are_not_text_are_written_as_predict_writes_them(
     faces: list[bytes], tmp_path: Path
 ) -> None:
     place = tmp_path / "in"
@@ -442,7 +442,7 @@ def test_names_that_are_no_text_end_in_the_tables_as_predict_writes_them(
     assert failed(tmp_path / "out")[0][0] == f"{place}/�2.jpg"
 
 
-def test_resume_does_only_what_has_no_whole_part(folder: Path, tmp_path: Path) -> None:
+def test_resume_computes_only_the_missing_parts(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     manifest = begin(out, [str(folder)], block_size=7)
     do(out, manifest)
@@ -508,7 +508,7 @@ def test_force_replaces_a_batch_run_and_nothing_else(faces: list[bytes], tmp_pat
         assert not (out / "parts").exists()
 
 
-def test_a_full_disk_is_one_sentence_and_what_is_done_stays(
+def test_a_full_disk_is_one_sentence_and_finished_parts_stay(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -525,10 +525,10 @@ def test_a_full_disk_is_one_sentence_and_what_is_done_stays(
     assert [p.name for p in (out / "parts").iterdir()] == ["00000000.parquet"]
 
 
-def test_a_image_that_is_too_large_for_the_limit_is_not_read(tmp_path: Path) -> None:
+def test_an_image_that_is_too_large_for_the_limit_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x" * 1000)
     for source in (f"{tmp_path}/a.jpg", f"file://{tmp_path}/a.jpg"):
-        (image,) = read_piece(Piece("file", source), root="/", column=None, max_pixels=10)
+        (image,) = read_shard(Shard("file", source), root="/", column=None, max_pixels=10)
         with pytest.raises((OSError, ValueError), match="too large"):
             image.read()
 
@@ -538,7 +538,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.Monk
 
     with pytest.raises(FacialKeypointsError, match=r"no Ray cluster answers at 127.0.0.1:1 \("):
         _check_answers("127.0.0.1:1")
-    with pytest.raises(FacialKeypointsError, match="is no HOST:PORT"):
+    with pytest.raises(FacialKeypointsError, match="is not HOST:PORT"):
         _check_answers("somewhere")
     differs = RuntimeError(
         "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.10.1\n"
@@ -566,7 +566,7 @@ def test_too_little_memory_for_ray_is_told_before_it_starts(
 
 
 @needs_ray
-def test_what_listens_but_is_no_ray_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_is_not_ray_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from facial_keypoints import cluster
 
     monkeypatch.setattr(cluster, "_JOIN_S", 3.0)
@@ -580,7 +580,7 @@ def test_what_listens_but_is_no_ray_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 
 @needs_ray
-def test_the_cluster_of_the_guide_is_one_that_ray_takes() -> None:
+def test_ray_accepts_the_cluster_configuration_of_the_guide() -> None:
     import yaml
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -614,7 +614,7 @@ def count_parts(out: Path) -> int:
 
 
 def wait_for_parts(out: Path, count: int, run: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 240  # Ray takes its time to believe that a node is gone
+    until = time.monotonic() + 240  # Ray needs a while to notice that a node is gone
     while count_parts(out) < count:
         assert run.poll() is None, run.communicate()[1]
         assert time.monotonic() < until
@@ -624,7 +624,7 @@ def wait_for_parts(out: Path, count: int, run: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(800)
 @needs_ray
-def test_a_killed_node_and_a_killed_driver_lose_nothing_and_double_nothing(
+def test_a_killed_node_and_a_killed_driver_lose_nothing_and_repeat_nothing(
     folder: Path, predicted: pa.Table, tmp_path: Path
 ) -> None:
     from ray_nodes import Nodes, kill_tree
@@ -644,7 +644,7 @@ def test_a_killed_node_and_a_killed_driver_lose_nothing_and_double_nothing(
         wait_for_parts(out, count_parts(out) + 8, run)
         kill_tree(run)
         run.communicate()
-        assert count_parts(out) < 72, "killed too late to tell"
+        assert count_parts(out) < 72, "killed too late for this test"
         again = batch(*words, "--workers", "2", "--resume")
         log = again.communicate(timeout=200)[1]
         assert again.returncode == 0, log
@@ -660,7 +660,7 @@ def test_a_killed_node_and_a_killed_driver_lose_nothing_and_double_nothing(
 
 @pytest.mark.slow
 @needs_ray
-def test_on_this_machine_alone_mistakes_are_one_sentence(folder: Path, tmp_path: Path) -> None:
+def test_mistakes_on_one_machine_are_one_sentence(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run = batch(folder, "-o", out, "--workers", "1")
     log = run.communicate(timeout=200)[1]

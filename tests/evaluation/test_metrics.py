@@ -97,7 +97,7 @@ def test_no_labels_give_nan_with_count_zero_and_no_warning(num_faces):
         metrics.failure_rate(faces),
         *metrics.rmse_per_keypoint(truth, predicted),
         *metrics.ced_curve(faces, np.array([0.1])),
-        *metrics.bootstrap_interval(truth, predicted, groups, draws=10),
+        *metrics.bootstrap_interval(truth, predicted, groups),
     ]
     assert all(math.isnan(v) for v in values)
     value, used, without = metrics.nme(truth, predicted, PAIR)

@@ -101,12 +101,12 @@ def test_the_page_leads_with_the_winner_and_by_how_much(comparison, tmp_path):
     assert "60 held-out faces of dotted faces" in page.text
 
 
-def test_the_page_tells_the_whole_story(comparison, tmp_path):
+def test_the_page_has_every_section(comparison, tmp_path):
     text = page_of(comparison, tmp_path).text
     for part in (
-        "Results", "Held-out faces", "How training went", "Which points are hard",
+        "Results", "Held-out faces", "Learning curves", "Which points are hard",
         "How many faces are good enough", "Worst and best faces", "Missing labels",
-        "How they were trained", "The split", "Data audit", "Do it again",
+        "How they were trained", "The split", "Data audit", "Repeat the comparison",
         "kaggle-a", "460 labels", "1,234,567", "1 min 15 s", "mean squared error",
         "Groups stay together.", "exact duplicates", "412", "facial-keypoints compare -o out",
         "numpy 2.0", "2026-01-02 03:04",
@@ -132,6 +132,7 @@ def test_the_page_closes_every_tag_and_fetches_nothing(comparison, tmp_path):
 
 def test_each_face_is_there_once_with_the_points_of_every_recipe(comparison, tmp_path):
     page = page_of(comparison, tmp_path)
+    assert len(page.all("picture")) == 4  # charts, one source of each for the dark theme
     assert len(page.all("image")) == 24 + 2 * 2 * 6  # the grid; worst and best of two recipes
     layers = [a.get("class") for a in page.all("g")]
     assert layers.count("p p0") == layers.count("p p1") == 24
@@ -139,7 +140,7 @@ def test_each_face_is_there_once_with_the_points_of_every_recipe(comparison, tmp
     assert checked == ["r1", "w1"]  # the winner's
 
 
-def test_what_users_name_is_shown_and_never_run(faces, tmp_path):
+def test_names_of_users_are_escaped(faces, tmp_path):
     nasty = ComparisonResult(
         faces.subset(slice(0, 30)),
         (
@@ -164,7 +165,7 @@ def test_what_users_name_is_shown_and_never_run(faces, tmp_path):
     assert page.text.count(NASTY) >= 8
 
 
-def test_a_lead_that_is_not_clear_is_called_that(faces, tmp_path):
+def test_an_unclear_lead_is_reported_as_unclear(faces, tmp_path):
     rng = np.random.default_rng(0)
     xy = [np.nan_to_num(faces.keypoints.xy, nan=9.0) + rng.normal(size=(60, 15, 2)) for _ in "ab"]
     recipes = [

@@ -90,7 +90,7 @@ def test_each_measure_is_what_its_definition_says() -> None:
         "nose_deviation": 2 / 40,
         "mouth_deviation": 1 / 40,
         "head_roll": 0.0,
-        "head_turn": np.degrees(np.arctan(2 / 40 / NOSE_DEPTH)),
+        "head_yaw": np.degrees(np.arctan(2 / 40 / NOSE_DEPTH)),
     }
     found = measure(face())
     assert found.names == tuple(expected)
@@ -148,7 +148,7 @@ def test_a_missing_point_empties_its_own_measures_only() -> None:
     empty = {
         name for name, value in zip(found.names, found.values[0], strict=True) if np.isnan(value)
     }
-    assert empty == {"nose_to_top_lip", "nose_deviation", "head_turn"}
+    assert empty == {"nose_to_top_lip", "nose_deviation", "head_yaw"}
     sigma = dict(zip(found.names, found.sigma[0], strict=True))
     assert {name for name, value in sigma.items() if np.isnan(value)} == empty
     assert found.warnings == (("missing points",),)
@@ -158,7 +158,7 @@ def test_points_that_fell_together_give_nan_and_no_faces_give_none() -> None:
     xy = np.full((1, 15, 2), 5, np.float32)
     found = measure(Keypoints(xy, KAGGLE15, confidence=np.full((1, 15), 0.5, np.float32)))
     assert np.isnan(found["inner_canthal"]).all()
-    assert np.isnan(found["head_turn"]).all()
+    assert np.isnan(found["head_yaw"]).all()
     nobody = measure(Keypoints(np.zeros((0, 15, 2), np.float32), KAGGLE15))
     assert nobody.values.shape == (0, len(nobody.names))
     assert nobody.warnings == ()
@@ -264,14 +264,14 @@ def test_the_turn_of_drawn_heads_is_told_with_its_sign_and_marked() -> None:
         )
 
     for degrees in (-30, -20, 20, 30):
-        told = turned(degrees)["head_turn"]  # type: ignore[index]
+        told = turned(degrees)["head_yaw"]  # type: ignore[index]
         # Drawn noses stand off less than real ones, so their turn is told 0.75 times as large.
         assert np.median(told) == pytest.approx(0.75 * degrees, rel=0.1)
         assert np.quantile(np.abs(told / degrees - 0.75), 0.9) < 0.25
     straight, far = turned(0), turned(35)
     assert sum("turned" in w for w in straight.warnings) == 0  # type: ignore[attr-defined]
     assert sum("turned" in w for w in far.warnings) > 195  # type: ignore[attr-defined]
-    assert np.abs(far["head_turn"]).min() > 0.6 * TURNED_DEG  # type: ignore[index]
+    assert np.abs(far["head_yaw"]).min() > 0.6 * TURNED_DEG  # type: ignore[index]
 
 
 def test_doubtful_points_and_a_turned_neutral_face_are_marked() -> None:

@@ -57,7 +57,7 @@ def command(verb: str, path: Path, out: Path, *words: str) -> list[float]:
 def by_batch(path: Path, out: Path, **changed: float) -> list[float]:
     """What the worker does that Ray starts on each core."""
     pytest.importorskip("pyarrow")
-    from facial_keypoints.batch.inputs import find_pieces
+    from facial_keypoints.batch.inputs import find_shards
     from facial_keypoints.batch.manifest import Manifest, Settings, part_name
     from facial_keypoints.batch.storage import Folder
     from facial_keypoints.batch.worker import BlockWorker, PackedModel
@@ -74,8 +74,9 @@ def by_batch(path: Path, out: Path, **changed: float) -> list[float]:
     }  # fmt: skip
     settings = Settings(**values | changed)  # type: ignore[arg-type]
     folder = Folder(str(out))
-    Manifest.write(folder, settings, find_pieces(settings.inputs, column=None, block_size=128))
-    BlockWorker(str(out), settings, model, detector, 1).work(0)
+    with folder.prepared(settings.inputs, force=False, resume=False):
+        Manifest.write(folder, settings, find_shards(settings.inputs, column=None, block_size=128))
+        BlockWorker(str(out), settings, model, detector, 1).work(0)
     return [row["score"] for row in read_table(out / part_name(0)).to_pylist()]
 
 

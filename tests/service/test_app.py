@@ -1,4 +1,4 @@
-"""The service in process: the shipped model, drawn scenes, and a detector that is told the boxes."""
+"""The service in process: the shipped model, drawn scenes, and a detector with fixed boxes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BOXES = face_boxes(FACES.xy, KAGGLE15)
 MODEL = shipped_models()["default"]
 
 
-class Told:
+class FixedDetector:
     """A detector that knows the boxes, and waits while ``gate`` is closed."""
 
     def __init__(self) -> None:
@@ -69,13 +69,13 @@ JPEG = encoded(PHOTO, "JPEG", quality=90)
 
 
 @pytest.fixture(scope="module")
-def told() -> Told:
-    return Told()
+def fixed() -> FixedDetector:
+    return FixedDetector()
 
 
 @pytest.fixture(scope="module")
-def predictor(told: Told) -> Predictor:
-    return load_predictor(threads=1, detector=told)
+def predictor(fixed: FixedDetector) -> Predictor:
+    return load_predictor(threads=1, detector=fixed)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_aligned_faces_come_as_a_zip_with_their_matrices(client, predictor) -> N
     assert matrix == expected.matrices[1].ravel().tolist()
 
 
-def test_names_in_the_zip_are_unlike_each_other(client) -> None:
+def test_names_in_the_zip_are_unique(client) -> None:
     names = ["a_2.png", "a.png", "a.png", "a.png", "..", "\\\\x\\a.png", "=1+1/ä b.png"]
     reply = client.post("/v1/align", **form(*[(name, PNG, "") for name in names]))
     with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
@@ -377,7 +377,7 @@ def test_bad_images_are_refused_with_a_sentence(
     ["", "{}", "[]", "[1,2,3,4]", "[[1,2,3]]", '[["1",2,3,4]]', "[[5,5,5.5,9]]", "[[9,9,1,1]]",
      "[[NaN,0,9,9]]", "[[0,0,1e300,9]]", "[[true,0,9,9]]", "[" * 9000, "[[1,2,9,9]," * 101],
 )  # fmt: skip
-def test_boxes_that_are_none_are_refused(client, boxes: str) -> None:
+def test_boxes_that_are_not_boxes_are_refused(client, boxes: str) -> None:
     reply = client.post("/v1/predict", **A_PNG, data={"boxes": boxes})
     problem_of(reply, 422, "bad-parameter")
 
@@ -400,7 +400,7 @@ def test_boxes_must_lie_in_the_one_image(client) -> None:
         ("/v1/predict?style=x", "style"),
         ("/v1/predict?min_score=nan", "min_score"),
         ("/v1/predict?max_faces=0", "max_faces"),
-        ("/v1/predict?crops=true&max_faces=1", "do not go with it"),
+        ("/v1/predict?crops=true&max_faces=1", "leave out min_score and max_faces"),
         ("/v1/measure?ipd_mm=inf", "ipd_mm"),
         ("/v1/measure?ipd_mm=60&mm_per_px=1", "not both"),
         ("/v1/align?size=4000", "size"),
@@ -453,7 +453,7 @@ def test_damaged_images_are_answered_or_refused(client, data: st.DataObject) -> 
 # Limits
 
 
-def test_limits_are_told_with_what_they_are(predictor) -> None:
+def test_refusals_state_the_limit(predictor) -> None:
     limits = Limits(body_bytes=len(PNG) + 1000, files=2, pixels=640 * 360, faces=2)
     with started(predictor, limits) as client:
         reply = client.post("/v1/predict", content=PNG).json()
@@ -474,7 +474,7 @@ def test_limits_are_told_with_what_they_are(predictor) -> None:
         assert "at most 2 boxes" in problem_of(reply, 422, "bad-parameter")["detail"]
 
 
-def test_limits_that_exclude_each_other_are_refused() -> None:
+def test_contradictory_limits_are_refused() -> None:
     with pytest.raises(ValueError, match="fewer than the 32 files"):
         Limits(waiting=31)
     with pytest.raises(ValueError, match="seconds must be a positive number"):
@@ -483,16 +483,16 @@ def test_limits_that_exclude_each_other_are_refused() -> None:
         Limits(memory_bytes=1)
 
 
-def test_a_full_queue_refuses_at_once_and_serves_what_it_took(predictor, told) -> None:
+def test_a_full_queue_refuses_at_once_and_serves_what_it_took(predictor, fixed) -> None:
     limits = Limits(waiting=2, files=2)
     with started(predictor, limits) as client, ThreadPoolExecutor(3) as pool:
-        told.gate.clear()
-        while told.begun.acquire(blocking=False):
+        fixed.gate.clear()
+        while fixed.begun.acquire(blocking=False):
             pass
         try:
             # One is under way, two wait.
             taken = [pool.submit(client.post, "/v1/predict", content=PNG)]
-            assert told.begun.acquire(timeout=10)
+            assert fixed.begun.acquire(timeout=10)
             taken.append(pool.submit(client.post, "/v1/predict", **form(*[("a", PNG, "")] * 2)))
             for _ in range(1000):
                 if "images_waiting 2.0" in client.get("/metrics").text:
@@ -500,77 +500,77 @@ def test_a_full_queue_refuses_at_once_and_serves_what_it_took(predictor, told) -
             reply = client.post("/v1/predict", content=PNG)
             problem_of(reply, 503, "busy")
             assert reply.headers["retry-after"] == "1"
-            # Before its upload is looked at: this would be refused for its type.
+            # Before its upload is read: it would be refused for its type.
             unread = client.post("/v1/predict", content=PNG, headers={"content-type": "text/plain"})
             problem_of(unread, 503, "busy")
             problem_of(client.get("/readyz"), 503, "busy")
             assert client.get("/healthz").status_code == 200
         finally:
-            told.gate.set()
+            fixed.gate.set()
         assert [future.result(20).status_code for future in taken] == [200, 200]
         assert client.post("/v1/predict", content=PNG).status_code == 200
 
 
-def test_several_images_are_taken_all_or_none(predictor, told) -> None:
+def test_several_images_are_taken_all_or_none(predictor, fixed) -> None:
     with started(predictor, Limits(waiting=3, files=3)) as client, ThreadPoolExecutor(2) as pool:
-        told.gate.clear()
-        while told.begun.acquire(blocking=False):
+        fixed.gate.clear()
+        while fixed.begun.acquire(blocking=False):
             pass
         try:
             taken = [pool.submit(client.post, "/v1/predict", **form(*[("a", PNG, "")] * 3))]
-            assert told.begun.acquire(timeout=10)
+            assert fixed.begun.acquire(timeout=10)
             reply = client.post("/v1/predict", **form(*[("a", PNG, "")] * 2))
             problem_of(reply, 503, "busy")
             taken.append(pool.submit(client.post, "/v1/predict", content=PNG))  # one more has room
         finally:
-            told.gate.set()
+            fixed.gate.set()
         assert [future.result(20).status_code for future in taken] == [200, 200]
 
 
-def test_an_answer_that_takes_too_long_is_given_up(predictor, told) -> None:
+def test_an_answer_that_takes_too_long_is_given_up(predictor, fixed) -> None:
     with started(predictor, Limits(seconds=0.3)) as client:
-        told.gate.clear()
+        fixed.gate.clear()
         try:
             reply = client.post("/v1/predict", content=PNG)
         finally:
-            told.gate.set()
+            fixed.gate.set()
         problem_of(reply, 503, "took-too-long")
         assert reply.headers["retry-after"] == "1"
         assert client.post("/v1/predict", content=PNG).status_code == 200
 
 
-def test_too_many_requests_at_once_are_refused(predictor, told) -> None:
+def test_too_many_requests_at_once_are_refused(predictor, fixed) -> None:
     with started(predictor, Limits(requests=1)) as client, ThreadPoolExecutor(1) as pool:
-        told.gate.clear()
-        while told.begun.acquire(blocking=False):
+        fixed.gate.clear()
+        while fixed.begun.acquire(blocking=False):
             pass
         try:
             taken = pool.submit(client.post, "/v1/predict", content=PNG)
-            assert told.begun.acquire(timeout=10)
+            assert fixed.begun.acquire(timeout=10)
             problem_of(client.post("/v1/predict", content=PNG), 503, "busy")
         finally:
-            told.gate.set()
+            fixed.gate.set()
         assert taken.result(20).status_code == 200
 
 
-def test_what_all_bodies_hold_is_bounded(predictor, told) -> None:
+def test_the_memory_of_all_bodies_is_limited(predictor, fixed) -> None:
     limits = Limits(body_bytes=len(PNG), memory_bytes=len(PNG) + 10)
     with started(predictor, limits) as client, ThreadPoolExecutor(1) as pool:
-        told.gate.clear()
-        while told.begun.acquire(blocking=False):
+        fixed.gate.clear()
+        while fixed.begun.acquire(blocking=False):
             pass
         try:
             taken = pool.submit(client.post, "/v1/predict", content=PNG)
-            assert told.begun.acquire(timeout=10)
+            assert fixed.begun.acquire(timeout=10)
             reply = client.post("/v1/predict", content=PNG)
             assert "uploads are under way" in problem_of(reply, 503, "busy")["detail"]
         finally:
-            told.gate.set()
+            fixed.gate.set()
         assert taken.result(20).status_code == 200
         assert client.post("/v1/predict", content=PNG).status_code == 200
 
 
-def test_the_image_of_a_client_that_went_is_dropped(predictor, told) -> None:
+def test_the_image_of_a_client_that_disconnected_is_dropped(predictor, fixed) -> None:
     app = create_app(predictor, threads=1)
     seen: list[str] = []
 
@@ -596,18 +596,18 @@ def test_the_image_of_a_client_that_went_is_dropped(predictor, told) -> None:
 
     async def story() -> None:
         async with app.router.lifespan_context(app):
-            while told.begun.acquire(blocking=False):
+            while fixed.begun.acquire(blocking=False):
                 pass
-            told.gate.clear()
+            fixed.gate.clear()
             try:
                 first = asyncio.create_task(ask(stays=True))
-                await asyncio.to_thread(told.begun.acquire, timeout=10)
+                await asyncio.to_thread(fixed.begun.acquire, timeout=10)
                 await ask(stays=False)
                 seen.append("gone")
             finally:
-                told.gate.set()
+                fixed.gate.set()
             assert (await first)[0]["status"] == 200
-        assert not told.begun.acquire(blocking=False)  # nobody looked at the second image
+        assert not fixed.begun.acquire(blocking=False)  # no thread took the second image
 
     asyncio.run(story())
     assert seen == ["gone"]
@@ -657,7 +657,7 @@ def test_other_host_names_are_refused(predictor, host: str, status: int) -> None
             problem_of(reply, 421, "unknown-host")
 
 
-def test_pages_of_other_origins_may_not_ask(client, predictor) -> None:
+def test_pages_of_other_origins_are_refused(client, predictor) -> None:
     own = {"origin": "http://testserver"}
     assert client.post("/v1/predict", content=PNG, headers=own).status_code == 200
     for origin in ("https://evil.example", "null"):
@@ -677,7 +677,7 @@ def test_pages_of_other_origins_may_not_ask(client, predictor) -> None:
         problem_of(reply, 403, "foreign-page")
 
 
-def test_an_error_of_ours_says_nothing_of_the_image(predictor, monkeypatch) -> None:
+def test_an_internal_error_reveals_nothing_of_the_image(predictor, monkeypatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("a.png")
 

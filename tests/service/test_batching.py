@@ -72,7 +72,7 @@ def test_too_many_are_refused_all_at_once() -> None:
     queue.close()
 
 
-def test_what_is_cancelled_in_time_is_not_worked_on() -> None:
+def test_a_job_cancelled_in_time_is_not_processed() -> None:
     worker = Worker()
     queue = queue_of(worker)
     first = held(worker, queue)
@@ -97,7 +97,7 @@ def test_an_error_reaches_its_job_and_the_thread_goes_on() -> None:
     queue.close()
 
 
-def test_closing_answers_what_waits_and_takes_no_more() -> None:
+def test_closing_processes_waiting_jobs_and_accepts_no_more() -> None:
     worker = Worker()
     queue = queue_of(worker)
     first = held(worker, queue)
@@ -113,7 +113,7 @@ def test_closing_answers_what_waits_and_takes_no_more() -> None:
     assert [future.result(0) for future in [first, *rest]] == [2, 6, 10]
 
 
-def test_a_batch_waits_a_little_only_while_more_are_announced() -> None:
+def test_a_batch_waits_only_while_more_are_uploaded() -> None:
     worker = Worker()
     queue = queue_of(worker, wait_s=10.0)
     start = time.monotonic()

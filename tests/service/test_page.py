@@ -152,14 +152,14 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 
 
 def opened(page: Page, address: str) -> Iterator[Page]:
-    """The page, ready; whatever it complains about in the console fails the test."""
+    """The page, ready; any error in its console fails the test."""
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
     page.goto(address)
     page.locator("html[data-ready]").wait_for()
     yield page
-    expected = "status of 4"  # Chromium's line about a refused image; the test looks at the page's
+    expected = "status of 4"  # Chromium's line about a refused image; the test checks the page's
     assert [text for text in wrong if expected not in text] == []
 
 
@@ -234,7 +234,7 @@ def test_the_page_takes_nothing_from_elsewhere_and_has_no_inline_code() -> None:
     )
 
 
-# --- looking -----------------------------------------------------------------------------------------
+# --- showing -----------------------------------------------------------------------------------------
 
 
 def test_points_are_drawn_where_the_faces_have_them(page: Page) -> None:
@@ -279,10 +279,10 @@ def test_measurements_are_those_of_the_package(page: Page) -> None:
     photo, _ = draw_scene(2, seed=5, image_size=SIZE)
     upload(page, {"a.png": png(photo)}, faces=2)
     found = table(page)
-    sure = np.array([[row[f"{n}_confidence"] for n in NAMES] for row in found], np.float32)
+    confidence = np.array([[row[f"{n}_confidence"] for n in NAMES] for row in found], np.float32)
     expected = measure(
         Keypoints(
-            np.stack([points(r) for r in found]).astype(np.float32), KAGGLE15, confidence=sure
+            np.stack([points(r) for r in found]).astype(np.float32), KAGGLE15, confidence=confidence
         )
     )
     lines = list(csv.DictReader(io.StringIO(download(page, "measures").decode())))
@@ -331,9 +331,11 @@ def test_the_geometry_in_the_browser_is_that_of_the_package(page: Page) -> None:
         assert np.abs(np.reshape(pixels, (96, 96)) - cut).mean() < 0.6
 
 
-def test_a_turned_photo_is_seen_upright_by_both_sides(page: Page, tmp_path: Path) -> None:
+def test_a_photo_with_an_exif_rotation_is_upright_on_the_page_and_in_the_service(
+    page: Page, tmp_path: Path
+) -> None:
     photo, faces = draw_scene(1, seed=8, image_size=(320, 300))
-    turned = Image.fromarray(np.rot90(photo).copy())  # stored lying; the camera says so
+    turned = Image.fromarray(np.rot90(photo).copy())  # stored rotated; EXIF says so
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
     content = io.BytesIO()
@@ -343,14 +345,14 @@ def test_a_turned_photo_is_seen_upright_by_both_sides(page: Page, tmp_path: Path
     assert np.abs(points(table(page)[0]) - faces.xy[0]).max() < 12
     with zipfile.ZipFile(io.BytesIO(download(page, "coco"))) as archive:
         archive.extractall(tmp_path)
-    expect(page.locator("#note")).to_contain_text("downloads")
+    expect(page.locator("#note")).to_contain_text("Download started")
     loaded = load_dataset(tmp_path, size=(96, 96), channels=1)
     eyes = loaded.keypoints.xy[0, [0, 1]]
     assert eyes[0, 0] - eyes[1, 0] > 20  # the left eye is on the right, level
     assert abs(eyes[0, 1] - eyes[1, 1]) < 12
 
 
-def test_what_is_no_image_is_told_in_a_sentence(page: Page) -> None:
+def test_a_file_that_is_not_an_image_is_an_error(page: Page) -> None:
     upload(page, {"broken.png": b"\x89PNG\r\n\x1a\nnothing"})
     expect(page.get_by_role("alert")).to_have_text("This browser cannot show broken.png.")
     expect(page.locator("#film .badge.bad")).to_have_count(1)
@@ -402,7 +404,7 @@ def test_a_dragged_point_is_where_it_was_dropped(page: Page) -> None:
     expect(page.locator("[data-act=redo]")).to_be_disabled()
 
 
-def test_a_face_that_nobody_found_is_added_by_a_box(page: Page) -> None:
+def test_a_face_that_was_not_found_is_added_with_a_box(page: Page) -> None:
     room, _ = draw_scene(0, seed=4, image_size=SIZE)
     upload(page, {"room.png": png(room)}, faces=0)
     expect(page.locator("#note")).to_contain_text("No face was found")
@@ -486,7 +488,7 @@ def test_every_control_has_a_name(page: Page) -> None:
     assert nameless == []
 
 
-def test_a_folder_of_images_is_gone_through(page: Page, tmp_path: Path) -> None:
+def test_a_folder_of_images_is_shown_one_by_one(page: Page, tmp_path: Path) -> None:
     for number in (1, 2, 10):
         photo, _ = draw_scene(1, seed=number, image_size=(200, 240))
         (tmp_path / f"face{number}.png").write_bytes(png(photo))
@@ -566,14 +568,14 @@ def test_in_the_browser_alone_no_image_leaves_it(page: Page, ort_web: Path | Non
     photo, _ = draw_scene(3, seed=1, image_size=SIZE)
     upload(page, {"scene.png": png(photo)}, faces=3)
     served = table(page)
-    asked: list[str] = []
-    page.on("request", lambda r: asked.append(r.method) if "/v1/predict" in r.url else None)
+    requests: list[str] = []
+    page.on("request", lambda r: requests.append(r.method) if "/v1/predict" in r.url else None)
     page.get_by_label("in this browser").check()
-    expect(page.locator("#privacy")).to_contain_text("go nowhere", timeout=60_000)
+    expect(page.locator("#privacy")).to_contain_text("not sent anywhere", timeout=60_000)
     expect(page.locator("#film .badge", has_text="…")).to_have_count(0, timeout=30_000)
     upload(page, {"again.png": png(photo)}, faces=3)
     own = table(page)
-    assert asked == []
+    assert requests == []
     for before, after in zip(served, own[3:], strict=True):
         assert np.abs(points(after) - points(before)).max() < 0.5
         for name in ("x0", "y0", "x1", "y1"):
@@ -664,11 +666,11 @@ def test_a_service_with_a_token_is_asked_with_it(
         page.keyboard.press("Enter")
         expect(page.locator("#token")).to_have_value("")
         page.fill("#token", "sesame")
-        dialog.get_by_role("button", name="Go on").click()
+        dialog.get_by_role("button", name="Continue").click()
         page.locator("html[data-ready]").wait_for()
         photo, _ = draw_scene(1, seed=2, image_size=(200, 200))
         upload(page, {"a.png": png(photo)}, faces=1)
         if ort_web is not None:
             page.get_by_label("in this browser").check()
-            expect(page.locator("#privacy")).to_contain_text("go nowhere", timeout=60_000)
+            expect(page.locator("#privacy")).to_contain_text("not sent anywhere", timeout=60_000)
         context.close()

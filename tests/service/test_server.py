@@ -51,10 +51,10 @@ def connected(port: int) -> socket.socket:
 
 def received(sock: socket.socket) -> bytes:
     """Everything until the server closes the connection."""
-    pieces = []
-    while piece := sock.recv(65536):
-        pieces.append(piece)
-    return b"".join(pieces)
+    chunks = []
+    while chunk := sock.recv(65536):
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def ask(port: int, path: str = "/v1/predict?crops=true", body: bytes | None = BODY) -> bytes:
@@ -97,12 +97,12 @@ def test_slow_uploads_are_refused_while_others_are_served() -> None:
             assert b"not complete after 1.5 seconds" in reply
 
 
-def test_connections_that_ask_nothing_are_closed(monkeypatch) -> None:
+def test_connections_without_a_request_are_closed(monkeypatch) -> None:
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.5)
     with running(Limits()) as port, ExitStack() as open_sockets:
         silent, half, after = (open_sockets.enter_context(connected(port)) for _ in range(3))
         half.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: local")
-        # Refused at once; what it goes on to send is nobody's business.
+        # Refused at once; the rest of its body is dropped.
         after.sendall(head_of(10**12) + b"x")
         assert b" 413 " in received(after)
         for sock in (silent, half):
@@ -117,7 +117,7 @@ def test_connections_that_ask_nothing_are_closed(monkeypatch) -> None:
         kept.close()
 
 
-def test_answers_do_not_wait_for_their_last_piece() -> None:
+def test_the_last_packet_of_an_answer_is_not_delayed() -> None:
     accepted = []
 
     async def story() -> None:
@@ -155,7 +155,7 @@ class Process:
         self.port = int(found[1])
 
 
-def test_a_service_that_is_told_to_end_answers_first_and_one_that_is_killed_starts_again() -> None:
+def test_sigterm_answers_first_and_a_killed_service_starts_again() -> None:
     first = Process()
     assert ask(first.port, "/healthz", None) == b'{"status":"ok"}'
     first.process.kill()
@@ -186,7 +186,7 @@ def failed(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
     return end.value.code, " ".join(capsys.readouterr().err.split())
 
 
-def test_mistakes_are_told_in_a_sentence(monkeypatch, capsys, tmp_path: Path) -> None:
+def test_mistakes_are_one_sentence(monkeypatch, capsys, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, text = failed(monkeypatch, capsys, "--port", port)

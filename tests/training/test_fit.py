@@ -19,7 +19,7 @@ keras = pytest.importorskip("keras")
 from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, ModelError, OutputError
-from facial_keypoints.files import MARKER, alone_in
+from facial_keypoints.files import MARKER, lock_folder
 from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.models.codec import load_keras_model
 from facial_keypoints.models.runtime import load_runtime, read_spec, read_training_digests
@@ -227,8 +227,8 @@ def test_two_processes_do_not_train_in_one_folder(
     faces = dotted_faces(60)
     run = tmp_path / "run"
     with (
-        alone_in(run, patience=0.0),
-        pytest.raises(OutputError, match=r"another process is at work in .*run: wait for it"),
+        lock_folder(run, timeout_s=0.0),
+        pytest.raises(OutputError, match=r"another process is writing to .*run: wait for it"),
     ):
         train(faces, thirds(faces), FC, run, resume=True)
     train(faces, thirds(faces), FC, run, resume=True)

@@ -1,5 +1,5 @@
-"""Past one process: millions of images on Ray Data (extra ``ray``).
+"""Millions of images, on many processes and machines, with Ray Data (extra ``ray``).
 
-Layers: ``storage`` (files anywhere) < ``inputs`` (what is to be read) < ``manifest`` (what a run is)
-< ``worker`` (one block: images in, part out) < ``run``, which alone knows Ray.
+Each module imports only those before it: ``storage`` (files anywhere), ``inputs`` (which images),
+``manifest`` (the settings and blocks of a run), ``worker`` (predicts one block), ``run`` (Ray).
 """

@@ -1,8 +1,8 @@
-"""What a batch run reads: from the names that a user gives to pieces, and from pieces to images.
+"""The inputs of a batch run: user's names to shards, and shards to images.
 
-A *piece* is an image file, some row groups of a Parquet file, or a tar archive: what can be read
-without looking at anything else. Pieces are found in one thread, in a fixed order, without holding
-them all; images are read from them by the workers.
+A *shard* is an image file, some row groups of a Parquet file, or a tar archive: a part of the input
+that is read independently of all others. One thread lists the shards one at a time, in a fixed order;
+the workers read the images in them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from glob import has_magic
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,7 @@ from facial_keypoints.batch.storage import (
     kind_of,
     list_folder,
     open_file,
+    reason_of,
 )
 from facial_keypoints.errors import DataError
 from facial_keypoints.io.images import (
@@ -42,32 +44,41 @@ from facial_keypoints.io.images import (
 )
 from facial_keypoints.io.tables import read_list
 
-__all__ = ["IMAGE_COLUMNS", "ORIGIN", "Piece", "find_origin", "find_pieces", "read_piece"]
+__all__ = [
+    "IMAGE_COLUMNS",
+    "ORIGIN",
+    "Shard",
+    "find_origin",
+    "find_shards",
+    "read_already",
+    "read_shard",
+]
 
 Kind = Literal["file", "parquet", "tar"]
 
 IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "png", "content", "path", "file", "source")
-"""Columns of a Parquet file that are looked for, in this order, if none is named."""
+"""Names of a Parquet file's column of images, tried in this order if the user names none."""
 
 ORIGIN = b"facial_keypoints_origin"
 """Key in the footer of a table of failures: JSON with the ``root`` and the ``column`` of its run."""
 
+_TOO_LARGE = "the file is too large for an image"
 _TARS = (".tar", ".tar.gz", ".tgz")
 _LISTS = (".txt", ".lst")
 _ROWS_AT_ONCE = 16  # of a Parquet column of images: some 16 × 5 MB of photos
-# What tables call a member of an archive or a row of a Parquet file.
+# The name in tables of a member of an archive or of a row of a Parquet file.
 _INSIDE = re.compile(r"(.+?\.(?:tar|tar\.gz|tgz|parquet))#(.+)", re.IGNORECASE | re.DOTALL)
-_OPENERS = 8  # threads that read the footers of Parquet files, which wait for the network
+_FOOTER_THREADS = 8  # they read footers of Parquet files, mostly waiting for the network
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Shard:
     """Images that are read together.
 
     Attributes:
         kind: ``file`` (one image), ``parquet`` (row groups) or ``tar`` (all images in it).
         source: Its name as the user wrote it.
-        count: Images in it; ``None`` where only reading it tells.
+        count: Images in it; ``None`` for an archive, whose images are counted when it is read.
         first: Number of the first row in the Parquet file.
         group: First row group.
         groups: How many row groups.
@@ -81,40 +92,41 @@ class Piece:
     groups: int = 0
 
 
-def find_pieces(
+def find_shards(
     inputs: Iterable[str], *, column: str | None = None, block_size: int = 512
-) -> Iterator[Piece]:
-    """What the inputs name, in a fixed order, one at a time.
+) -> Iterator[Shard]:
+    """List the shards of the inputs, in a fixed order, one at a time.
 
-    Local names are searched as ``predict`` searches them; a ``.txt`` or ``.lst`` file is a list of
-    names, one a line, as ``-`` is on standard input. At a URI, folders and patterns are searched the
-    same way. ``.parquet`` files and ``.tar``, ``.tar.gz``, ``.tgz`` archives stand for the images
-    in them.
+    Local folders and patterns are searched as ``predict`` searches them, those at a URI in the same
+    way. A ``.txt`` or ``.lst`` file is a list of names, one a line; ``-`` is such a list on standard
+    input. ``.parquet`` files and ``.tar``, ``.tar.gz``, ``.tgz`` archives stand for the images in them.
 
     Args:
         inputs: Names.
         column: Column of Parquet files with images' bytes or paths.
-        block_size: Row groups of a Parquet file are joined to at least so many rows.
+        block_size: Row groups of a Parquet file are joined until a shard has at least this many rows.
 
     Raises:
         DataError: An input names nothing, or a Parquet file has no such column.
     """
 
-    def describe(name: str) -> list[Piece]:
+    def describe(name: str) -> list[Shard]:
         lower = name.lower()
         if lower.endswith(".parquet"):
             return _row_groups(name, column, block_size)
-        return [Piece("tar", name, None) if lower.endswith(_TARS) else Piece("file", name)]
+        return [Shard("tar", name, None) if lower.endswith(_TARS) else Shard("file", name)]
 
-    for pieces in in_order(describe, _names(inputs), threads=_OPENERS, ahead=16 * _OPENERS):
-        yield from pieces
+    for shards in in_order(
+        describe, _names(inputs), threads=_FOOTER_THREADS, ahead=16 * _FOOTER_THREADS
+    ):
+        yield from shards
 
 
 def _names(inputs: Iterable[str]) -> Iterator[str]:
     for name in inputs:
         if name == "-":
             yield from read_list(sys.stdin.buffer)
-        elif name.lower().endswith(_LISTS) and not any(sign in name for sign in "*?["):
+        elif name.lower().endswith(_LISTS) and not has_magic(name):
             yield from _listed(name)
         elif is_uri(name):
             yield from _at_uri(name)
@@ -131,39 +143,33 @@ def _listed(name: str) -> Iterator[str]:
 
 
 def _at_uri(name: str) -> Iterator[str]:
-    if any(sign in name for sign in "*?["):
+    if has_magic(name):
         scheme, rest = name.split("://", 1)
         host, *parts = rest.rstrip("/").split("/")
-        found = False
-        for found_name in _matching(f"{scheme}://{host}", parts):
-            found = True
-            yield found_name
-        if not found:
+        found = _matching(f"{scheme}://{host}", parts)
+        first = next(found, None)
+        if first is None:
             raise DataError(f"no file matches {name}.")
+        yield first
+        yield from found
         return
     kind = kind_of(name)
     if kind == "missing":
         raise DataError(f"there is no image or folder {name}.")
     if kind == "folder":
-        yield from _below(name)
+        yield from filter(_has_image_suffix, _matching(name, ["**"]))
     else:
         yield name
 
 
-def _below(folder: str) -> Iterator[str]:
-    for name, is_folder in list_folder(folder):
-        if is_folder:
-            # As in local folders: a link to a folder above would go round for ever.
-            if not is_linked_folder(name):
-                yield from _below(name)
-        elif PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
-            yield name
+def _has_image_suffix(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _matching(base: str, parts: list[str]) -> Iterator[str]:
     """Files below ``base`` that match the parts of a pattern; ``**`` is any depth."""
     part, rest = parts[0], parts[1:]
-    if not any(sign in part for sign in "*?["):
+    if not has_magic(part):
         name = f"{base}/{part}"
         if rest:
             yield from _matching(name, rest)
@@ -175,6 +181,7 @@ def _matching(base: str, parts: list[str]) -> Iterator[str]:
     for name, is_folder in list_folder(base):
         if part == "**":
             if is_folder:
+                # As in local folders, links are not followed: one to a folder above would never end.
                 if not is_linked_folder(name):
                     yield from _matching(name, parts)
             elif not rest:
@@ -186,21 +193,22 @@ def _matching(base: str, parts: list[str]) -> Iterator[str]:
                 yield name
 
 
-def _row_groups(name: str, column: str | None, block_size: int) -> list[Piece]:
+def _row_groups(name: str, column: str | None, block_size: int) -> list[Shard]:
     try:
         with open_file(name) as handle, pq.ParquetFile(handle) as file:
             find_column(file.schema_arrow, column, name)
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     except STORAGE_ERRORS as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{name} cannot be read as a Parquet table ({reason}).") from error
-    pieces, start, rows, first = [], 0, 0, 0
+        raise DataError(
+            f"{name} cannot be read as a Parquet table ({reason_of(error)})."
+        ) from error
+    shards, start, rows, first = [], 0, 0, 0
     for number, count in enumerate(counts, start=1):
         rows += count
         if rows >= block_size or (number == len(counts) and rows):
-            pieces.append(Piece("parquet", name, rows, first, start, number - start))
+            shards.append(Shard("parquet", name, rows, first, start, number - start))
             start, first, rows = number, first + rows, 0
-    return pieces
+    return shards
 
 
 def find_column(schema: pa.Schema, column: str | None, name: str) -> str:
@@ -233,32 +241,24 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def read_piece(
-    piece: Piece, *, root: str, column: str | None, max_pixels: int
+def read_shard(
+    shard: Shard, *, root: str, column: str | None, max_pixels: int
 ) -> Iterator[StoredImage]:
-    """The images of a piece, in order, each of which reads itself or says why it cannot be.
+    """The images of a shard, in order; reading one that is broken raises ``OSError`` with the reason.
 
     Args:
-        piece: What to read.
+        shard: What to read.
         root: Absolute folder that relative local names start from.
-        column: As for :func:`find_pieces`.
-        max_pixels: Of an image; files are refused that are too large for it even uncompressed.
+        column: As for :func:`find_shards`.
+        max_pixels: Most pixels of an image; a file that is larger than such an image uncompressed is
+            refused without reading it.
     """
-    if piece.kind == "file":
-        yield _stored(piece.source, root, max_pixels)
-    elif piece.kind == "tar":
-        yield from _from_tar(piece, root, max_pixels)
+    if shard.kind == "file":
+        yield _stored(shard.source, root, max_pixels)
+    elif shard.kind == "tar":
+        yield from _from_tar(shard, root, max_pixels)
     else:
-        yield from _from_parquet(piece, root, column, max_pixels)
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    if (
-        isinstance(error, FileNotFoundError) and not error.errno
-    ):  # fsspec's, which says the name only
-        return "No such file"
-    return " ".join(str(text).split())[:160] or type(error).__name__
+        yield from _from_parquet(shard, root, column, max_pixels)
 
 
 def _place(source: str, root: str) -> str:
@@ -274,38 +274,37 @@ def _stored(source: str, root: str, max_pixels: int) -> StoredImage:
         try:
             with open_file(place) as handle:
                 if handle.size() > 16 * max_pixels:
-                    raise OSError("the file is too large for an image")
+                    raise OSError(_TOO_LARGE)
                 content: bytes = handle.read()
                 return content
         except Exception as error:  # filesystems of fsspec raise errors of any HTTP library
-            raise OSError(_reason(error)) from error
+            raise OSError(reason_of(error)) from error
 
     return StoredImage(source, read)
 
 
-def _known(source: str, content: bytes | None) -> StoredImage:
+def read_already(name: str, outcome: bytes | Exception) -> StoredImage:
+    """An image whose file was read: ``read`` returns the bytes or raises the error that came of it."""
+
     def read() -> bytes:
-        if content is None:
-            raise OSError("the row holds nothing")
-        return content
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-    return StoredImage(source, read)
+    return StoredImage(name, read)
 
 
-def _unreadable(source: str, reason: str) -> StoredImage:
-    def read() -> bytes:
-        raise OSError(reason)
-
-    return StoredImage(source, read)
+def _unreadable(name: str, reason: str) -> StoredImage:
+    return read_already(name, OSError(reason))
 
 
 def find_origin(inputs: Sequence[str], *, root: str, column: str | None) -> bytes:
-    """What to put under :data:`ORIGIN` for a run: its root and column, or those of a table of failures.
+    """The value of :data:`ORIGIN` for a run's own table of failures.
 
     Args:
-        inputs: Of the run; what one table of failures says is passed on.
-        root: Of the run.
-        column: Of the run.
+        inputs: Inputs of the run. If the only one is a table of failures, its own value is kept.
+        root: Folder of the run that relative local names start from.
+        column: Column of the run's Parquet inputs.
     """
     if len(inputs) == 1 and inputs[0].lower().endswith(".parquet"):
         with suppress(*STORAGE_ERRORS), open_file(_place(inputs[0], root)) as handle:
@@ -320,17 +319,17 @@ class _Row(NamedTuple):
 
     number: int
     value: bytes | str | OSError | None
-    root: str  # that its name counts from
-    column: str | None  # of the Parquet file that its name may lead into
+    root: str  # folder that its name starts from
+    column: str | None  # of the Parquet file, if its name is that of a row in one
 
 
 def _from_parquet(
-    piece: Piece, root: str, column: str | None, max_pixels: int
+    shard: Shard, root: str, column: str | None, max_pixels: int
 ) -> Iterator[StoredImage]:
-    """Each row an image; names of members of archives and of rows of other files are followed once."""
-    for file, rows in groupby(_rows(piece, root, column), _file_around):
+    """An image for each row; a row may name a member of an archive or a row of another Parquet file."""
+    for file, rows in groupby(_rows(shard, root, column), _file_around):
         if not file:
-            yield from (_image(piece.source, row, max_pixels) for row in rows)
+            yield from (_image(shard.source, row, max_pixels) for row in rows)
             continue
         first, *others = rows
         wanted = Counter(str(row.value) for row in (first, *others))
@@ -338,23 +337,23 @@ def _from_parquet(
 
 
 def _file_around(row: _Row) -> str:
-    """The archive or Parquet file that the row's name leads into, else empty."""
+    """The archive or Parquet file in which the named image is; empty for any other row."""
     found = _INSIDE.fullmatch(row.value) if isinstance(row.value, str) else None
     if found is None:
         return ""
     place = _place(found[0], row.root)
-    # A file may be called so.
+    # The name may also be that of an ordinary file.
     return "" if not is_uri(place) and os.path.lexists(place) else found[1]
 
 
 def _image(source: str, row: _Row, max_pixels: int) -> StoredImage:
     name = f"{source}#{row.number}"
-    if isinstance(row.value, OSError):
-        return _unreadable(name, str(row.value))
+    if row.value is None:
+        return _unreadable(name, "the row holds nothing")
     if not isinstance(row.value, str):
-        return _known(name, row.value)
+        return read_already(name, row.value)
     if row.value.lower().endswith(_TARS):
-        reason = "an archive is no image: name it as an input, its images are then all done again"
+        reason = "an archive is not an image: give the archive itself as an input"
         return _unreadable(row.value, reason)
     return _stored(row.value, row.root, max_pixels)
 
@@ -362,11 +361,10 @@ def _image(source: str, row: _Row, max_pixels: int) -> StoredImage:
 def _from_inside(
     file: str, wanted: Counter[str], root: str, column: str | None, max_pixels: int
 ) -> Iterator[StoredImage]:
-    """Of the images in an archive or a Parquet file those that are wanted, each as often."""
-    reason = "there is nothing by this name"
+    """The wanted images of an archive or a Parquet file, each as often as it is wanted."""
     is_tar = file.lower().endswith(_TARS)
     found = (
-        ((image.name, image) for image in _from_tar(Piece("tar", file, None), root, max_pixels))
+        ((image.name, image) for image in _from_tar(Shard("tar", file, None), root, max_pixels))
         if is_tar
         else _from_rows(file, wanted, root, column, max_pixels)
     )
@@ -379,40 +377,40 @@ def _from_inside(
                 return
             if not wanted:
                 return
-    yield from (_unreadable(name, reason) for name in wanted.elements())
+    yield from (_unreadable(name, "there is no image of this name") for name in wanted.elements())
 
 
 def _from_rows(
     file: str, wanted: Counter[str], root: str, column: str | None, max_pixels: int
 ) -> Generator[tuple[str, StoredImage]]:
     try:
-        pieces = _row_groups(_place(file, root), column, 1)
+        shards = _row_groups(_place(file, root), column, 1)
     except DataError as error:
         yield file, _unreadable(file, str(error))
         return
-    for piece in pieces:
-        numbers = range(piece.first, piece.first + (piece.count or 0))
+    for shard in shards:
+        numbers = range(shard.first, shard.first + (shard.count or 0))
         if any(f"{file}#{number}" in wanted for number in numbers):
-            for row in _rows(replace(piece, source=file), root, column):
+            for row in _rows(replace(shard, source=file), root, column):
                 yield f"{file}#{row.number}", _image(file, row, max_pixels)
 
 
-def _rows(piece: Piece, root: str, column: str | None) -> Iterator[_Row]:
-    """The rows of a piece, as many as it says, in order."""
+def _rows(shard: Shard, root: str, column: str | None) -> Iterator[_Row]:
+    """The rows of a shard in order, always as many as its ``count``."""
     done, reason = 0, "the file has fewer rows than when the run began"
-    total = piece.count or 0
+    total = shard.count or 0
     try:
         # Without pre_buffer a row group streams through; with it, all its images would be held.
         with (
-            open_file(_place(piece.source, root)) as handle,
+            open_file(_place(shard.source, root)) as handle,
             pq.ParquetFile(handle, pre_buffer=False, buffer_size=1 << 20) as file,
         ):
-            name = find_column(file.schema_arrow, column, piece.source)
+            name = find_column(file.schema_arrow, column, shard.source)
             origin = json.loads((file.schema_arrow.metadata or {}).get(ORIGIN, b"{}"))
             start, inner = origin.get("root", root), origin.get("column")
             batches = file.iter_batches(
                 batch_size=_ROWS_AT_ONCE,
-                row_groups=list(range(piece.group, piece.group + piece.groups)),
+                row_groups=list(range(shard.group, shard.group + shard.groups)),
                 columns=[name],
             )
             for batch in batches:
@@ -421,33 +419,33 @@ def _rows(piece: Piece, root: str, column: str | None) -> Iterator[_Row]:
                     values = values.field("bytes")
                 for value in values.to_pylist()[: total - done]:
                     done += 1
-                    yield _Row(piece.first + done - 1, value, start, inner)
-    except Exception as error:  # whatever it is, each row has to end as one
-        reason = _reason(error)
-    for number in range(piece.first + done, piece.first + total):
+                    yield _Row(shard.first + done - 1, value, start, inner)
+    except Exception as error:  # whatever it is, every row is counted, as an image or as a failure
+        reason = reason_of(error)
+    for number in range(shard.first + done, shard.first + total):
         yield _Row(number, OSError(reason), root, column)
 
 
 class _Member(tarfile.TarInfo):
-    """Refuses an archive that just stops or goes on with nonsense: ``tarfile`` takes both for its end."""
+    """Refuses an archive that is cut off or damaged: ``tarfile`` takes both for its regular end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
         if len(buf) < tarfile.BLOCKSIZE:
-            raise tarfile.ReadError("it has no end, so something may be missing")
+            raise tarfile.ReadError("its end is missing")
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
-            if not any(buf):  # the end
+            if not any(buf):  # the regular end
                 raise
             raise tarfile.ReadError(str(error)) from error
 
 
-def _from_tar(piece: Piece, root: str, max_pixels: int) -> Iterator[StoredImage]:
-    """Members with an image's name; a damaged archive is one more, which cannot be read."""
+def _from_tar(shard: Shard, root: str, max_pixels: int) -> Iterator[StoredImage]:
+    """Members with an image's name; an error of the archive itself counts as one more failed image."""
     try:
         with (
-            open_file(_place(piece.source, root)) as handle,
+            open_file(_place(shard.source, root)) as handle,
             tarfile.open(fileobj=handle, mode="r|*", tarinfo=_Member) as archive,  # never seeks
         ):
             for member in archive:
@@ -455,17 +453,17 @@ def _from_tar(piece: Piece, root: str, max_pixels: int) -> Iterator[StoredImage]
                 is_link = member.islnk() or member.issym()
                 if not (member.isfile() or is_link) or name.name.startswith("."):
                     continue
-                if name.suffix.lower() not in IMAGE_SUFFIXES:
+                if not _has_image_suffix(name.name):
                     continue
-                source = f"{piece.source}#{member.name}"
-                if is_link:  # what it leads to has gone by already, or is not in the archive
+                source = f"{shard.source}#{member.name}"
+                if is_link:  # the file that it links to was read before, or is not in the archive
                     yield _unreadable(source, f"a link to {member.linkname}, not an image")
                     continue
                 if member.size > 16 * max_pixels:
-                    yield _unreadable(source, "the file is too large for an image")
+                    yield _unreadable(source, _TOO_LARGE)
                     continue
-                content = archive.extractfile(member)
-                yield _known(source, content.read() if content is not None else None)
+                content: Any = archive.extractfile(member)  # of a regular file, never None
+                yield read_already(source, content.read())
     except Exception as error:  # as above
-        reason = f"the archive is damaged or cannot be read: {_reason(error)}"
-        yield _unreadable(piece.source, reason)
+        reason = f"the archive is damaged or cannot be read: {reason_of(error)}"
+        yield _unreadable(shard.source, reason)

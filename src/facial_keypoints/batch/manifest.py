@@ -1,16 +1,16 @@
-"""What a batch run is: its settings, and the fixed list of pieces in each of its blocks.
+"""The settings of a batch run, and the fixed list of shards in each of its blocks.
 
-Both are written once, before any image is read, so that a resumed run does exactly what the first
-one would have done, even if the folders have changed since. The settings come last: where they are,
-the list is whole.
+Both are written once, before any image is read, so that a resumed run predicts exactly the images of
+the first one, even if the folders have changed since. The settings are written last: if they are
+there, the list is complete.
 
 Layout of the output folder::
 
-    run.json             settings; written last of the beginning
-    manifest/00000.parquet   256 blocks each, one row group a block
-    parts/00000000.parquet   one block's rows, and what became of its images (in the footer)
-    failures.parquet     source, reason, block; written at the end from the parts' footers
-    statistics.json      written at the end
+    run.json                 settings and totals
+    manifest/00000.parquet   the shards of 256 blocks, one row group a block
+    parts/00000000.parquet   the rows of one block; the footer counts its images and lists failures
+    failures.parquet         source, reason, block; written at the end from the parts' footers
+    statistics.json          written at the end
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facial_keypoints._version import __version__
-from facial_keypoints.batch.inputs import Piece
-from facial_keypoints.batch.storage import STORAGE_ERRORS, Folder
+from facial_keypoints.batch.inputs import Shard
+from facial_keypoints.batch.storage import STORAGE_ERRORS, Folder, reason_of
 from facial_keypoints.errors import DataError, OutputError
 
 __all__ = ["SETTINGS", "Manifest", "Settings", "digest", "part_name"]
 
 SETTINGS = "run.json"
-_SHARD = 256
-"""Blocks in one file of the manifest: a footer of some 100 kB, which a worker reads once a block."""
+_BLOCKS_PER_FILE = 256
+"""Blocks in one file of the manifest; its footer, which a worker reads for each block, has 100 kB."""
 
 _SCHEMA = pa.schema(
     [
         ("kind", pa.dictionary(pa.int8(), pa.string())),
-        ("source", pa.binary()),  # a file name may hold bytes that are no text
+        ("source", pa.binary()),  # a file name may hold any bytes
         ("count", pa.int64()),
         ("first", pa.int64()),
         ("group", pa.int32()),
@@ -53,10 +53,10 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Settings:
-    """What the rows of a run depend on; a run is resumed with the same only.
+    """Everything that the rows of a run depend on; a run is resumed only with the same settings.
 
     Attributes:
-        inputs: The names that the user gave.
+        inputs: The inputs as the user gave them.
         root: Absolute folder that relative local names start from.
         column: Column of Parquet inputs.
         block_size: Images in a block.
@@ -64,14 +64,14 @@ class Settings:
         min_score: As for ``Predictor.predict``.
         max_faces: As for ``Predictor.predict``.
         max_pixels: As for ``read_image``.
-        style: Label style of the answers.
+        style: Label style of the predictions.
         flip: As for ``Predictor``.
-        model: What the user called the model.
+        model: Name of the model as the user gave it.
         model_digest: SHA-256 of its file.
-        detector: What the user called the detector; empty with ``crops``.
+        detector: Name of the detector as the user gave it; empty with ``crops``.
         detector_digest: SHA-256 of its file.
         columns: Columns of the parts.
-        version: Of this package.
+        version: Version of this package.
     """
 
     inputs: tuple[str, ...]
@@ -92,12 +92,12 @@ class Settings:
     version: str = __version__
 
     def check_same(self, begun: Settings, place: str) -> None:
-        """Make sure that a run may be continued with these settings.
+        """Refuse to continue a run that was begun with other settings.
 
         Raises:
-            OutputError: The run in ``place`` was begun with others.
+            OutputError: The run in ``place`` was begun with other settings.
         """
-        # What a name of a model stands for is told by the file; where a run is continued, by nothing.
+        # Models are compared by their digests, not by name; the current folder may be another one.
         for field in dataclasses.fields(self):
             before, now = getattr(begun, field.name), getattr(self, field.name)
             if before == now or field.name in ("model", "detector", "root"):
@@ -126,7 +126,7 @@ def digest(content: bytes) -> str:
 
 
 def part_name(block: int) -> str:
-    """Name of a block's part in the output folder; in the order of blocks, so of the inputs."""
+    """Name of a block's part in the output folder; names sort in the order of the inputs."""
     return f"parts/{block:08}.parquet"
 
 
@@ -135,10 +135,10 @@ class Manifest:
 
     Args:
         out: The output folder.
-        settings: What the rows depend on.
-        blocks: How many blocks.
-        inputs: Images that are known to be in them: all but those in archives.
-        archives: How many archives.
+        settings: Settings of the run.
+        blocks: Number of blocks.
+        inputs: Images in them, without those in archives, which are not counted in advance.
+        archives: Number of archives.
     """
 
     def __init__(
@@ -147,24 +147,24 @@ class Manifest:
         self.settings = settings
         self.blocks, self.inputs, self.archives = blocks, inputs, archives
         self._out = out
-        self._shard = lru_cache(maxsize=1)(self._open_shard)
+        self._file = lru_cache(maxsize=1)(self._open_file)
 
     @classmethod
-    def write(cls, out: Folder, settings: Settings, pieces: Iterable[Piece]) -> Manifest:
-        """Cut the inputs into blocks and record them.
+    def write(cls, out: Folder, settings: Settings, shards: Iterable[Shard]) -> Manifest:
+        """Divide the shards into blocks and write the list of them.
 
         Raises:
             DataError: There are no inputs.
             OutputError: The folder cannot be written.
         """
         blocks = inputs = archives = 0
-        shard = _Shard(out)
-        for block in _blocks(pieces, settings.block_size):
-            shard.add(block)
+        writer = _ManifestWriter(out)
+        for block in _blocks(shards, settings.block_size):
+            writer.add(block)
             blocks += 1
-            inputs += sum(piece.count or 0 for piece in block)
-            archives += sum(piece.kind == "tar" for piece in block)
-        shard.flush()
+            inputs += sum(shard.count or 0 for shard in block)
+            archives += sum(shard.kind == "tar" for shard in block)
+        writer.flush()
         if blocks == 0:
             raise DataError(f"there is no image in {', '.join(settings.inputs)}.")
         totals = {"blocks": blocks, "inputs": inputs, "archives": archives}
@@ -174,10 +174,10 @@ class Manifest:
 
     @classmethod
     def read(cls, out: Folder) -> Manifest:
-        """What was recorded.
+        """Read the manifest of a run.
 
         Raises:
-            OutputError: It is not there, or this version cannot read it.
+            OutputError: It is missing, or this version cannot read it.
         """
         try:
             value = json.loads(out.read(SETTINGS))
@@ -188,34 +188,34 @@ class Manifest:
         except (*STORAGE_ERRORS, ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{out.name}/{SETTINGS} cannot be read as a run of this version "
-                f"({' '.join(str(error).split())[:120]}): write to another folder."
+                f"({reason_of(error)}): write to another folder."
             ) from error
 
-    def pieces(self, block: int) -> list[Piece]:
-        """What is in a block, in order."""
-        shard, row_group = divmod(block, _SHARD)
-        rows = self._shard(shard).read_row_group(row_group).to_pylist()
-        return [Piece(**row | {"source": os.fsdecode(row["source"])}) for row in rows]
+    def shards(self, block: int) -> list[Shard]:
+        """The shards of a block, in order."""
+        number, row_group = divmod(block, _BLOCKS_PER_FILE)
+        rows = self._file(number).read_row_group(row_group).to_pylist()
+        return [Shard(**row | {"source": os.fsdecode(row["source"])}) for row in rows]
 
-    def _open_shard(self, shard: int) -> pq.ParquetFile:
-        return pq.ParquetFile(io.BytesIO(self._out.read(_shard_name(shard))))
-
-
-def _shard_name(shard: int) -> str:
-    return f"manifest/{shard:05}.parquet"
+    def _open_file(self, number: int) -> pq.ParquetFile:
+        return pq.ParquetFile(io.BytesIO(self._out.read(_file_name(number))))
 
 
-def _blocks(pieces: Iterable[Piece], size: int) -> Iterator[list[Piece]]:
-    """Files by ``size``; row groups and archives, which are large already, by themselves."""
-    block: list[Piece] = []
-    for piece in pieces:
-        if piece.kind != "file":
+def _file_name(number: int) -> str:
+    return f"manifest/{number:05}.parquet"
+
+
+def _blocks(shards: Iterable[Shard], size: int) -> Iterator[list[Shard]]:
+    """Blocks of ``size`` files each; row groups and archives, which are large, are blocks by themselves."""
+    block: list[Shard] = []
+    for shard in shards:
+        if shard.kind != "file":
             if block:
                 yield block
-            yield [piece]
+            yield [shard]
             block = []
             continue
-        block.append(piece)
+        block.append(shard)
         if len(block) == size:
             yield block
             block = []
@@ -223,17 +223,17 @@ def _blocks(pieces: Iterable[Piece], size: int) -> Iterator[list[Piece]]:
         yield block
 
 
-class _Shard:
-    """Collects blocks and writes a file of the manifest whenever it is full."""
+class _ManifestWriter:
+    """Collects blocks and writes a file of the manifest whenever there are enough for one."""
 
     def __init__(self, out: Folder) -> None:
         self._out, self._number = out, 0
         self._blocks: list[pa.Table] = []
 
-    def add(self, block: list[Piece]) -> None:
-        rows = [asdict(piece) | {"source": os.fsencode(piece.source)} for piece in block]
+    def add(self, block: list[Shard]) -> None:
+        rows = [asdict(shard) | {"source": os.fsencode(shard.source)} for shard in block]
         self._blocks.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
-        if len(self._blocks) == _SHARD:
+        if len(self._blocks) == _BLOCKS_PER_FILE:
             self.flush()
 
     def flush(self) -> None:
@@ -243,5 +243,5 @@ class _Shard:
         with pq.ParquetWriter(content, _SCHEMA, compression="zstd") as writer:
             for table in self._blocks:
                 writer.write_table(table, row_group_size=len(table))
-        self._out.write(_shard_name(self._number), content.getvalue())
+        self._out.write(_file_name(self._number), content.getvalue())
         self._blocks, self._number = [], self._number + 1

@@ -1,12 +1,12 @@
-"""A batch run on Ray Data: which blocks are missing, who does them, and what came out.
+"""A batch run on Ray Data: find the missing blocks, have them predicted, and sum up.
 
 Why the parts are not written by Ray Data's own writer: it names files by its write tasks, so a task
-that is done twice (its node died, the run was resumed) leaves rows twice, and only a whole data set
-can be resumed. Here a Ray Data row is the number of a block and an actor writes the part of that
-number itself: done twice it is the same file, and what is missing is told by the names that are there.
-Ray Data does what it is good at: it keeps an actor per core, streams the blocks through them with
-backpressure, and starts actors again, elsewhere if need be, when processes or nodes die. No image
-passes Ray's object store: each is read by the actor that answers it.
+that runs twice (its node died, the run was resumed) leaves rows twice, and only a whole data set
+can be resumed. Here a Ray Data row is the number of a block, and an actor writes the part of that
+number itself: a block that is computed twice gives the same file, and the file names tell which blocks
+are missing. Ray Data keeps an actor per core, streams the blocks through them with backpressure, and
+restarts actors, on another node if necessary, when processes or nodes die. No image goes through
+Ray's object store: each is read by the actor that predicts it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facial_keypoints._version import __version__
-from facial_keypoints.batch.inputs import ORIGIN, find_origin, find_pieces
+from facial_keypoints.batch.inputs import ORIGIN, find_origin, find_shards
 from facial_keypoints.batch.manifest import SETTINGS, Manifest, Settings, part_name
 from facial_keypoints.batch.storage import Folder
 from facial_keypoints.batch.worker import (
@@ -44,44 +44,40 @@ from facial_keypoints.io.tables import columns
 __all__ = ["BatchResult", "run_batch"]
 
 _RAY_BLOCKS = 10_000
-"""Most units that Ray keeps account of; a larger run puts several of our blocks into one."""
+"""Most Ray blocks of a run; with more blocks of our own, a Ray block holds several of them."""
 
 _RETRIES = 5
-"""Times that Ray begins a block again after its worker died: an image that kills every worker must not
-hold up a run for ever. Ray counts failed connections to a dying node too, so what it gave up is tried
-again at the end, as long as that gets anything done."""
+"""How often Ray repeats a block after its worker died: an image that kills every worker must not stop a
+run for ever. Ray also counts failed connections to a dying node, so the blocks that it gave up are
+tried again at the end, as long as some of them succeed."""
 
 _WORKER_BYTES = 270 << 20
 """Memory that a worker takes (benchmarks/results/batch_ray.md)."""
 
-_CHECKERS = 32  # threads that read footers, which wait for the network
+_FOOTER_THREADS = 32  # they read footers of parts, mostly waiting for the network
 
 Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What a run left behind, all its beginnings taken together.
+    """Totals of a run, with what was computed before it was resumed.
 
     Attributes:
         inputs: Images.
-        predicted: Images that were answered.
-        without_faces: Of these, images in which no face was found.
-        faces: Rows.
-        failed: Images that were not answered; ``failures.parquet`` says why.
-        blocks: Parts.
-        new_blocks: Of these, parts that this run wrote.
-        seconds: Wall clock of this run.
+        predicted: Images that were predicted.
+        faces: Rows of all parts.
+        failed: Images that were not predicted; ``failures.parquet`` says why.
+        blocks: Number of parts.
+        seconds: Seconds since this call began.
         first_failure: Source and reason of the first image that failed.
     """
 
     inputs: int
     predicted: int
-    without_faces: int
     faces: int
     failed: int
     blocks: int
-    new_blocks: int
     seconds: float
     first_failure: tuple[str, str] | None
 
@@ -113,29 +109,30 @@ def run_batch(
 
     Args:
         inputs: Images, folders, patterns, lists, Parquet files, tar archives
-            (:func:`facial_keypoints.batch.inputs.find_pieces`).
+            (:func:`facial_keypoints.batch.inputs.find_shards`).
         out: Output folder, local or a URI; all workers must reach it.
         model: Model file.
-        model_name: What to call it.
+        model_name: Its name in ``run.json``.
         detector: Face detector's file; ``None`` for crops.
-        detector_name: What to call it.
-        address: Of a Ray cluster (``HOST:PORT``, ``auto``); a Ray of this machine when left out.
+        detector_name: Its name in ``run.json``.
+        address: Address of a Ray cluster (``HOST:PORT``, ``auto``); a Ray of this machine when left out.
         workers: Actors, one core each; as many as there are cores when left out.
-        readers: Threads of each actor that fetch files.
+        readers: Threads of each actor that read files.
         column: Column of Parquet inputs.
-        block_size: Images in a block; a multiple of 128 gives the very numbers of ``predict --crops``.
+        block_size: Images in a block; a multiple of 128 gives exactly the numbers of ``predict --crops``.
         crops: Each image is one face.
         min_score: As for ``Predictor.predict``.
         max_faces: As for ``Predictor.predict``.
         max_pixels: Refuse larger images.
         style: As for ``Predictor``.
         flip: As for ``Predictor``.
-        resume: Do what is missing of the run in ``out``.
+        resume: Compute the missing blocks of the run in ``out``.
         force: Replace what is in ``out``.
-        report: Called with images done and in all (0 if unknown), now and then.
+        report: Called after each block with the images done and the images in all (0 if unknown).
 
     Raises:
-        FacialKeypointsError: Of a kind that says what; whatever parts are finished stay.
+        FacialKeypointsError: The inputs, a model, the output or the cluster cannot be used, or blocks
+            failed again and again. Finished parts are kept.
     """
     started = time.perf_counter()
     folder = Folder(out)
@@ -158,7 +155,7 @@ def run_batch(
         detector_digest="" if packed_detector is None else packed_detector.digest,
         columns=(),
     )
-    # Opened here once, so that a model that does not fit is told before a cluster is asked.
+    # Opened here once, so that an unfit model is reported before a cluster is used.
     predictor = load_packed(settings, packed, packed_detector)
     settings = replace(
         settings, style=predictor.style, columns=tuple(columns(predictor.spec.schema))
@@ -168,13 +165,13 @@ def run_batch(
         missing = sorted(set(range(manifest.blocks)) - finished)
         if missing:
             progress = _progress(report, 0 if manifest.archives else manifest.inputs)
-            lost, errors = missing, []
+            lost = missing
             with connect(
                 address, workers, purpose="facial-keypoints batch", worker_bytes=_WORKER_BYTES
             ) as cores:
                 while lost:
                     count = len(lost)
-                    errors = _compute(
+                    reason = _compute(
                         lost,
                         (folder.name, manifest.settings, packed, packed_detector, readers),
                         workers=min(workers or cores, count),
@@ -182,14 +179,13 @@ def run_batch(
                     )
                     lost = sorted(set(lost) - _present(folder))
                     if len(lost) == count:
-                        raise _gave_up(lost, manifest, folder, errors)
+                        raise _gave_up(lost, manifest, folder, reason)
         return _finish(folder, manifest, new=len(missing), started=started)
 
 
 def _begin(folder: Folder, settings: Settings, *, resume: bool) -> tuple[Manifest, set[int]]:
-    """The blocks of the run, recorded now or before, and those that are finished."""
-    begun = resume and folder.exists(SETTINGS)
-    if begun:
+    """The manifest of the run, written now or read, and the numbers of its finished blocks."""
+    if resume and folder.exists(SETTINGS):
         manifest = Manifest.read(folder)
         settings.check_same(manifest.settings, folder.name)
         return manifest, {
@@ -197,19 +193,18 @@ def _begin(folder: Folder, settings: Settings, *, resume: bool) -> tuple[Manifes
             for block, whole in in_order(
                 lambda block: (block, find_status(folder, block) is not None),
                 sorted(_present(folder)),
-                threads=_CHECKERS,
-                ahead=8 * _CHECKERS,
+                threads=_FOOTER_THREADS,
+                ahead=8 * _FOOTER_THREADS,
             )
             if whole
         }
-    # Killed before the list was whole, it is made again.
+    # If the run was killed before its manifest was complete, that is written again.
     if resume and _present(folder):
         raise OutputError(
-            f"{folder.name} holds parts, but no run.json: it is no run that could be resumed; choose "
-            "another folder."
+            f"{folder.name} holds parts, but no run.json, so it cannot be resumed: choose another folder."
         )
-    pieces = find_pieces(settings.inputs, column=settings.column, block_size=settings.block_size)
-    return Manifest.write(folder, settings, pieces), set()
+    shards = find_shards(settings.inputs, column=settings.column, block_size=settings.block_size)
+    return Manifest.write(folder, settings, shards), set()
 
 
 def _present(folder: Folder) -> set[int]:
@@ -235,28 +230,32 @@ def _compute(
     *,
     workers: int,
     report: Callable[[int], None],
-) -> list[str]:
-    """Have the blocks done; returns the reasons of what Ray gave up."""
+) -> str:
+    """Have the blocks computed; returns why Ray gave up on some of them, or nothing."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.max_errored_blocks = -1  # the rest is done; what is missing is told at the end
+    context.max_errored_blocks = (
+        -1
+    )  # all others are computed; the missing ones are named at the end
     for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # we say it in a sentence
-    blocks_of_ray = ray.data.from_items(
+        logging.getLogger(name).setLevel(
+            logging.CRITICAL
+        )  # errors are raised here, in one sentence
+    ray_blocks = ray.data.from_items(
         [{"block": block} for block in blocks],
         override_num_blocks=min(len(blocks), _RAY_BLOCKS),
     )
     with warnings.catch_warnings():
-        # Ray 2.60 deprecates these two and has no other way to say them; the extra ends before 2.64.
+        # Ray 2.60 deprecates the last two arguments without a replacement; the extra ends before 2.64.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-        dataset = blocks_of_ray.map(
-            BlockWorker,  # type: ignore[arg-type]  # made once for each actor
+        dataset = ray_blocks.map(
+            BlockWorker,  # type: ignore[arg-type]  # one for each actor
             fn_constructor_args=job,
-            # At least one worker has to start; the others when and where there is room.
+            # One worker must start; the others start when there is room for them.
             compute=ActorPoolStrategy(
                 min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2
             ),
@@ -270,25 +269,20 @@ def _compute(
                 raise OutputError(row["error"])
             report(row["inputs"])
     except ray.exceptions.RayError as error:
-        return [_short(error)]
-    return []
-
-
-def _short(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__
+        return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:200]
+    return ""
 
 
 def _gave_up(
-    lost: list[int], manifest: Manifest, folder: Folder, errors: list[str]
+    lost: list[int], manifest: Manifest, folder: Folder, reason: str
 ) -> FacialKeypointsError:
-    pieces = manifest.pieces(lost[0])
-    where = f"{pieces[0].source} to {pieces[-1].source}" if len(pieces) > 1 else pieces[0].source
-    why = f" ({errors[0]})" if errors else ""
+    shards = manifest.shards(lost[0])
+    where = f"{shards[0].source} to {shards[-1].source}" if len(shards) > 1 else shards[0].source
+    why = f" ({reason})" if reason else ""
     return DataError(
-        f"{len(lost)} of {manifest.blocks} blocks are missing, first the one with {where}: their "
-        f"workers died or failed again and again{why}; what is done is kept in {folder.name}: "
-        "run again with --resume, without these images in another folder if it happens again."
+        f"{len(lost)} of {manifest.blocks} blocks are missing, the first with {where}: their workers "
+        f"died or failed again and again{why}. The others are kept in {folder.name}: run again with "
+        "--resume; if that fails too, leave these images out and write to another folder."
     )
 
 
@@ -297,18 +291,20 @@ def _statuses(folder: Folder, manifest: Manifest) -> Iterator[BlockStatus]:
         found = find_status(folder, block)
         if found is None:
             raise OutputError(
-                f"{folder.name}/{part_name(block)} was finished and cannot be read any more: run "
-                "again with --resume."
+                f"{folder.name}/{part_name(block)} was finished, but cannot be read: run again with "
+                "--resume."
             )
         return found
 
-    yield from in_order(status, range(manifest.blocks), threads=_CHECKERS, ahead=8 * _CHECKERS)
+    yield from in_order(
+        status, range(manifest.blocks), threads=_FOOTER_THREADS, ahead=8 * _FOOTER_THREADS
+    )
 
 
 def _finish(folder: Folder, manifest: Manifest, *, new: int, started: float) -> BatchResult:
     """Write the table of failures and the statistics from the parts' footers."""
     settings = manifest.settings
-    # The table may be an input itself, and that from another working directory.
+    # The table may become an input itself, of a run in another working directory.
     origin = find_origin(settings.inputs, root=settings.root, column=settings.column)
     schema = pa.schema(
         [("source", pa.string()), ("reason", pa.string()), ("block", pa.int64())],
@@ -340,9 +336,8 @@ def _finish(folder: Folder, manifest: Manifest, *, new: int, started: float) -> 
         writer.write_table(pa.Table.from_pylist(waiting, schema=schema), settings.block_size)
     folder.write("failures.parquet", content.getvalue())
     seconds = time.perf_counter() - started
-    counts = {name: totals[name] for name in ("inputs", "predicted", "without_faces", "faces")}
     statistics = {
-        **counts,
+        **{name: totals[name] for name in ("inputs", "predicted", "without_faces", "faces")},
         "failed": failed,
         "blocks": manifest.blocks,
         "blocks_of_last_run": new,
@@ -355,10 +350,11 @@ def _finish(folder: Folder, manifest: Manifest, *, new: int, started: float) -> 
     folder.write("statistics.json", json.dumps(statistics, indent=2).encode() + b"\n")
     folder.tidy("parts")
     return BatchResult(
-        **counts,
+        inputs=totals["inputs"],
+        predicted=totals["predicted"],
+        faces=totals["faces"],
         failed=failed,
         blocks=manifest.blocks,
-        new_blocks=new,
         seconds=seconds,
         first_failure=first,
     )

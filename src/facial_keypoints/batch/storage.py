@@ -1,8 +1,8 @@
-"""Files of this machine or of any filesystem that pyarrow or fsspec opens, behind one small class.
+"""Files on this machine or on any filesystem that pyarrow or fsspec opens.
 
-A name with ``scheme://`` goes to pyarrow's own filesystem for it (``s3``, ``gs``, ``abfs``, ``hdfs``,
-``file``), else to fsspec's; anything else is a local path. Names are taken literally: no query and no
-percent signs are read into them, so endpoints and credentials come from the environment
+A name with ``scheme://`` is opened by pyarrow's own filesystem for it (``s3``, ``gs``, ``abfs``,
+``hdfs``, ``file``), else by fsspec's; any other name is a local path. Names are taken literally, without
+queries or percent escapes, so endpoints and credentials come from the environment
 (``AWS_ENDPOINT_URL``, ``AWS_PROFILE``, ``GOOGLE_APPLICATION_CREDENTIALS`` ...).
 """
 
@@ -21,20 +21,20 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from facial_keypoints.errors import DataError, OutputError
-from facial_keypoints.files import MARKER, atomic_path, marker, output_folder
+from facial_keypoints.files import MARKER, atomic_path, marker, output_folder, refuse_folder
 
-__all__ = ["Folder", "is_linked_folder", "is_uri", "list_folder", "open_file"]
+__all__ = ["Folder", "is_linked_folder", "is_uri", "list_folder", "open_file", "reason_of"]
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-# Of these a put is seen whole or not at all; a rename would be a copy.
+# On these an upload appears complete or not at all, and a rename would be a copy.
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 
 STORAGE_ERRORS = (OSError, pa.ArrowException)
-"""What filesystems raise; pyarrow's own errors for bad names are no ``OSError``."""
+"""What filesystems raise; pyarrow's errors for bad names are not ``OSError``."""
 
 
 def is_uri(name: str) -> bool:
-    """Whether a name goes to a filesystem by its scheme, instead of being a local path."""
+    """Whether a name has a scheme, so is not a local path."""
     return _URI.match(name) is not None
 
 
@@ -51,16 +51,16 @@ def open_file(name: str) -> Any:
 
 
 def list_folder(name: str) -> Iterator[tuple[str, bool]]:
-    """Names below a folder, one level, in order, and whether each is a folder; hidden ones left out.
+    """Names in a folder, in order, and whether each is a folder; hidden ones are left out.
 
     Raises:
-        DataError: It cannot be listed, or is no folder.
+        DataError: It cannot be listed, or is not a folder.
     """
     system, path = _resolve(name)
     try:
         found = system.get_file_info(pafs.FileSelector(path, recursive=False))
     except STORAGE_ERRORS as error:
-        raise DataError(f"cannot look into {name} ({_reason(error)}).") from error
+        raise DataError(f"cannot list {name} ({reason_of(error)}).") from error
     for info in sorted(found, key=lambda info: str(info.base_name)):
         if not info.base_name.startswith("."):
             yield f"{name.rstrip('/')}/{info.base_name}", info.type == pafs.FileType.Directory
@@ -72,14 +72,14 @@ def kind_of(name: str) -> str:
         system, path = _resolve(name)
         info = system.get_file_info(path)
     except STORAGE_ERRORS as error:
-        raise DataError(f"cannot look for {name} ({_reason(error)}).") from error
+        raise DataError(f"cannot find out what {name} is ({reason_of(error)}).") from error
     if info.type == pafs.FileType.Directory:
         return "folder"
     return "missing" if info.type == pafs.FileType.NotFound else "file"
 
 
 def is_linked_folder(name: str) -> bool:
-    """Whether a folder is a link, which may lead back above itself; only this machine's disks have them."""
+    """Whether a folder is a symbolic link, which may lead to a folder above; only local disks have them."""
     system, path = _resolve(name)
     return isinstance(system, pafs.LocalFileSystem) and Path(path).is_symlink()
 
@@ -95,14 +95,14 @@ def _resolve(name: str) -> tuple[Any, str]:
 
 @lru_cache(maxsize=64)
 def _system(scheme: str, host: str) -> tuple[Any, str]:
-    """A filesystem, and what its paths begin with; opened once, since that may ask the network."""
+    """A filesystem and the start of its paths; kept, since opening one may need the network."""
     address = f"{scheme}://{host}/"
     try:
         system, root = pafs.FileSystem.from_uri(address)
     except pa.ArrowInvalid:
         system, root = _fsspec(address)
     except STORAGE_ERRORS as error:
-        raise DataError(f"cannot open {address} ({_reason(error)}).") from error
+        raise DataError(f"cannot open {address} ({reason_of(error)}).") from error
     return system, root
 
 
@@ -113,19 +113,22 @@ def _fsspec(address: str) -> tuple[Any, str]:
         system, root = url_to_fs(address)
     except (ValueError, ImportError, OSError) as error:
         raise DataError(
-            f"cannot open {address} ({_reason(error)}): use a scheme of pyarrow (s3, gs, abfs, hdfs, "
+            f"cannot open {address} ({reason_of(error)}): use a scheme of pyarrow (s3, gs, abfs, hdfs, "
             "file), or install the fsspec package for it."
         ) from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(system)), root
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: Exception) -> str:
+    """What an error says, in one short line."""
+    if isinstance(error, FileNotFoundError) and not error.errno:  # fsspec's gives the name only
+        return "No such file"
     text = getattr(error, "strerror", None) or str(error)
     return " ".join(str(text).split())[:160] or type(error).__name__
 
 
 class Folder:
-    """The output folder: files in it appear whole or not at all.
+    """The output folder: files in it appear complete or not at all.
 
     Locally a file is written under a temporary name, flushed to the disk and renamed; on object
     stores it is one put; elsewhere it is written under a temporary name and moved.
@@ -141,12 +144,12 @@ class Folder:
 
     @contextmanager
     def prepared(self, inputs: Sequence[str], *, force: bool, resume: bool) -> Iterator[None]:
-        """Make the folder for what the block writes; see ``files.output_folder``.
+        """Make the folder, as ``files.output_folder`` does.
 
-        At a URI, where folders cannot be renamed, the old content is removed at once.
+        At a URI, where folders cannot be renamed, ``force`` removes the old content at once.
 
         Raises:
-            OutputError: It may not be written to, or cannot be made.
+            OutputError: It exists and may not be replaced, or cannot be made.
         """
         if self._local:
             with output_folder(self.name, verb="batch", inputs=inputs, force=force, resume=resume):
@@ -154,16 +157,8 @@ class Folder:
             return
         try:
             if not self.is_empty():
-                if not self.exists(MARKER):
-                    raise OutputError(
-                        f"the output folder {self.name} exists already and was not made by "
-                        "facial-keypoints: choose another folder."
-                    )
-                if not (resume or force):
-                    raise OutputError(
-                        f"the output folder {self.name} exists already: choose another one, continue "
-                        "it with --resume, or replace it with --force."
-                    )
+                has_marker = self.exists(MARKER)
+                refuse_folder(self.name, has_marker=has_marker, force=force, resume=resume)
                 if not resume:
                     self._system.delete_dir_contents(self._root)
             self._system.create_dir(self._root, recursive=True)
@@ -186,7 +181,7 @@ class Folder:
             return
         target = f"{self._root}/{name}"
         put = self._system.type_name in _OBJECT_STORES
-        # Not hidden under the final name's folder: what lists parts must not meet half of one.
+        # The temporary file lies in the root, so that nobody who lists parts reads half of one.
         place = target if put else f"{self._root}/.{name.replace('/', '.')}.{os.getpid()}"
         try:
             if not put:
@@ -221,7 +216,7 @@ class Folder:
         """Whether there is nothing in it, or no such folder.
 
         Raises:
-            OutputError: It is a file, or cannot be looked into.
+            OutputError: It is a file, or cannot be listed.
         """
         try:
             selector = pafs.FileSelector(self._root, allow_not_found=True)
@@ -236,13 +231,13 @@ class Folder:
         return sorted(name for name in found if not name.startswith("."))
 
     def tidy(self, folder: str) -> None:
-        """Remove what killed processes left half written in a folder of it."""
+        """Remove the temporary files of killed processes in a folder of it."""
         if self._local:
             for path in Path(self.name, folder).glob(".*"):
                 path.unlink(missing_ok=True)
 
     def _refused(self, name: str, error: Exception) -> OutputError:
         return OutputError(
-            f"cannot write {self.name}/{name} ({_reason(error)}): choose another output, or mend it "
-            "and run again with --resume."
+            f"cannot write {self.name}/{name} ({reason_of(error)}): choose another output, or make it "
+            "writable and run again with --resume."
         )

@@ -1,8 +1,8 @@
-"""One block after the other: read its images, answer them, write its part. Knows nothing of Ray.
+"""Predicts one block after the other: read its images, predict, write its part. Knows nothing of Ray.
 
-A part is the rows of one block as ``predict`` writes them, and, in its footer, what became of each
-image that has no row. One file, one rename: there is no moment in which a block is half done, and
-doing it twice gives the same file again.
+A part is a Parquet file with the rows of one block as ``predict`` writes them; its footer counts the
+images and lists those that failed. It is written under a temporary name and renamed, so a block is
+either missing or complete, and computing it again gives the same file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facial_keypoints.batch.inputs import read_piece
+from facial_keypoints.batch.inputs import read_already, read_shard
 from facial_keypoints.batch.manifest import Manifest, Settings, digest, part_name
 from facial_keypoints.batch.storage import STORAGE_ERRORS, Folder
 from facial_keypoints.errors import FacialKeypointsError, ImageError, ModelError
@@ -34,17 +34,17 @@ from facial_keypoints.types import Prediction
 __all__ = ["BlockStatus", "BlockWorker", "PackedModel", "find_status"]
 
 CROPS_AT_ONCE = 128
-"""As for ``predict``: a block holds a multiple of it, so that both compute the same batches."""
+"""As for ``predict``; if the block size is a multiple of it, both compute the same batches."""
 
 _FOOTER = b"facial_keypoints_block"
 
 
 @dataclass(frozen=True)
 class PackedModel:
-    """A model file that travels to the workers, who may not see the driver's disk.
+    """A model file as bytes, sent to workers that may not share a disk with the driver.
 
     Attributes:
-        suffix: Of the file, which says what it is.
+        suffix: Suffix of the file, which gives its format.
         content: Its bytes.
     """
 
@@ -77,17 +77,17 @@ class PackedModel:
 
 @dataclass(frozen=True)
 class BlockStatus:
-    """What became of a block.
+    """Counts of a finished block.
 
     Attributes:
         block: Its number.
         inputs: Images in it.
-        predicted: Of these, images that were answered; the others failed.
-        without_faces: Of those answered, images in which no face was found.
-        faces: Rows.
+        predicted: Images that were predicted; all others failed.
+        without_faces: Predicted images in which no face was found.
+        faces: Rows of the part.
         failures: Source and reason of each image that failed, in order.
-        read_s: Seconds until its bytes were there, added up over images, which overlap.
-        work_s: Wall clock of the block without writing.
+        read_s: Seconds of reading files, added up over the images, which are read in parallel.
+        work_s: Seconds from the block's start to its end, without writing the part.
         bytes_read: Size of its images' files.
     """
 
@@ -103,7 +103,7 @@ class BlockStatus:
 
 
 def find_status(out: Folder, block: int) -> BlockStatus | None:
-    """What the part of a block says about it; ``None`` where there is no part, or no whole one."""
+    """The counts in the part of a block; ``None`` if the part is missing or not complete."""
     try:
         with out.open(part_name(block)) as handle:
             value = json.loads(pq.read_metadata(handle).metadata[_FOOTER])
@@ -115,14 +115,14 @@ def find_status(out: Folder, block: int) -> BlockStatus | None:
 
 
 class BlockWorker:
-    """Holds one predictor and does blocks with it.
+    """Predicts blocks with one predictor.
 
     Args:
         out: The output folder.
-        settings: Of the run.
+        settings: Settings of the run.
         model: The model.
         detector: The face detector; ``None`` for crops.
-        readers: Threads that fetch the bytes of the next images; they decode nothing.
+        readers: Threads that read the files of the next images, without decoding them.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class BlockWorker:
         detector: PackedModel | None,
         readers: int,
     ) -> None:
-        # Pillow warns of metadata that nobody asked for; an image that it cannot read is an error.
+        # Pillow warns of metadata that is not used here; an image that it cannot read is an error.
         warnings.filterwarnings("ignore", module="PIL")
         self._out = Folder(out)
         self._settings = settings
@@ -143,28 +143,22 @@ class BlockWorker:
         self._schema = arrow_schema(columns(self.predictor.spec.schema))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Do the block whose number is in the row, unless its part is there already.
+        """Predict the block whose number is in the row, unless its part exists already.
 
         Returns:
-            ``block``, ``inputs``, ``failed``, ``faces``, and ``error``: the sentence that ends the run
-            where the part cannot be written, else empty.
+            ``inputs``, the images of the block, and ``error``: empty, or the message with which the
+            run ends because the part cannot be written.
         """
         block = int(row["block"])
         try:
-            # It may have been done before its worker or node died.
+            # It may have been finished just before its worker or node died.
             status = find_status(self._out, block) or self.work(block)
         except FacialKeypointsError as error:
-            return {"block": block, "inputs": 0, "failed": 0, "faces": 0, "error": str(error)}
-        return {
-            "block": block,
-            "inputs": status.inputs,
-            "failed": len(status.failures),
-            "faces": status.faces,
-            "error": "",
-        }
+            return {"inputs": 0, "error": str(error)}
+        return {"inputs": status.inputs, "error": ""}
 
     def work(self, block: int) -> BlockStatus:
-        """Answer a block and write its part.
+        """Predict a block and write its part.
 
         Raises:
             OutputError: The part cannot be written.
@@ -198,13 +192,13 @@ class BlockWorker:
         return status
 
     def _images(self, block: int, names: list[str], clock: _Clock) -> Iterator[StoredImage]:
-        """The images of a block, the bytes of the next few being fetched while one is answered."""
+        """The images of a block; the next few files are read while one image is predicted."""
         settings = self._settings
         waiting = (
             image
-            for piece in self._manifest.pieces(block)
-            for image in read_piece(
-                piece,
+            for shard in self._manifest.shards(block)
+            for image in read_shard(
+                shard,
                 root=settings.root,
                 column=settings.column,
                 max_pixels=settings.max_pixels,
@@ -219,7 +213,7 @@ class BlockWorker:
                 yield image
 
     def _answers(self, images: Iterator[StoredImage]) -> Generator[Prediction | ImageError]:
-        """One thread reads images' pixels and answers: a worker is to fill one core, not two."""
+        """Predictions of the images, decoded and computed by one thread: a worker has one core."""
         settings = self._settings
         if settings.crops:
             return self.predictor.predict_files(
@@ -245,10 +239,10 @@ class BlockWorker:
 
 
 def load_packed(settings: Settings, model: PackedModel, detector: PackedModel | None) -> Predictor:
-    """Open the models that came with a job, on one thread.
+    """Open a packed model and detector for one thread.
 
     Raises:
-        ModelError: They are no models, or do not know the style.
+        ModelError: They are not models, or the model does not know the style.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         return load_predictor(
@@ -261,7 +255,7 @@ def load_packed(settings: Settings, model: PackedModel, detector: PackedModel | 
 
 
 class _Clock:
-    """Adds up what reading took."""
+    """Adds up the time and size of reading."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -269,20 +263,16 @@ class _Clock:
 
     @staticmethod
     def fetch(image: StoredImage) -> tuple[StoredImage, float, int]:
-        """Read an image's bytes now; the image then gives them, or the error, to whoever asks."""
+        """Read an image's file now; returns the read image, the seconds and the bytes."""
         started = time.perf_counter()
+        outcome: bytes | Exception
         try:
-            content = image.read()
-        except (OSError, ValueError) as problem:
-            error = problem
-        else:
-            seconds = time.perf_counter() - started
-            return StoredImage(image.name, lambda: content), seconds, len(content)
-
-        def fail() -> bytes:
-            raise error
-
-        return StoredImage(image.name, fail), time.perf_counter() - started, 0
+            outcome = image.read()
+        except (OSError, ValueError) as error:
+            outcome = error
+        seconds = time.perf_counter() - started
+        size = len(outcome) if isinstance(outcome, bytes) else 0
+        return read_already(image.name, outcome), seconds, size
 
 
 def _text(name: str) -> str:

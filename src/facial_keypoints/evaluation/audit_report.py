@@ -1,4 +1,4 @@
-"""What the audit found, for people and programs: the terminal, ``audit.html``, ``audit.json``."""
+"""The report of a data audit: tables in the terminal, ``audit.html`` and ``audit.json``."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class _Table(NamedTuple):
 
 
 def _cut(rows: Sequence[tuple[str, ...]], limit: int) -> list[tuple[str, ...]]:
-    """At most ``limit`` rows, then one with the number of those left out."""
+    """The first ``limit`` rows, then a row with the number of the others."""
     left = len(rows) - limit
     more = [(f"… {left:,} more", *[""] * (len(rows[0]) - 1))] if left > 0 else []
     return [*rows[:limit], *more]
 
 
 def _tables(report: AuditReport, limit: int) -> list[_Table]:
-    """The tables that hold something, none with many more rows than ``limit``."""
+    """The tables that have data; long lists are cut after ``limit`` rows."""
     height, width = report.image_size
     styles = ", ".join(f"{name or 'no style'} {n:,}" for name, n in report.styles.items())
     shares = {k: n / max(report.rows, 1) for k, n in report.label_counts.items()}
@@ -60,7 +60,7 @@ def _tables(report: AuditReport, limit: int) -> list[_Table]:
     if report.style_offsets:
         reference = report.style_offsets[0].reference
         tables.append(_Table(
-            "Where label styles differ, eyes held fixed",
+            "Mean differences between label styles, with the eyes aligned",
             ("keypoint", "style", f"px right of {reference}", f"px below {reference}"),
             [(o.keypoint, o.style, f"{o.dx:+.1f}", f"{o.dy:+.1f}") for o in report.style_offsets],
         ))  # fmt: skip
@@ -87,7 +87,7 @@ def render_audit(report: AuditReport) -> Group:
     if report.flags:
         rows = [(f.sample_id, f"{f.score:.1f}", f"{f.reason}: {f.detail}") for f in report.flags]
         tables.append(
-            _Table("Rows to look at", ("row", "score", "reason"), _cut(rows, _TERMINAL_ROWS))
+            _Table("Rows to check", ("row", "score", "reason"), _cut(rows, _TERMINAL_ROWS))
         )
     parts: list[Table | Text] = []
     for table in tables:

@@ -1,8 +1,9 @@
-"""Measures of how far predicted points are from labels; numpy only, the reference for every other.
+"""Distances of predicted points from labels, with numpy alone.
 
-All functions take points (N, K, 2) in pixels with NaN = not labelled in ``truth``. A point without
-label counts nowhere; a *prediction* that is NaN or infinite at a labelled point is an error, since
-leaving it out would flatter the model. No labels at all give NaN, never a warning or an exception.
+All functions take points (N, K, 2) in pixels with NaN = not labelled in ``truth``. A point without a
+label does not count; a *prediction* that is NaN or infinite at a labelled point is an error, since
+leaving it out would make the model look better. Without any label the result is NaN, without a
+warning or an exception.
 
 RMSE and MAE run over labelled **coordinates** (Kaggle's formula), all other measures over labelled
 **points** or **faces**. Face errors are normalised by the distance between the two keypoints of the
@@ -48,7 +49,7 @@ _BLOCK = 4_000_000  # resampled group numbers held at once: 32 MB
 
 
 class Interval(NamedTuple):
-    """Ends of a confidence interval; NaN where the data cannot tell."""
+    """Ends of a confidence interval; NaN where there are too few data for one."""
 
     low: float
     high: float
@@ -59,8 +60,8 @@ class Nme(NamedTuple):
 
     Args:
         value: Mean over faces of the face's mean point error / its norm distance; a fraction.
-        num_faces: Faces that entered.
-        num_without_pair: Faces with labels that could not enter, for want of the norm pair.
+        num_faces: Faces that count.
+        num_without_pair: Faces with labels that do not count, because the norm pair is not labelled.
     """
 
     value: float
@@ -143,7 +144,7 @@ def point_errors(truth: FloatArray, predicted: FloatArray) -> NDArray[np.float64
 
 
 def median_point_error(truth: FloatArray, predicted: FloatArray) -> float:
-    """Median over labelled points of the Euclidean error, in px: deaf to a few wrong labels."""
+    """Median over labelled points of the Euclidean error, in px; a few wrong labels hardly change it."""
     return _median(point_errors(truth, predicted))
 
 
@@ -167,7 +168,7 @@ def face_nme(
 
 
 def nme(truth: FloatArray, predicted: FloatArray, norm_indices: tuple[int, int]) -> Nme:
-    """Normalised mean error: the mean of :func:`face_nme`, with the faces behind and left out."""
+    """Normalised mean error: the mean of :func:`face_nme`, with the numbers of faces."""
     faces = face_nme(truth, predicted, norm_indices)
     used = int((~np.isnan(faces)).sum())
     with_labels = int((~np.isnan(truth)).any(axis=(1, 2)).sum())
@@ -182,7 +183,7 @@ def ced_curve(face_errors: FloatArray, thresholds: FloatArray) -> NDArray[np.flo
         thresholds: (T,) in the unit of the errors.
 
     Returns:
-        Fractions that never fall; all NaN if no face has an error.
+        Fractions in rising order; all NaN if no face has an error.
     """
     kept = np.sort(face_errors[~np.isnan(face_errors)])
     if not kept.size:
@@ -228,9 +229,9 @@ def bootstrap_rmse(
 ) -> NDArray[np.float64]:
     """RMSE of M columns under resampling of whole groups (cluster bootstrap).
 
-    The images of one person (or near-duplicates) are wrong together, so drawing rows would make
-    intervals far too narrow: groups are drawn with replacement, as many as there are. All columns
-    see the same draws, so differences between columns are paired.
+    The errors on images of one person (or on near-duplicates) are correlated, so drawing rows would
+    make intervals far too narrow: groups are drawn with replacement, as many as there are. All
+    columns use the same draws, so differences between columns are paired.
 
     Args:
         squared: (N, M) or (N, M, C) squared errors in px², NaN = not labelled; axes after M are
@@ -241,7 +242,7 @@ def bootstrap_rmse(
 
     Returns:
         (draws, M) px. NaN in a draw without any label of the column, and in all draws of a column
-        whose labels come from fewer than two groups: one group says nothing about the spread.
+        whose labels come from fewer than two groups, which do not show any spread.
     """
     n, m = squared.shape[:2]
     values = np.asarray(squared, np.float64).reshape(n, m, int(np.prod(squared.shape[2:])))
@@ -272,13 +273,12 @@ def bootstrap_rmse(
     return result
 
 
-def percentile_interval(draws: FloatArray, *, confidence: float = 0.95) -> Interval:
-    """The middle ``confidence`` share of bootstrap draws (D,); NaN draws do not count."""
+def percentile_interval(draws: FloatArray) -> Interval:
+    """The middle 95 % of bootstrap draws (D,); NaN draws do not count."""
     kept = draws[~np.isnan(draws)]
     if not kept.size:
         return Interval(float("nan"), float("nan"))
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(kept, [tail, 1.0 - tail])
+    low, high = np.quantile(kept, [0.025, 0.975])
     return Interval(float(low), float(high))
 
 
@@ -288,10 +288,7 @@ def bootstrap_interval(
     groups: Array,
     *,
     seed: int = 0,
-    draws: int = BOOTSTRAP_DRAWS,
-    confidence: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap interval of :func:`rmse`, resampling groups; see :func:`bootstrap_rmse`."""
+    """95 % bootstrap interval of :func:`rmse`, resampling groups; see :func:`bootstrap_rmse`."""
     pooled = squared_errors(truth, predicted)[:, np.newaxis]  # (N, 1, K, 2): one column
-    drawn = bootstrap_rmse(pooled, groups, seed=seed, draws=draws)
-    return percentile_interval(drawn[:, 0], confidence=confidence)
+    return percentile_interval(bootstrap_rmse(pooled, groups, seed=seed)[:, 0])

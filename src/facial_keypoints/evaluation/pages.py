@@ -1,7 +1,7 @@
-"""Numbers as people read them, and HTML pages from the templates beside this module.
+"""Numbers as text, and HTML pages from the templates in this folder.
 
-A page is one file: the stylesheet, charts and images are inside, nothing is fetched, and its content
-security policy forbids it. Whatever a template shows is escaped.
+A page is one file with its stylesheet, charts and images. It loads nothing else, which its content
+security policy forbids. All values in a template are escaped.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def interval(ends: Interval) -> str:
     """Both ends with two decimals; a dash for NaN."""
     if math.isnan(ends.low):
         return "–"
-    if ends.low < 0:  # a dash between signs would be read as one
+    if ends.low < 0:  # a dash beside a minus sign would be confusing
         return f"{ends.low:.2f} to {ends.high:.2f}".replace("-", "−")
     return f"{ends.low:.2f}–{ends.high:.2f}"
 
@@ -61,7 +61,7 @@ def duration(seconds: float) -> str:
 
 
 def setting(value: Any) -> str:
-    """A setting: short numbers, words for truth values and containers; a dash for ``None``."""
+    """A setting as text: short numbers, yes or no, the items of containers; a dash for ``None``."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -76,7 +76,7 @@ def setting(value: Any) -> str:
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """An image file as an address that holds it; ``kind`` as in ``image/png``."""
+    """A file as a ``data:`` address; ``kind`` is its media type, as in ``image/png``."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
@@ -100,7 +100,7 @@ def _environment() -> Environment:
 
 
 def require_templates() -> None:
-    """Refuse before the work whose page could not be written.
+    """Check before a long computation that its page can be written.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -113,7 +113,7 @@ def render(template: str, **values: Any) -> str:
 
     Args:
         template: File name in ``templates/``.
-        values: What the template shows; every one that it names must be given.
+        values: The values of all names in the template.
 
     Raises:
         MissingExtraError: jinja2 is not installed.

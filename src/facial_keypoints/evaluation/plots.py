@@ -1,8 +1,8 @@
 """Figures of faces, errors and training (matplotlib, extra ``train``).
 
-Every ``plot_*`` returns a :class:`matplotlib.figure.Figure` made without pyplot: no global state is
-read or left behind, and nothing needs closing. Colours are told apart with every common kind of
-colour blindness; truth and prediction differ in shape as well. Knows arrays, not reports.
+Every ``plot_*`` returns a :class:`matplotlib.figure.Figure` made without pyplot: it uses no global
+state, and nothing needs closing. People with any common kind of colour blindness can tell the colours
+apart; truth and prediction differ in shape as well. Knows arrays, not reports.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.errors import MissingExtraError
 from facial_keypoints.evaluation.metrics import rmse, rmse_per_face
+from facial_keypoints.evaluation.scores import FAILURE_THRESHOLD
 from facial_keypoints.files import atomic_path
 from facial_keypoints.inference.measure.measures import TURNED_DEG, Measurements
 from facial_keypoints.types import FaceDataset, FloatArray
@@ -29,6 +30,7 @@ __all__ = [
     "THEMES",
     "Theme",
     "keypoint_label",
+    "order_by_error",
     "pick_faces",
     "plot_ced",
     "plot_keypoint_errors",
@@ -112,17 +114,60 @@ def _axes(
     return axes
 
 
-def _title(axes: Axes, theme: Theme, title: str, subtitle: str = "") -> None:
+def _chart(
+    theme: Theme,
+    height: float,
+    *,
+    grid: Literal["x", "y"],
+    title: str,
+    note: str,
+    x_label: str = "",
+) -> tuple[Figure, Axes]:
+    """A figure of one chart with its title, a note below that, and the name of the x axis."""
+    figure = _figure(7.2, height, theme)
+    axes = _axes(figure, theme, grid=grid)
     axes.set_title(title, loc="left", color=theme.ink, fontsize=_TITLE, fontweight="bold", pad=24)
+    _write(axes, note, (0, 1), (0, 9), theme.muted)
+    axes.set_xlabel(x_label, color=theme.muted, fontsize=_SMALL)
+    return figure, axes
+
+
+def _write(
+    axes: Axes,
+    text: str,
+    place: tuple[float, float],
+    offset: tuple[float, float],
+    color: str,
+    *,
+    xycoords: str | tuple[str, str] = "axes fraction",
+    **style: Any,
+) -> None:
+    """Text at a place of the axes, moved by an offset in points."""
+    style = {"fontsize": _SMALL, **style}
     axes.annotate(
-        subtitle,
-        (0, 1),
-        (0, 9),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        color=theme.muted,
-        fontsize=_SMALL,
+        text, place, offset, xycoords=xycoords, textcoords="offset points", color=color, **style
     )
+
+
+def _name_rows(axes: Axes, theme: Theme, names: Sequence[str]) -> None:
+    """Names of rows 0, 1, ... on the y axis, the first one on top."""
+    axes.set_yticks(range(len(names)), names, color=theme.ink, fontsize=_SMALL)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.spines["left"].set_visible(False)
+
+
+def _legend(figure: Figure, theme: Theme, handles: Sequence[Any]) -> None:
+    """A legend below everything else, unless there is nothing to explain."""
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=min(len(handles), 5),
+            frameon=False,
+            fontsize=_TEXT,
+            labelcolor=theme.ink,
+            handletextpad=0.3,
+        )
 
 
 def keypoint_label(name: str) -> str:
@@ -131,7 +176,7 @@ def keypoint_label(name: str) -> str:
 
 
 def _spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Positions moved apart, order kept, until neighbours are ``gap`` apart; centred where crowded."""
+    """Positions moved apart until neighbours are ``gap`` apart; order and mean of each cluster stay."""
     order = np.argsort(positions, kind="stable")
     clusters: list[tuple[float, list[int]]] = []  # centre, members
     for i in order:
@@ -152,33 +197,19 @@ def _spread(positions: Sequence[float], gap: float) -> list[float]:
     return result
 
 
-def _label_lines(
-    axes: Axes, labels: Sequence[str], ends: Sequence[float], colors: Sequence[str]
-) -> None:
+def _label_lines(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
     """Names right of the axes at the height where lines end, moved apart where they would overlap.
 
     Args:
         axes: Its y limits must be final.
-        labels: One per line.
-        ends: Heights of the line ends in axes fraction.
-        colors: One per line.
+        ends: Name, height of the line's end in axes fraction, and colour of each line.
     """
     height_points = axes.get_figure(root=True).get_figheight() * 72 * 0.72  # type: ignore[union-attr]
-    places = _spread(ends, 14 / height_points)
+    places = _spread([height for _, height, _ in ends], 14 / height_points)
     overshoot = max([0.0, *(y - 0.98 for y in places)])  # no name above the axes
-    for label, y, color in zip(labels, places, colors, strict=True):
-        axes.annotate(
-            label,
-            (1, y - overshoot),
-            (6, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            va="center",
-            color=color,
-            fontsize=_TEXT,
-            fontweight="bold",
-            annotation_clip=False,
-        )
+    style: Any = {"fontsize": _TEXT, "fontweight": "bold", "annotation_clip": False}
+    for (name, _, color), y in zip(ends, places, strict=True):
+        _write(axes, name, (1, y - overshoot), (6, 0), color, va="center", **style)
 
 
 def _color(theme: Theme, index: int) -> str:
@@ -195,14 +226,16 @@ def plot_learning_curves(
             epoch; NaN leaves a gap. Lengths may differ.
         theme: "light" or "dark".
     """
-    from_theme = THEMES[theme]
-    figure = _figure(7.2, 4.2, from_theme)
-    axes = _axes(figure, from_theme, grid="y")
+    colors = THEMES[theme]
+    figure, axes = _chart(
+        colors, 4.2, grid="y", title="Learning curves", x_label="epoch",
+        note="RMSE in pixels (log scale) · full line: validation · dashed: training",
+    )  # fmt: skip
     drawn: list[tuple[str, float, str]] = []
     values: list[float] = []
     longest = 1
     for i, (name, history) in enumerate(histories.items()):
-        color = _color(from_theme, i)
+        color = _color(colors, i)
         curves = {k: np.asarray(history.get(k, ()), float) for k in ("rmse_px", "val_rmse_px")}
         main = curves["val_rmse_px"] if curves["val_rmse_px"].size else curves["rmse_px"]
         for key, curve in curves.items():
@@ -221,17 +254,9 @@ def plot_learning_curves(
     axes.set_xlim(1, max(longest, 2))
     if values:
         low, high = _pixel_axis(axes, values)
-        ends = [
-            float(np.interp(np.log(y), (np.log(low), np.log(high)), (0, 1))) for _, y, _ in drawn
-        ]
-        _label_lines(axes, [d[0] for d in drawn], ends, [d[2] for d in drawn])
-    axes.set_xlabel("epoch", color=from_theme.muted, fontsize=_SMALL)
-    _title(
-        axes,
-        from_theme,
-        "Learning curves",
-        "RMSE in pixels (log scale) · full line: validation · dashed: training",
-    )
+        limits = np.log((low, high))
+        ends = [(n, float(np.interp(np.log(y), limits, (0, 1))), color) for n, y, color in drawn]
+        _label_lines(axes, ends)
     return figure
 
 
@@ -271,63 +296,38 @@ def plot_keypoint_errors(
         num_labels: K counts of labels, written beside the names.
         theme: "light" or "dark".
     """
-    from_theme = THEMES[theme]
+    colors = THEMES[theme]
     k, m = len(keypoint_names), max(len(errors), 1)
-    figure = _figure(7.2, 1.5 + k * (0.14 + 0.1 * m), from_theme)
-    axes = _axes(figure, from_theme, grid="x")
+    note = " · in brackets: labels" if num_labels is not None else ""
+    figure, axes = _chart(
+        colors, 1.5 + k * (0.14 + 0.1 * m), grid="x", title="Error per keypoint",
+        note=f"bars: 95 % bootstrap intervals{note}", x_label="RMSE in pixels",
+    )  # fmt: skip
     means = np.array([np.asarray(e, float) for e, _ in errors.values()]).reshape(-1, k)
     best = np.where(np.isnan(means), np.inf, means).min(axis=0, initial=np.inf)
     order = np.argsort(best, kind="stable")
     rows = np.arange(k, dtype=float)
     offsets = (np.arange(m) - (m - 1) / 2) * (0.62 / m)
     for i, (name, (error, interval)) in enumerate(errors.items()):
-        color = _color(from_theme, i)
+        color = _color(colors, i)
         y = rows + offsets[i]
         ends = np.asarray(interval, float)[order]
         axes.hlines(y, ends[:, 0], ends[:, 1], color=color, linewidth=1.6, alpha=0.55)
         axes.plot(np.asarray(error, float)[order], y, "o", color=color, markersize=5, label=name)
-    axes.set_yticks(
-        rows,
-        [
-            keypoint_label(keypoint_names[j])
-            + ("" if num_labels is None else f"  ({num_labels[j]:,})")
-            for j in order
-        ],
-        color=from_theme.ink,
-        fontsize=_SMALL,
-    )
+    counts = ["" if num_labels is None else f"  ({num_labels[j]:,})" for j in order]
+    labels = [keypoint_label(keypoint_names[j]) for j in order]
+    _name_rows(axes, colors, [label + count for label, count in zip(labels, counts, strict=True)])
     for boundary in rows[:-1] + 0.5:
-        axes.axhline(boundary, color=from_theme.grid, linewidth=0.5)
-    axes.set_ylim(k - 0.4, -0.6)
+        axes.axhline(boundary, color=colors.grid, linewidth=0.5)
     axes.set_xlim(left=0)
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel("RMSE in pixels", color=from_theme.muted, fontsize=_SMALL)
-    note = " · in brackets: labels" if num_labels is not None else ""
-    _title(axes, from_theme, "Error per keypoint", f"bars: 95 % bootstrap intervals{note}")
-    _legend_below(figure, from_theme, axes)
+    _legend(figure, colors, axes.get_legend_handles_labels()[0])
     return figure
-
-
-def _legend_below(figure: Figure, theme: Theme, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=min(len(handles), 5),
-            frameon=False,
-            fontsize=_TEXT,
-            labelcolor=theme.ink,
-            handletextpad=0.3,
-        )
 
 
 def plot_ced(
     thresholds: FloatArray,
     curves: Mapping[str, FloatArray],
     *,
-    failure_threshold: float = 0.10,
     theme: ThemeName = "light",
 ) -> Figure:
     """Cumulative error distribution: the share of faces below each normalised error.
@@ -335,44 +335,32 @@ def plot_ced(
     Args:
         thresholds: (T,) NME, fractions.
         curves: Recipe -> (T,) shares of faces; all NaN is not drawn.
-        failure_threshold: Marked by a line.
         theme: "light" or "dark".
     """
-    from_theme = THEMES[theme]
-    figure = _figure(7.2, 4.2, from_theme)
-    axes = _axes(figure, from_theme, grid="y")
+    colors = THEMES[theme]
+    figure, axes = _chart(
+        colors, 4.2, grid="y", title="Cumulative errors",
+        note="share of faces with at most this error",
+        x_label="mean point error of a face, in percent of the eye distance",
+    )  # fmt: skip
     percent = 100 * np.asarray(thresholds, float)
-    shares = {n: 100 * np.asarray(c, float) for n, c in curves.items()}
-    axes.axvline(100 * failure_threshold, color=from_theme.muted, linewidth=0.8, dashes=(2, 3))
-    axes.annotate(
-        "beyond: failure",
-        (100 * failure_threshold, 0),
-        (4, 4),
-        textcoords="offset points",
-        color=from_theme.muted,
-        fontsize=_SMALL,
-    )
-    labels, ends, colors = [], [], []
-    for i, (name, share) in enumerate(shares.items()):
-        if np.isnan(share).all():
-            continue
-        axes.plot(percent, share, color=_color(from_theme, i), linewidth=2.0)
-        labels.append(name)
-        ends.append(float(share[-1]) / 104)
-        colors.append(_color(from_theme, i))
+    failure = 100 * FAILURE_THRESHOLD
+    axes.axvline(failure, color=colors.muted, linewidth=0.8, dashes=(2, 3))
+    _write(axes, "beyond: failure", (failure, 0), (4, 4), colors.muted, xycoords="data")
+    drawn: list[tuple[str, float, str]] = []
+    for i, (name, curve) in enumerate(curves.items()):
+        share = 100 * np.asarray(curve, float)
+        if not np.isnan(share).all():
+            color = _color(colors, i)
+            axes.plot(percent, share, color=color, linewidth=2.0)
+            drawn.append((name, float(share[-1]) / 104, color))
     axes.set_xlim(0, float(percent[-1]))
     axes.set_ylim(0, 104)
     axes.set_xticks(np.arange(0, percent[-1] + 0.1, 5))
     axes.set_yticks([0, 25, 50, 75, 100])
     axes.xaxis.set_major_formatter("{x:g} %")
     axes.yaxis.set_major_formatter("{x:g} %")
-    _label_lines(axes, labels, ends, colors)
-    axes.set_xlabel(
-        "mean point error of a face, in percent of the eye distance",
-        color=from_theme.muted,
-        fontsize=_SMALL,
-    )
-    _title(axes, from_theme, "Cumulative errors", "share of faces with at most this error")
+    _label_lines(axes, drawn)
     return figure
 
 
@@ -383,54 +371,41 @@ def plot_missing_labels(dataset: FaceDataset, *, theme: ThemeName = "light") -> 
         dataset: Faces with labels; may be empty.
         theme: "light" or "dark".
     """
-    from_theme = THEMES[theme]
+    colors = THEMES[theme]
     names = dataset.schema.keypoint_names
-    k = len(names)
-    figure = _figure(7.2, 1.5 + 0.26 * k, from_theme)
-    axes = _axes(figure, from_theme, grid="x")
-    labeled = dataset.keypoints.labeled
-    total = len(dataset)
+    k, total = len(names), len(dataset)
+    figure, axes = _chart(
+        colors, 1.5 + 0.26 * k, grid="x", title="Which points are labelled",
+        note=f"of {total:,} faces",
+    )  # fmt: skip
     order = np.argsort(-dataset.label_counts, kind="stable")
     rows = np.arange(k)
     left = np.zeros(k)
-    axes.barh(rows, np.full(k, total), color=from_theme.grid, height=0.66, label="not labelled")
+    axes.barh(rows, np.full(k, total), color=colors.grid, height=0.66, label="not labelled")
     for i, style in enumerate(np.unique(dataset.styles)):
-        counts = labeled[dataset.styles == style].sum(axis=0)[order]
+        counts = dataset.keypoints.labeled[dataset.styles == style].sum(axis=0)[order]
         label = str(style) or "labelled"
         # From the far end of the palette: these are styles, not the first recipes.
-        color = _color(from_theme, -1 - i)
+        color = _color(colors, -1 - i)
         axes.barh(rows, counts, left=left, color=color, height=0.66, label=label)
         left = left + counts
     for row, count in enumerate(dataset.label_counts[order]):
         share = f"{100 * count / total:.0f} %" if total else "–"
-        axes.annotate(
-            f"{count:,}  {share}",
-            (1, row),
-            (6, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            color=from_theme.muted,
-            fontsize=_SMALL,
-        )
-    axes.set_yticks(
-        rows, [keypoint_label(names[j]) for j in order], color=from_theme.ink, fontsize=_SMALL
-    )
-    axes.set_ylim(k - 0.4, -0.6)
+        beside: Any = {"xycoords": ("axes fraction", "data"), "va": "center"}
+        _write(axes, f"{count:,}  {share}", (1, row), (6, 0), colors.muted, **beside)
+    _name_rows(axes, colors, [keypoint_label(names[j]) for j in order])
     axes.set_xlim(0, max(total, 1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.spines["left"].set_visible(False)
-    _title(axes, from_theme, "Which points are labelled", f"of {total:,} faces")
-    _legend_below(figure, from_theme, axes)
+    _legend(figure, colors, axes.get_legend_handles_labels()[0])
     return figure
 
 
 def pick_faces(dataset: FaceDataset, count: int, *, seed: int = 0) -> NDArray[np.int64]:
-    """Rows of up to ``count`` faces for looking at, the same for the same seed.
+    """Rows of up to ``count`` faces to show, the same for the same seed.
 
-    Every label style gets a share as large as its part of the data, but at least a quarter of an
-    even share and one face where ``count`` allows it, so that a rare style is seen; no two faces of
-    a style come from one group while others remain.
+    The number of faces of a label style is proportional to its number in the data, but at least a
+    quarter of an equal share, and one where ``count`` allows it, so that a rare style is shown. Two
+    faces of a style come from one group only when every other group is used up.
     """
     rng = np.random.default_rng(seed)
     styles, sizes = np.unique(dataset.styles, return_counts=True)
@@ -477,7 +452,7 @@ def _draw_face(axes: Axes, dataset: FaceDataset, row: int, predicted: FloatArray
     )
     for (x0, y0), (x1, y1) in zip(truth[labeled], predicted[labeled], strict=True):
         axes.plot([x0, x1], [y0, y1], color="#ffffff", linewidth=0.8, alpha=0.85)
-    # Truth is an open ring, so that a prediction on the spot shows inside it.
+    # Truth is an open ring, so that a prediction at the same place shows inside it.
     for width_points, color in ((2.4, _HALO), (1.3, TRUTH_COLOR)):
         axes.plot(
             *truth[labeled].T,
@@ -503,53 +478,55 @@ def _draw_face(axes: Axes, dataset: FaceDataset, row: int, predicted: FloatArray
 def _caption(axes: Axes, text: str) -> None:
     from matplotlib.patheffects import withStroke
 
-    axes.annotate(
-        text,
-        (0, 0),
-        (4, 4),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        color="#ffffff",
-        fontsize=7.5,
-        path_effects=[withStroke(linewidth=2, foreground=_HALO)],
-    )
+    effects = [withStroke(linewidth=2, foreground=_HALO)]
+    _write(axes, text, (0, 0), (4, 4), "#ffffff", fontsize=7.5, path_effects=effects)
 
 
-def _legend_for_faces(figure: Figure, theme: Theme, *, unlabelled: bool, labelled: bool) -> None:
+def _face_marks(labeled: NDArray[np.bool_]) -> list[Any]:
+    """Legend of the marks that :func:`_draw_face` draws on points that are (not) labelled."""
     from matplotlib.lines import Line2D
 
     def mark(label: str, size: float, **style: Any) -> Line2D:
         return Line2D([], [], marker="o", linestyle="none", markersize=size, label=label, **style)
 
     orange = {"markerfacecolor": PREDICTION_COLOR, "markeredgecolor": _HALO}
-    handles = []
-    if labelled:
+    marks = []
+    if labeled.any():
         ring = {"markerfacecolor": "none", "markeredgecolor": "#1496d6", "markeredgewidth": 1.8}
-        handles.append(mark("truth (label)", 7.5, **ring))
-        handles.append(mark("prediction", 6.5, markeredgewidth=0.5, **orange))
-    if unlabelled:
-        handles.append(
-            mark("prediction without a label", 4.5, markeredgewidth=0.3, alpha=0.6, **orange)
-        )
-    if handles:
-        figure.legend(
-            handles=handles,
-            loc="outside lower center",
-            ncols=len(handles),
-            frameon=False,
-            fontsize=_TEXT,
-            labelcolor=theme.ink,
-            handletextpad=0.2,
-        )
+        marks.append(mark("truth (label)", 7.5, **ring))
+        marks.append(mark("prediction", 6.5, markeredgewidth=0.5, **orange))
+    if not labeled.all():
+        thin = {"markeredgewidth": 0.3, "alpha": 0.6}
+        marks.append(mark("prediction without a label", 4.5, **thin, **orange))
+    return marks
 
 
-def _check_predictions(dataset: FaceDataset, predicted_xy: FloatArray) -> FloatArray:
-    expected = dataset.keypoints.xy.shape
-    if np.shape(predicted_xy) != expected:
-        raise ValueError(
-            f"predicted_xy must have shape {expected}, received {np.shape(predicted_xy)}."
-        )
-    return predicted_xy
+def _plot_faces(
+    dataset: FaceDataset,
+    predicted: FloatArray,
+    lines: Sequence[NDArray[np.int64]],
+    columns: int,
+    title: str,
+    theme: Theme,
+    names: Sequence[str] = (),
+) -> Figure:
+    """Lines of up to ``columns`` faces, given by their rows, each line with a name or none."""
+    height = 1.55 * len(lines) + (1.4 if names else 0.95)
+    figure = _figure(1.55 * columns + 0.1, height, theme, wspace=0.02, hspace=0.02)
+    figure.suptitle(title, color=theme.ink, fontsize=_TITLE, fontweight="bold")
+    errors = rmse_per_face(dataset.keypoints.xy, predicted)
+    grid = figure.subplots(len(lines), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for line, name in zip(grid, names, strict=False):
+        line[0].set_title(name, loc="left", color=theme.muted, fontsize=_TEXT)
+    for line, rows in zip(grid, lines, strict=True):
+        for axes, row in zip(line, rows, strict=False):
+            _draw_face(axes, dataset, int(row), predicted[row])
+            if np.isfinite(errors[row]):
+                _caption(axes, f"{errors[row]:.2f} px")
+    _legend(figure, theme, _face_marks(dataset.keypoints.labeled[np.concatenate(lines)]))
+    return figure
 
 
 def plot_keypoints_grid(
@@ -570,33 +547,17 @@ def plot_keypoints_grid(
         recipe: For the title, which also gives the RMSE over *all* N faces.
         rows: Rows of the grid.
         columns: Columns of the grid; fewer faces leave the rest empty.
-        seed: Picks the faces (:func:`pick_faces`): same seed and data, same faces for each recipe.
+        seed: Selects the faces (:func:`pick_faces`): same seed and data, same faces for each recipe.
         theme: "light" or "dark".
+
+    Raises:
+        ValueError: ``predicted_xy`` has another shape than the labels, or is not finite at a label.
     """
-    predicted = _check_predictions(dataset, predicted_xy)
-    from_theme = THEMES[theme]
+    overall = rmse(dataset.keypoints.xy, predicted_xy)
+    score = f"  ·  RMSE {overall:.2f} px on {len(dataset):,} faces" if np.isfinite(overall) else ""
     picked = pick_faces(dataset, rows * columns, seed=seed)
-    used_rows = max(1, -(-len(picked) // columns))
-    figure = _figure(
-        1.55 * columns + 0.1, 1.55 * used_rows + 0.95, from_theme, wspace=0.02, hspace=0.02
-    )
-    per_face = rmse_per_face(dataset.keypoints.xy, predicted)
-    grid = figure.subplots(used_rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, row in zip(grid.flat, picked, strict=False):
-        _draw_face(axes, dataset, int(row), predicted[row])
-        if np.isfinite(per_face[row]):
-            _caption(axes, f"{per_face[row]:.2f} px")
-    overall = rmse(dataset.keypoints.xy, predicted)
-    score = f"RMSE {overall:.2f} px on {len(dataset):,} faces" if np.isfinite(overall) else ""
-    title = f"{recipe}  ·  {score}" if score else recipe
-    figure.suptitle(title, color=from_theme.ink, fontsize=_TITLE, fontweight="bold")
-    labeled = dataset.keypoints.labeled[picked]
-    _legend_for_faces(
-        figure, from_theme, unlabelled=not labeled.all(), labelled=bool(labeled.any())
-    )
-    return figure
+    lines = [picked[i : i + columns] for i in range(0, max(len(picked), 1), columns)]
+    return _plot_faces(dataset, predicted_xy, lines, columns, recipe + score, THEMES[theme])
 
 
 def plot_worst_best(
@@ -615,37 +576,22 @@ def plot_worst_best(
         recipe: For the title.
         count: Faces in a row.
         theme: "light" or "dark".
+
+    Raises:
+        ValueError: ``predicted_xy`` has another shape than the labels, or is not finite at a label.
     """
-    predicted = _check_predictions(dataset, predicted_xy)
-    from_theme = THEMES[theme]
-    per_face = rmse_per_face(dataset.keypoints.xy, predicted)
-    order = np.argsort(per_face, kind="stable")[: int(np.isfinite(per_face).sum())]
-    figure = _figure(1.55 * count + 0.1, 4.5, from_theme, wspace=0.02, hspace=0.02)
-    grid = figure.subplots(2, count, squeeze=False)
-    labeled = np.zeros(0, bool)
-    for line, name, rows in zip(
-        grid, ("best", "worst"), (order[:count], order[::-1][:count]), strict=True
-    ):
-        line[0].set_title(name, loc="left", color=from_theme.muted, fontsize=_TEXT)
-        for axes in line:
-            axes.set_axis_off()
-        for axes, row in zip(line, rows, strict=False):
-            _draw_face(axes, dataset, int(row), predicted[row])
-            _caption(axes, f"{per_face[row]:.2f} px")
-        labeled = np.append(labeled, dataset.keypoints.labeled[rows])
-    figure.suptitle(
-        f"{recipe}  ·  best and worst faces",
-        color=from_theme.ink,
-        fontsize=_TITLE,
-        fontweight="bold",
-    )
-    _legend_for_faces(
-        figure, from_theme, unlabelled=not labeled.all(), labelled=bool(labeled.any())
-    )
-    return figure
+    order = order_by_error(rmse_per_face(dataset.keypoints.xy, predicted_xy))
+    lines, names = (order[:count], order[::-1][:count]), ("best", "worst")
+    title = f"{recipe}  ·  best and worst faces"
+    return _plot_faces(dataset, predicted_xy, lines, count, title, THEMES[theme], names)
 
 
-# Panels of plot_measurements: title, unit, measures; left is drawn full and right dashed.
+def order_by_error(errors: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Rows of (N,) errors from the lowest to the highest, without those that are NaN."""
+    return np.argsort(errors, kind="stable")[: int(np.isfinite(errors).sum())]
+
+
+# Panels of plot_measurements: title, unit, measures. Left is a full line, right a dashed one.
 _CURVES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Mouth opening, from neutral", "eye distances", ("mouth_opening",)),
     ("Smile, from neutral", "eye distances", ("smile",)),
@@ -656,8 +602,8 @@ _CURVES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "eye distances",
         ("left_brow_inner_height", "right_brow_inner_height"),
     ),
-    ("Roll of the head", "degrees", ("head_roll",)),
-    ("Turn of the head", "degrees", ("head_turn",)),
+    ("Roll", "degrees", ("head_roll",)),
+    ("Yaw", "degrees", ("head_yaw",)),
 )
 
 
@@ -673,14 +619,14 @@ def plot_measurements(
     Args:
         found: N faces.
         times_s: (N,) seconds.
-        tracks: (N,) who it is; one curve each, of the six longest. One face when left out.
+        tracks: (N,) track numbers; the six longest tracks are drawn. One track when left out.
         theme: "light" or "dark".
     """
     colors = THEMES[theme]
     who = np.zeros(len(found), int) if tracks is None else np.asarray(tracks)
     names, counts = np.unique(who, return_counts=True)
     shown = names[np.sort(np.argsort(-counts, kind="stable")[: len(colors.series)])]
-    # Lips and mouth say the same without a neutral face as opening and smile do with one.
+    # With a neutral face, opening and smile are shown instead of the heights and widths behind them.
     skip = {"lip_height", "mouth_width"} if "smile" in found.names else {"mouth_opening", "smile"}
     panels = [panel for panel in _CURVES if not skip & set(panel[2])]
     figure = _figure(8.6, 1.55 * len(panels) + 0.9, colors)
@@ -703,7 +649,7 @@ def plot_measurements(
                 label = f"face {track}" if measure == measures[0] else None
                 axes.plot(t, value, style, color=color, linewidth=1.3, label=label)
                 axes.fill_between(t, value - sigma, value + sigma, color=color, alpha=0.15, lw=0)
-        if measures == ("head_turn",):
+        if measures == ("head_yaw",):
             for limit in (-TURNED_DEG, TURNED_DEG):
                 axes.axhline(limit, color=colors.muted, linewidth=0.8, linestyle=":")
     for axes in grid[1:]:
@@ -716,9 +662,9 @@ def plot_measurements(
             loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(shown), frameon=False,
             fontsize=_SMALL, labelcolor=colors.ink, borderaxespad=0.2,
         )  # fmt: skip
-    brows = "brows: left full, right dashed; "
     figure.supxlabel(
-        f"Bands: one standard deviation from the points' confidence; {brows}dotted: too far turned.\n"
+        "Bands: one standard deviation, from the keypoints' confidence; brows: left full, right dashed; "
+        f"dotted: yaw of ±{TURNED_DEG:g}°.\n"
         "Not a medical device, for information only.",
         color=colors.muted,
         fontsize=_SMALL,
@@ -731,7 +677,7 @@ def plot_measurements(
 def _with_gaps(
     times: NDArray[Any], *curves: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], ...]:
-    """The curves with a NaN where a face was away, so that no line is drawn across."""
+    """The curves with a NaN where the face was not found, so that no line joins both sides of a gap."""
     times = np.asarray(times, np.float64)
     steps = np.diff(times)
     if not len(steps):

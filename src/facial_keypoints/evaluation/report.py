@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,7 @@ from facial_keypoints.evaluation.scores import (
     KeypointScores,
     RecipeResult,
     Scores,
+    rank,
 )
 from facial_keypoints.files import write_json, write_text
 from facial_keypoints.io.images import encode_image
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CSV_COLUMNS",
+    "Chart",
+    "comparison_charts",
     "describe_training_faces",
     "render_comparison",
     "render_evaluation",
@@ -52,7 +56,8 @@ CSV_COLUMNS = (
     "mae_px", "median_px", "nme", "nme_faces", "auc_0.10", "failure_rate_0.10", "pck_0.05",
     "pck_0.10",
 )  # fmt: skip
-"""One row per recipe, style and keypoint, "all" among both; measures of faces in "all" rows only."""
+"""One row per recipe, style and keypoint, and one for all of each; only the rows of all keypoints have
+the measures of faces (from ``nme`` on)."""
 
 
 def write_results_json(path: str | Path, comparison: ComparisonResult) -> None:
@@ -65,7 +70,7 @@ def write_results_json(path: str | Path, comparison: ComparisonResult) -> None:
 
 
 def write_results_csv(path: str | Path, comparison: ComparisonResult) -> None:
-    """Write :data:`CSV_COLUMNS`; an empty cell means that nothing is labelled or it has no meaning.
+    """Write :data:`CSV_COLUMNS`; a cell is empty where nothing is labelled or the measure has no meaning.
 
     Raises:
         OutputError: The file cannot be written.
@@ -85,33 +90,27 @@ def _styles(report: EvaluationReport) -> list[tuple[str, Scores]]:
 
 
 def _csv_rows(scores: Scores) -> Iterable[dict[str, Any]]:
-    yield {
-        "keypoint": "all",
-        "faces": scores.num_faces,
-        "groups": scores.num_groups,
-        "labels": scores.num_labels,
-        "rmse_px": scores.rmse_px,
-        "rmse_low": scores.rmse_interval.low,
-        "rmse_high": scores.rmse_interval.high,
-        "mae_px": scores.mae_px,
-        "median_px": scores.median_px,
+    of_faces = {
         "nme": scores.nme,
         "nme_faces": scores.nme_faces,
         "auc_0.10": scores.auc,
         "failure_rate_0.10": scores.failure_rate,
         **{f"pck_{threshold:.2f}": share for threshold, share in scores.pck.items()},
     }
-    for point in scores.keypoints:
+    rows: list[tuple[str, Scores | KeypointScores, dict[str, Any]]] = [("all", scores, of_faces)]
+    rows += [(point.name, point, {}) for point in scores.keypoints]
+    for name, measured, more in rows:
         yield {
-            "keypoint": point.name,
+            "keypoint": name,
             "faces": scores.num_faces,
             "groups": scores.num_groups,
-            "labels": point.num_labels,
-            "rmse_px": point.rmse_px,
-            "rmse_low": point.rmse_interval.low,
-            "rmse_high": point.rmse_interval.high,
-            "mae_px": point.mae_px,
-            "median_px": point.median_px,
+            "labels": measured.num_labels,
+            "rmse_px": measured.rmse_px,
+            "rmse_low": measured.rmse_interval.low,
+            "rmse_high": measured.rmse_interval.high,
+            "mae_px": measured.mae_px,
+            "median_px": measured.median_px,
+            **more,
         }
 
 
@@ -139,7 +138,7 @@ class _Cell(NamedTuple):
 class _Table(NamedTuple):
     columns: list[_Column]
     rows: list[list[_Cell]]
-    colored: bool  # whether the names are those of recipes, which have colours
+    colored: bool  # rows are recipes, whose names have colours
 
 
 def _number(text: str, value: float, **more: Any) -> _Cell:
@@ -147,7 +146,7 @@ def _number(text: str, value: float, **more: Any) -> _Cell:
 
 
 def _shown_styles(report: EvaluationReport) -> list[tuple[str, Scores]]:
-    """All faces, and each style where there are several: a single one would repeat them."""
+    """All faces, and each style if there are several; a single one would have the same numbers."""
     names = {"all": "all faces", "": "no style"}
     styles = _styles(report)
     return [(names.get(n, n), s) for n, s in (styles if len(styles) > 2 else styles[:1])]
@@ -218,10 +217,10 @@ def render_comparison(comparison: ComparisonResult) -> Table:
         column = scores.columns[i]
         heading = Text("\n".join([column.heading, *column.notes]))
         table.add_column(heading, justify="right" if i else "left", style="" if i else "bold")
-    for rank, row in enumerate(scores.rows):
+    for place, row in enumerate(scores.rows):
         cells = [row[i].text + (f" ({row[i].note})" if row[i].note else "") for i in shown]
         table.add_row(
-            *map(Text, cells), style="green" if rank == 0 and len(scores.rows) > 1 else None
+            *map(Text, cells), style="green" if place == 0 and len(scores.rows) > 1 else None
         )
     return table
 
@@ -256,25 +255,25 @@ def render_evaluation(report: EvaluationReport) -> Table:
 
 
 def describe_training_faces(report: HeldOutReport) -> str:
-    """One line for the terminal: how many of the faces the model learnt from, and its error there."""
+    """One line for the terminal: the number of training faces among the faces, and the error on them."""
     held_out = report.held_out.overall.num_faces
     count, apart = report.num_training_faces, report.on_training_faces
     if count is None:
         return (
-            f"The model does not say which faces it learnt from: the {held_out:,} faces may be training "
-            "faces, and the errors then too low."
+            f"The model does not record its training faces: the {held_out:,} faces may be among them, and "
+            "the errors may then be too low."
         )
     if apart is None:
         return f"None of the {held_out:,} faces is a training or validation face of the model."
     error = f"RMSE {px(apart.overall.rmse_px)} px"
     if not held_out:
         return (
-            f"All {count:,} faces are training or validation faces of the model, so no honest error can "
-            f"be given. On these faces, which it learnt from: {error}."
+            f"All {count:,} faces are training or validation faces of the model, so the error on new faces "
+            f"is not known. On these faces: {error}."
         )
     return (
         f"{count:,} of {held_out + count:,} faces are training or validation faces of the model and are "
-        f"left out above. On these faces, which it learnt from: {error}."
+        f"left out above. On these faces: {error}."
     )
 
 
@@ -294,10 +293,7 @@ def write_report(path: str | Path, comparison: ComparisonResult) -> None:
     """
     recipes = comparison.recipes
     winner = comparison.ranking[0]
-    missing = sorted(
-        comparison.missing_results,
-        key=lambda r: (math.isnan(r.report.overall.rmse_px), r.report.overall.rmse_px),
-    )
+    missing = rank(comparison.missing_results)
     parts = {"train": "faces to train", "val": "faces to validate", "test": "held-out faces"}
     page = pages.render(
         "report.html.j2",
@@ -305,7 +301,7 @@ def write_report(path: str | Path, comparison: ComparisonResult) -> None:
         test=comparison.test,
         names=[r.name for r in recipes],
         indices={r.name: i for i, r in enumerate(recipes)},
-        series={theme: plots.THEMES[theme].series for theme in ("light", "dark")},
+        series={name: theme.series for name, theme in plots.THEMES.items()},
         winner=winner,
         lead=_lead(comparison),
         bars=_bars(comparison),
@@ -313,7 +309,10 @@ def write_report(path: str | Path, comparison: ComparisonResult) -> None:
         scores=_score_table(comparison.ranking, "recipe", colored=True),
         missing_scores=_score_table(missing, "missing labels", colored=False) if missing else None,
         **_faces(comparison),
-        charts=_charts(comparison),
+        charts={
+            name: {"alt": chart.alt, **{theme: _svg(chart.plot, theme) for theme in plots.THEMES}}
+            for name, chart in comparison_charts(comparison).items()
+        },
         training=_training(recipes),
         split={parts.get(k, k): v for k, v in comparison.split.items()},
     )
@@ -321,7 +320,7 @@ def write_report(path: str | Path, comparison: ComparisonResult) -> None:
 
 
 def _lead(comparison: ComparisonResult) -> dict[str, Any] | None:
-    """How far the best recipe is ahead of the second; ``None`` without a second number."""
+    """The difference between the best recipe and the second; ``None`` if there is no second error."""
     best, *others = comparison.ranking
     if not others or math.isnan(others[0].report.overall.rmse_px):
         return None
@@ -394,7 +393,7 @@ def _faces(comparison: ComparisonResult) -> dict[str, Any]:
 
     extremes = []
     for i, error in enumerate(errors):
-        order = np.argsort(error, kind="stable")[: int(np.isfinite(error).sum())].tolist()
+        order = plots.order_by_error(error).tolist()
         extremes.append(
             [
                 [face(row, [i], test.sample_ids[row]) for row in rows[:EXTREME_FACES]]
@@ -409,61 +408,66 @@ def _faces(comparison: ComparisonResult) -> dict[str, Any]:
     }
 
 
-def _chart(
-    alt: str, plot: Callable[..., Figure], *arguments: Any, **options: Any
-) -> dict[str, str]:
-    """A figure in both themes as SVG."""
-    chart = {"alt": alt}
-    for theme in ("light", "dark"):
-        buffer = io.BytesIO()
-        # Without a date, and transparent so that the page's background shows through.
-        plot(*arguments, **options, theme=theme).savefig(
-            buffer, format="svg", metadata={"Date": None}, transparent=True
-        )
-        chart[theme] = pages.data_uri("image/svg+xml", buffer.getvalue())
-    return chart
+class Chart(NamedTuple):
+    """A chart of a comparison.
+
+    Args:
+        alt: What it shows, for people who cannot see it.
+        plot: Draws it; takes the keyword ``theme``.
+    """
+
+    alt: str
+    plot: Callable[..., Figure]
 
 
-def _charts(comparison: ComparisonResult) -> dict[str, dict[str, str] | None]:
-    """Charts by name; ``None`` where there is nothing to show."""
+def comparison_charts(comparison: ComparisonResult) -> dict[str, Chart]:
+    """The charts of a comparison for which there are data, by name.
+
+    The names are ``learning_curves``, ``keypoint_errors``, ``ced`` and ``missing_labels``.
+    """
     # A recipe without history keeps its place, so that colours agree between charts.
     histories = {r.name: r.history for r in comparison.recipes}
     scores = {r.name: r.report.overall for r in comparison.recipes}
-    errors = {
-        name: (
-            np.array([k.rmse_px for k in s.keypoints]),
-            np.array([k.rmse_interval for k in s.keypoints]),
-        )
-        for name, s in scores.items()
-    }
     test, train = comparison.test, comparison.train
-    charts: dict[str, dict[str, str] | None] = dict.fromkeys(
-        ("curves", "keypoints", "ced", "missing")
-    )
+    charts = {}
     if any(h.get("rmse_px") or h.get("val_rmse_px") for h in histories.values()):
-        charts["curves"] = _chart(
-            "RMSE in pixels per epoch for every recipe", plots.plot_learning_curves, histories
+        charts["learning_curves"] = Chart(
+            "RMSE in pixels per epoch for every recipe",
+            partial(plots.plot_learning_curves, histories),
         )
     if test.label_counts.any():
-        charts["keypoints"] = _chart(
+        errors = {
+            name: (
+                np.array([k.rmse_px for k in s.keypoints]),
+                np.array([k.rmse_interval for k in s.keypoints]),
+            )
+            for name, s in scores.items()
+        }
+        names, counts = test.schema.keypoint_names, test.label_counts.tolist()
+        charts["keypoint_errors"] = Chart(
             "RMSE of every keypoint for every recipe, with intervals",
-            plots.plot_keypoint_errors,
-            test.schema.keypoint_names,
-            errors,
-            num_labels=test.label_counts.tolist(),
+            partial(plots.plot_keypoint_errors, names, errors, num_labels=counts),
         )
     if any(s.nme_faces for s in scores.values()):
-        charts["ced"] = _chart(
+        curves = {name: s.ced for name, s in scores.items()}
+        charts["ced"] = Chart(
             "Cumulative error distribution for every recipe",
-            plots.plot_ced,
-            CED_THRESHOLDS,
-            {name: s.ced for name, s in scores.items()},
+            partial(plots.plot_ced, CED_THRESHOLDS, curves),
         )
     if train is not None and len(train):
-        charts["missing"] = _chart(
-            "How many training faces have each keypoint labelled", plots.plot_missing_labels, train
+        charts["missing_labels"] = Chart(
+            "How many training faces have each keypoint labelled",
+            partial(plots.plot_missing_labels, train),
         )
     return charts
+
+
+def _svg(plot: Callable[..., Figure], theme: str) -> str:
+    """A chart as the address of an SVG image."""
+    buffer = io.BytesIO()
+    # Without a date, and transparent so that the page's background shows through.
+    plot(theme=theme).savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    return pages.data_uri("image/svg+xml", buffer.getvalue())
 
 
 def _training(recipes: Sequence[RecipeResult]) -> list[tuple[str, list[str]]]:

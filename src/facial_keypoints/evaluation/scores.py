@@ -1,6 +1,6 @@
 """Predictions against labels: one report per recipe, and the comparison of recipes.
 
-Knows arrays and metrics, not models: whatever made the predictions hands over (N, K, 2) pixels.
+Knows arrays and metrics, not models: predictions come as (N, K, 2) pixels.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.evaluation import metrics
 from facial_keypoints.evaluation.metrics import Interval
+from facial_keypoints.files import json_safe
 from facial_keypoints.types import FaceDataset, FloatArray
 
 __all__ = [
@@ -28,10 +29,11 @@ __all__ = [
     "Scores",
     "evaluate_held_out",
     "evaluate_predictions",
+    "rank",
 ]
 
 CED_THRESHOLDS = np.linspace(0.0, 0.20, 201)
-"""NME values at which reports store the CED curve, twice as far as failure begins."""
+"""NME values at which reports store the CED curve: from 0 to twice the failure threshold."""
 
 FAILURE_THRESHOLD = 0.10
 """NME above which a face counts as a failure, and end of the AUC (the literature's 10 %)."""
@@ -42,7 +44,7 @@ PCK_THRESHOLDS = (0.05, 0.10)
 
 @dataclass(frozen=True)
 class KeypointScores:
-    """Errors of one keypoint, px; NaN where nothing is labelled.
+    """Errors of one keypoint in pixels; NaN where nothing is labelled.
 
     Args:
         name: Keypoint name.
@@ -75,7 +77,7 @@ class Scores:
         median_px: Median Euclidean point error.
         nme: Mean over faces of mean point error / norm distance, a fraction.
         nme_faces: Faces behind ``nme``, AUC, failure rate and CED.
-        nme_missing: Faces with labels that lack the norm pair and so could not enter.
+        nme_missing: Faces with labels that lack the norm pair and therefore do not count in ``nme``.
         auc: Area under the CED curve up to 0.10, 1 is perfect.
         failure_rate: Share of faces with an NME above 0.10.
         pck: Share of points within a share of the norm distance, by that share.
@@ -122,85 +124,16 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values: arrays become lists, NaN becomes ``None``."""
-        plain: dict[str, Any] = _json_safe(dataclasses.asdict(self))
+        plain: dict[str, Any] = json_safe(dataclasses.asdict(self))
         return plain
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> EvaluationReport:
-        """Inverse of :meth:`to_dict`.
-
-        Raises:
-            ValueError: ``data`` is no such dictionary; the message names what is missing.
-        """
-        try:
-            return cls(
-                schema_name=str(data["schema_name"]),
-                norm_pair=(str(data["norm_pair"][0]), str(data["norm_pair"][1])),
-                source=str(data["source"]),
-                seed=int(data["seed"]),
-                overall=_scores_from_dict(data["overall"]),
-                by_style={str(k): _scores_from_dict(v) for k, v in dict(data["by_style"]).items()},
-            )
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"data is no evaluation report written by this version: {error!r}."
-            ) from error
-
-
-def _json_safe(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _json_safe(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return _json_safe(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_json_safe(v) for v in value]
-    if isinstance(value, np.generic):
-        return _json_safe(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | None) else str(value)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _interval(value: Sequence[float | None]) -> Interval:
-    return Interval(_number(value[0]), _number(value[1]))
-
-
-def _scores_from_dict(data: Mapping[str, Any]) -> Scores:
-    names = [f.name for f in dataclasses.fields(Scores)]
-    plain: dict[str, Any] = {n: int(data[n]) for n in names if n.startswith("num_")}
-    plain |= {n: int(data[n]) for n in ("nme_faces", "nme_missing")}
-    measures = ("rmse_px", "mae_px", "median_px", "nme", "auc", "failure_rate")
-    plain |= {n: _number(data[n]) for n in measures}
-    return Scores(
-        **plain,
-        rmse_interval=_interval(data["rmse_interval"]),
-        pck={float(k): _number(v) for k, v in data["pck"].items()},
-        ced=np.array([_number(v) for v in data["ced"]]),
-        keypoints=tuple(
-            KeypointScores(
-                name=str(k["name"]),
-                num_labels=int(k["num_labels"]),
-                rmse_px=_number(k["rmse_px"]),
-                rmse_interval=_interval(k["rmse_interval"]),
-                mae_px=_number(k["mae_px"]),
-                median_px=_number(k["median_px"]),
-            )
-            for k in data["keypoints"]
-        ),
-    )
 
 
 def _scores(dataset: FaceDataset, predicted: FloatArray, seed: int) -> Scores:
     truth = dataset.keypoints.xy.astype(np.float64)
     pair = dataset.schema.norm_indices
-    squared = metrics.squared_errors(truth, predicted)
-    # One resampling for the keypoints and the total: the total is a column of its own.
-    drawn = metrics.bootstrap_rmse(squared, dataset.groups, seed=seed)
-    total = metrics.bootstrap_rmse(squared[:, np.newaxis], dataset.groups, seed=seed)
+    drawn = metrics.bootstrap_rmse(
+        metrics.squared_errors(truth, predicted), dataset.groups, seed=seed
+    )
     faces = metrics.face_nme(truth, predicted, pair)
     nme = metrics.nme(truth, predicted, pair)
     per_keypoint = metrics.rmse_per_keypoint(truth, predicted)
@@ -210,7 +143,7 @@ def _scores(dataset: FaceDataset, predicted: FloatArray, seed: int) -> Scores:
         num_groups=len(np.unique(dataset.groups)),
         num_labels=int(counts.sum()),
         rmse_px=metrics.rmse(truth, predicted),
-        rmse_interval=metrics.percentile_interval(total[:, 0]),
+        rmse_interval=metrics.bootstrap_interval(truth, predicted, dataset.groups, seed=seed),
         mae_px=metrics.mae(truth, predicted),
         median_px=metrics.median_point_error(truth, predicted),
         nme=nme.value,
@@ -273,12 +206,12 @@ def evaluate_predictions(
 
 @dataclass(frozen=True, eq=False)
 class HeldOutReport:
-    """How well a model does on the faces that it did not learn from, and, apart, on the others.
+    """Errors of a model on faces that it was not trained on and, separately, on its training faces.
 
     Args:
         held_out: The faces that are not known to be training faces; no faces, and NaN, where all are.
-        on_training_faces: The faces that the model was trained on or that chose its epoch; ``None``
-            where there are none, or none are known.
+        on_training_faces: The model's training and validation faces; ``None`` where there are none,
+            or none are known.
         known: Whether the model says which faces it learnt from. If not, any face of ``held_out``
             may be a training face.
     """
@@ -295,10 +228,10 @@ class HeldOutReport:
         return self.on_training_faces.overall.num_faces
 
     def to_dict(self) -> dict[str, Any]:
-        """The report on the held-out faces, as plain JSON values, with two more.
+        """The report on the held-out faces, as plain JSON values, with two more entries.
 
-        These are ``training_faces`` (their number; ``None``: not known) and ``on_training_faces``
-        (a report or ``None``).
+        ``training_faces`` is their number (``None`` if not known), ``on_training_faces`` the report on
+        them (``None`` if there is none).
         """
         apart = self.on_training_faces
         return {
@@ -315,24 +248,26 @@ def evaluate_held_out(
     *,
     seed: int = 0,
 ) -> HeldOutReport:
-    """Measure predictions apart on faces that the model learnt from and on the others.
+    """Measure predictions separately on a model's training faces and on all other faces.
 
     Args:
         dataset: As for :func:`evaluate_predictions`.
         predicted_xy: As for :func:`evaluate_predictions`.
-        seen: (N,) whether the model learnt from a face; ``None`` if that is not known.
+        seen: (N,) whether a face is a training or validation face; ``None`` if that is not known.
         seed: Seed of the bootstrap.
 
     Raises:
         ValueError: As for :func:`evaluate_predictions`.
     """
-    learnt = np.zeros(len(dataset), bool) if seen is None else np.asarray(seen, bool)
+    training = np.zeros(len(dataset), bool) if seen is None else np.asarray(seen, bool)
 
     def part(rows: NDArray[np.bool_]) -> EvaluationReport:
         index = np.flatnonzero(rows)
         return evaluate_predictions(dataset.subset(index), predicted_xy[index], seed=seed)
 
-    return HeldOutReport(part(~learnt), part(learnt) if learnt.any() else None, seen is not None)
+    return HeldOutReport(
+        part(~training), part(training) if training.any() else None, seen is not None
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,18 +297,20 @@ class RecipeResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, without the predictions."""
-        plain: dict[str, Any] = _json_safe(
-            {
-                "name": self.name,
-                "description": self.description,
-                "settings": self.settings,
-                "train_seconds": self.train_seconds,
-                "num_parameters": self.num_parameters,
-                "history": self.history,
-                "report": self.report.to_dict(),
-            }
-        )
+        values = dict(vars(self))
+        del values["report"], values["predicted_xy"]
+        plain: dict[str, Any] = json_safe({**values, "report": self.report.to_dict()})
         return plain
+
+
+def rank(recipes: Sequence[RecipeResult]) -> tuple[RecipeResult, ...]:
+    """Recipes from the lowest to the highest overall RMSE; those without one come last."""
+
+    def key(recipe: RecipeResult) -> tuple[bool, float]:
+        error = recipe.report.overall.rmse_px
+        return math.isnan(error), error
+
+    return tuple(sorted(recipes, key=key))
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,10 +318,10 @@ class ComparisonResult:
     """Recipes compared on the same held-out faces.
 
     Args:
-        test: The held-out faces all recipes were measured on.
+        test: The held-out faces on which all recipes were measured.
         recipes: At least one, in the order they were trained.
         train: The training faces, for the chart of missing labels; ``None`` leaves it out.
-        split: Counts and words on the split, shown as they are (``{"train": 3845, ...}``).
+        split: Counts and settings of the split, shown as they are (``{"train": 3845, ...}``).
         split_note: A sentence or two on how the split was made.
         missing_results: One recipe under several missing-label strategies, shown in a table of
             its own; ``name`` is the strategy.
@@ -413,7 +350,7 @@ class ComparisonResult:
     def __post_init__(self) -> None:
         names = [r.name for r in self.recipes]
         if not names or len(set(names)) != len(names):
-            raise ValueError(f"recipes must be at least one, with names of their own: {names}.")
+            raise ValueError(f"recipes must be one or more with different names, received {names}.")
         shape = self.test.keypoints.xy.shape
         for recipe in self.recipes:
             if np.shape(recipe.predicted_xy) != shape:
@@ -425,12 +362,7 @@ class ComparisonResult:
     @property
     def ranking(self) -> tuple[RecipeResult, ...]:
         """The recipes from lowest to highest overall RMSE; those without a number come last."""
-        return tuple(
-            sorted(
-                self.recipes,
-                key=lambda r: (math.isnan(r.report.overall.rmse_px), r.report.overall.rmse_px),
-            )
-        )
+        return rank(self.recipes)
 
     def difference(
         self, better: RecipeResult, worse: RecipeResult, *, seed: int = 0
@@ -438,7 +370,7 @@ class ComparisonResult:
         """How much lower one recipe's RMSE is than another's, with its 95 % interval, in px.
 
         The bootstrap is paired (both are resampled on the same groups), so a difference can be
-        clear even where the two recipes' own intervals overlap.
+        significant even where the two recipes' own intervals overlap.
         """
         truth = self.test.keypoints.xy
         columns = np.stack(
@@ -450,7 +382,7 @@ class ComparisonResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, without images and predictions."""
-        plain: dict[str, Any] = _json_safe(
+        plain: dict[str, Any] = json_safe(
             {
                 "source": self.test.source,
                 "schema": self.test.schema.name,

@@ -1,7 +1,7 @@
-"""The service: keypoints, measures and aligned faces over HTTP, and the page that asks for them.
+"""The service: keypoints, measures and aligned faces over HTTP, and a page that shows them.
 
-``create_app`` makes an ASGI application of a predictor; ``facial-keypoints serve`` runs it. Nothing of a
-image is written to disk or logged. The extra ``[serve]`` brings what it needs.
+``create_app`` makes an ASGI application of a predictor; ``facial-keypoints serve`` runs it. No image is
+written to disk or logged. Needs the extra ``serve``.
 """
 
 from facial_keypoints.service.app import create_app

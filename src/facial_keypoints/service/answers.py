@@ -1,4 +1,4 @@
-"""The work on each image: decode it, predict, and write the answer. Runs in threads, knows no HTTP."""
+"""The work on each image: decode it, predict, and write the answer. Runs in threads; knows no HTTP."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["AlignedFace", "Answer", "Answerer", "Job", "Question"]
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a request's images.
+    """What a request wants to know about its images.
 
     Args:
         what: ``points``, ``measures`` or ``aligned``.
-        style: Label style to answer in; the service's own when ``None``.
+        style: Label style of the keypoints; the service's own when ``None``.
         crops: Each image is one face.
         min_score: As for :meth:`facial_keypoints.Predictor.predict`.
         max_faces: Likewise.
@@ -53,14 +53,14 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One image and what is asked of it.
+    """One image and the question about it.
 
     Args:
-        name: Of the image.
-        content: Its bytes.
-        media_type: Declared type, ``None`` if none was.
-        boxes: (N, 4) xyxy of its faces, ``None`` to detect them.
-        question: What is asked.
+        name: Name of the image.
+        content: Bytes of its file.
+        media_type: Declared type; ``None`` if there was none.
+        boxes: (N, 4) xyxy of its faces in pixels of the upright image; ``None`` to detect them.
+        question: The question.
     """
 
     name: str
@@ -73,22 +73,22 @@ class Job:
     def kind(self) -> Hashable | None:
         """Jobs of the same kind are answered together: crops in one style, in one run of the model.
 
-        Photos go alone: most of their time is spent on decoding and searching, one by one.
+        ``None`` for photos, which are answered alone: most of their time goes to decoding and detection,
+        which a batch does not make faster.
         """
-        asked = self.question
-        together = asked.crops and asked.what != "aligned"
-        return replace(asked, what="") if together else None
+        together = self.question.crops and self.question.what != "aligned"
+        return replace(self.question, what="") if together else None
 
 
 @dataclass(frozen=True, eq=False)
 class AlignedFace:
-    """One face on the template.
+    """One aligned face.
 
     Args:
         face: Its number in the image.
-        png: The encoded image.
-        matrix: a, b, tx, c, d, ty.
-        score: Of the face; NaN where no detector ran.
+        png: The aligned face as a PNG file.
+        matrix: a, b, tx, c, d, ty: from pixels of the image to pixels of the aligned face.
+        score: Score of the face; NaN where no detector ran.
     """
 
     face: int
@@ -104,8 +104,8 @@ class Answer:
     Args:
         body: JSON object: source, width, height, faces.
         found: Number of faces.
-        aligned: Images of the faces, if requested.
-        units: Of measures, if requested.
+        aligned: The aligned faces, if requested.
+        units: Units of the measures, if requested.
     """
 
     body: bytes
@@ -118,13 +118,12 @@ class Answerer:
     """Answers jobs with one model in all its styles.
 
     Args:
-        predictor: Style, mirroring and detector as the service was told. Its model and detector are
-            asked by several threads at once.
-        limits: Of pixels and faces.
+        predictor: The predictor of the service; several threads use its model and detector at once.
+        limits: Limits of pixels and faces.
     """
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
-        self.predictor, self._limits = predictor, limits
+        self._limits = limits
         self._in_style: dict[str | None, Predictor] = {None: predictor}
         for style in predictor.spec.styles:
             self._in_style[style] = copy.copy(predictor)  # the same model and detector
@@ -144,7 +143,7 @@ class Answerer:
         fitted: list[FittedCrop | ImageError] = []
         for job in jobs:
             try:
-                # Brought to the model's size one by one: a batch of photos would fill gigabytes.
+                # Resized one by one: a batch of decoded photos would need gigabytes.
                 image = self._read(job, predictor.spec.channels)
                 fitted.append(predictor.fit_crop(image, job.name))
             except ImageError as error:
@@ -168,17 +167,21 @@ class Answerer:
         )
 
     def _photo(self, predictor: Predictor, job: Job) -> Answer:
-        asked, name = job.question, job.name
+        question, name = job.question, job.name
         image = self._read(job, 3)
         if job.boxes is not None:
             _check_boxes(job.boxes, image, name)
             found = predictor.predict_boxes(image, job.boxes, source=name)
-        elif asked.crops:
+        elif question.crops:
             found = predictor.predict_crops([image], sources=[name])[0]
         else:
-            most = min(asked.max_faces or self._limits.faces, self._limits.faces)
-            found = predictor.predict(image, min_score=asked.min_score, max_faces=most, source=name)
-        return _write_aligned(job, image, found) if asked.what == "aligned" else _write(job, found)
+            most = min(question.max_faces or self._limits.faces, self._limits.faces)
+            found = predictor.predict(
+                image, min_score=question.min_score, max_faces=most, source=name
+            )
+        return (
+            _write_aligned(job, image, found) if question.what == "aligned" else _write(job, found)
+        )
 
 
 def _check_boxes(boxes: NDArray[np.float32], image: ImageArray, name: str) -> None:
@@ -210,7 +213,7 @@ def _write(job: Job, found: Prediction) -> Answer:
 def _write_aligned(job: Job, image: ImageArray, found: Prediction) -> Answer:
     faces: list[AlignedFace] = []
     for i in range(len(found)):
-        # One by one, so that no more than one is held as an array.
+        # One by one, so that only one is held as an array.
         one = align(
             image,
             found.keypoints.subset([i]),

@@ -1,4 +1,4 @@
-"""The application: what each path takes and gives."""
+"""The web application: its paths, their parameters and replies."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from facial_keypoints.service.uploads import BodyMemory, read_uploads
 __all__ = ["DETECTOR_NAME", "create_app"]
 
 DETECTOR_NAME = "face_detector"
-"""Name under which the face detector's file is handed out."""
+"""Name under which the face detector's file is served."""
 
 _WEB = Path(__file__).parent / "web"
 
@@ -62,37 +62,39 @@ _TYPES = {
 }
 
 
-class _Asked(BaseModel):
-    """Query parameters of every question; ``style`` is added when the model is known."""
+class _Query(BaseModel):
+    """Query parameters of every prediction; ``style`` is added when the model is known."""
 
     model_config = ConfigDict(extra="forbid")
 
     crops: bool = Field(False, description="Each image is one face already: no detector runs.")
     min_score: float | None = Field(
-        None, ge=0, le=1, description="Least score of a face; the detector's own when left out."
+        None, ge=0, le=1, description="Lowest score of a face; the detector's own when left out."
     )
-    max_faces: int | None = Field(None, ge=1, description="Keep only the best so many of an image.")
+    max_faces: int | None = Field(
+        None, ge=1, description="Most faces of an image; those of the highest score are kept."
+    )
     source: str = Field(
         "", max_length=1000, description="Name of an image that is sent without a form."
     )
 
 
-class _AskedMeasures(_Asked):
+class _MeasureQuery(_Query):
     ipd_mm: float | None = Field(
         None, gt=0, allow_inf_nan=False,
-        description="True distance between the pupils in millimetres: adds lengths in millimetres.",
+        description="True distance between the pupils in millimetres; adds lengths in millimetres.",
     )  # fmt: skip
     mm_per_px: float | None = Field(
         None, gt=0, allow_inf_nan=False,
-        description="Or: millimetres that a pixel shows at the distance of the face.",
+        description="Instead: millimetres per pixel at the distance of the face.",
     )  # fmt: skip
 
 
-class _AskedFaces(_Asked):
+class _AlignQuery(_Query):
     size: int = Field(TEMPLATE_SIZE, ge=8, le=1024, description="Side of each face in pixels.")
     margin: float = Field(
         0.0, ge=0, le=10,
-        description="More around the face, as a share of the side, each side.",
+        description="Margin around the face on each side, as a share of the side.",
     )  # fmt: skip
     format: Literal["zip", "png"] = Field(
         "zip",
@@ -101,7 +103,7 @@ class _AskedFaces(_Asked):
 
 
 class _Service:
-    """What the paths share."""
+    """The predictor, its queue and the limits, shared by all paths."""
 
     def __init__(
         self, predictor: Predictor, name: str, limits: Limits, metrics: Metrics, threads: int
@@ -128,10 +130,11 @@ class _Service:
         """Read the images of a request and answer them, in order.
 
         Raises:
-            Problem: Too large, too slow, too many at once; or the only image cannot be used.
+            Problem: The request is too large, took too long or found the service full, or its only
+                image cannot be used.
         """
         uploaded = False
-        # Refused before the upload, not after: that is what keeps a full service quick.
+        # Refused before the upload, so that a full service stays quick.
         if self.queue.full:
             raise _BUSY
         try:
@@ -178,7 +181,7 @@ class _Service:
                 for job, answer in zip(jobs, answered.result(), strict=True)
             ]
         finally:
-            # What no thread has begun is dropped with it.
+            # Jobs that no thread has begun are cancelled as well.
             answered.cancel()
             gone.cancel()
 
@@ -195,7 +198,7 @@ class _Service:
         raise answer
 
 
-_BUSY = busy("The service has as much to do as it can hold: try again in a moment.")
+_BUSY = busy("The service is busy: try again in a moment.")
 
 
 async def _gone(request: Request) -> None:
@@ -217,14 +220,15 @@ def create_app(
     """Make the service of a predictor.
 
     Args:
-        predictor: Asked by several threads at once: of an ONNX model, computing with one thread.
-        limits: What requests may take.
+        predictor: Predictor with an ONNX model that computes with one thread; several threads of the
+            service use it at once.
+        limits: Limits of requests.
         name: Name of the model in replies.
-        files: ONNX files handed out at ``/v1/models/NAME.onnx``, by name: the model and, as
+        files: ONNX files served at ``/v1/models/NAME.onnx``, by name: the model and, as
             ``face_detector``, the detector.
-        access: Who may send requests; when left out, everybody who reaches it, but no foreign page.
-        threads: Images answered at once; the number of cores when left out.
-        ort_web: Folder of ONNX Runtime Web, for the page; ``/ort``.
+        access: Who may send requests. When left out, everybody except web pages of other origins.
+        threads: Images predicted at the same time; the number of cores when left out.
+        ort_web: Folder of ONNX Runtime Web, served at ``/ort`` for the page.
 
     Returns:
         An ASGI application; its threads start and stop with it.
@@ -232,7 +236,7 @@ def create_app(
     limits, access = limits or Limits(), access or Access()
     metrics = Metrics()
     service = _Service(predictor, name, limits, metrics, threads or available_cores())
-    for suffix, kind in _TYPES.items():  # a machine may know others, or none
+    for suffix, kind in _TYPES.items():  # the machine's own table may differ
         mimetypes.add_type(kind, suffix)
 
     @asynccontextmanager
@@ -274,13 +278,13 @@ def create_app(
     _add_health(app, service)
     if ort_web is not None:
         app.router.routes.append(Mount("/ort", StaticFiles(directory=ort_web)))
-    # Asked last, so that a wrong method on a path of ours stays one.
+    # Tried last, so that a wrong method on one of the paths above is not a missing file.
     app.router.default = StaticFiles(directory=_WEB, html=True)
     return app
 
 
 def _describe(app: FastAPI, predictor: Predictor, access: Access) -> None:
-    """Add what FastAPI does not know to the description; show it at ``/docs``."""
+    """Add the schemas of replies and the token to the OpenAPI description, and show it at ``/docs``."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -306,14 +310,7 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
     spec = service.predictor.spec
     styles = tuple(style for style in spec.styles if style)
     choices: Any = Literal[styles] | None if styles else None
-    style = (choices, Field(None, description="Label style to answer in."))
-
-    def with_style(base: type[BaseModel]) -> Any:
-        return create_model(base.__name__.strip("_"), __base__=base, style=style)
-
-    # Made here, because only the model knows its styles.
-    asked, asked_measures = with_style(_Asked), with_style(_AskedMeasures)
-    asked_faces = with_style(_AskedFaces)
+    style = (choices, Field(None, description="Label style of the keypoints."))
 
     def head(query: Any) -> dict[str, str]:
         return {"model": service.name, "style": query.style or service.predictor.style}
@@ -321,14 +318,14 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
     async def predict(request: Request, query: Any) -> Response:
         """Find the faces of images and their keypoints, in pixels of each upright image.
 
-        Of several images, those that cannot be used have a `problem` in place of `faces`; one alone is
-        refused. Of more faces than the service allows, those of the best score are answered.
+        An image that cannot be used has a `problem` in place of `faces`; if it is the only image, the
+        request is refused. Of more faces than the service allows, those of the highest score are kept.
         """
         results = await service.ask(request, _question("points", query), query.source)
         return _listing(head(query), results)
 
     async def measure(request: Request, query: Any) -> Response:
-        """Measure faces: distances as ratios, angles, asymmetry, pose of the head, with error bars.
+        """Measure faces: distances as ratios, angles, asymmetry, head pose, with error bars.
 
         Not a medical device: for information only. Units are in `units`; images as for predict.
         """
@@ -341,7 +338,7 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
         return _listing({**head(query), "notice": NOTICE, "units": units}, results)
 
     async def align(request: Request, query: Any) -> Response:
-        """Cut faces out upright, on the five-point template that face-recognition networks take.
+        """Cut out faces upright, aligned to the five-point template of face-recognition networks.
 
         The zip holds NAME_face0.png and so on, faces.csv (source, face, file, the matrix a, b, tx, c, d,
         ty from pixels of the image to pixels of the aligned face, score) and problems.json (images
@@ -362,12 +359,14 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
             "content": {"application/zip": binary, "image/png": binary},
         }
     }
-    for path, endpoint, model, replies in (
-        ("/v1/predict", predict, asked, listing("Face")),
-        ("/v1/measure", measure, asked_measures, listing("MeasuredFace", **more)),
-        ("/v1/align", align, asked_faces, aligned),
+    for path, endpoint, base, replies in (
+        ("/v1/predict", predict, _Query, listing("Face")),
+        ("/v1/measure", measure, _MeasureQuery, listing("MeasuredFace", **more)),
+        ("/v1/align", align, _AlignQuery, aligned),
     ):
-        endpoint.__annotations__["query"] = Annotated[model, Query()]
+        # Made here, because the styles are those of the model.
+        query: Any = create_model(base.__name__.strip("_"), __base__=base, style=style)
+        endpoint.__annotations__["query"] = Annotated[query, Query()]
         app.add_api_route(
             path,
             endpoint,
@@ -382,10 +381,9 @@ def _question(what: str, query: Any) -> Question:
     if query.crops and (query.min_score is not None or query.max_faces is not None):
         raise Problem(
             "bad-parameter",
-            "With crops each image is one face: min_score and max_faces do not go with it.",
+            "With crops each image is one face: leave out min_score and max_faces.",
         )
-    asked = query.model_dump(exclude={"source", "format"})
-    return Question(what, **asked)
+    return Question(what, **query.model_dump(exclude={"source", "format"}))
 
 
 def _reply(body: bytes, kind: str) -> Response:
@@ -440,7 +438,7 @@ def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None
         """The model: keypoints, their partners, edges, label styles, input size; and the limits."""
         return JSONResponse(about)
 
-    # Pages ask with HEAD what there is before they fetch it.
+    # Pages check with HEAD whether a file exists.
     @app.head("/v1/models/{name}.onnx", include_in_schema=False)
     @app.get(
         "/v1/models/{name}.onnx",
@@ -448,8 +446,8 @@ def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None
         responses={200: {"content": {"application/octet-stream": {}}}},
     )
     async def model_file(name: str) -> FileResponse:
-        """The ONNX file of a model, or of the face detector, that describes itself in its metadata."""
-        # The page knows one name for whatever model the service was started with.
+        """The ONNX file of the model or of the face detector; its metadata describe it."""
+        # The model of the service, whatever its name, is also `default`.
         path = files.get(name, files.get(service.name) if name == "default" else None)
         if path is None:
             raise HTTPException(404)
@@ -466,7 +464,7 @@ def _add_health(app: FastAPI, service: _Service) -> None:
 
     @app.get("/readyz", response_class=JSONResponse)
     async def readyz() -> JSONResponse:
-        """Whether images are taken now."""
+        """Whether images are accepted now."""
         if not service.queue.ready or service.queue.full:
             raise _BUSY
         return JSONResponse({"status": "ready"})

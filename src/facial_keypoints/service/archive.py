@@ -1,4 +1,4 @@
-"""Aligned faces as one file: a zip like the folder that the command line writes, or a single PNG."""
+"""Aligned faces as one file: a zip with the files that ``align`` writes to a folder, or a single PNG."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from facial_keypoints.service.problems import Problem
 __all__ = ["Result", "best_face", "zip_faces"]
 
 Result = tuple[str, Answer | Problem]
-"""Name of an image, and what became of it."""
+"""Name of an image, and its answer or problem."""
 
 
 def best_face(results: Sequence[Result]) -> bytes:
-    """The aligned face of the best score of one image.
+    """The aligned face of the highest score of one image.
 
     Raises:
         Problem: There are several images, or it shows no face.
@@ -56,7 +56,7 @@ def zip_faces(results: Sequence[Result]) -> bytes:
 
 
 def _stem(name: str, number: int, taken: set[str]) -> str:
-    """A name for an image's faces that is safe to unpack and unlike the others."""
+    """A name for an image's faces that is safe to unpack and not yet taken."""
     stem = PurePosixPath(name.replace("\\", "/")).stem
     stem = "".join(c for c in stem if c.isalnum() or c in " ._-()")[:100].strip(" .") or "image"
     while stem in taken:

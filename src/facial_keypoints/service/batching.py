@@ -1,4 +1,4 @@
-"""A bounded queue and the threads that work it off, several jobs of a kind at a time.
+"""A bounded queue and the threads that process its jobs, several of a kind at a time.
 
 Knows nothing of images, models or HTTP.
 """
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 class QueueFullError(Exception):
-    """More would wait than may."""
+    """The queue has no room for the jobs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,18 +31,18 @@ class _Entry(Generic[J, R]):
 
 
 class WorkQueue(Generic[J, R]):
-    """Jobs of all requests, answered by a few threads.
+    """Jobs of all requests, processed by a few threads.
 
-    A thread takes the oldest job, and with it those of the same kind that wait: together they take
-    less time. While more are announced (:attr:`coming`) it waits for them, a few milliseconds at most.
+    A thread takes the oldest job together with the waiting jobs of the same kind, since a batch takes
+    less time. While uploads are under way (:attr:`coming`) it waits for their jobs, at most ``wait_s``.
 
     Args:
-        work: Answers jobs, all of one kind: one result or error each, in order.
-        kind: What may be answered together; ``None`` goes alone.
+        work: Processes jobs of one kind: one result or error for each, in order.
+        kind: Gives the kind of a job; jobs of kind ``None`` are processed alone.
         threads: Number of threads.
         capacity: Jobs that may wait.
-        batch: Jobs answered together at most.
-        wait_s: How long a batch waits for more.
+        batch: Most jobs of a batch.
+        wait_s: Most seconds that a batch waits for more jobs.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class WorkQueue(Generic[J, R]):
         self._threads: list[threading.Thread] = []
         self._number = threads
         self.coming = 0
-        """Requests whose jobs are on their way; changed by one thread only."""
+        """Requests that are being uploaded; changed by one thread only."""
 
     def start(self) -> None:
-        """Start the threads; after :meth:`close`, once more."""
+        """Start the threads; may be called again after :meth:`close`."""
         self._closed = False
-        # Daemons: a process told to die at once must not wait for an image.
+        # Daemons: a process that is told to end at once must not wait for an image.
         self._threads = [
             threading.Thread(target=self._run, name=f"work-{i}", daemon=True)
             for i in range(self._number)
@@ -77,7 +77,7 @@ class WorkQueue(Generic[J, R]):
             thread.start()
 
     def close(self) -> None:
-        """Answer what waits, then stop; take no more."""
+        """Accept no more jobs, process the waiting ones, then stop the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -86,7 +86,7 @@ class WorkQueue(Generic[J, R]):
 
     @property
     def ready(self) -> bool:
-        """Whether every thread is at work and jobs are taken."""
+        """Whether every thread runs and jobs are accepted."""
         return not self._closed and all(thread.is_alive() for thread in self._threads)
 
     @property
@@ -96,23 +96,23 @@ class WorkQueue(Generic[J, R]):
 
     @property
     def full(self) -> bool:
-        """Whether not one more may wait."""
+        """Whether there is no room for another job."""
         return len(self._entries) >= self._capacity
 
     def put(self, jobs: Sequence[J]) -> list[Future[R]]:
         """Add jobs, all or none, without waiting.
 
-        A future that is cancelled before its turn costs nothing.
+        A job whose future is cancelled before a thread takes it is dropped.
 
         Raises:
-            QueueFullError: They would be too many, or the queue is closed.
+            QueueFullError: There is no room for them, or the queue is closed.
         """
         entries = [_Entry[J, R](job, self._kind(job), Future()) for job in jobs]
         with self._changed:
             if self._closed or len(self._entries) + len(entries) > self._capacity:
                 raise QueueFullError
             self._entries.extend(entries)
-            # All: one that waits for its batch may not want them, an idle one does.
+            # All threads: one that waits for its batch may not take these jobs, an idle one does.
             self._changed.notify_all()
         return [entry.future for entry in entries]
 
@@ -120,7 +120,7 @@ class WorkQueue(Generic[J, R]):
         while entries := self._take():
             try:
                 answers = self._work([entry.job for entry in entries])
-            except Exception as error:  # the thread must outlive whatever an image causes
+            except Exception as error:  # no image may end the thread
                 answers = [error] * len(entries)
             for entry, answer in zip(entries, answers, strict=True):
                 if isinstance(answer, Exception):

@@ -1,4 +1,4 @@
-"""The OpenAPI description, and the page that shows it without any script or remote file."""
+"""The OpenAPI description, and the page that shows it, without scripts or remote files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from facial_keypoints.inference.measure.measures import NOTICE
+from facial_keypoints.inference.measure.table import NUM_OTHERS
 from facial_keypoints.io.tables import columns
 from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.service.problems import KINDS
@@ -27,7 +28,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "One image as it is, or a form with one or several.",
+        "description": "One image file, or a form with one or more.",
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -43,8 +44,8 @@ BODY: dict[str, Any] = {
                         },
                         "boxes": {
                             "type": "string",
-                            "description": "Of one image: JSON array of the boxes [x0, y0, x1, y1] of "
-                            "its faces in pixels; no detector runs.",
+                            "description": "For a single image: JSON array with the box "
+                            "[x0, y0, x1, y1] of each face in pixels; no detector runs.",
                         },
                     },
                 }
@@ -60,8 +61,8 @@ def images_reply(row: str, **more: dict[str, Any]) -> dict[int | str, dict[str, 
     """The reply that lists images with their faces.
 
     Args:
-        row: Schema of a face.
-        more: Further members.
+        row: Name of the schema of a face.
+        more: Schemas of further members.
     """
     image = {
         "type": "object",
@@ -86,7 +87,7 @@ def images_reply(row: str, **more: dict[str, Any]) -> dict[int | str, dict[str, 
         "required": ["model", "style", "images", *more],
         "properties": {
             "model": {"type": "string"},
-            "style": {"type": "string", "description": "Label style of the answers."},
+            "style": {"type": "string", "description": "Label style of the keypoints."},
             **more,
             "images": {"type": "array", "items": {"anyOf": [image, failed]}},
         },
@@ -103,15 +104,15 @@ def components(spec: ModelSpec) -> dict[str, Any]:
         "Face": {
             "type": "object",
             "description": "A face as `facial-keypoints predict` writes it: box, score and points in "
-            "pixels of the upright image; null is not known.",
+            "pixels of the upright image; null if not known.",
             "required": names,
             "properties": number,
         },
         "MeasuredFace": {
             "type": "object",
             "description": f"A face as `facial-keypoints measure` writes it. {NOTICE}",
-            "required": [*names[:7], "warnings"],
-            "properties": {name: number[name] for name in names[:7]}
+            "required": [*names[:NUM_OTHERS], "warnings"],
+            "properties": {name: number[name] for name in names[:NUM_OTHERS]}
             | {"warnings": _TEXTS["warnings"]},
             "additionalProperties": _NUMBER,
         },
@@ -119,7 +120,7 @@ def components(spec: ModelSpec) -> dict[str, Any]:
             "type": "object",
             "description": "RFC 9457. Types: "
             + ", ".join(f"urn:facial-keypoints:{kind} ({status})" for kind, (status, _) in KINDS.items())
-            + "; about:blank where the status says it all.",
+            + "; about:blank where the status explains everything.",
             "required": ["type", "title", "status", "detail"],
             "properties": {
                 "type": {"type": "string"},
@@ -144,14 +145,14 @@ padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8886 }
 def docs_page(openapi: dict[str, Any]) -> str:
     """The description as a page: every path with its parameters and replies.
 
-    Swagger UI would fetch its script from elsewhere, and bring a megabyte if it were shipped.
+    Swagger UI is not used: it fetches its script from another server, or adds a megabyte to the package.
     """
     about = openapi["info"]
     parts = [
         f"<h1>{escape(about['title'])} {escape(about['version'])}</h1>",
         f"<p>{escape(about['description'])}</p>",
-        "<p>Machines read <a href='openapi.json'>openapi.json</a>. "
-        "The page for people is at <a href='./'>/</a>.</p>",
+        "<p>The same for programs: <a href='openapi.json'>openapi.json</a>. "
+        "The page for people: <a href='./'>/</a>.</p>",
     ]
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():

@@ -1,7 +1,4 @@
-"""What surrounds every request: who may send it, how long it may take, what is counted.
-
-ASGI middleware; knows nothing of images.
-"""
+"""ASGI middleware around every request: access, time limit and metrics. Knows nothing of images."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ from facial_keypoints.service.problems import Problem, busy
 __all__ = ["Access", "Guard", "Metrics"]
 
 _HEADERS = {
-    # The page is made of its own files; WebAssembly and workers run the models in the browser.
+    # The page uses only its own files; WebAssembly and workers run the models in the browser.
     "Content-Security-Policy": (
         "default-src 'self'; script-src 'self' 'wasm-unsafe-eval' blob:; worker-src 'self' blob:; "
         "connect-src 'self' blob: data:; img-src 'self' blob: data:; media-src 'self' blob:; "
@@ -45,11 +42,11 @@ class Access:
     """Who may send requests.
 
     Args:
-        token: Bearer token that everything but the page, ``/docs`` and the health checks needs;
+        token: Bearer token, needed for everything except the page, ``/docs`` and the health checks;
             ``None`` for no token.
         origins: Origins of other web pages that may send requests; ``*`` for all.
-        hosts: Names that the service is known by, beside IP addresses and ``localhost``; empty for
-            any. They keep pages whose name was pointed at this machine (DNS rebinding) out.
+        hosts: Host names that the service answers to, besides IP addresses and ``localhost``; empty for
+            any. This refuses pages whose host name was redirected to this machine (DNS rebinding).
     """
 
     token: str | None = None
@@ -57,7 +54,7 @@ class Access:
     hosts: Collection[str] = ()
 
     def check(self, path: str, method: str, headers: Headers) -> Problem | None:
-        """The reason to refuse a request, if there is one."""
+        """Why a request is refused; ``None`` if it is not."""
         host = headers.get("host", "")
         if self.hosts and not self._is_ours(_without_port(host)):
             return Problem(
@@ -79,7 +76,7 @@ class Access:
             if kind.lower() != "bearer" or not right:
                 return Problem(
                     "not-authorized",
-                    "This service needs its token: send the header 'Authorization: Bearer TOKEN'.",
+                    "This service needs a token: send the header 'Authorization: Bearer TOKEN'.",
                     headers=(("WWW-Authenticate", "Bearer"),),
                 )
         return None
@@ -111,15 +108,15 @@ class Metrics:
             f"{name}_requests", "Requests answered.", ["path", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            f"{name}_request_seconds", "From a request's head to the end of its answer.", ["path"],
+            f"{name}_request_seconds", "Time from a request's head to the end of its answer.", ["path"],
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             registry=self.registry,
         )  # fmt: skip
         self.images = Counter(
-            f"{name}_images", "Images, by what became of them.", ["outcome"],
+            f"{name}_images", "Images, by outcome.", ["outcome"],
             registry=self.registry,
         )  # fmt: skip
-        self.faces = Counter(f"{name}_faces", "Faces answered.", registry=self.registry)
+        self.faces = Counter(f"{name}_faces", "Faces in answers.", registry=self.registry)
         self.batch = Histogram(
             f"{name}_batch_images", "Images computed together.", buckets=(1, 2, 4, 8, 16, 32),
             registry=self.registry,
@@ -136,15 +133,15 @@ class Metrics:
 
 
 class Guard:
-    """Checks each request before the application sees it, and counts it afterwards.
+    """Checks each request before it reaches the application, and counts it afterwards.
 
     Args:
         app: The application.
         access: Who may send requests.
-        metrics: Where to count.
+        metrics: The counters.
         requests: Most requests under way at once.
-        seconds: From a request's head to the end of its answer, at most; a client that does not read
-            its answer is cut off. Files may take as long as they need.
+        seconds: Most seconds from the head of a POST request to the end of its answer; a client that
+            does not read its answer is disconnected. Downloads have no limit.
     """
 
     def __init__(
@@ -184,11 +181,11 @@ class Guard:
                 async with asyncio.timeout(limit):
                     await self._app(scope, receive, send_with_headers)
         except TimeoutError:
-            status = 499  # nginx's number for a client that went; the server closes the connection
+            status = 499  # nginx's code for a closed connection, which the server closes here
         finally:
             self._under_way -= 1
             self._metrics.under_way.set(self._under_way)
-            # Paths as routes name them: what clients invent must not fill the memory.
+            # Only paths of routes: paths that clients invent would fill the memory.
             path = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.seconds.labels(path).observe(time.perf_counter() - start)

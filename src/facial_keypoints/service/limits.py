@@ -1,4 +1,4 @@
-"""What one request, and all of them together, may take."""
+"""Limits of one request and of all requests together."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds that keep the service up whatever it is sent.
+    """Limits that keep the service running whatever is sent to it; all are maxima.
 
     Args:
         body_bytes: Bytes of one request's body.
-        pixels: Pixels of an image, told from its header before anything is decoded. Each working
-            thread holds one decoded image, of 3 bytes a pixel.
-        faces: Faces answered of an image, those of the best score; and boxes given for one.
+        pixels: Pixels of an image, read from its header before it is decoded. Each thread holds one
+            decoded image of 3 bytes a pixel.
+        faces: Faces of an image in an answer, those of the highest score; and boxes given for one.
         files: Images of one request.
-        seconds: From a request's first byte to its answer, slow uploads and waiting included.
+        seconds: Seconds from a request's first byte to its answer, with the upload and the waiting.
         waiting: Images that wait for a thread; a request that would exceed it is refused at once.
         memory_bytes: Bytes of all bodies held at once.
-        requests: Requests under way at once, uploads included.
+        requests: Requests under way at once, with those that are being uploaded.
         batch: Face crops computed together.
-        batch_wait_s: How long a thread waits for more of them while uploads are under way.
+        batch_wait_s: Seconds that a thread waits for more of them while others are uploaded.
 
     Raises:
-        ValueError: A bound is not positive, or two exclude each other.
+        ValueError: A limit is not positive, or two contradict each other.
     """
 
     body_bytes: int = 64 * 2**20

@@ -1,4 +1,4 @@
-"""What went wrong, told as RFC 9457 says: ``application/problem+json`` with a sentence for people."""
+"""Errors as RFC 9457 defines them: ``application/problem+json`` with a sentence for people."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "foreign-page": (403, "The request comes from a page of another origin"),
     "unknown-host": (421, "The service is not known by this name"),
 }
-"""Status and title of each kind of problem of ours; its ``type`` is ``urn:facial-keypoints:KIND``."""
+"""Status and title of each kind of problem; its ``type`` is ``urn:facial-keypoints:KIND``."""
 
 
 class Problem(Exception):
@@ -48,7 +48,7 @@ class Problem(Exception):
         kind: One of :data:`KINDS`.
         detail: One sentence: what is wrong and what to do.
         source: Name of the image that it is about, if it is about one.
-        headers: To be sent with it.
+        headers: Additional headers of the reply.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Problem(Exception):
 
 
 def busy(detail: str) -> Problem:
-    """The refusal of what would pile up; the client may come again in a second."""
+    """The refusal of a request that finds the service full; the client may retry after a second."""
     return Problem("busy", detail, headers=(("Retry-After", "1"),))
 
 
@@ -93,7 +93,7 @@ def _reply(value: dict[str, Any], headers: dict[str, str]) -> Response:
 
 
 def _plain(status: int, detail: str, headers: dict[str, str]) -> Response:
-    """A problem that HTTP's status alone explains."""
+    """A problem that needs no more explanation than its HTTP status."""
     title = HTTPStatus(status).phrase
     return _reply(
         {"type": "about:blank", "title": title, "status": status, "detail": detail}, headers
@@ -108,13 +108,13 @@ async def on_problem(request: Request, error: Exception) -> Response:
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """Handler for what the framework refuses: unknown paths, wrong methods."""
+    """Handler for requests that the framework refuses: unknown paths, wrong methods."""
     if not isinstance(error, HTTPException):
         raise error
     path = request.url.path[:100]
     sentences = {
-        404: f"There is nothing at {path}: /docs lists what there is.",
-        405: f"{path} does not take {request.method}: /docs says what it takes.",
+        404: f"There is nothing at {path}: /docs lists all paths.",
+        405: f"{path} does not take {request.method}: /docs lists the methods.",
     }
     detail = sentences.get(error.status_code, str(error.detail))
     return _plain(error.status_code, detail, dict(error.headers or {}))
@@ -135,5 +135,5 @@ async def on_invalid_query(request: Request, error: Exception) -> Response:
 
 
 async def on_unexpected(request: Request, error: Exception) -> Response:
-    """Handler for errors of ours; what is known of them is in the log, not in the reply."""
-    return _plain(500, "Something went wrong inside the service; its log says what.", {})
+    """Handler for unexpected errors, which the log describes and the reply does not."""
+    return _plain(500, "The service failed; its log has the details.", {})

@@ -1,4 +1,4 @@
-"""Uvicorn as this service needs it: a socket of ours, patience with no one, a calm end."""
+"""Uvicorn for this service: opens the socket, closes idle connections, ends after the last answer."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from facial_keypoints.service.limits import Limits
 __all__ = ["make_server", "open_socket", "run"]
 
 HEAD_SECONDS = 10.0
-"""For the head of a request, and for the rest of a body that nobody wants any more."""
+"""Time for the head of a request, and for the rest of a body that was refused."""
 
 
 class _Protocol(H11Protocol):
-    """Closes connections without a request under way: uvicorn waits for the head of one for ever."""
+    """Closes connections without a request under way; uvicorn itself would wait for one for ever."""
 
     _watch: asyncio.TimerHandle | None = None
 
@@ -67,8 +67,8 @@ def open_socket(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
         )[0]
-        # Not socket.create_server, which names no protocol: asyncio would take that for something else
-        # than TCP and leave Nagle's algorithm on, and each answer would wait 40 ms for its last piece.
+        # Not socket.create_server, which sets no protocol: asyncio would not recognise the socket as TCP
+        # and leave Nagle's algorithm on, which delays the last packet of each answer by 40 ms.
         listening = socket.socket(family, kind, protocol)
         if os.name == "posix":  # elsewhere it would share the port with another service
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,7 +78,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError, UnicodeError) as error:
         if listening is not None:
             listening.close()
-        # Python adds the address to the system's words.
+        # Python adds the address to the system's message.
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise FacialKeypointsError(
             f"the service cannot listen at {host}, port {port} ({reason}): choose another with --host "
@@ -90,17 +90,17 @@ def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """The server of an application; ``run(sockets=[...])`` runs it.
 
     Args:
-        app: What ``create_app`` made.
-        limits: Those of the app.
+        app: An application of ``create_app``.
+        limits: The limits of the application.
     """
-    # It would write a line about every broken form that a client sends.
+    # It would log a line about every broken form that a client sends.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
         http=_Protocol,
         ws="none",
         lifespan="on",
-        access_log=False,  # images have names
+        access_log=False,  # it would hold the names of images
         log_config=None,
         log_level="error",
         server_header=False,
@@ -114,15 +114,15 @@ def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
     """Serve until SIGTERM or Ctrl-C; requests under way are answered first.
 
     Args:
-        app: What ``create_app`` made.
-        listening: What :func:`open_socket` opened.
-        limits: Those of the app.
+        app: An application of ``create_app``.
+        listening: A socket of :func:`open_socket`.
+        limits: The limits of the application.
     """
 
     def end(number: int, frame: FrameType | None) -> Any:
         sys.exit(0)
 
-    # Uvicorn raises the signal again when everything is answered.
+    # Uvicorn raises the signal again when every request is answered.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     make_server(app, limits).run(sockets=[listening])

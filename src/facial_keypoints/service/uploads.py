@@ -20,12 +20,12 @@ from facial_keypoints.service.problems import Problem, busy
 
 __all__ = ["BodyMemory", "read_uploads"]
 
-# The last is what curl and Python's urllib say of a body if they are not told.
+# The last is the default of curl and of Python's urllib.
 _UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
 
 class BodyMemory:
-    """Counts the bytes of all bodies held.
+    """Counts the bytes of all bodies in memory.
 
     Args:
         limit: Most bytes at once.
@@ -37,9 +37,9 @@ class BodyMemory:
 
     @contextmanager
     def lease(self) -> Iterator[Callable[[int], None]]:
-        """Gives what one request counts its bytes with; they are given back at the end.
+        """Yield a function that counts bytes of one request until the block ends.
 
-        The function raises ``Problem`` when the bytes of all bodies would be too many.
+        The function raises ``Problem`` if all bodies together would have too many bytes.
         """
         taken = 0
 
@@ -88,20 +88,20 @@ async def read_uploads(
     question: Question,
     source: str,
 ) -> list[Job]:
-    """Read the body of a request: a form with ``files`` and ``boxes``, or one image as it is.
+    """Read the body of a request: a form with ``files`` and ``boxes``, or one image file.
 
     Args:
-        request: Not read yet.
+        request: A request whose body was not read yet.
         take: Counts its bytes, see :meth:`BodyMemory.lease`.
-        limits: Of the body and its files.
-        question: What is asked of the images.
-        source: Name of an image that comes without a form.
+        limits: Limits of the body and its files.
+        question: The question about the images.
+        source: Name of an image that is sent without a form.
 
     Returns:
         One job per image, one or more.
 
     Raises:
-        Problem: It is too large, no form, or without an image.
+        Problem: The body is too large, is a broken form, or has no image.
     """
     kind = _media_type(request.headers.get("content-type", ""))
     body = _limited(request, take, limits.body_bytes)
@@ -111,7 +111,7 @@ async def read_uploads(
         _check_type(kind, source)
         content = b"".join([chunk async for chunk in body])
     except ClientDisconnect as error:
-        raise Problem("bad-request", "The upload broke off.") from error
+        raise Problem("bad-request", "The upload was interrupted.") from error
     if not content:
         raise Problem(
             "bad-request",
@@ -129,14 +129,14 @@ async def _limited(
     )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > 4 * limit:
-        # Too much to be read only for the sake of a reply that every client gets to see.
+        # Too much to read only so that the client sees the reply.
         raise Problem(problem.kind, problem.detail, headers=(("Connection", "close"),))
     count = 0
     async for chunk in request.stream():
         count += len(chunk)
         if count > 4 * limit:
             break
-        # A client that is still sending would not see a refusal: what is too much is passed over.
+        # A client that is still sending would not see a refusal, so the rest is read and dropped.
         if count <= limit:
             take(len(chunk))
             yield chunk
@@ -172,7 +172,7 @@ async def _jobs(form: FormData, limits: Limits, question: Question) -> list[Job]
             kind = _media_type(value.content_type or "")
             _check_type(kind, name)
             images.append((name, await value.read(), _declared(kind)))
-            await value.close()  # not held twice
+            await value.close()  # so that its bytes are in memory once
         elif field == "boxes" and isinstance(value, str) and boxes is None:
             boxes = _read_boxes(value, limits)
         else:
@@ -196,7 +196,7 @@ def _check_type(kind: str, name: str) -> None:
     if kind not in MEDIA_TYPES and kind not in _UNTYPED:
         raise Problem(
             "unsupported-type",
-            f"{name or 'The body'} is declared as {kind[:100]}: send images as "
+            f"{name or 'The body'} has the type {kind[:100]}: send images as "
             f"{', '.join(sorted(MEDIA_TYPES))}, or as application/octet-stream.",
             source=name or None,
         )
@@ -207,7 +207,7 @@ def _declared(kind: str) -> str | None:
 
 
 def _read_boxes(text: str, limits: Limits) -> NDArray[np.float32]:
-    """(N, 4) boxes of a pixel at least."""
+    """(N, 4) boxes, each at least one pixel wide and high."""
     wrong = Problem(
         "bad-parameter",
         f"boxes: must be a JSON array of at most {limits.faces} boxes [x0, y0, x1, y1] in pixels, each "
@@ -222,7 +222,7 @@ def _read_boxes(text: str, limits: Limits) -> NDArray[np.float32]:
     for box in value:
         if not isinstance(box, list) or len(box) != 4 or {*map(type, box)} - {int, float}:
             raise wrong
-        # Far beyond any image, numbers lose their pixels.
+        # float32 has no exact pixels far outside any image.
         if not all(-1e6 < v < 1e6 for v in box) or min(box[2] - box[0], box[3] - box[1]) < 1:
             raise wrong
     return np.array(value, np.float32)

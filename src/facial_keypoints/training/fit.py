@@ -41,8 +41,8 @@ from facial_keypoints.data.missing import MissingStrategy, check_trainable, fill
 from facial_keypoints.data.splits import Split, split_dataset, split_into_folds
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import (
-    alone_in,
     atomic_path,
+    lock_folder,
     mark_folder,
     output_folder,
     read_json,
@@ -453,7 +453,7 @@ class _Prepared:
         directory = self.directory / folder
         # Two processes would mix up their checkpoints; those of a data-parallel run work together.
         together = is_data_parallel()
-        with nullcontext() if together else alone_in(directory, patience=OTHER_SECONDS):
+        with nullcontext() if together else lock_folder(directory, timeout_s=OTHER_SECONDS):
             return _fit(
                 model,
                 self.recipe,

@@ -38,7 +38,7 @@ Floats: TypeAlias = NDArray[np.float64]
 _Points: TypeAlias = dict[str, Floats]
 
 TURNED_DEG = 15.0
-"""Turn of the head beyond which a face is marked ``turned``: see ``docs/measurements.md``."""
+"""Yaw beyond which a face is marked ``turned``: see ``docs/measurements.md``."""
 
 NOSE_DEPTH = 0.6
 """How far the nose's tip stands before the eyes, in eye distances. From the labelled points of three sets
@@ -208,11 +208,11 @@ def _head_roll(p: _Points) -> Floats:
     return np.degrees(np.arctan2(across[:, 1], across[:, 0]))
 
 
-def _head_turn(p: _Points) -> Floats:
-    """Turn of the head by the parallax of the nose's tip, which stands before the eyes.
+def _head_yaw(p: _Points) -> Floats:
+    """Yaw from the parallax of the nose tip, which lies in front of the eyes.
 
-    With the eyes 2e apart and the tip h before them, a turn by t shows the eyes 2e cos t apart and the
-    tip h sin t beside their middle.
+    With the eyes 2e apart and the tip h in front of them, a yaw of t shows the eyes 2e cos t apart and
+    the tip h sin t beside their middle.
     """
     between = p["left_eye_center"] - p["right_eye_center"]
     middle = (p["left_eye_center"] + p["right_eye_center"]) / 2.0
@@ -254,16 +254,14 @@ _MEASURES: dict[str, _Measure] = {
     "nose_deviation": _from_midline("nose_tip"),
     "mouth_deviation": _from_midline("mouth_center_top_lip"),
     "head_roll": _Measure("degrees", _head_roll, _EYES),
-    "head_turn": _Measure("degrees", _head_turn, ("nose_tip", *_EYES)),
+    "head_yaw": _Measure("degrees", _head_yaw, ("nose_tip", *_EYES)),
 }
 # Differences from the neutral face.
 _CHANGES: dict[str, _Measure] = {
     "mouth_opening": _MEASURES["lip_height"],
     "smile": _Measure("px", _smile, (*_MOUTH, *_EYES)),
 }
-_SIGN_FLIPS = frozenset(
-    {"asymmetry", "nose_deviation", "mouth_deviation", "head_roll", "head_turn"}
-)
+_SIGN_FLIPS = frozenset({"asymmetry", "nose_deviation", "mouth_deviation", "head_roll", "head_yaw"})
 
 
 def mirrored_name(name: str) -> tuple[str, float]:
@@ -272,8 +270,8 @@ def mirrored_name(name: str) -> tuple[str, float]:
     Example:
         >>> mirrored_name("left_canthal_tilt")
         ('right_canthal_tilt', 1.0)
-        >>> mirrored_name("head_turn")
-        ('head_turn', -1.0)
+        >>> mirrored_name("head_yaw")
+        ('head_yaw', -1.0)
     """
     for a, b in (("left_", "right_"), ("right_", "left_")):
         if name.startswith(a):
@@ -462,7 +460,7 @@ def measure(
         tuple(units),
         values,
         errors,
-        _warnings(keypoints, values[:, names.index("head_turn")], resting),
+        _warnings(keypoints, values[:, names.index("head_yaw")], resting),
     )
 
 

@@ -1,5 +1,5 @@
-// The page: images in, faces shown, corrected and handed out. What it is made of: engines.js (who answers),
-// labels.js (what can be undone), viewer.js (the canvas), measurement.js, exporting.js; live.js is the camera.
+// The page: shows images with their faces, corrects points and downloads them. Its modules: engines.js (service or
+// browser), labels.js (changes and undo), viewer.js (the canvas), measurement.js, exporting.js, live.js (the camera).
 
 import { Browser, Problem, Service } from './engines.js';
 import { change, isAbsent, newFace, newImage, place, redo, setState, stateOf, undo } from './labels.js';
@@ -19,7 +19,7 @@ const engines = { service, browser: new Browser(service) };
 let engine = service;
 let unsaved = false;
 
-// --- saying things ----------------------------------------------------------------------------------------------
+// --- messages ---------------------------------------------------------------------------------------------------
 
 let noteTimer;
 
@@ -33,7 +33,7 @@ function tell(text, bad = false) {
   if (text) noteTimer = setTimeout(() => { $('note').hidden = true; }, bad ? 8000 : 2500);
 }
 
-/** Say a sentence to screen readers alone: what others see anyway. */
+/** Say a sentence to screen readers only: it describes what is visible. */
 const say = (text) => { $('live').textContent = text; };
 
 const problemText = (error) =>
@@ -70,7 +70,7 @@ async function bitmapOf(image) {
   image.used = performance.now();
   const held = state.images.filter((each) => each.bitmap && each !== image && each !== state.current);
   held.sort((a, b) => b.used - a.used);
-  // Not closed: somebody may be drawing it. Without a reference it is collected.
+  // Not closed, since it may still be drawn; it is garbage-collected without a reference.
   for (const each of held.slice(KEPT_BITMAPS)) each.bitmap = null;
   return image.bitmap;
 }
@@ -124,7 +124,7 @@ function go(by) {
   say(`Image ${at + 1} of ${state.images.length}: ${name}. ${countOf(faces)}.`);
 }
 
-/** Whether a face can be added: not while an answer is awaited, which would replace it. */
+/** Whether a face can be added: not while the image is predicted, which would replace it. */
 const canAdd = () => state.images.includes(state.current) && ['done', 'failed'].includes(state.current.status);
 
 const countOf = (faces) => `${faces.length} ${faces.length === 1 ? 'face' : 'faces'}`;
@@ -132,7 +132,7 @@ const countOf = (faces) => `${faces.length} ${faces.length === 1 ? 'face' : 'fac
 function removeImage() {
   const image = state.current;
   if (!image || state.live) return;
-  if (image.corrected && !confirm(`Take ${image.name} off the list? Its corrections are lost.`)) return;
+  if (image.corrected && !confirm(`Remove ${image.name} from the list? Its corrections will be lost.`)) return;
   const at = state.images.indexOf(image);
   state.images.splice(at, 1);
   filmItem(image)?.parentElement.remove();
@@ -150,7 +150,7 @@ function showOrNone(image) {
   refresh();
 }
 
-/** Answer the images that wait, the one that is shown first. */
+/** Predict the images that wait, first the one that is shown. */
 async function work() {
   if (state.working) return;
   state.working = true;
@@ -166,9 +166,9 @@ async function work() {
       const bitmap = await bitmapOf(image);
       const found = await asked.predict({ file: image.file, name: image.name, bitmap, ...choices() });
       if (found.width !== bitmap.width || found.height !== bitmap.height) {
-        throw new Problem(`The service sees ${image.name} in another size than this browser.`);
+        throw new Problem(`The service decodes ${image.name} to another size than this browser.`);
       }
-      if (image.status !== 'busy') continue; // asked for anew meanwhile
+      if (image.status !== 'busy') continue; // requested again meanwhile
       image.faces = found.faces.map((face) => newFace(face));
       image.past = [];
       image.future = [];
@@ -195,7 +195,7 @@ const choices = () => ({
   style: $('style').value || null, crops: $('crops').checked, minScore: Number($('min-score').value) || null,
 });
 
-/** Ask again about every image that nobody has corrected. */
+/** Predict every image again that has no corrections. */
 function again() {
   for (const image of state.images) {
     if (!image.corrected) {
@@ -245,7 +245,7 @@ function drawThumbnail(image) {
 function refreshFilm(image) {
   const button = filmItem(image);
   if (!button) return;
-  const words = { waiting: 'waiting', busy: 'looking for faces', failed: 'not read' };
+  const words = { waiting: 'waiting', busy: 'finding faces', failed: 'not read' };
   const about = words[image.status] ?? countOf(image.faces);
   const badge = button.querySelector('.badge');
   badge.textContent = { waiting: '…', busy: '…', failed: '!' }[image.status] ?? image.faces.length;
@@ -262,7 +262,7 @@ function refreshFilm(image) {
   button.tabIndex = image === state.current ? 0 : -1; // one stop for Tab, arrows go on from it
 }
 
-// --- what is seen -----------------------------------------------------------------------------------------------
+// --- showing ---------------------------------------------------------------------------------------------------
 
 function refresh() {
   const image = state.current;
@@ -274,7 +274,7 @@ function refresh() {
   });
   $('image-name').textContent = image?.name ?? 'No image';
   const at = state.images.indexOf(image);
-  const words = { waiting: 'waiting', busy: 'looking for faces …', failed: image?.problem };
+  const words = { waiting: 'waiting', busy: 'finding faces …', failed: image?.problem };
   $('image-about').textContent = !image
     ? ''
     : [
@@ -384,7 +384,7 @@ function refreshMeasures() {
   };
   $('warnings').textContent = able
     ? warnings.map((warning) => words[warning]).join(' ')
-    : face ? 'This model’s points are not those that are measured.' : '';
+    : face ? 'The measurements need points that this model does not have.' : '';
   $('measures').replaceChildren(...rows.map(({ name, unit, value, sigma, range }) => {
     const row = document.createElement('tr');
     const head = document.createElement('th');
@@ -431,7 +431,7 @@ function select(face, point, reveal = false) {
   } else say(`Face ${face + 1} of ${state.current.faces.length}.`);
 }
 
-/** Scroll the panel, but never the page: on a phone that would push the image out of sight. */
+/** Scroll the panel, but not the page: on a phone the image would scroll away. */
 function bringIntoPanel(item) {
   const panel = document.querySelector('.panel');
   const [own, frame] = [item.getBoundingClientRect(), panel.getBoundingClientRect()];
@@ -504,11 +504,11 @@ async function addFace(box) {
     const { style } = choices();
     const found = await engine.predict({ file: image.file, name: image.name, bitmap, boxes: [box], style });
     if (state.current !== image) {
-      tell('The face was not added: another image was chosen meanwhile.', true);
+      tell('The face was not added, because another image was selected.', true);
       return;
     }
     edit((faces) => faces.push(newFace(found.faces[0], true)));
-    image.status = 'done'; // though no face could be found without the box
+    image.status = 'done'; // even if no face was found without the box
     select(image.faces.length - 1, null);
     tell(`Face ${image.faces.length} added.`);
   } catch (error) {
@@ -520,7 +520,7 @@ function setBoxing(on, keyboard = false) {
   pressed('add-face', on);
   if (on) {
     viewer.startBox(keyboard);
-    tell(keyboard ? 'Arrows move the box, + and − resize it, Enter takes it.' : 'Draw a box around the face.');
+    tell(keyboard ? 'Arrows move the box, + and − resize it, Enter accepts it.' : 'Draw a box around the face.');
   }
 }
 
@@ -569,11 +569,11 @@ async function toggleCamera() {
     say('Live. Keep takes the image, Escape stops.');
   } catch (error) {
     tell(error.name === 'NotAllowedError' ? 'The browser was not allowed to use the camera.'
-      : error.name === 'NotFoundError' ? 'There is no camera.' : `The camera does not start: ${error.message}`, true);
+      : error.name === 'NotFoundError' ? 'There is no camera.' : `The camera did not start: ${error.message}`, true);
   }
 }
 
-/** Stop, and keep the frame that is seen as an image to correct. */
+/** Stop, and keep the visible frame as an image to correct. */
 async function keepFrame() {
   if (!state.live) return;
   const seen = state.current;
@@ -605,7 +605,7 @@ const savers = {
   csv: (images) => save(toCsv(images, names()), 'keypoints.csv', 'text/csv'),
   json: (images) => save(toJson(images, names()), 'keypoints.json', 'application/json'),
   measures: (images) => {
-    if (!canMeasure(names())) throw new Problem('This model’s points are not those that are measured.');
+    if (!canMeasure(names())) throw new Problem('The measurements need points that this model does not have.');
     save(toMeasurementCsv(images, names()), 'measurements.csv', 'text/csv');
     tell(NOTICE);
   },
@@ -618,7 +618,7 @@ const savers = {
     save(await toPng(await bitmapOf(state.current), scene), `${stem}-points.png`);
   },
   kaggle: async (images) => {
-    if (state.schema.name !== 'kaggle15') throw new Problem('Kaggle’s format holds its own 15 points only: take COCO.');
+    if (state.schema.name !== 'kaggle15') throw new Problem('Kaggle’s format holds only its own 15 points: use COCO.');
     save(await toKaggle(images, names(), bitmapOf), 'training.csv', 'text/csv');
   },
   coco: async (images) => save(await toCoco(images, state.schema, bitmapOf), 'faces-coco.zip'),
@@ -637,13 +637,13 @@ async function download(kind) {
     if (labels) tell('Cutting the faces out …');
     await savers[kind](images);
     if (kind !== 'png' && kind !== 'measures') unsaved = false;
-    if (kind !== 'measures') tell('Handed to the browser’s downloads.');
+    if (kind !== 'measures') tell('Download started.');
   } catch (error) {
     tell(problemText(error), true);
   }
 }
 
-// --- what the person does ---------------------------------------------------------------------------------------
+// --- user input -------------------------------------------------------------------------------------------------
 
 const viewer = new Viewer($('canvas'), {
   select: (face, point) => select(face, point),
@@ -690,7 +690,7 @@ const acts = {
       viewer.endBox(false);
       return;
     }
-    // A click made by a key has no place: then the box is drawn by keys as well.
+    // A click by key has no position: then the box is drawn with keys as well.
     setBoxing(true, event?.detail === 0 || event?.type === 'keydown');
     $('canvas').focus();
   },
@@ -719,7 +719,7 @@ const canvasKeys = {
   Backspace: (event) => (event.shiftKey ? deleteFace() : setPointState('absent')),
 };
 
-// Keys of the image as a whole; letters only while it or the list of points has the focus, or nothing has.
+// Keys for the whole image; letters only while the image, the list of points or nothing has the focus.
 const pageKeys = {
   f: () => state.current?.faces.length && select((state.face + 1) % state.current.faces.length, state.point, true),
   a: (event) => canAdd() && acts['add-face'](event),
@@ -787,7 +787,7 @@ $('points').addEventListener('keydown', (event) => {
 });
 $('points').addEventListener('focus', () => state.point === null && stepPoint(1));
 
-/** Arrow keys among buttons of which one is chosen. */
+/** Arrow keys move among buttons of which one is selected. */
 function roving(box, selector) {
   box.addEventListener('keydown', (event) => {
     const by = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
@@ -862,7 +862,7 @@ async function droppedFiles(items) {
       return;
     }
     const reader = entry.createReader();
-    for (;;) { // a reader gives a hundred at a time
+    for (;;) { // a reader returns at most a hundred entries
       const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
       if (!some.length) return;
       for (const each of some) await walk(each, `${path}${entry.name}/`);
@@ -899,11 +899,11 @@ window.addEventListener('beforeunload', (event) => {
   if (unsaved) event.preventDefault();
 });
 
-// --- who computes -----------------------------------------------------------------------------------------------
+// --- engines ----------------------------------------------------------------------------------------------------
 
 const PRIVACY = {
-  service: 'Photos go to the service that this page comes from, are answered in memory and not kept.',
-  browser: 'Photos are computed in this browser and go nowhere.',
+  service: 'Photos are sent to the service that this page comes from, processed in memory and not stored.',
+  browser: 'Photos are processed in this browser and are not sent anywhere.',
 };
 
 async function useEngine(kind) {

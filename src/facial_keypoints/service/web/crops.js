@@ -1,4 +1,4 @@
-// Where a face sits in a crop: the same numbers as in the Python package.
+// Crops around faces, with the same numbers as in the Python package.
 // A map is [a, b, c, d, e, f]: x' = a x + b y + c, y' = d x + e y + f. Integers are pixel centres; boxes are edges.
 
 const FACE_SIZE = 36.2 / 96;
@@ -25,7 +25,7 @@ export function compose(second, first) {
   return [a * p + b * s, a * q + b * t, a * r + b * u + c, d * p + e * s, d * q + e * t, d * r + e * u + f];
 }
 
-/** The square around a box, brought to `side` pixels. */
+/** The map of the square around a box to `side` pixels. */
 export function boxToCrop([x0, y0, x1, y1], side) {
   const scale = side / Math.max(x1 - x0, y1 - y0);
   const target = side / 2 - 0.5;
@@ -44,7 +44,7 @@ function parts(xy, names) {
   return { left, right, middle, size: Math.max(apart, length / FACE_LENGTH) };
 }
 
-/** Size of a face: the eyes' distance, or one from its length where a turned head shortens that. */
+/** Size of a face: the distance of the eyes, or, where yaw shortens that, a size from the length of the face. */
 export const faceSize = (xy, names) => parts(xy, names).size;
 
 /** Face box [x0, y0, x1, y1] of points [[x, y], ...]; null where one of the four is not known. */
@@ -72,10 +72,10 @@ export function faceCrop(xy, names, side) {
   ];
 }
 
-/** Whether two crops differ by less than a quarter in scale and 25 degrees in turn. */
+/** Whether two crops differ by less than a quarter in scale and 25 degrees in rotation. */
 export function alike(first, second) {
   const between = compose(second, inverse(first));
   const scale = Math.hypot(between[0], between[1]);
-  const turn = (Math.atan2(between[1], between[0]) * 180) / Math.PI;
-  return scale > 0.8 && scale < 1.25 && Math.abs(turn) < 25;
+  const angle = (Math.atan2(between[1], between[0]) * 180) / Math.PI;
+  return scale > 0.8 && scale < 1.25 && Math.abs(angle) < 25;
 }

@@ -1,7 +1,7 @@
-// Who answers: the service over HTTP, or a worker in this browser. Both give
+// The two engines: the service over HTTP, or a worker in this browser. Both answer with
 // {width, height, faces: [{box: [x0, y0, x1, y1], score, points: [{x, y, confidence}]}]} in pixels of the image.
 
-/** What went wrong, in a sentence for the person in front of the page. */
+/** An error with a sentence for the user. */
 export class Problem extends Error {}
 
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -22,7 +22,7 @@ function faceOfRow(row, names) {
 
 /** The REST service that this page comes from. */
 export class Service {
-  /** @param {() => Promise<string|null>} askToken asks the person for the service's token */
+  /** @param {() => Promise<string|null>} askToken asks the user for the service's token */
   constructor(askToken) {
     this.askToken = askToken;
     this.names = [];
@@ -58,7 +58,7 @@ export class Service {
       try {
         about = await reply.json();
       } catch {
-        // Not every answer on the way is JSON; the status must do then.
+        // A proxy's answer may not be JSON; then the status is shown.
       }
       const text = [about.title, about.detail].filter(Boolean).join(': ');
       throw new Problem(text || `The service answered ${reply.status}.`);
@@ -73,7 +73,7 @@ export class Service {
     return { schema: model.schema, styles: model.styles.filter(Boolean) };
   }
 
-  async predict({ file, name, boxes, crops, style, minScore, }) {
+  async predict({ file, name, boxes, crops, style, minScore }) {
     const body = new FormData();
     body.append('files', file, name);
     if (boxes) body.append('boxes', JSON.stringify(boxes));
@@ -89,7 +89,7 @@ export class Service {
   }
 }
 
-/** The same models in this browser, by ONNX Runtime Web. Images stay here. */
+/** The same models in this browser, with ONNX Runtime Web. Images are not sent anywhere. */
 export class Browser {
   constructor(service) {
     this.service = service;
@@ -97,7 +97,7 @@ export class Browser {
     this.next = 0;
   }
 
-  /** Whether the service hands out what is needed; a text says why not. */
+  /** Why this browser cannot compute: a text, or null if it can. */
   static async missing() {
     const reply = await fetch('ort/ort.wasm.min.mjs', { method: 'HEAD' }).catch(() => null);
     return reply?.ok ? null

@@ -1,4 +1,4 @@
-// Files for the person: tables as the command line writes them, and labelled faces to train from.
+// Downloads: tables as the command line writes them, and labelled faces for training.
 
 import { boxToCrop, faceBox } from './crops.js';
 import { cutCrop, grayOf } from './pixels.js';
@@ -64,8 +64,8 @@ export function toMeasurementCsv(images, names) {
   return csvOf([[...columnsOf([]), ...measures, 'warnings'], ...lines.map(({ line }) => line)]);
 }
 
-/** The square that a face is cut out by: placed by its points as Kaggle's are, else the box it was found in. */
-export function cropBox(face, names) {
+/** The square crop of a face: placed by its points as in Kaggle's images, or else around its box. */
+function cropBox(face, names) {
   const xy = face.points.map(({ x, y }) => (x === null ? [NaN, NaN] : [x, y]));
   const placed = faceBox(xy, names);
   if (placed) return placed;
@@ -77,7 +77,7 @@ export function cropBox(face, names) {
 
 /**
  * Kaggle's training.csv: 30 coordinates and 96 x 96 grey pixels a face; a point that is absent, or not on the crop,
- * is empty. Kaggle has no word for occluded points: they are labelled.
+ * is empty. Kaggle's format cannot mark points as occluded: they are labelled.
  * @param bitmapOf gives the decoded image
  */
 export async function toKaggle(images, names, bitmapOf) {
@@ -102,7 +102,7 @@ export async function toKaggle(images, names, bitmapOf) {
 
 const safeName = (name) => name.replace(/^.*[/\\]/, '').replace(/[^\w.-]+/g, '_');
 
-/** Whether a file's pixels are stored turned, or may be: those that read it plainly would see it lying. */
+/** Whether a file has EXIF data: its pixels may be stored rotated, and readers that ignore EXIF would not rotate them. */
 async function hasExif(file) {
   const head = new Uint8Array(await file.slice(0, 1 << 16).arrayBuffer());
   return /exif/i.test(new TextDecoder('latin1').decode(head)); // PNG spells it eXIf
@@ -181,8 +181,8 @@ function crc32(bytes) {
   return (c ^ 0xffffffff) >>> 0;
 }
 
-/** A zip of [path, bytes] that stores files as they are: images do not shrink any more. */
-export function zipOf(files) {
+/** A zip of [path, bytes] without compression: images are compressed already. */
+function zipOf(files) {
   const text = new TextEncoder();
   const parts = [];
   const directory = [];
@@ -221,7 +221,7 @@ export function zipOf(files) {
   return new Blob([...parts, ...directory, end], { type: 'application/zip' });
 }
 
-/** Hand a file to the person. */
+/** Start the download of a file. */
 export function save(content, name, type = 'text/plain') {
   const url = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
   const link = document.createElement('a');

@@ -1,5 +1,5 @@
-// Images, their faces and points, and how they change: everything that can be undone goes through `change`.
-// A point is {x, y, confidence, occluded, byHand}; x null = absent (not labelled). `was` remembers where it last stood.
+// Images, their faces and points, and their changes: everything that can be undone goes through `change`.
+// A point is {x, y, confidence, occluded, byHand}; x null = absent (not labelled). `was` is its last place.
 
 let nextId = 1;
 
@@ -50,12 +50,12 @@ function step(image, from, to) {
 export const undo = (image) => step(image, image.past, image.future);
 export const redo = (image) => step(image, image.future, image.past);
 
-/** Put a point somewhere; what a person put there has no estimated confidence. */
+/** Move a point; a point placed by hand has no estimated confidence. */
 export function place(point, x, y) {
   Object.assign(point, { x, y, was: [x, y], confidence: null, byHand: true });
 }
 
-/** state: visible, occluded (there, but not seen) or absent (not labelled). */
+/** state: visible, occluded or absent (not labelled). */
 export function setState(point, state, fallback) {
   if (state === 'absent') {
     Object.assign(point, { x: null, y: null, confidence: null, occluded: false, byHand: true });

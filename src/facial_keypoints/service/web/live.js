@@ -1,6 +1,6 @@
-// The camera: frames in turn, each shown together with its own answer, so that points never lag behind the face.
+// The camera: one frame after the other, each shown with its own points, so that they do not lag behind the face.
 
-const LONGEST_SIDE = 640; // what is asked about; a face in front of a camera is large enough
+const LONGEST_SIDE = 640; // of a frame; a face in front of a camera is large enough then
 
 /**
  * Start the camera.
@@ -32,7 +32,7 @@ export async function startCamera(video, { ask, shown, failed }) {
         const file = await canvas.convertToBlob({ type: 'image/jpeg', quality: 0.9 });
         const frame = { file, name: 'camera.jpg', bitmap: canvas.transferToImageBitmap() };
         const answer = await ask(frame);
-        // Never faster than the screen, or a quick service would be asked twice about one frame.
+        // Not faster than the screen, or the same frame would be predicted twice.
         await new Promise((done) => { requestAnimationFrame(done); });
         const seconds = (performance.now() - begun) / 1000;
         rate = rate ? 0.8 * rate + 0.2 / seconds : 1 / seconds;

@@ -1,5 +1,5 @@
-// From the 15 points of a face to distances, angles and their error bars: facial_keypoints/measurement.py in the
-// browser, so that the numbers follow a point while it is dragged. tests/test_page.py holds both against each other.
+// Distances and angles of the 15 points of a face, with error bars: facial_keypoints/inference/measure/measures.py
+// again for the browser, so that the numbers follow a point while it is dragged. tests/service/test_page.py compares both.
 
 import { faceBox } from './crops.js';
 
@@ -8,7 +8,7 @@ export const NOTICE =
 
 const NOSE_DEPTH = 0.6;
 const TURNED_DEG = 15;
-const DOUBTFUL = 0.6;
+const UNCERTAIN_BELOW = 0.6;
 const CONFIDENCE_SIDE = 96;
 const CONFIDENCE_RADIUS = 3;
 const SMALLEST_SCALE = 0.36;
@@ -56,7 +56,7 @@ const fromMidline = (point) => ({
   of: (p) => dot(sub(p[point], mid(p[INNER[0]], p[INNER[1]])), across(p)),
 });
 
-// `range` is what the little scale beside a number shows; it judges nothing.
+// `range` is the range of the scale beside a number; it is not a range of normal values.
 const MEASURES = {
   inner_canthal: { ...distance(...INNER), range: [0.2, 0.9] },
   outer_canthal: { ...distance(...OUTER), range: [1, 2] },
@@ -91,7 +91,7 @@ const MEASURES = {
       return degrees(Math.atan2(y, x));
     },
   },
-  head_turn: {
+  head_yaw: {
     unit: 'degrees', points: ['nose_tip', ...EYES], range: [-45, 45],
     of: (p) => {
       const between = sub(p.left_eye_center, p.right_eye_center);
@@ -101,7 +101,7 @@ const MEASURES = {
   },
 };
 
-export const MEASURE_NAMES = Object.keys(MEASURES);
+const MEASURE_NAMES = Object.keys(MEASURES);
 
 /** Whether a schema has the points that are measured. */
 export const canMeasure = (names) =>
@@ -112,7 +112,7 @@ function valueOf(measure, points) {
   return measure.per ? value / length(sub(points[measure.per[0]], points[measure.per[1]])) : value;
 }
 
-/** Scale b of the error that a confidence stands for, in pixels of a face box 96 px wide. */
+/** Error scale b of a confidence, in pixels of a face box 96 px wide. */
 export function errorScale(confidence) {
   // The probability of being within r is 1 - (1 + r/b) exp(-r/b), which rises with r/b: halve the interval.
   let [low, high] = [Math.log(1e-3), Math.log(30)];
@@ -139,7 +139,7 @@ export function measure(points, names) {
     xy[name] = known ? [points[k].x, points[k].y] : [NaN, NaN];
     confidence[name] = known ? points[k].confidence : null;
   });
-  // The model saw the crop that the points place, whatever box the face came in.
+  // The model predicted on the crop that is placed by the points, not on the detected box.
   const box = faceBox(names.map((name) => xy[name]), names);
   const scale = box ? (box[2] - box[0]) / CONFIDENCE_SIDE : NaN;
   const sigmas = {};
@@ -169,10 +169,10 @@ export function measure(points, names) {
     };
   });
   const warnings = [];
-  const turn = rows.find(({ name }) => name === 'head_turn').value;
-  if (Math.abs(turn ?? 0) > TURNED_DEG) warnings.push('turned');
+  const yaw = rows.find(({ name }) => name === 'head_yaw').value;
+  if (Math.abs(yaw ?? 0) > TURNED_DEG) warnings.push('turned');
   const known = names.map((name) => confidence[name]).filter((c) => c !== null);
-  if (known.length && known.reduce((a, b) => a + b, 0) / known.length < DOUBTFUL) warnings.push('uncertain');
+  if (known.length && known.reduce((a, b) => a + b, 0) / known.length < UNCERTAIN_BELOW) warnings.push('uncertain');
   if (points.some(({ x }) => x === null)) warnings.push('missing points');
   return { rows, warnings };
 }

@@ -1,4 +1,4 @@
-// What an ONNX file says about itself. ONNX Runtime Web does not hand the metadata out, but the file is a plain
+// The metadata of an ONNX file. ONNX Runtime Web gives no access to them, but the file is a plain
 // protobuf: ModelProto.metadata_props is field 14, each entry a key (1) and a value (2).
 
 function* fields(bytes) {
@@ -22,7 +22,7 @@ function* fields(bytes) {
       const length = varint();
       yield [Math.floor(key / 8), bytes.subarray(at, at + length)];
       at += length;
-    } else throw new Error('this is no ONNX file');
+    } else throw new Error('this is not an ONNX file');
   }
 }
 

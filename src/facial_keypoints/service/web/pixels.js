@@ -1,4 +1,4 @@
-// Grey images as arrays: areas averaged, crops cut. The same arithmetic as facial_keypoints/images.py.
+// Grey images as arrays: resizing and cutting crops, with the same arithmetic as facial_keypoints/io/images.py.
 
 import { apply, compose, inverse } from './crops.js';
 
@@ -6,7 +6,7 @@ import { apply, compose, inverse } from './crops.js';
 export function grayOf(image, width, height) {
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext('2d', { willReadFrequently: true });
-  // What shows through a transparent image is white, as a person would see it on paper.
+  // Transparent pixels become white.
   context.fillStyle = '#fff';
   context.fillRect(0, 0, width, height);
   context.drawImage(image, 0, 0, width, height);
@@ -18,7 +18,7 @@ export function grayOf(image, width, height) {
   return { data, width, height };
 }
 
-// For each new pixel the old ones below it and their shares.
+// For each new pixel the old pixels that it covers, with their shares of its area.
 function areas(from, to) {
   const scale = from / to;
   return Array.from({ length: to }, (_, i) => {
@@ -56,7 +56,7 @@ export function shrink({ data, width, height }, newWidth, newHeight) {
   return { data: out, width: newWidth, height: newHeight };
 }
 
-/** What a map shows of a grey image; beyond the image its edge is repeated. */
+/** A grey image under a map; outside of the image its edge is repeated. */
 export function warp({ data, width, height }, map, newWidth, newHeight = newWidth) {
   const back = inverse(map);
   const out = new Uint8ClampedArray(newWidth * newHeight);
@@ -76,7 +76,7 @@ export function warp({ data, width, height }, map, newWidth, newHeight = newWidt
   return out;
 }
 
-/** Cut the square crop of a map: large faces are averaged first, or fine detail would turn to noise. */
+/** Cut the square crop of a map; large faces are averaged first, to avoid aliasing. */
 export function cutCrop(gray, map, side) {
   const corners = [[-0.5, -0.5], [side - 0.5, -0.5], [-0.5, side - 0.5], [side - 0.5, side - 0.5]];
   const seen = corners.map((corner) => apply(inverse(map), corner));

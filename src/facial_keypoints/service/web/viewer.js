@@ -1,15 +1,15 @@
 // The image with its points on a canvas: drawing, zoom and pan, dragging, drawing a box. Knows no service and no
-// files; tells what the person did through the callbacks. Coordinates: an integer is a pixel's centre.
+// files; reports what the user does through callbacks. Coordinates: an integer is a pixel's centre.
 
-const CONFIDENT = [255, 157, 46];
-const DOUBTFUL = [108, 92, 231];
+const HIGH_COLOR = [255, 157, 46];
+const LOW_COLOR = [108, 92, 231];
 const RIM = '#101418';
 const BOX = '#4cc3ff';
 
-/** From violet (0) to orange (1), as facial_keypoints/drawing.py colours points. */
+/** From violet (0) to orange (1), as facial_keypoints/io/drawing.py colours points. */
 export function confidenceColor(confidence) {
   const share = Math.min(1, Math.max(0, confidence ?? 1));
-  return `rgb(${DOUBTFUL.map((low, i) => Math.round(low + share * (CONFIDENT[i] - low))).join(' ')})`;
+  return `rgb(${LOW_COLOR.map((low, i) => Math.round(low + share * (HIGH_COLOR[i] - low))).join(' ')})`;
 }
 
 export const plainName = (name) => name.replaceAll('_', ' ');
@@ -51,7 +51,8 @@ export function drawFaces(context, view, { faces, names, edges, face: chosen, po
   nameFaces(context, at, { faces, names, chosen, selected, hover, showNames, unit });
 }
 
-// Names beside their points, the one that is asked for first; a name that would cover another or a point is left out.
+// Names beside their points, the selected and hovered ones first; a name that would cover another name or a point is
+// left out.
 function nameFaces(context, at, { faces, names, chosen, selected, hover, showNames, unit }) {
   const wanted = [];
   faces.forEach((face, n) => {
@@ -89,7 +90,7 @@ function nameFaces(context, at, { faces, names, chosen, selected, hover, showNam
 function dot(context, x, y, size, point, selected, unit) {
   const shape = (r) => {
     context.beginPath();
-    if (point.byHand) { // a diamond: told apart without colour
+    if (point.byHand) { // a diamond, for people who cannot tell the colours apart
       context.moveTo(x, y - r * 1.25);
       context.lineTo(x + r * 1.25, y);
       context.lineTo(x, y + r * 1.25);
@@ -109,7 +110,7 @@ function dot(context, x, y, size, point, selected, unit) {
   }
   shape(size + Math.max(0.8 * unit, 0.3 * size));
   context.fillStyle = RIM;
-  if (point.occluded) { // a ring: there, but not seen
+  if (point.occluded) { // a ring
     context.lineWidth = Math.max(3.4 * unit, size * 0.9);
     context.strokeStyle = RIM;
     shape(size);
@@ -232,7 +233,7 @@ export class Viewer {
     this.#changedView();
   }
 
-  /** Bring a place of the image into sight. */
+  /** Pan so that a place of the image is visible. */
   reveal(x, y) {
     const [sx, sy] = this.toScreen(x, y);
     const { width, height } = this.size;
@@ -249,7 +250,7 @@ export class Viewer {
     return [(x - this.view.x) / this.view.scale - 0.5, (y - this.view.y) / this.view.scale - 0.5];
   }
 
-  /** Draw a box with the pointer, or with keys: it starts in the middle of what is seen. */
+  /** Draw a box with the pointer, or with keys: it starts in the middle of the visible part. */
   startBox(keyboard) {
     this.boxing = { box: null, keyboard };
     if (keyboard && this.bitmap) {
@@ -279,7 +280,7 @@ export class Viewer {
   }
 
   #keepInside() {
-    // Some of the image stays in sight.
+    // Part of the image stays visible.
     if (!this.bitmap) return;
     const { width, height } = this.size;
     const [wide, high] = [this.bitmap.width * this.view.scale, this.bitmap.height * this.view.scale];
@@ -308,7 +309,7 @@ export class Viewer {
     if (!this.bitmap) return;
     context.setTransform(across, 0, 0, down, 0, 0);
     const { scale, x, y } = this.view;
-    // Enlarged pixels are shown as they are: a point is put on a pixel, not on a blur.
+    // Enlarged pixels are not blurred, so that a point can be placed on a pixel.
     context.imageSmoothingEnabled = scale < 3;
     context.imageSmoothingQuality = 'high';
     context.drawImage(this.bitmap, x, y, this.bitmap.width * scale, this.bitmap.height * scale);
@@ -371,7 +372,7 @@ export class Viewer {
       const { x: px, y: py } = this.scene.faces[hit.face].points[hit.point];
       const [sx, sy] = this.toScreen(px, py);
       this.drags += 1;
-      // The point keeps its distance from the finger, which would hide it.
+      // The point keeps its distance from the finger, which would cover it.
       this.action = { kind: 'drag', ...hit, off: [sx - x, sy - y], from: [x, y], key: `drag ${this.drags}`, moved: false };
       this.on.select(hit.face, hit.point);
     } else this.action = { kind: 'pan', from: [x, y], last: [x, y], moved: false };

@@ -1,5 +1,5 @@
-// Finds faces and their keypoints in the browser itself. A worker, so that the page stays quick meanwhile.
-// The steps are those of facial_keypoints/detection.py and Predictor.predict_boxes.
+// Finds faces and their keypoints in the browser, in a worker, so that the page stays responsive.
+// The steps are those of facial_keypoints/inference/detector.py and Predictor.predict_boxes.
 
 import { alike, apply, boxToCrop, hasCropPoints, faceSize, faceCrop, inverse } from './crops.js';
 import { metadataOf } from './onnx-about.js';
@@ -23,20 +23,20 @@ async function fetchBytes(url, headers) {
 async function start({ runtime, files, headers }) {
   ort = await import(`${runtime}ort.wasm.min.mjs`);
   ort.env.wasm.wasmPaths = runtime;
-  ort.env.wasm.numThreads = 1; // more would need headers that shut the page off from others
+  ort.env.wasm.numThreads = 1; // more threads need headers that isolate the page from other origins
   ort.env.logLevel = 'error';
   const open = async (url, key) => {
     const bytes = await fetchBytes(url, headers);
     if (!bytes) return null;
     const about = metadataOf(bytes)[key];
-    if (!about) throw new Error(`${url} is no model of this package`);
+    if (!about) throw new Error(`${url} is not a model of this package`);
     return { session: await ort.InferenceSession.create(new Uint8Array(bytes)), about: JSON.parse(about) };
   };
   model = await open(files.model, 'facial_keypoints_spec');
   if (!model) throw new Error(`the service has no ${files.model}`);
   detector = await open(files.detector, 'facial_keypoints_detector');
   const { schema, styles, input_size: [height, width], channels } = model.about;
-  if (height !== width || channels !== 1) throw new Error('only models of square grey crops are computed here');
+  if (height !== width || channels !== 1) throw new Error('only models of square grey crops run in the browser');
   return { schema, styles };
 }
 
@@ -97,7 +97,7 @@ async function ask(gray, crops, style) {
       return apply(back, [xy.data[2 * at], xy.data[2 * at + 1]]);
     });
     const confidences = points.map((_, i) => (confidence ? confidence.data[(n * styles + style) * k + i] : null));
-    // Mean confidence of the style with the least: what a detector found is a face in every style or in none.
+    // Mean confidence in the least confident style: a detection counts as a face in every style or in none.
     const least = !confidence ? null : Math.min(...Array.from({ length: styles }, (_, t) =>
       mean(Array.from({ length: k }, (_, i) => confidence.data[(n * styles + t) * k + i]))));
     return { points, confidences, least };
@@ -111,11 +111,11 @@ async function refine(gray, boxes, style) {
   const crops = boxes.map((box) => boxToCrop(box, side));
   const first = await ask(gray, crops, style);
   if (!hasCropPoints(names)) return first;
-  // Predicted again on a crop placed and turned by the first answer, which is more like the training crops.
-  const closer = first.map(({ points }) => faceCrop(points, names, side));
-  const again = await ask(gray, closer, style);
+  // Refinement: predict again on a crop that the first keypoints place upright, as the training crops are.
+  const refined = first.map(({ points }) => faceCrop(points, names, side));
+  const again = await ask(gray, refined, style);
   return first.map((one, n) => {
-    const share = alike(crops[n], closer[n]) ? 0.5 : 1;
+    const share = alike(crops[n], refined[n]) ? 0.5 : 1;
     const mix = (a, b) => a + share * (b - a);
     return {
       points: one.points.map(([x, y], i) => [mix(x, again[n].points[i][0]), mix(y, again[n].points[i][1])]),
@@ -161,7 +161,7 @@ async function predict({ bitmap, boxes, crops, style, minScore }) {
   };
 }
 
-// One after the other: a session answers one batch at a time.
+// One after the other: a session computes one batch at a time.
 let last = Promise.resolve();
 
 self.addEventListener('message', ({ data: { id, job, value } }) => {
