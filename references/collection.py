@@ -22,12 +22,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.crops import letterbox
 from facial_keypoints.data.duplicates import duplicate_groups, image_digests, join_groups
 from facial_keypoints.data.formats import load_dataset
 from facial_keypoints.data.kaggle import load_kaggle
 from facial_keypoints.errors import DataError
-from facial_keypoints.io.images import letterbox, read_image
-from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
+from facial_keypoints.geometry import face_sizes
+from facial_keypoints.io.images import read_image
+from facial_keypoints.schemas import FIVE, KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import FaceDataset, ImageArray, Keypoints
 
 __all__ = [
@@ -293,11 +295,9 @@ def _photos(
         ]
     points = np.array([r[1] for r in rows], np.float64).reshape(-1, 4, 2)
     middle = points[:, :2].mean(axis=1)
-    # Turned faces have their eyes close together; the way down to the mouth tells their size too.
-    size = np.maximum(
-        np.linalg.norm(points[:, 0] - points[:, 1], axis=1),
-        0.93 * np.linalg.norm(middle - points[:, 3], axis=1),
-    )
+    size = face_sizes(
+        points[:, [0, 1, 2, 3, 3]], FIVE
+    )  # one point of the mouth for its two corners
     keep = size >= _SMALLEST_EYES_PX
     if kaggle is not None:
         keep &= ~_labels_known(points, kaggle)

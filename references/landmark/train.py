@@ -29,7 +29,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from facial_keypoints.files import atomic_path, write_text
-from facial_keypoints.models.codec import CONFIDENCE_RADIUS
+from facial_keypoints.models.codec import CONFIDENCE_RADIUS, confidence_within
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
@@ -40,7 +40,6 @@ from references.collection import fold_numbers, framing, set_names, style_number
 __all__ = [
     "GENTLE",
     "STUDENT",
-    "STUDENT_INT8",
     "TEACHER",
     "DefaultConfig",
     "FitConfig",
@@ -74,13 +73,6 @@ STUDENT = NetworkConfig(
     stages=(Stage("res", 64, 2), Stage("res", 128, 1)), stem_channels=32, pool_channels=48
 )
 """29 million multiply-adds: answers in float32 in under half a millisecond on one thread."""
-
-STUDENT_INT8 = NetworkConfig(
-    stages=(Stage("res", 32, 1, stride=1), Stage("res", 64, 3), Stage("res", 128, 2)),
-    stem_channels=32,
-    pool_channels=64,
-)
-"""61 million multiply-adds: answers as fast once its convolutions are in 8-bit integers."""
 
 GENTLE = AugmentConfig(
     gentle=0.7,
@@ -633,7 +625,7 @@ def calibrate(
         losses = []
         for slope, shift in zip(slopes.ravel(), shifts.ravel(), strict=True):
             ratio = radius_px * np.exp(-np.clip(slope * scale + shift, -4.0, 4.0))
-            sure = np.clip(1.0 - (1.0 + ratio) * np.exp(-ratio), 1e-4, 1.0 - 1e-4)
+            sure = np.clip(confidence_within(ratio), 1e-4, 1.0 - 1e-4)
             losses.append(-np.mean(np.where(hit, np.log(sure), np.log(1.0 - sure))))
         best = int(np.argmin(losses))
         out[s] = slopes.ravel()[best], shifts.ravel()[best]

@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.crops import to_channels
 from facial_keypoints.data.duplicates import (
     exact_groups,
     face_features,
     image_features,
     near_pairs,
 )
-from facial_keypoints.geometry import inside_image
+from facial_keypoints.geometry import inside_image, resize_xy
 from facial_keypoints.io.images import encode_image
 from facial_keypoints.types import FaceDataset
 
@@ -459,10 +460,11 @@ def _thumbnail(dataset: FaceDataset, row: int) -> bytes:
     image = dataset.images[row]
     scale = _THUMBNAIL_SIDE / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    colour = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
-    canvas = np.asarray(cv2.resize(colour, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    canvas = np.asarray(
+        cv2.resize(to_channels(image, 3), size, interpolation=cv2.INTER_CUBIC), np.uint8
+    )
     for x, y in dataset.keypoints.xy[row]:
         if np.isfinite(x) and inside_image(np.array([x, y]), dataset.image_size):
-            centre = (round((float(x) + 0.5) * scale), round((float(y) + 0.5) * scale))
+            centre = np.rint(resize_xy(np.array([x, y]), scale)).astype(int).tolist()
             cv2.circle(canvas, centre, 3, (60, 220, 60), -1, cv2.LINE_AA)
     return encode_image(canvas)

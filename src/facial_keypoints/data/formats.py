@@ -4,7 +4,7 @@ Kaggle's files are read by :mod:`facial_keypoints.data.kaggle`; here are the for
 as files: COCO keypoints (``annotations.json`` beside an ``images`` folder), a csv with a path column
 ``image`` and columns ``NAME_x``/``NAME_y``, and a folder of images with a 300-W ``.pts`` file each.
 The first two say which schema they follow by the names of their keypoints. Annotated photos (COCO and
-``.pts``) become one crop a face (:mod:`facial_keypoints.data.cutting`).
+``.pts``) become one crop a face (:mod:`facial_keypoints.crops`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.data.cutting import DEFAULT_SIZE, cut_face, face_box
+from facial_keypoints.crops import CROP_SIZE, cut_face, face_box, letterbox, to_channels
 from facial_keypoints.data.kaggle import load_kaggle, style_of_rows, write_table
 from facial_keypoints.errors import DataError, ImageError, OutputError
 from facial_keypoints.files import write_json, write_text
-from facial_keypoints.io.images import IMAGE_SUFFIXES, letterbox, read_image, write_image
+from facial_keypoints.io.images import IMAGE_SUFFIXES, read_image, write_image
 from facial_keypoints.schemas import IBUG68, get_schema, list_schemas
 from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints, KeypointSchema
 
@@ -246,7 +246,7 @@ def _cut(
                     f"{path}: row {i + 1} ({name}) has neither a box nor two labelled points: nothing says "
                     "where the face is."
                 )
-            crop, xy = cut_face(photo, rows[i], box, size or DEFAULT_SIZE)
+            crop, xy = cut_face(photo, rows[i], box, size or CROP_SIZE)
             crops.append(crop)
             points.append(xy)
             ids.append(f"{name}#{number}")
@@ -357,7 +357,7 @@ def _bundle(
         raise DataError(f"{path}: {error}") from error
     grey = all(image.shape[2] == 1 for image in images)
     if not grey:
-        images = [np.repeat(i, 3, axis=2) if i.shape[2] == 1 else i for i in images]
+        images = [to_channels(image, 3) for image in images]
     styles = style_of_rows(keypoints) if schema.name == "kaggle15" else np.full(len(names), "")
     like = FaceDataset(
         images=np.zeros((len(names), 1, 1, 1), np.uint8),
