@@ -108,9 +108,23 @@ def test_of_two_boxes_on_one_face_the_better_stays() -> None:
     assert nms(boxes[:0], scores[:0], 0.5).tolist() == []
 
 
-def test_points_in_one_place_have_no_similarity() -> None:
-    with pytest.raises(ValueError, match="different places"):
-        fit_similarity(np.ones((5, 2)), np.arange(10.0).reshape(5, 2))
+def test_similarities_of_many_faces_at_once_pass_over_unknown_points() -> None:
+    rng = np.random.default_rng(0)
+    source, target = rng.normal(0, 9, (4, 6, 2)), rng.normal(0, 9, (6, 2))
+    source[1, 2] = np.nan
+    matrices = fit_similarity(source, target)
+    known = [0, 1, 3, 4, 5]
+    np.testing.assert_allclose(matrices[1], fit_similarity(source[1, known], target[known]))
+    np.testing.assert_allclose(matrices[2], fit_similarity(source[2], target))
+
+
+@pytest.mark.parametrize("known", [0, 1, 5])
+def test_fewer_than_two_places_have_a_similarity_without_scale(known: int) -> None:
+    source = np.full((5, 2), np.nan)
+    source[:known] = 7.0
+    matrix = fit_similarity(source, np.arange(10.0).reshape(5, 2))
+    assert (matrix[:, :2] == 0).all()
+    assert np.isfinite(matrix).all()
 
 
 # --- faces ----------------------------------------------------------------------------------------

@@ -132,25 +132,23 @@ def fit_similarity(source: FloatArray, target: FloatArray) -> NDArray[np.float64
     turn and scale are one factor. Never mirrors.
 
     Args:
-        source: (K, 2) points, at least two different ones.
-        target: (K, 2) where they should be.
+        source: (..., K, 2) points; NaN does not count.
+        target: (..., K, 2) where they should be.
 
     Returns:
-        (2, 3) matrix.
-
-    Raises:
-        ValueError: All points are at one place.
+        (..., 2, 3) matrices; their scale is 0 where fewer than two different points are known.
     """
     a, b = (np.asarray(p, np.float64) @ np.array([1.0, 1.0j]) for p in (source, target))
-    from_middle = a - a.mean()
-    spread = float((np.abs(from_middle) ** 2).sum())
-    if not spread > 1e-12:
-        raise ValueError("a similarity needs at least two points at different places.")
-    factor = (from_middle.conj() * (b - b.mean())).sum() / spread
-    shift = b.mean() - factor * a.mean()
-    return np.array(
-        [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
-    )
+    known = ~(np.isnan(a) | np.isnan(b))
+    count = np.maximum(known.sum(axis=-1), 1)
+    a, b = np.where(known, a, 0.0), np.where(known, b, 0.0)
+    a_mean, b_mean = a.sum(axis=-1) / count, b.sum(axis=-1) / count
+    from_middle = np.where(known, a - a_mean[..., np.newaxis], 0.0)
+    spread = np.maximum((np.abs(from_middle) ** 2).sum(axis=-1), 1e-9)
+    factor = (from_middle.conj() * (b - b_mean[..., np.newaxis])).sum(axis=-1) / spread
+    shift = b_mean - factor * a_mean
+    rows = [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
+    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
 
 # --- boxes --------------------------------------------------------------------------------------------

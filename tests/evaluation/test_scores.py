@@ -94,21 +94,14 @@ def same(a: EvaluationReport, b: EvaluationReport) -> bool:
     return json.dumps(a.to_dict()) == json.dumps(b.to_dict())
 
 
-def test_a_report_survives_strict_json(faces):
+def test_a_report_is_strict_json(faces):
     report = evaluate_predictions(faces, predicted_for(faces), seed=3)
-    text = json.dumps(report.to_dict(), allow_nan=False)
-    again = EvaluationReport.from_dict(json.loads(text))
-    assert same(report, again)
-    assert again.overall.pck == report.overall.pck
-    assert again.overall.rmse_interval == report.overall.rmse_interval
-    assert math.isnan(again.by_style["kaggle-b"].keypoints[2].rmse_px)
-    np.testing.assert_allclose(again.overall.ced, report.overall.ced)
-
-
-@pytest.mark.parametrize("data", [{}, {"schema_name": "x", "norm_pair": []}, {"overall": 3}])
-def test_what_is_no_report_is_refused(data):
-    with pytest.raises(ValueError, match="no evaluation report"):
-        EvaluationReport.from_dict(data)
+    plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert plain["overall"]["pck"] == {str(k): v for k, v in report.overall.pck.items()}
+    assert plain["overall"]["rmse_interval"] == list(report.overall.rmse_interval)
+    assert math.isnan(report.by_style["kaggle-b"].keypoints[2].rmse_px)
+    assert plain["by_style"]["kaggle-b"]["keypoints"][2]["rmse_px"] is None
+    assert plain["overall"]["ced"] == report.overall.ced.tolist()
 
 
 def test_recipes_are_ranked_by_rmse(faces):

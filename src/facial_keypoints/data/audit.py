@@ -21,7 +21,7 @@ from facial_keypoints.data.duplicates import (
     image_features,
     near_pairs,
 )
-from facial_keypoints.geometry import inside_image, resize_xy
+from facial_keypoints.geometry import fit_similarity, inside_image, resize_xy
 from facial_keypoints.io.images import encode_image
 from facial_keypoints.types import FaceDataset
 
@@ -373,19 +373,11 @@ def _align(
     Returns:
         (N, K, 2) aligned points and (N, 4) pose: centre x, centre y, log scale, roll in radians.
     """
-    z = xy[..., 0] + 1j * xy[..., 1]
-    r = np.broadcast_to(reference[:, 0] + 1j * reference[:, 1], z.shape)
-    r = np.where(np.isnan(z), np.nan, r)
-    z_mean, r_mean = np.nanmean(z, axis=1), np.nanmean(r, axis=1)
-    z0, r0 = z - z_mean[:, None], r - r_mean[:, None]
-    turn = np.nansum(np.conj(z0) * r0, axis=1) / np.maximum(
-        np.nansum(np.abs(z0) ** 2, axis=1), 1e-9
-    )
-    aligned = z0 * turn[:, None] + r_mean[:, None]
-    pose = np.column_stack(
-        [z_mean.real, z_mean.imag, -np.log(np.maximum(np.abs(turn), 1e-6)), -np.angle(turn)]
-    )
-    return np.stack([aligned.real, aligned.imag], axis=-1), pose
+    matrix = fit_similarity(xy, reference)
+    aligned = np.einsum("nij,nkj->nki", matrix[..., :2], xy) + matrix[:, np.newaxis, :, 2]
+    turn = matrix[:, 0, 0] + 1j * matrix[:, 1, 0]
+    scale = np.maximum(np.abs(turn), 1e-6)
+    return aligned, np.column_stack([np.nanmean(xy, axis=1), -np.log(scale), -np.angle(turn)])
 
 
 def _odd_point(xy: NDArray[np.float64], reference: NDArray[np.float64]) -> int:

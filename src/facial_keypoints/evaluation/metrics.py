@@ -23,7 +23,6 @@ __all__ = [
     "Interval",
     "Nme",
     "auc_at",
-    "bootstrap_interval",
     "bootstrap_rmse",
     "ced_curve",
     "face_nme",
@@ -272,26 +271,10 @@ def bootstrap_rmse(
     return result
 
 
-def percentile_interval(draws: FloatArray, *, confidence: float = 0.95) -> Interval:
-    """The middle ``confidence`` share of bootstrap draws (D,); NaN draws do not count."""
+def percentile_interval(draws: FloatArray) -> Interval:
+    """The middle 95 % of bootstrap draws (D,); NaN draws do not count."""
     kept = draws[~np.isnan(draws)]
     if not kept.size:
         return Interval(float("nan"), float("nan"))
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(kept, [tail, 1.0 - tail])
+    low, high = np.quantile(kept, [0.025, 0.975])
     return Interval(float(low), float(high))
-
-
-def bootstrap_interval(
-    truth: FloatArray,
-    predicted: FloatArray,
-    groups: Array,
-    *,
-    seed: int = 0,
-    draws: int = BOOTSTRAP_DRAWS,
-    confidence: float = 0.95,
-) -> Interval:
-    """Percentile bootstrap interval of :func:`rmse`, resampling groups; see :func:`bootstrap_rmse`."""
-    pooled = squared_errors(truth, predicted)[:, np.newaxis]  # (N, 1, K, 2): one column
-    drawn = bootstrap_rmse(pooled, groups, seed=seed, draws=draws)
-    return percentile_interval(drawn[:, 0], confidence=confidence)

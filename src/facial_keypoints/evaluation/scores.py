@@ -125,27 +125,6 @@ class EvaluationReport:
         plain: dict[str, Any] = _json_safe(dataclasses.asdict(self))
         return plain
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> EvaluationReport:
-        """Inverse of :meth:`to_dict`.
-
-        Raises:
-            ValueError: ``data`` is no such dictionary; the message names what is missing.
-        """
-        try:
-            return cls(
-                schema_name=str(data["schema_name"]),
-                norm_pair=(str(data["norm_pair"][0]), str(data["norm_pair"][1])),
-                source=str(data["source"]),
-                seed=int(data["seed"]),
-                overall=_scores_from_dict(data["overall"]),
-                by_style={str(k): _scores_from_dict(v) for k, v in dict(data["by_style"]).items()},
-            )
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"data is no evaluation report written by this version: {error!r}."
-            ) from error
-
 
 def _json_safe(value: Any) -> Any:
     if isinstance(value, Mapping):
@@ -159,39 +138,6 @@ def _json_safe(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | None) else str(value)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _interval(value: Sequence[float | None]) -> Interval:
-    return Interval(_number(value[0]), _number(value[1]))
-
-
-def _scores_from_dict(data: Mapping[str, Any]) -> Scores:
-    names = [f.name for f in dataclasses.fields(Scores)]
-    plain: dict[str, Any] = {n: int(data[n]) for n in names if n.startswith("num_")}
-    plain |= {n: int(data[n]) for n in ("nme_faces", "nme_missing")}
-    measures = ("rmse_px", "mae_px", "median_px", "nme", "auc", "failure_rate")
-    plain |= {n: _number(data[n]) for n in measures}
-    return Scores(
-        **plain,
-        rmse_interval=_interval(data["rmse_interval"]),
-        pck={float(k): _number(v) for k, v in data["pck"].items()},
-        ced=np.array([_number(v) for v in data["ced"]]),
-        keypoints=tuple(
-            KeypointScores(
-                name=str(k["name"]),
-                num_labels=int(k["num_labels"]),
-                rmse_px=_number(k["rmse_px"]),
-                rmse_interval=_interval(k["rmse_interval"]),
-                mae_px=_number(k["mae_px"]),
-                median_px=_number(k["median_px"]),
-            )
-            for k in data["keypoints"]
-        ),
-    )
 
 
 def _scores(dataset: FaceDataset, predicted: FloatArray, seed: int) -> Scores:

@@ -151,12 +151,9 @@ def align(
     points = keypoints.xy[:, [schema.index(name) for name in TEMPLATE_POINTS]]
     images = np.zeros((len(points), size, size, 3), np.uint8)
     matrices = np.full((len(points), 2, 3), np.nan)
-    for i, xy in enumerate(points):
-        known = ~np.isnan(xy[:, 0])
-        if len(np.unique(xy[known], axis=0)) < 2:
-            continue
-        matrix = fit_similarity(xy[known], target[known])
-        # Points in an impossible order (eyes and mouth that cross) can leave no scale at all.
+    for i, matrix in enumerate(fit_similarity(points, target)):
+        # Too few known points leave no scale, nor do points in an impossible order (eyes and mouth that
+        # cross).
         if np.hypot(matrix[0, 0], matrix[1, 0]) < 1e-6:
             continue
         matrices[i] = matrix

@@ -22,8 +22,8 @@ __all__ = ["load_decoded", "load_keras_model", "with_decoding"]
 _ = (landmark, tuned)  # imported to register what loading looks up by name
 
 
-class DecodeTargets(layers.Layer):  # type: ignore[misc]
-    """The study's targets (N, K, 2) to input pixels (N, 1, K, 2).
+class _Decoding(layers.Layer):  # type: ignore[misc]
+    """A step from what a network answers to input pixels.
 
     Args:
         input_size: (height, width) of the input in pixels.
@@ -32,6 +32,10 @@ class DecodeTargets(layers.Layer):  # type: ignore[misc]
     def __init__(self, input_size: tuple[int, int], name: str) -> None:
         super().__init__(dtype="float32", name=name)
         self.input_size = (int(input_size[0]), int(input_size[1]))
+
+
+class DecodeTargets(_Decoding):
+    """The study's targets (N, K, 2) to input pixels (N, 1, K, 2)."""
 
     def call(self, targets: Any) -> Any:
         """See :func:`facial_keypoints.models.codec.decode`."""
@@ -39,16 +43,8 @@ class DecodeTargets(layers.Layer):  # type: ignore[misc]
         return ops.expand_dims(decode(targets, self.input_size), 1)
 
 
-class DecodePoints(layers.Layer):  # type: ignore[misc]
-    """Points with log error scales (N, S, K, 3) to input pixels and confidence.
-
-    Args:
-        input_size: (height, width) of the input in pixels.
-    """
-
-    def __init__(self, input_size: tuple[int, int], name: str) -> None:
-        super().__init__(dtype="float32", name=name)
-        self.input_size = (int(input_size[0]), int(input_size[1]))
+class DecodePoints(_Decoding):
+    """Points with log error scales (N, S, K, 3) to input pixels and confidence."""
 
     def call(self, points: Any) -> tuple[Any, Any]:
         """(N, S, K, 2) pixels and (N, S, K) confidence in [0, 1]."""
