@@ -22,19 +22,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from facial_keypoints.crops import warp_image
 from facial_keypoints.files import atomic_path, write_text
 from facial_keypoints.models.codec import CONFIDENCE_RADIUS, confidence_within
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.training.losses import distance_px, laplace_nll, pseudo_huber, weighted_mean
-from facial_keypoints.types import FaceDataset
+from facial_keypoints.types import CropTransform, FaceDataset
 from references.collection import fold_numbers, framing, set_names, style_numbers
 
 __all__ = [
@@ -439,23 +439,15 @@ def predict_views(
         offset = middle[index] + np.array([dx, dy]) - linear.sum(axis=1) * (size - 1) / 2.0
 
         def cut(i: int, linear: Any = linear, offset: Any = offset) -> NDArray[np.uint8]:
-            matrix = np.column_stack([linear, offset[i]])
-            return np.asarray(
-                cv2.warpAffine(
-                    faces.images[index[i]],
-                    matrix,
-                    (size, size),
-                    flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                    borderMode=cv2.BORDER_REPLICATE,
-                )
-            )
+            to_source = CropTransform(np.column_stack([linear, offset[i]]), (size, size))
+            return warp_image(faces.images[index[i]], to_source.inverse())
 
         with ThreadPoolExecutor(threads) as pool:
             images = np.stack(list(pool.map(cut, range(len(index)))))
         # Whole batches only: each new shape costs a compilation.
         batch = min(512, len(images))
-        padded = np.pad(images, ((0, -len(images) % batch), (0, 0), (0, 0)), mode="edge")
-        out = net.predict(padded[..., None].astype(np.float32), batch_size=batch, verbose=0)
+        padded = np.pad(images, ((0, -len(images) % batch), (0, 0), (0, 0), (0, 0)), mode="edge")
+        out = net.predict(padded.astype(np.float32), batch_size=batch, verbose=0)
         out = out[: len(index)]
         if mirrored:
             out = out[:, :, list(KAGGLE15.swap)]
