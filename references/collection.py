@@ -36,12 +36,12 @@ __all__ = [
     "CANVAS",
     "FOLDS",
     "fold_numbers",
-    "framing",
     "learnt_digests",
     "load_collection",
     "load_wild",
     "set_names",
     "style_numbers",
+    "usual_crops",
 ]
 
 CANVAS = 160
@@ -92,13 +92,13 @@ def fold_numbers(faces: FaceDataset) -> NDArray[np.int32]:
     return folds
 
 
-def framing(
+def usual_crops(
     faces: FaceDataset,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Middle (N, 2) of each face's usual view, its slack (N, 2), and 1.0 where framing is fixed.
+    """Middle (N, 2) of each face's usual crop, its slack (N, 2), and 1.0 where the crop is fixed.
 
     Kaggle's crops show the eyes at row 37 of 96. The wild crops have the eyes at row 60 of 160;
-    who cuts their middle sees the eyes at 28, who frames like Kaggle at 37: both must work.
+    who cuts their middle sees the eyes at 28, who crops like Kaggle at 37: both must work.
     """
     n, sets = len(faces), set_names(faces)
     kaggle = np.char.startswith(sets, "kaggle")
@@ -359,7 +359,7 @@ def _labels_known(points: NDArray[np.float64], kaggle: FaceDataset) -> NDArray[n
 
 
 def _shows_test_face(crops: NDArray[np.uint8], test: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(M,) bool: which crops may show an image of the test file, at any likely framing."""
+    """(M,) bool: which crops may show an image of the test file, in any likely crop."""
 
     def unit(x: NDArray[Any]) -> NDArray[np.float32]:
         x = x.reshape(len(x), -1).astype(np.float32)

@@ -35,7 +35,7 @@ from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.training.losses import distance_px, laplace_nll, pseudo_huber, weighted_mean
 from facial_keypoints.types import CropTransform, FaceDataset
-from references.collection import fold_numbers, framing, set_names, style_numbers
+from references.collection import fold_numbers, set_names, style_numbers, usual_crops
 
 __all__ = [
     "GENTLE",
@@ -192,7 +192,7 @@ class _Trainer(keras.Model):  # type: ignore[misc]
         self.net, self.config = net, config
         self.size = net.input_shape[1]
         self.augmenter = Augmenter(config.augment, self.size, KAGGLE15.swap, config.seed + 1)
-        centre, slack, fixed = framing(faces)
+        centre, slack, fixed = usual_crops(faces)
 
         def hold(name: str, value: NDArray[Any]) -> Any:
             # Variables, not constants: a graph must not carry half a gigabyte of images.
@@ -418,7 +418,7 @@ def predict_views(
         net: The network.
         faces: N faces.
         index: M rows to answer for.
-        centre_xy: (N, 2) source pixel in the middle of the view; each set's framing if left out.
+        centre_xy: (N, 2) source pixel in the middle of the view; each set's usual crop if left out.
         views: 1: as framed; 2: and mirrored; 8: and three moved and turned pairs.
         scale: Input pixels per source pixel at input size 96.
         threads: For cutting the views.
@@ -427,7 +427,7 @@ def predict_views(
         (M, S, K, 2) source pixels, and (M, S, K) mean log scale.
     """
     size = net.input_shape[1]
-    middle = framing(faces)[0] if centre_xy is None else centre_xy
+    middle = usual_crops(faces)[0] if centre_xy is None else centre_xy
     moves = [(0.0, 1.0, 0.0, 0.0), (10.0, 1.06, 2.0, -1.5), (-10.0, 0.94, -2.0, 1.5), (4.0, 0.9, 0.0, 3.0)]  # fmt: skip
     total = np.zeros((len(index), len(KAGGLE15.styles), KAGGLE15.num_keypoints, 3), np.float64)
     plan = [(*moves[v // 2], v % 2) for v in range(views)]
