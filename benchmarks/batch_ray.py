@@ -356,8 +356,7 @@ def measure_stages(inputs: Path, kind: str) -> None:
     from facial_keypoints.batch.storage import Folder
     from facial_keypoints.batch.worker import BlockWorker, PackedModel
     from facial_keypoints.inference import predictor as module
-    from facial_keypoints.inference.detector import find_detector
-    from facial_keypoints.models.runtime import find_model
+    from facial_keypoints.models.registry import find_detector, find_model
 
     spent: dict[str, float] = defaultdict(float)
 

@@ -36,9 +36,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from facial_keypoints.geometry import centres_to_edges, iou
 from facial_keypoints.inference.detector import load_detector
 from facial_keypoints.io.images import read_image, write_image
-from references.face_detector.train import overlaps, square_boxes
+from references.face_detector.train import square_boxes
 
 NOWHERE = np.zeros((0, 2))
 Detect = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -134,7 +135,7 @@ def fitted(truth: list[np.ndarray], answers: list[np.ndarray]) -> Callable[[np.n
     for want, boxes in zip(truth, answers, strict=True):
         if not len(boxes):
             continue
-        common = overlaps(want.astype(np.float32), boxes.astype(np.float32))
+        common = iou(want, boxes)
         for i, j in enumerate(common.argmax(axis=1)):
             if common[i, j] > 0.15:
                 side = boxes[j, 2:] - boxes[j, :2]
@@ -152,7 +153,7 @@ def fitted(truth: list[np.ndarray], answers: list[np.ndarray]) -> Callable[[np.n
 
 def holds(boxes: np.ndarray, points: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(N, M) whether box M holds all points of face N and is not far too large."""
-    p = points[:, None] + 0.5  # edges are half a pixel beyond pixel centres
+    p = centres_to_edges(points)[:, None]
     inside = ((p >= boxes[None, :, None, :2]) & (p <= boxes[None, :, None, 2:])).all(axis=(2, 3))
     width = boxes[None, :, 2] - boxes[None, :, 0]
     return inside & (width <= 2.5 * (truth[:, 2] - truth[:, 0])[:, None])
@@ -162,7 +163,7 @@ def judge(
     want: np.ndarray, points: np.ndarray, found: np.ndarray, moved: np.ndarray, real: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Labelled faces found by overlap and by points, boxes on none, and those that show no face."""
-    common = overlaps(want.astype(np.float32), moved.astype(np.float32))
+    common = iou(want, moved)
     inside = holds(found, points, want)
     alone = (common.max(axis=0, initial=0.0) < 0.35) & ~inside.any(axis=0)
     on_real = (real[None] > found[:, None, :2]) & (real[None] < found[:, None, 2:])

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from facial_keypoints.files import atomic_path
+from facial_keypoints.geometry import iou
 from facial_keypoints.io.images import read_image
-from references.face_detector.train import load_photos, overlaps, square_boxes
+from references.face_detector.train import load_photos, square_boxes
 
 SURE = 0.45
 Find = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -67,7 +68,7 @@ def three_points(five: np.ndarray) -> np.ndarray:
 
 def unlabelled(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(N,) whether a found face is none of the labelled ones."""
-    common = overlaps(square_boxes(labels), square_boxes(points))
+    common = iou(square_boxes(labels), square_boxes(points))
     return common.max(axis=0, initial=0.0) < 0.3
 
 
@@ -98,7 +99,7 @@ def main() -> None:
             first, scores = first[new], scores[new]
             second = mtcnn(image)[0]
             second = second[unlabelled(second, labels[name])]
-            common = overlaps(square_boxes(first), square_boxes(second)) > 0.35
+            common = iou(square_boxes(first), square_boxes(second)) > 0.35
             sure = common.any(axis=1) | (scores >= SURE)
             for face, good in zip(first, sure, strict=True):
                 table.writerow([name, *face.ravel().round(2), 1.0 if good else 0.5])

@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from facial_keypoints import Predictor, load_predictor, read_image
-from facial_keypoints.framing import face_boxes
-from facial_keypoints.geometry import box_to_crop
+from facial_keypoints.geometry import box_to_crop, face_boxes, iou
 from facial_keypoints.schemas import KAGGLE15
 
 RESULT = Path(__file__).parent / "results" / "predict_photos.md"
@@ -48,15 +47,6 @@ def read_labels(path: Path) -> dict[str, np.ndarray]:
                 xy[KAGGLE15.index(corner)] = xy[KAGGLE15.index("mouth_center_bottom_lip")]
             faces[row["file"]].append(xy)
     return {name: np.array(xy) for name, xy in faces.items()}
-
-
-def shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(A, B) intersection over union of boxes."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = np.prod(np.clip(high - low, 0, None), axis=2)
-    area = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b)]
-    return np.asarray(common / (area[0][:, None] + area[1][None] - common))
 
 
 def timed(seconds: dict[str, list[float]], stage: str, started: float) -> float:
@@ -92,7 +82,7 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
             crops = [box_to_crop(box, predictor.spec.input_size) for box in both.boxes]
             first, boxes = predictor.predict_framed(photo, crops), both.boxes
             truth = labels[name]
-            overlap = shared(face_boxes(truth, KAGGLE15), boxes)
+            overlap = iou(face_boxes(truth, KAGGLE15), boxes)
             total += len(truth)
             hit = overlap.max(axis=1, initial=0.0) >= 0.5
             found += int(hit.sum())

@@ -25,7 +25,7 @@ import numpy as np
 
 from facial_keypoints import OneEuro, Predictor, Tracker, load_predictor
 from facial_keypoints.data.synthetic.faces import draw_faces
-from facial_keypoints.framing import face_boxes, face_sizes
+from facial_keypoints.geometry import face_boxes, face_sizes
 from facial_keypoints.inference.detector import FaceDetector, load_detector
 from facial_keypoints.inference.smoothing import OneEuroFilter, Smoother
 from facial_keypoints.inference.tracker import draw_tracks, track_frames

@@ -13,7 +13,7 @@ import numpy as np
 
 from facial_keypoints import Tracker, load_predictor
 from facial_keypoints.data.synthetic.scenes import draw_scene
-from facial_keypoints.framing import face_boxes
+from facial_keypoints.geometry import face_boxes
 from facial_keypoints.inference.tracker import draw_tracks, track_frames
 from facial_keypoints.io.videos import open_video, write_video
 

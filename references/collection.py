@@ -22,24 +22,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.crops import letterbox
 from facial_keypoints.data.duplicates import duplicate_groups, image_digests, join_groups
 from facial_keypoints.data.formats import load_dataset
 from facial_keypoints.data.kaggle import load_kaggle
 from facial_keypoints.errors import DataError
-from facial_keypoints.io.images import letterbox, read_image
-from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
+from facial_keypoints.geometry import face_sizes
+from facial_keypoints.io.images import read_image
+from facial_keypoints.schemas import FIVE, KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import FaceDataset, ImageArray, Keypoints
 
 __all__ = [
     "CANVAS",
     "FOLDS",
     "fold_numbers",
-    "framing",
     "learnt_digests",
     "load_collection",
     "load_wild",
     "set_names",
     "style_numbers",
+    "usual_crops",
 ]
 
 CANVAS = 160
@@ -90,13 +92,13 @@ def fold_numbers(faces: FaceDataset) -> NDArray[np.int32]:
     return folds
 
 
-def framing(
+def usual_crops(
     faces: FaceDataset,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Middle (N, 2) of each face's usual view, its slack (N, 2), and 1.0 where framing is fixed.
+    """Middle (N, 2) of each face's usual crop, its slack (N, 2), and 1.0 where the crop is fixed.
 
     Kaggle's crops show the eyes at row 37 of 96. The wild crops have the eyes at row 60 of 160;
-    who cuts their middle sees the eyes at 28, who frames like Kaggle at 37: both must work.
+    who cuts their middle sees the eyes at 28, who crops like Kaggle at 37: both must work.
     """
     n, sets = len(faces), set_names(faces)
     kaggle = np.char.startswith(sets, "kaggle")
@@ -293,11 +295,9 @@ def _photos(
         ]
     points = np.array([r[1] for r in rows], np.float64).reshape(-1, 4, 2)
     middle = points[:, :2].mean(axis=1)
-    # Turned faces have their eyes close together; the way down to the mouth tells their size too.
-    size = np.maximum(
-        np.linalg.norm(points[:, 0] - points[:, 1], axis=1),
-        0.93 * np.linalg.norm(middle - points[:, 3], axis=1),
-    )
+    size = face_sizes(
+        points[:, [0, 1, 2, 3, 3]], FIVE
+    )  # one point of the mouth for its two corners
     keep = size >= _SMALLEST_EYES_PX
     if kaggle is not None:
         keep &= ~_labels_known(points, kaggle)
@@ -359,7 +359,7 @@ def _labels_known(points: NDArray[np.float64], kaggle: FaceDataset) -> NDArray[n
 
 
 def _shows_test_face(crops: NDArray[np.uint8], test: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(M,) bool: which crops may show an image of the test file, at any likely framing."""
+    """(M,) bool: which crops may show an image of the test file, in any likely crop."""
 
     def unit(x: NDArray[Any]) -> NDArray[np.float32]:
         x = x.reshape(len(x), -1).astype(np.float32)

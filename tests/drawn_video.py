@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from facial_keypoints.data.synthetic.faces import draw_faces
-from facial_keypoints.framing import face_boxes
+from facial_keypoints.geometry import face_boxes
 from facial_keypoints.io.videos import ImageFrame
 from facial_keypoints.schemas import KAGGLE15
 

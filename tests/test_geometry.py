@@ -6,14 +6,24 @@ import pytest
 
 from facial_keypoints.geometry import (
     box_to_crop,
+    centres_to_edges,
+    edges_to_centres,
+    face_boxes,
+    face_crop,
+    face_sizes,
+    fit_similarity,
     flip_images,
     flip_xy,
+    has_face_box,
     inside_image,
-    pixels_to_signed,
+    iou,
+    nms,
     resize_transform,
-    signed_to_pixels,
+    resize_xy,
+    rotation,
 )
 from facial_keypoints.schemas import FIVE, KAGGLE15
+from facial_keypoints.types import KeypointSchema
 
 
 def test_resizing_maps_pixel_centres_with_the_half_pixel() -> None:
@@ -37,20 +47,6 @@ def test_a_box_fills_the_input() -> None:
     # Edges of the box are edges of the input: half a pixel outside the first and last centre.
     np.testing.assert_allclose(crop.apply(np.array([[9.5, 19.5]])), [[-0.5, -0.5]])
     np.testing.assert_allclose(crop.apply(np.array([[57.5, 67.5]])), [[95.5, 95.5]])
-
-
-def test_a_margin_shrinks_the_box_about_its_centre() -> None:
-    crop = box_to_crop(np.array([0.0, 0.0, 48.0, 48.0]), (96, 96), margin=0.5)
-    np.testing.assert_allclose(crop.apply(np.array([[-24.5, -24.5]])), [[-0.5, -0.5]])
-
-
-def test_the_roll_of_a_face_is_turned_upright() -> None:
-    # Eyes on a line that falls to the right by 30 degrees become level.
-    crop = box_to_crop(np.array([0.0, 0.0, 100.0, 100.0]), (96, 96), angle_deg=30)
-    right, left = np.array([40.0, 40.0]), np.array([60.0, 40.0 + 20 * np.tan(np.deg2rad(30))])
-    turned = crop.apply(np.array([right, left]))
-    assert turned[0, 1] == pytest.approx(turned[1, 1])
-    assert turned[0, 0] < turned[1, 0]
 
 
 def test_a_box_without_area_is_refused() -> None:
@@ -83,11 +79,116 @@ def test_the_image_ends_half_a_pixel_beyond_the_last_centre() -> None:
     assert inside_image(points, (40, 32)).tolist() == [True, False, True, False, True, False]
 
 
-def test_targets_are_the_studys() -> None:
-    signed = pixels_to_signed(np.array([[48.0, 96.0], [0.0, 72.0]]), (96, 96))
-    assert signed.tolist() == [[0.0, 1.0], [-1.0, 0.5]]
-    np.testing.assert_allclose(signed_to_pixels(signed, (96, 96)), [[48, 96], [0, 72]])
+def test_the_half_pixel_between_centres_and_edges() -> None:
+    points = np.array([[0.0, -0.5], [np.nan, np.nan]])
+    assert centres_to_edges(points)[0].tolist() == [0.5, 0.0]
+    np.testing.assert_array_equal(edges_to_centres(centres_to_edges(points)), points)
+    same = resize_transform((8, 4), (24, 12)).apply(points)
+    np.testing.assert_allclose(resize_xy(points, 3.0), same)
 
 
-def test_targets_use_width_for_x_and_height_for_y() -> None:
-    assert pixels_to_signed(np.array([[32.0, 40.0]]), (80, 64)).tolist() == [[0.0, 0.0]]
+def test_a_rotation_turns_clockwise_as_an_image_is_seen() -> None:
+    np.testing.assert_allclose(rotation(np.pi / 2, 2.0) @ [1.0, 0.0], [0.0, 2.0], atol=1e-12)
+
+
+def test_iou_of_two_boxes() -> None:
+    a = np.array([[0, 0, 10, 10]], np.float32)
+    b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 0, 30, 10], [3, 3, 3, 3]], np.float32)
+    np.testing.assert_allclose(iou(a, b), [[1, 1 / 3, 0, 0]])
+    assert iou(b[3:], b[3:]).tolist() == [[0.0]]  # no area, no division by zero
+    assert iou(a[:0], b).shape == (0, 4)
+
+
+def test_of_two_boxes_on_one_face_the_better_stays() -> None:
+    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10], [5, 0, 15, 10]], np.float32)
+    scores = np.array([0.5, 0.9, 0.7, 0.3], np.float32)
+    # IoU with the second: 9/11 and 6/14.
+    assert nms(boxes, scores, 0.5).tolist() == [1, 2, 3]
+    assert nms(boxes, scores, 0.4).tolist() == [1, 2]
+    assert nms(boxes[:0], scores[:0], 0.5).tolist() == []
+
+
+def test_similarities_of_many_faces_at_once_pass_over_unknown_points() -> None:
+    rng = np.random.default_rng(0)
+    source, target = rng.normal(0, 9, (4, 6, 2)), rng.normal(0, 9, (6, 2))
+    source[1, 2] = np.nan
+    matrices = fit_similarity(source, target)
+    known = [0, 1, 3, 4, 5]
+    np.testing.assert_allclose(matrices[1], fit_similarity(source[1, known], target[known]))
+    np.testing.assert_allclose(matrices[2], fit_similarity(source[2], target))
+
+
+@pytest.mark.parametrize("known", [0, 1, 5])
+def test_fewer_than_two_places_have_a_similarity_without_scale(known: int) -> None:
+    source = np.full((5, 2), np.nan)
+    source[:known] = 7.0
+    matrix = fit_similarity(source, np.arange(10.0).reshape(5, 2))
+    assert (matrix[:, :2] == 0).all()
+    assert np.isfinite(matrix).all()
+
+
+# --- faces ----------------------------------------------------------------------------------------
+
+# Eyes 36.2 apart and level, mouth corners straight below: a frontal face as Kaggle frames it.
+FACE = np.full((15, 2), np.nan)
+for name, place in {
+    "left_eye_center": (65.6, 36.5),
+    "right_eye_center": (29.4, 36.5),
+    "mouth_left_corner": (60.0, 75.0),
+    "mouth_right_corner": (35.0, 75.0),
+}.items():
+    FACE[KAGGLE15.index(name)] = place
+
+
+def test_a_face_as_in_kaggles_images_fills_its_crop_exactly() -> None:
+    assert face_sizes(FACE, KAGGLE15) == pytest.approx(36.2)
+    np.testing.assert_allclose(face_boxes(FACE[None], KAGGLE15)[0], [0, 0, 96, 96], atol=1e-4)
+    crop = face_crop(FACE, KAGGLE15, (96, 96))
+    np.testing.assert_allclose(crop.matrix, [[1, 0, 0], [0, 1, 0]], atol=1e-9)
+
+
+def test_the_box_and_the_unturned_crop_show_the_same_square() -> None:
+    moved = FACE * 3.7 + (211.0, -40.0)
+    by_box = box_to_crop(face_boxes(moved[None], KAGGLE15)[0], (96, 96))
+    by_points = face_crop(moved, KAGGLE15, (96, 96), upright=False)
+    np.testing.assert_allclose(by_box.matrix, by_points.matrix, atol=1e-4)
+
+
+@pytest.mark.parametrize("degrees", [-170, -40, 0, 25, 90])
+def test_an_upright_crop_undoes_turn_and_scale(degrees: float) -> None:
+    angle = np.deg2rad(degrees)
+    turn = 2.5 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turned = FACE @ turn.T + (300, 200)
+    known = ~np.isnan(FACE[:, 0])
+    framed = face_crop(turned, KAGGLE15, (96, 96)).apply(turned)
+    np.testing.assert_allclose(framed[known], FACE[known], atol=1e-6)
+
+
+def test_a_turned_head_is_as_large_as_its_face_is_long() -> None:
+    narrow = FACE.copy()
+    narrow[KAGGLE15.index("left_eye_center")] = (50.0, 36.5)
+    assert face_sizes(narrow, KAGGLE15) == pytest.approx(0.93 * np.hypot(39.7 - 47.5, 38.5))
+
+
+def test_points_that_fell_together_do_not_blow_the_crop_up() -> None:
+    together = np.full((15, 2), 50.0)
+    crop = face_crop(together, KAGGLE15, (96, 96), smallest=9.05)
+    assert crop.matrix[0, 0] == pytest.approx(4.0)
+
+
+def test_unknown_points_give_no_box_and_no_crop() -> None:
+    unknown = FACE.copy()
+    unknown[KAGGLE15.index("left_eye_center")] = np.nan
+    assert np.isnan(face_boxes(unknown[None], KAGGLE15)).all()
+    with pytest.raises(ValueError, match="known eyes and mouth"):
+        face_crop(unknown, KAGGLE15, (96, 96))
+
+
+def test_no_faces_have_no_boxes() -> None:
+    assert face_boxes(np.empty((0, 15, 2)), KAGGLE15).shape == (0, 4)
+
+
+def test_which_schemas_tell_a_face_box() -> None:
+    assert has_face_box(KAGGLE15)
+    assert has_face_box(FIVE)
+    assert not has_face_box(KeypointSchema("one", ("nose",), (0,), ("nose", "nose")))

@@ -31,15 +31,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.crops import resize_image, to_channels
 from facial_keypoints.data.duplicates import duplicate_groups
 from facial_keypoints.data.synthetic.faces import draw_faces
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import DataError
 from facial_keypoints.files import atomic_path
-from facial_keypoints.framing import EYE_LINE, FACE_LENGTH, FACE_SIZE
+from facial_keypoints.geometry import (
+    centres_to_edges,
+    edges_to_centres,
+    face_boxes,
+    iou,
+    resize_transform,
+    rotation,
+)
 from facial_keypoints.inference.detector import DETECTOR_KEY, FaceDetector, OnnxFaceDetector
 from facial_keypoints.io.images import encode_image, read_image
-from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.schemas import FIVE, KAGGLE15
 from facial_keypoints.types import ImageArray
 from references.collection import load_wild
 from references.face_detector.network import BASE_SIDE, STRIDES, DetectorConfig
@@ -55,7 +63,6 @@ __all__ = [
     "load_crops",
     "load_photos",
     "measure_detector",
-    "overlaps",
     "split_photos",
     "square_boxes",
     "train_detector",
@@ -118,16 +125,8 @@ class FitConfig:
 
 
 def square_boxes(points: Points) -> NDArray[np.float32]:
-    """Face boxes (N, 4) xyxy of faces whose eyes and mouth (N, 3, 2) are known.
-
-    The same as :func:`facial_keypoints.framing.face_boxes`, for labels with one point of the mouth.
-    """
-    middle = (points[:, 0] + points[:, 1]) / 2.0
-    apart = np.linalg.norm(points[:, 0] - points[:, 1], axis=-1)
-    length = np.linalg.norm(middle - points[:, 2], axis=-1)
-    side = (np.maximum(apart, length / FACE_LENGTH) / FACE_SIZE)[:, None]
-    corner = middle + 0.5 - side * np.array([0.5, EYE_LINE])
-    return np.concatenate([corner, corner + side], axis=1).astype(np.float32)
+    """Face boxes (N, 4) xyxy of faces whose eyes and middle of the mouth (N, 3, 2) are known."""
+    return face_boxes(points[:, [1, 0, 2, 2, 2]], FIVE)  # the nose does not count
 
 
 def load_photos(folder: Path, extra: Path | None = None) -> list[LabelledPhoto]:
@@ -221,8 +220,7 @@ def drawn_scenes(count: int, seed: int = 0) -> list[LabelledPhoto]:
     scenes = []
     for i in range(count):
         photo, faces = draw_scene(i % 4, seed=seed + i)
-        gray = np.asarray(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), np.uint8)
-        scenes.append(_one_face(gray, _three_points(faces.xy)))
+        scenes.append(_one_face(to_channels(photo, 1)[..., 0], _three_points(faces.xy)))
     return scenes
 
 
@@ -282,7 +280,7 @@ class SceneComposer:
         wanted = np.exp(rng.uniform(np.log(11.0), np.log(self.side)))
         scale = float(np.clip(wanted / (box[2] - box[0]), 0.08, 3.0))
         matrix = _affine(shape, scale, angle, flip, np.zeros(2))
-        face = matrix[:, :2] @ ((box[:2] + box[2:]) / 2.0 - 0.5) + matrix[:, 2]
+        face = matrix[:, :2] @ edges_to_centres((box[:2] + box[2:]) / 2.0) + matrix[:, 2]
         matrix[:, 2] += self.side * rng.uniform(0.05, 0.95, 2) - face
         return matrix
 
@@ -352,13 +350,11 @@ class _Scene:
         image, to = photo.image, matrix
         if scale < 0.6:  # warping alone would skip pixels
             height, width = image.shape
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-            sx, sy = width / size[0], height / size[1]
-            up = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]])
-            to = matrix @ up
+            size = (max(1, round(height * scale)), max(1, round(width * scale)))
+            image = resize_image(image[..., np.newaxis], size)[..., 0]
+            to = matrix @ np.vstack([resize_transform(size, (height, width)).matrix, [0, 0, 1]])
         height, width = image.shape
-        corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])  # fmt: skip
+        corners = edges_to_centres(np.array([[0, 0], [width, 0], [width, height], [0, height]]))
         outline = corners @ to[:, :2].T + to[:, 2]
         mask = np.zeros((self.side, self.side), np.uint8)
         cv2.fillConvexPoly(mask, np.round(outline).astype(np.int32), 1)
@@ -394,9 +390,7 @@ def _affine(
     middle: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """(2, 3) that brings the middle of an image to ``middle``."""
-    angle = np.deg2rad(angle_deg)
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if flip else 1.0, 1.0])
+    linear = rotation(np.deg2rad(angle_deg), scale) @ np.diag([-1.0 if flip else 1.0, 1.0])
     centre = np.array([shape[1] - 1, shape[0] - 1]) / 2.0
     return np.column_stack([linear, middle - linear @ centre])
 
@@ -458,8 +452,10 @@ def cell_targets(points: Points, sure: NDArray[np.bool_], side: int) -> Targets:
         n = side // stride
         cells = np.zeros((n, n, 12), np.float32)
         cells[..., 1] = 1.0
-        grid = np.arange(n) + 0.5
-        for box, three, yes in zip(boxes / stride, (points + 0.5) / stride, sure, strict=True):
+        grid = centres_to_edges(np.arange(n))
+        for box, three, yes in zip(
+            boxes / stride, centres_to_edges(points) / stride, sure, strict=True
+        ):
             x, y = (box[:2] + box[2:]) / 2.0
             size = float(box[2] - box[0])
             # Cells of a very large face are many in its middle; count as if it were of usual size.
@@ -479,7 +475,7 @@ def cell_targets(points: Points, sure: NDArray[np.bool_], side: int) -> Targets:
             cells[better, 1] = 1.0
             cells[better, 2] = np.where(score[better] > 0.3, score[better], 0.0)
             rows, columns = np.nonzero(better)
-            middle = np.stack([columns, rows], axis=1) + 0.5
+            middle = centres_to_edges(np.stack([columns, rows], axis=1))
             cells[better, 3:5] = np.array([x, y]) - middle
             cells[better, 5] = np.log(size / BASE_SIDE)
             cells[better, 6:] = (three[None] - middle[:, None]).reshape(-1, 6)
@@ -557,29 +553,20 @@ def split_photos(
     return train, [p for p, g in zip(photos, groups, strict=True) if g in held]
 
 
-def overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, M) intersection over union of boxes."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = np.prod(np.maximum(high - low, 0.0), axis=2)
-    area = [np.prod(x[:, 2:] - x[:, :2], axis=1) for x in (a, b)]
-    return np.asarray(common / (area[0][:, None] + area[1][None] - common))
-
-
 def measure_detector(
     detector: FaceDetector, photos: Sequence[LabelledPhoto]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How sure a detector is of each labelled face, and of what is none.
 
     Returns:
-        (F,) best score of a box with an overlap of at least 0.5 for each labelled face, 0 where there is
+        (F,) best score of a box with an IoU of at least 0.5 for each labelled face, 0 where there is
         none; and the scores of boxes on no face, labelled or not, highest first.
     """
     found, false = [], []
     for photo in photos:
         boxes, scores = detector.detect(photo.image)
         truth = square_boxes(photo.points)
-        common = overlaps(truth, boxes)
+        common = iou(truth, boxes)
         hit = np.where(common >= 0.5, scores[None], 0.0).max(axis=1, initial=0.0)
         found.extend(hit[photo.labelled])
         false.extend(scores[common.max(axis=0, initial=0.0) < 0.35])

@@ -22,25 +22,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from facial_keypoints.crops import warp_image
 from facial_keypoints.files import atomic_path, write_text
-from facial_keypoints.models.codec import CONFIDENCE_RADIUS
+from facial_keypoints.models.codec import CONFIDENCE_RADIUS, confidence_within
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.training.losses import distance_px, laplace_nll, pseudo_huber, weighted_mean
-from facial_keypoints.types import FaceDataset
-from references.collection import fold_numbers, framing, set_names, style_numbers
+from facial_keypoints.types import CropTransform, FaceDataset
+from references.collection import fold_numbers, set_names, style_numbers, usual_crops
 
 __all__ = [
     "GENTLE",
     "STUDENT",
-    "STUDENT_INT8",
     "TEACHER",
     "DefaultConfig",
     "FitConfig",
@@ -74,13 +73,6 @@ STUDENT = NetworkConfig(
     stages=(Stage("res", 64, 2), Stage("res", 128, 1)), stem_channels=32, pool_channels=48
 )
 """29 million multiply-adds: answers in float32 in under half a millisecond on one thread."""
-
-STUDENT_INT8 = NetworkConfig(
-    stages=(Stage("res", 32, 1, stride=1), Stage("res", 64, 3), Stage("res", 128, 2)),
-    stem_channels=32,
-    pool_channels=64,
-)
-"""61 million multiply-adds: answers as fast once its convolutions are in 8-bit integers."""
 
 GENTLE = AugmentConfig(
     gentle=0.7,
@@ -200,7 +192,7 @@ class _Trainer(keras.Model):  # type: ignore[misc]
         self.net, self.config = net, config
         self.size = net.input_shape[1]
         self.augmenter = Augmenter(config.augment, self.size, KAGGLE15.swap, config.seed + 1)
-        centre, slack, fixed = framing(faces)
+        centre, slack, fixed = usual_crops(faces)
 
         def hold(name: str, value: NDArray[Any]) -> Any:
             # Variables, not constants: a graph must not carry half a gigabyte of images.
@@ -426,7 +418,7 @@ def predict_views(
         net: The network.
         faces: N faces.
         index: M rows to answer for.
-        centre_xy: (N, 2) source pixel in the middle of the view; each set's framing if left out.
+        centre_xy: (N, 2) source pixel in the middle of the view; each set's usual crop if left out.
         views: 1: as framed; 2: and mirrored; 8: and three moved and turned pairs.
         scale: Input pixels per source pixel at input size 96.
         threads: For cutting the views.
@@ -435,7 +427,7 @@ def predict_views(
         (M, S, K, 2) source pixels, and (M, S, K) mean log scale.
     """
     size = net.input_shape[1]
-    middle = framing(faces)[0] if centre_xy is None else centre_xy
+    middle = usual_crops(faces)[0] if centre_xy is None else centre_xy
     moves = [(0.0, 1.0, 0.0, 0.0), (10.0, 1.06, 2.0, -1.5), (-10.0, 0.94, -2.0, 1.5), (4.0, 0.9, 0.0, 3.0)]  # fmt: skip
     total = np.zeros((len(index), len(KAGGLE15.styles), KAGGLE15.num_keypoints, 3), np.float64)
     plan = [(*moves[v // 2], v % 2) for v in range(views)]
@@ -447,23 +439,15 @@ def predict_views(
         offset = middle[index] + np.array([dx, dy]) - linear.sum(axis=1) * (size - 1) / 2.0
 
         def cut(i: int, linear: Any = linear, offset: Any = offset) -> NDArray[np.uint8]:
-            matrix = np.column_stack([linear, offset[i]])
-            return np.asarray(
-                cv2.warpAffine(
-                    faces.images[index[i]],
-                    matrix,
-                    (size, size),
-                    flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                    borderMode=cv2.BORDER_REPLICATE,
-                )
-            )
+            to_source = CropTransform(np.column_stack([linear, offset[i]]), (size, size))
+            return warp_image(faces.images[index[i]], to_source.inverse())
 
         with ThreadPoolExecutor(threads) as pool:
             images = np.stack(list(pool.map(cut, range(len(index)))))
         # Whole batches only: each new shape costs a compilation.
         batch = min(512, len(images))
-        padded = np.pad(images, ((0, -len(images) % batch), (0, 0), (0, 0)), mode="edge")
-        out = net.predict(padded[..., None].astype(np.float32), batch_size=batch, verbose=0)
+        padded = np.pad(images, ((0, -len(images) % batch), (0, 0), (0, 0), (0, 0)), mode="edge")
+        out = net.predict(padded.astype(np.float32), batch_size=batch, verbose=0)
         out = out[: len(index)]
         if mirrored:
             out = out[:, :, list(KAGGLE15.swap)]
@@ -633,7 +617,7 @@ def calibrate(
         losses = []
         for slope, shift in zip(slopes.ravel(), shifts.ravel(), strict=True):
             ratio = radius_px * np.exp(-np.clip(slope * scale + shift, -4.0, 4.0))
-            sure = np.clip(1.0 - (1.0 + ratio) * np.exp(-ratio), 1e-4, 1.0 - 1e-4)
+            sure = np.clip(confidence_within(ratio), 1e-4, 1.0 - 1e-4)
             losses.append(-np.mean(np.where(hit, np.log(sure), np.log(1.0 - sure))))
         best = int(np.argmin(losses))
         out[s] = slopes.ravel()[best], shifts.ravel()[best]

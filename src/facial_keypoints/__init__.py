@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from facial_keypoints.inference.tracker import Tracker, track_video
     from facial_keypoints.io.images import read_image
     from facial_keypoints.models.export import export_onnx
-    from facial_keypoints.models.runtime import Runtime, load_runtime, shipped_models
+    from facial_keypoints.models.registry import shipped_models
+    from facial_keypoints.models.runtime import Runtime, load_runtime
     from facial_keypoints.models.spec import ModelSpec
     from facial_keypoints.schemas import get_schema, list_schemas
     from facial_keypoints.types import (
@@ -58,7 +59,8 @@ _HOMES = {
     "inference.measure.measures": ("Measurements", "measure"),
     "io.images": ("read_image",),
     "inference.predictor": ("Predictor", "load_predictor"),
-    "models.runtime": ("Runtime", "load_runtime", "shipped_models"),
+    "models.registry": ("shipped_models",),
+    "models.runtime": ("Runtime", "load_runtime"),
     "schemas": ("get_schema", "list_schemas"),
     "models.spec": ("ModelSpec",),
     "inference.smoothing": ("OneEuro",),

@@ -1,12 +1,18 @@
-"""Coordinate spaces, crops, flips and boxes; numpy only.
+"""Coordinates, boxes and the places of faces; numpy only.
 
-Four named spaces: **image** (pixels of the original image), **input** (pixels of the model's
-crop), **unit** ([0, 1] of the input) and **heatmap** (cells). Converters are named from-to, return
-new arrays, and let NaN pass through. Boxes are xyxy everywhere inside. An integer coordinate is a
-pixel *centre*, so resizing by s maps x to (x + 0.5) s - 0.5; that half pixel is written here only.
+Two spaces: **image** (pixels of the original image) and **input** (pixels of a model's input or of
+another crop). A pixel's centre has integer coordinates, so the image's left edge is at -0.5. Boxes are
+xyxy, and count from the edges: the whole image is (0, 0, W, H). The half pixel between centres and edges
+is written in this module only. Functions return new arrays, and let NaN pass through.
+
+The **face box** is the square that a crop of Kaggle shows: upright, from the hairline to the chin, a little
+wider than the cheeks, its middle column between the eyes. All networks of this package learnt from such
+crops. Everything follows from four points, the eye centres and the mouth's corners.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +21,57 @@ from facial_keypoints.types import BoolArray, CropTransform, FloatArray, ImageAr
 
 __all__ = [
     "box_to_crop",
+    "centres_to_edges",
+    "edges_to_centres",
+    "face_boxes",
+    "face_crop",
+    "face_sizes",
+    "fit_similarity",
     "flip_images",
     "flip_xy",
+    "has_face_box",
     "inside_image",
-    "pixels_to_signed",
+    "iou",
+    "nms",
     "resize_transform",
-    "signed_to_pixels",
+    "resize_xy",
+    "rotation",
 ]
+
+FACE_SIZE, EYE_LINE = 36.2 / 96, 37.0 / 96
+"""Size of the face and height of its eyes, as shares of the face box's side; means of Kaggle's full rows."""
+
+FACE_LENGTH = 1.0 / 0.93
+"""Distance from the eyes to the mouth's corners of a face whose eyes are 1 apart, seen from the front."""
+
+_FACE_POINTS = ("left_eye_center", "right_eye_center", "mouth_left_corner", "mouth_right_corner")
+
+
+# --- pixels and their edges ---------------------------------------------------------------------------
+
+
+def centres_to_edges(xy: NDArray[Any]) -> NDArray[Any]:
+    """Coordinates counted from pixel centres (points) to ones counted from edges (boxes)."""
+    return xy + 0.5
+
+
+def edges_to_centres(xy: NDArray[Any]) -> NDArray[Any]:
+    """Inverse of :func:`centres_to_edges`."""
+    return xy - 0.5
+
+
+def resize_xy(xy: NDArray[Any], scale: float) -> NDArray[Any]:
+    """Points of an image that becomes ``scale`` times as large: pixel centres go to pixel centres.
+
+    Example:
+        >>> resize_xy(np.array([0.5, 2.5]), 0.5)
+        array([0., 1.])
+    """
+    return edges_to_centres(centres_to_edges(xy) * scale)
 
 
 def resize_transform(image_size: tuple[int, int], input_size: tuple[int, int]) -> CropTransform:
-    """The transform of a plain resize of the whole image, pixel centres to pixel centres.
+    """The transform of a plain resize of the whole image, as :func:`resize_xy` maps points.
 
     Args:
         image_size: (height, width) before.
@@ -35,43 +81,22 @@ def resize_transform(image_size: tuple[int, int], input_size: tuple[int, int]) -
         >>> resize_transform((192, 192), (96, 96)).apply(np.array([[0.5, 0.5]]))
         array([[0., 0.]])
     """
-    sy, sx = input_size[0] / image_size[0], input_size[1] / image_size[1]
+    scale = np.array([input_size[1] / image_size[1], input_size[0] / image_size[0]])
     return CropTransform(
-        np.array([[sx, 0.0, 0.5 * sx - 0.5], [0.0, sy, 0.5 * sy - 0.5]]), input_size
+        np.column_stack([np.diag(scale), edges_to_centres(0.5 * scale)]), input_size
     )
 
 
-def box_to_crop(
-    box_xyxy: FloatArray,
-    input_size: tuple[int, int],
-    *,
-    margin: float = 0.0,
-    angle_deg: float = 0.0,
-) -> CropTransform:
-    """The transform that cuts a square around a box and scales it to the model's input.
+def inside_image(xy: FloatArray, image_size: tuple[int, int]) -> BoolArray:
+    """(...,) bool: which points (..., 2) lie on the image of (height, width); False for NaN."""
+    height, width = image_size
+    edges = centres_to_edges(xy)
+    x, y = edges[..., 0], edges[..., 1]
+    with np.errstate(invalid="ignore"):
+        return (x >= 0.0) & (x <= width) & (y >= 0.0) & (y <= height)
 
-    Args:
-        box_xyxy: (4,) box in image pixels, edges (not centres of edge pixels).
-        input_size: (height, width) of the input; the square covers the longer side.
-        margin: Extra on every side as a fraction of the box's longer side.
-        angle_deg: Roll of the face, clockwise in the image; the crop turns it upright.
 
-    Raises:
-        ValueError: The box has no area.
-    """
-    x0, y0, x1, y1 = (float(v) for v in box_xyxy)
-    side = max(x1 - x0, y1 - y0) * (1.0 + 2.0 * margin)
-    if not side > 0:
-        raise ValueError(f"box must have x0 < x1 and y0 < y1, received {tuple(box_xyxy)}.")
-    height, width = input_size
-    scale = max(height, width) / side
-    angle = np.deg2rad(angle_deg)
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    linear = np.array([[cos, sin], [-sin, cos]])
-    # Edge coordinates are pixel-centre coordinates plus a half, hence the two halves.
-    centre = np.array([(x0 + x1) / 2.0 - 0.5, (y0 + y1) / 2.0 - 0.5])
-    target = np.array([width / 2.0 - 0.5, height / 2.0 - 0.5])
-    return CropTransform(np.column_stack([linear, target - linear @ centre]), input_size)
+# --- flips and turns ----------------------------------------------------------------------------------
 
 
 def flip_images(images: ImageArray) -> ImageArray:
@@ -94,24 +119,176 @@ def flip_xy(xy: FloatArray, width: int, schema: KeypointSchema) -> FloatArray:
     return flipped
 
 
-def inside_image(xy: FloatArray, image_size: tuple[int, int]) -> BoolArray:
-    """(...,) bool: which points (..., 2) lie on the image; False for NaN.
+def rotation(angle: float, scale: float = 1.0) -> NDArray[np.float64]:
+    """(2, 2) matrix that turns clockwise, as an image is seen, by ``angle`` radians, and scales."""
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    return np.array([[cos, -sin], [sin, cos]])
 
-    The image reaches from -0.5 to W - 0.5 since integers are pixel centres.
+
+def fit_similarity(source: FloatArray, target: FloatArray) -> NDArray[np.float64]:
+    """The shift, turn and scale that bring points nearest to their targets, by least squares.
+
+    Umeyama's solution (IEEE PAMI 13(4):376-380, 1991); in the plane, where points are complex numbers,
+    turn and scale are one factor. Never mirrors.
+
+    Args:
+        source: (..., K, 2) points; NaN does not count.
+        target: (..., K, 2) where they should be.
+
+    Returns:
+        (..., 2, 3) matrices; their scale is 0 where fewer than two different points are known.
     """
-    height, width = image_size
-    x, y = xy[..., 0], xy[..., 1]
-    with np.errstate(invalid="ignore"):
-        return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+    a, b = (np.asarray(p, np.float64) @ np.array([1.0, 1.0j]) for p in (source, target))
+    known = ~(np.isnan(a) | np.isnan(b))
+    count = np.maximum(known.sum(axis=-1), 1)
+    a, b = np.where(known, a, 0.0), np.where(known, b, 0.0)
+    a_mean, b_mean = a.sum(axis=-1) / count, b.sum(axis=-1) / count
+    from_middle = np.where(known, a - a_mean[..., np.newaxis], 0.0)
+    spread = np.maximum((np.abs(from_middle) ** 2).sum(axis=-1), 1e-9)
+    factor = (from_middle.conj() * (b - b_mean[..., np.newaxis])).sum(axis=-1) / spread
+    shift = b_mean - factor * a_mean
+    rows = [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
+    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
 
-def pixels_to_signed(xy: FloatArray, image_size: tuple[int, int]) -> NDArray[np.float32]:
-    """Pixels to the study's targets: (x - W/2) / (W/2), so (x - 48) / 48 on 96-pixel images."""
-    half = np.array([image_size[1] / 2.0, image_size[0] / 2.0])
-    return np.asarray((np.asarray(xy, np.float64) - half) / half, np.float32)
+# --- boxes --------------------------------------------------------------------------------------------
 
 
-def signed_to_pixels(signed: FloatArray, image_size: tuple[int, int]) -> NDArray[np.float32]:
-    """Inverse of :func:`pixels_to_signed`."""
-    half = np.array([image_size[1] / 2.0, image_size[0] / 2.0])
-    return np.asarray(np.asarray(signed, np.float64) * half + half, np.float32)
+def iou(a: FloatArray, b: FloatArray) -> NDArray[np.float64]:
+    """(N, M) intersection over union of boxes (N, 4) and (M, 4) xyxy; 0 for boxes without area.
+
+    Example:
+        >>> iou(np.array([[0.0, 0.0, 2.0, 2.0]]), np.array([[1.0, 0.0, 3.0, 2.0]])).round(3)
+        array([[0.333]])
+    """
+    low = np.maximum(a[:, np.newaxis, :2], b[np.newaxis, :, :2])
+    high = np.minimum(a[:, np.newaxis, 2:], b[np.newaxis, :, 2:])
+    common = np.prod(np.maximum(high - low, 0.0), axis=-1, dtype=np.float64)
+    area_a, area_b = (np.prod(x[:, 2:] - x[:, :2], axis=-1, dtype=np.float64) for x in (a, b))
+    return np.asarray(common / np.maximum(area_a[:, np.newaxis] + area_b - common, 1e-9))
+
+
+def nms(boxes: FloatArray, scores: FloatArray, threshold: float) -> NDArray[np.int64]:
+    """Non-maximum suppression: of any two boxes with too large an IoU, keep the one of the better score.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        scores: (N,).
+        threshold: IoU from which the worse box is dropped.
+
+    Returns:
+        Indices of the boxes kept, best first.
+    """
+    rest = np.argsort(-scores, kind="stable")
+    kept = []
+    while len(rest):
+        first, rest = rest[0], rest[1:]
+        kept.append(first)
+        rest = rest[iou(boxes[[first]], boxes[rest])[0] < threshold]
+    return np.array(kept, np.int64)
+
+
+def box_to_crop(box_xyxy: FloatArray, input_size: tuple[int, int]) -> CropTransform:
+    """The crop that shows the square around a box.
+
+    Args:
+        box_xyxy: (4,) box in image pixels.
+        input_size: (height, width) of the input; the square covers the longer side.
+
+    Raises:
+        ValueError: The box has no area.
+    """
+    x0, y0, x1, y1 = (float(v) for v in box_xyxy)
+    side = max(x1 - x0, y1 - y0)
+    if not side > 0:
+        raise ValueError(f"box must have x0 < x1 and y0 < y1, received {tuple(box_xyxy)}.")
+    height, width = input_size
+    scale = max(height, width) / side
+    centre = edges_to_centres(np.array([(x0 + x1) / 2.0, (y0 + y1) / 2.0]))
+    target = edges_to_centres(np.array([width / 2.0, height / 2.0]))
+    return CropTransform(np.column_stack([scale * np.eye(2), target - scale * centre]), input_size)
+
+
+# --- faces --------------------------------------------------------------------------------------------
+
+
+def has_face_box(schema: KeypointSchema) -> bool:
+    """Whether a schema has the four points that a face box follows from."""
+    return set(_FACE_POINTS) <= set(schema.keypoint_names)
+
+
+def _parts(
+    xy: FloatArray, schema: KeypointSchema
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Left eye, right eye and middle of the mouth's corners, each (..., 2)."""
+    left, right, *mouth = (
+        np.asarray(xy[..., schema.index(name), :], np.float64) for name in _FACE_POINTS
+    )
+    return left, right, (mouth[0] + mouth[1]) / 2.0
+
+
+def face_sizes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float64]:
+    """Sizes of faces: the eyes' distance, or what the face's length says of it where yaw hides it.
+
+    Args:
+        xy: (..., K, 2) points.
+        schema: Theirs; it must have the four points (:func:`has_face_box`).
+
+    Returns:
+        (...) sizes in the unit of the points; NaN where one of the four is NaN.
+    """
+    left, right, mouth = _parts(xy, schema)
+    apart = np.linalg.norm(left - right, axis=-1)
+    length = np.linalg.norm((left + right) / 2.0 - mouth, axis=-1)
+    return np.asarray(np.maximum(apart, length / FACE_LENGTH))
+
+
+def face_boxes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float32]:
+    """The face boxes of faces whose points are known.
+
+    Args:
+        xy: (N, K, 2) points, pixels of an image.
+        schema: Theirs; it must have the four points.
+
+    Returns:
+        (N, 4) xyxy in pixels of the image; NaN where one of the four points is NaN.
+    """
+    left, right, _ = _parts(xy, schema)
+    side = (face_sizes(xy, schema) / FACE_SIZE)[..., np.newaxis]
+    corner = centres_to_edges((left + right) / 2.0) - side * np.array([0.5, EYE_LINE])
+    return np.concatenate([corner, corner + side], axis=-1).astype(np.float32)
+
+
+def face_crop(
+    xy: FloatArray,
+    schema: KeypointSchema,
+    input_size: tuple[int, int],
+    *,
+    upright: bool = True,
+    smallest: float = 2.0,
+) -> CropTransform:
+    """The crop that shows a face as Kaggle's images do.
+
+    Args:
+        xy: (K, 2) points of the face, pixels of an image.
+        schema: Theirs; it must have the four points.
+        input_size: (height, width) of the crop.
+        upright: Turn the crop with the face, so that its eyes are level; else it shows the face box.
+        smallest: Least size of the face in pixels of the image: points that fell together must
+            not blow the crop up without bound.
+
+    Raises:
+        ValueError: One of the four points is NaN.
+    """
+    left, right, _ = _parts(xy, schema)
+    size = float(face_sizes(xy, schema))
+    if not np.isfinite(size):
+        raise ValueError("a face can be cropped only by known eyes and mouth corners.")
+    height, width = input_size
+    across = left - right  # the person's left eye is on the right of the image
+    angle = float(np.arctan2(across[1], across[0])) if upright else 0.0
+    linear = rotation(-angle, FACE_SIZE * width / max(size, smallest))
+    target = edges_to_centres(np.array([width / 2.0, EYE_LINE * height]))
+    return CropTransform(
+        np.column_stack([linear, target - linear @ ((left + right) / 2.0)]), input_size
+    )

@@ -31,7 +31,7 @@ from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 from facial_keypoints.errors import DataError, FacialKeypointsError, OutputError
 from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.io.tables import columns, open_table, rows
-from facial_keypoints.models.runtime import find_model
+from facial_keypoints.models.registry import find_model
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="the extra ray is not installed"

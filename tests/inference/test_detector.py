@@ -11,15 +11,14 @@ from onnx import TensorProto, helper
 
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import ModelError
-from facial_keypoints.framing import face_boxes
+from facial_keypoints.geometry import face_boxes, iou
 from facial_keypoints.inference.detector import (
     DETECTOR_KEY,
     OnnxFaceDetector,
     YuNetFaceDetector,
     load_detector,
-    suppress_overlaps,
 )
-from facial_keypoints.models.runtime import shipped_models
+from facial_keypoints.models.registry import shipped_models
 from facial_keypoints.schemas import KAGGLE15
 
 SHIPPED = shipped_models()["default"].with_name("face_detector.onnx")
@@ -30,24 +29,13 @@ def detector():
     return load_detector(threads=1)
 
 
-def overlap(a, b):
-    """(N, M) intersection over union."""
-    low, high = (
-        np.maximum(a[:, None, :2], b[None, :, :2]),
-        np.minimum(a[:, None, 2:], b[None, :, 2:]),
-    )
-    common = np.prod(np.maximum(high - low, 0), axis=2)
-    area = [np.prod(x[:, 2:] - x[:, :2], axis=1) for x in (a, b)]
-    return common / (area[0][:, None] + area[1][None] - common)
-
-
 @pytest.mark.parametrize("seed", [11, 12, 13])
 def test_drawn_faces_are_found_where_they_are_and_nothing_else_is(detector, seed):
     photo, faces = draw_scene(3, seed=seed)
     boxes, scores = detector.detect(photo)
     assert boxes.dtype == scores.dtype == np.float32
     assert boxes.shape == (3, 4)
-    assert (overlap(face_boxes(faces.xy, KAGGLE15), boxes).max(axis=1) > 0.6).all()
+    assert (iou(face_boxes(faces.xy, KAGGLE15), boxes).max(axis=1) > 0.6).all()
     assert (np.diff(scores) <= 0).all()
     assert ((scores > 0) & (scores <= 1)).all()
 
@@ -199,12 +187,3 @@ def test_yunet_answers_in_our_framing(tmp_path, monkeypatch):
 def test_a_file_that_opencv_cannot_read_is_no_yunet(tmp_path):
     with pytest.raises(ModelError, match="OpenCV cannot read"):
         load_detector(tiny_onnx(tmp_path / "broken.onnx", ("kps_8",)))
-
-
-def test_of_two_boxes_on_one_face_the_better_stays():
-    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10], [5, 0, 15, 10]], np.float32)
-    scores = np.array([0.5, 0.9, 0.7, 0.3], np.float32)
-    # Overlaps with the second: 9/11 and 6/14.
-    assert suppress_overlaps(boxes, scores, 0.5).tolist() == [1, 2, 3]
-    assert suppress_overlaps(boxes, scores, 0.4).tolist() == [1, 2]
-    assert suppress_overlaps(boxes[:0], scores[:0], 0.5).tolist() == []

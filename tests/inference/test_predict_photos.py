@@ -16,7 +16,7 @@ from PIL import Image
 from facial_keypoints import load_predictor
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import DataError, ImageError
-from facial_keypoints.framing import face_boxes, face_sizes
+from facial_keypoints.geometry import face_boxes, face_sizes
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.io.tables import read_boxes
 from facial_keypoints.schemas import KAGGLE15

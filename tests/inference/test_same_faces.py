@@ -61,9 +61,8 @@ def by_batch(path: Path, out: Path, **changed: float) -> list[float]:
     from facial_keypoints.batch.manifest import Manifest, Settings, part_name
     from facial_keypoints.batch.storage import Folder
     from facial_keypoints.batch.worker import BlockWorker, PackedModel
-    from facial_keypoints.inference.detector import find_detector
     from facial_keypoints.io.tables import read_table
-    from facial_keypoints.models.runtime import find_model
+    from facial_keypoints.models.registry import find_detector, find_model
 
     model, detector = PackedModel.of(find_model("default")), PackedModel.of(find_detector())
     values = {

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facial_keypoints.framing import face_boxes
+from facial_keypoints.geometry import face_boxes
 from facial_keypoints.inference.smoothing import OneEuro, OneEuroFilter, Smoother
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import Keypoints, Prediction

@@ -21,7 +21,7 @@ pytest.importorskip("av")
 from drawn_video import SIDE, Places, film, scene, write
 from facial_keypoints import load_predictor
 from facial_keypoints.errors import ModelError
-from facial_keypoints.framing import face_boxes, face_sizes
+from facial_keypoints.geometry import face_boxes, face_sizes
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.inference.tracker import Tracker, draw_tracks, track_frames, track_video
 from facial_keypoints.io.videos import ImageFrame, open_video

@@ -13,10 +13,10 @@ keras = pytest.importorskip("keras")
 onnx = pytest.importorskip("onnx")
 
 from facial_keypoints.errors import MissingExtraError, ModelError
-from facial_keypoints.geometry import signed_to_pixels
 from facial_keypoints.models import export
-from facial_keypoints.models.codec import load_keras_model, with_decoding
+from facial_keypoints.models.codec import decode
 from facial_keypoints.models.export import OPSET, export_onnx
+from facial_keypoints.models.keras_model import load_keras_model, with_decoding
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.models.runtime import Runtime, load_runtime, read_training_digests
 from facial_keypoints.models.spec import METADATA_KEY, ModelSpec, embed_digests, embed_spec
@@ -25,7 +25,7 @@ from facial_keypoints.schemas import KAGGLE15
 from spot_model import SPEC as SPOT
 from spot_model import spot_model
 
-SIGNED = ModelSpec("fc", KAGGLE15, (40, 32))
+STUDY = ModelSpec("fc", KAGGLE15, (40, 32))
 POINTS = ModelSpec("landmark", KAGGLE15, (32, 32), styles=KAGGLE15.styles, output="points")
 
 
@@ -47,8 +47,8 @@ THREE = replace(
     edges=(),
 )
 MODELS: dict[str, tuple[Callable[[], keras.Model], ModelSpec]] = {
-    "fc": (lambda: build_fc(15, (40, 32)), SIGNED),
-    "cnn": (lambda: build_cnn(15, (56, 57)), replace(SIGNED, input_size=(56, 57))),
+    "fc": (lambda: build_fc(15, (40, 32)), STUDY),
+    "cnn": (lambda: build_cnn(15, (56, 57)), replace(STUDY, input_size=(56, 57))),
     "specialists": (small_specialists, ModelSpec("specialists", THREE, (56, 57))),
     "landmark": (small_landmark, POINTS),
 }
@@ -126,8 +126,8 @@ def test_outputs_get_the_contracts_names_whatever_the_converter_called_them(tmp_
 def test_a_run_folder_is_exported(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     saved(tmp_path / "run" / "model.keras")
-    assert export_onnx(tmp_path / "run", tmp_path / "m.onnx") == SIGNED
-    assert load_runtime(tmp_path / "run").spec == SIGNED
+    assert export_onnx(tmp_path / "run", tmp_path / "m.onnx") == STUDY
+    assert load_runtime(tmp_path / "run").spec == STUDY
 
 
 def test_the_studys_targets_become_pixels(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_studys_targets_become_pixels(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 32, 1), dtype=np.uint8)
     bare = np.asarray(load_keras_model(file).predict(images, verbose=0))
     xy, confidence = load_runtime(file).run(images)
-    np.testing.assert_allclose(xy[:, 0], signed_to_pixels(bare, (40, 32)), atol=1e-4)
+    np.testing.assert_allclose(xy[:, 0], decode(bare, (40, 32)), atol=1e-4)
     assert confidence is None
 
 
@@ -203,10 +203,10 @@ def test_given_images_are_compared_too(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "wrong",
     [
-        replace(SIGNED, styles=("a", "b")),
-        replace(SIGNED, input_size=(32, 40)),
-        replace(SIGNED, output="points"),
-        replace(SIGNED, output="newer"),
+        replace(STUDY, styles=("a", "b")),
+        replace(STUDY, input_size=(32, 40)),
+        replace(STUDY, output="points"),
+        replace(STUDY, output="newer"),
     ],
 )
 def test_a_network_that_contradicts_its_description_gets_a_sentence(
@@ -220,7 +220,7 @@ def test_a_network_that_contradicts_its_description_gets_a_sentence(
 
 
 def test_an_onnx_file_is_not_exported_again(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="already"):
+    with pytest.raises(ModelError, match="is an ONNX model"):
         export_onnx(tmp_path / "m.onnx", tmp_path / "n.onnx")
 
 

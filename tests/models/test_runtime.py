@@ -11,14 +11,9 @@ import numpy as np
 import pytest
 
 from facial_keypoints.errors import ModelError
-from facial_keypoints.models import runtime
-from facial_keypoints.models.runtime import (
-    load_runtime,
-    read_spec,
-    read_training_digests,
-    shipped_models,
-)
-from facial_keypoints.models.spec import DIGESTS_KEY, METADATA_KEY
+from facial_keypoints.models.registry import shipped_models
+from facial_keypoints.models.runtime import load_runtime, read_spec, read_training_digests
+from facial_keypoints.models.spec import DIGESTS_KEY, METADATA_KEY, ModelSpec
 from facial_keypoints.schemas import KAGGLE15
 from spot_model import SPEC, spot_model
 
@@ -110,7 +105,7 @@ def test_somebody_elses_onnx_file_gets_a_sentence(tmp_path: Path) -> None:
     ids=["keypoints", "styles", "input"],
 )
 def test_a_graph_that_contradicts_its_description_gets_a_sentence(
-    other: runtime.ModelSpec, tmp_path: Path
+    other: ModelSpec, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match="description"):
         load_runtime(spot_model(tmp_path / "m.onnx", other, graph_spec=SPEC))
@@ -124,29 +119,6 @@ def test_a_damaged_description_gets_a_sentence(model: Path, tmp_path: Path) -> N
     onnx.save(graph, str(tmp_path / "m.onnx"))
     with pytest.raises(ModelError, match="description"):
         load_runtime(tmp_path / "m.onnx")
-
-
-@pytest.mark.parametrize("name", ["nothing.onnx", "nothing.keras", "nothing"])
-def test_a_missing_model_gets_a_sentence_with_the_choices(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"\.onnx file"):
-        load_runtime(tmp_path / name)
-
-
-def test_a_folder_that_is_no_run_gets_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="not a finished run"):
-        load_runtime(tmp_path)
-
-
-def test_shipped_models_are_found_by_name(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runtime.resources, "files", lambda _: tmp_path)
-    with pytest.raises(ModelError, match="without the model 'default'"):
-        load_runtime("default")
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "default.onnx").write_bytes(model.read_bytes())
-    assert list(shipped_models()) == ["default"]
-    assert load_runtime().spec == SPEC
 
 
 BLOCKED = '''

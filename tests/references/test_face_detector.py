@@ -12,7 +12,7 @@ pytest.importorskip("keras")
 
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import DataError
-from facial_keypoints.framing import face_boxes
+from facial_keypoints.geometry import face_boxes
 from facial_keypoints.inference.detector import load_detector
 from facial_keypoints.schemas import KAGGLE15
 from references.face_detector.network import BASE_SIDE, STRIDES, DetectorConfig
@@ -25,7 +25,6 @@ from references.face_detector.train import (
     drawn_scenes,
     load_photos,
     measure_detector,
-    overlaps,
     split_photos,
     square_boxes,
     train_detector,
@@ -56,12 +55,6 @@ def test_boxes_are_those_of_the_package():
         [faces.xy[:, eyes], faces.xy[:, mouth].mean(axis=1, keepdims=True)], axis=1
     )
     np.testing.assert_allclose(square_boxes(three), face_boxes(faces.xy, KAGGLE15), atol=1e-3)
-
-
-def test_overlap_of_two_boxes():
-    a = np.array([[0, 0, 10, 10]], np.float32)
-    b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 0, 30, 10]], np.float32)
-    np.testing.assert_allclose(overlaps(a, b), [[1, 1 / 3, 0]])
 
 
 def decode(target, side):

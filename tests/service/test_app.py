@@ -27,12 +27,12 @@ from starlette.testclient import TestClient
 
 from facial_keypoints import load_predictor
 from facial_keypoints.data.synthetic.scenes import draw_scene
-from facial_keypoints.framing import face_boxes
+from facial_keypoints.geometry import face_boxes
 from facial_keypoints.inference.alignment import align
 from facial_keypoints.inference.measure.measures import measure
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.io.tables import columns, rows
-from facial_keypoints.models.runtime import shipped_models
+from facial_keypoints.models.registry import shipped_models
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.service import Limits, create_app
 from facial_keypoints.service.guard import Access

@@ -29,17 +29,16 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from facial_keypoints import service
+from facial_keypoints.crops import cut_crop
 from facial_keypoints.data.formats import load_dataset
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import ModelError
-from facial_keypoints.framing import face_boxes, frame_face
-from facial_keypoints.geometry import box_to_crop
+from facial_keypoints.geometry import box_to_crop, face_boxes, face_crop
 from facial_keypoints.inference.detector import OnnxFaceDetector
 from facial_keypoints.inference.measure.measures import measure
 from facial_keypoints.inference.predictor import Predictor, load_predictor
-from facial_keypoints.io.images import cut_crop
 from facial_keypoints.io.tables import columns, rows
-from facial_keypoints.models.runtime import shipped_models
+from facial_keypoints.models.registry import shipped_models
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import Keypoints
 
@@ -320,7 +319,7 @@ def test_the_geometry_in_the_browser_is_that_of_the_package(page: Page) -> None:
     np.testing.assert_allclose(answer["box"], face_boxes(faces.xy, KAGGLE15)[0], atol=1e-3)
     assert answer["scale"] == pytest.approx(1.787, abs=2e-3)
     crops = [
-        frame_face(xy, KAGGLE15, (96, 96)),
+        face_crop(xy, KAGGLE15, (96, 96)),
         box_to_crop(np.array([-20.0, 10, 260, 290]), (96, 96)),
     ]
     for crop, matrix, pixels in zip(

@@ -21,7 +21,7 @@ from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.evaluation.metrics import rmse
-from facial_keypoints.models.codec import load_keras_model
+from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.runtime import read_spec, read_training_digests
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training import experiment as training_plan

@@ -13,13 +13,13 @@ from conftest import dotted_faces
 
 keras = pytest.importorskip("keras")
 
+from facial_keypoints.crops import letterbox
 from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.formats import save_dataset
 from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import MARKER, mark_folder
 from facial_keypoints.inference.predictor import load_predictor
-from facial_keypoints.io.images import letterbox
 from facial_keypoints.models.export import export_onnx
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.models.runtime import read_training_digests
@@ -29,7 +29,7 @@ from facial_keypoints.models.tuned import ReadOut, backbone, build_tuned, read_o
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training.augment import AugmentConfig
 from facial_keypoints.training.closed_form_head import Examples, fit_start
-from facial_keypoints.training.finetune import VIEWS, _examples, _Views, find_base, finetune
+from facial_keypoints.training.finetune import VIEWS, _examples, _Views, finetune
 from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema
 
 pytestmark = pytest.mark.backends
@@ -304,9 +304,7 @@ def test_too_few_labels_are_refused(base: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_tuned_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is an ONNX model"):
-        find_base(tmp_path / "x.onnx")
-    with pytest.raises(ModelError, match="no model to start from"):
-        find_base(tmp_path / "none.keras")
+        finetune(dotted_faces(9), tmp_path / "run", base=tmp_path / "x.onnx")
     with pytest.raises(ModelError, match="takes images of 32×32"):
         finetune(dotted_faces(9), tmp_path / "run", base=base)
     spec = ModelSpec("fc", KAGGLE15, (SIZE, SIZE))

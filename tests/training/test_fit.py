@@ -21,7 +21,7 @@ from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import MARKER, lock_folder
 from facial_keypoints.inference.predictor import load_predictor
-from facial_keypoints.models.codec import load_keras_model
+from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.runtime import load_runtime, read_spec, read_training_digests
 from facial_keypoints.models.study import RmsePixels, build_cnn
 from facial_keypoints.training import fit as training

@@ -103,8 +103,7 @@ def batch_command(
     if resume and force:
         raise typer.BadParameter("--resume keeps what --force would delete: give one of them.")
     from facial_keypoints.batch.run import run_batch
-    from facial_keypoints.inference.detector import find_detector
-    from facial_keypoints.models.runtime import find_model
+    from facial_keypoints.models.registry import find_detector, find_model
 
     log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     bars = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

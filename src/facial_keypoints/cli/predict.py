@@ -253,7 +253,8 @@ def models_command(
     from rich.table import Table
     from rich.text import Text
 
-    from facial_keypoints.models.runtime import read_spec, shipped_models
+    from facial_keypoints.models.registry import shipped_models
+    from facial_keypoints.models.runtime import read_spec
 
     specs = {name: read_spec(name) for name in ([model] if model else shipped_models())}
     if as_json:

@@ -85,12 +85,12 @@ def serve_command(
 
     from rich.console import Console
 
-    from facial_keypoints.models.runtime import shipped_models
+    from facial_keypoints.models.registry import find_model, is_onnx
 
     # Pillow warns of metadata that nobody asked for; an image that it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
-    path = shipped_models().get(model, Path(model))
-    if model != "default" and path.suffix.lower() != ".onnx":
+    path = find_model(model)
+    if not is_onnx(path):
         raise ModelError(
             f"serve takes 'default' or an .onnx file, not {model}: make one with 'facial-keypoints "
             "export'."

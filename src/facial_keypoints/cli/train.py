@@ -426,10 +426,11 @@ def _finetune(
 
     from facial_keypoints.evaluation.report import render_evaluation
     from facial_keypoints.evaluation.scores import evaluate_predictions
+    from facial_keypoints.models.registry import find_model
     from facial_keypoints.models.spec import read_embedded_spec
-    from facial_keypoints.training.finetune import find_base, finetune
+    from facial_keypoints.training.finetune import finetune
 
-    spec = read_embedded_spec(find_base(base))
+    spec = read_embedded_spec(find_model(base, trainable=True))
     dataset = load_faces(
         data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=wanted
     )

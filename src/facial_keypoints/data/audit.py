@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.crops import to_channels
 from facial_keypoints.data.duplicates import (
     exact_groups,
     face_features,
     image_features,
     near_pairs,
 )
-from facial_keypoints.geometry import inside_image
+from facial_keypoints.geometry import fit_similarity, inside_image, resize_xy
 from facial_keypoints.io.images import encode_image
 from facial_keypoints.types import FaceDataset
 
@@ -372,19 +373,11 @@ def _align(
     Returns:
         (N, K, 2) aligned points and (N, 4) pose: centre x, centre y, log scale, roll in radians.
     """
-    z = xy[..., 0] + 1j * xy[..., 1]
-    r = np.broadcast_to(reference[:, 0] + 1j * reference[:, 1], z.shape)
-    r = np.where(np.isnan(z), np.nan, r)
-    z_mean, r_mean = np.nanmean(z, axis=1), np.nanmean(r, axis=1)
-    z0, r0 = z - z_mean[:, None], r - r_mean[:, None]
-    turn = np.nansum(np.conj(z0) * r0, axis=1) / np.maximum(
-        np.nansum(np.abs(z0) ** 2, axis=1), 1e-9
-    )
-    aligned = z0 * turn[:, None] + r_mean[:, None]
-    pose = np.column_stack(
-        [z_mean.real, z_mean.imag, -np.log(np.maximum(np.abs(turn), 1e-6)), -np.angle(turn)]
-    )
-    return np.stack([aligned.real, aligned.imag], axis=-1), pose
+    matrix = fit_similarity(xy, reference)
+    aligned = np.einsum("nij,nkj->nki", matrix[..., :2], xy) + matrix[:, np.newaxis, :, 2]
+    turn = matrix[:, 0, 0] + 1j * matrix[:, 1, 0]
+    scale = np.maximum(np.abs(turn), 1e-6)
+    return aligned, np.column_stack([np.nanmean(xy, axis=1), -np.log(scale), -np.angle(turn)])
 
 
 def _odd_point(xy: NDArray[np.float64], reference: NDArray[np.float64]) -> int:
@@ -459,10 +452,11 @@ def _thumbnail(dataset: FaceDataset, row: int) -> bytes:
     image = dataset.images[row]
     scale = _THUMBNAIL_SIDE / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    colour = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
-    canvas = np.asarray(cv2.resize(colour, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    canvas = np.asarray(
+        cv2.resize(to_channels(image, 3), size, interpolation=cv2.INTER_CUBIC), np.uint8
+    )
     for x, y in dataset.keypoints.xy[row]:
         if np.isfinite(x) and inside_image(np.array([x, y]), dataset.image_size):
-            centre = (round((float(x) + 0.5) * scale), round((float(y) + 0.5) * scale))
+            centre = np.rint(resize_xy(np.array([x, y]), scale)).astype(int).tolist()
             cv2.circle(canvas, centre, 3, (60, 220, 60), -1, cv2.LINE_AA)
     return encode_image(canvas)

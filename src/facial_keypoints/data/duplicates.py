@@ -17,7 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.types import ImageArray, Keypoints
+from facial_keypoints.crops import to_channels, warp_image
+from facial_keypoints.geometry import edges_to_centres, fit_similarity
+from facial_keypoints.types import CropTransform, ImageArray, Keypoints
 
 __all__ = [
     "duplicate_groups",
@@ -41,7 +43,10 @@ _BLOCK = 256  # rows compared with all others at once; bounds memory for 50,000 
 
 def image_features(images: ImageArray) -> NDArray[np.float32]:
     """(N, 576) small images with mean 0 and length 1 (0 for a blank one)."""
-    small = [cv2.resize(_grey(i), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) for i in images]
+    small = [
+        cv2.resize(to_channels(image, 1), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        for image in images
+    ]
     return _unit(np.asarray(small, np.float32).reshape(len(images), _SIDE * _SIDE))
 
 
@@ -53,19 +58,17 @@ def face_features(images: ImageArray, keypoints: Keypoints) -> NDArray[np.float3
     left, right = (keypoints.xy[:, i].astype(np.float64) for i in keypoints.schema.norm_indices)
     features = np.zeros((len(images), _SIDE, _SIDE), np.float32)
     # Eyes half a side apart, three eighths of the side from the top: brows to mouth fill the square.
-    to_left = complex(0.75 * _SIDE - 0.5, 0.375 * _SIDE - 0.5)
-    to_right = complex(0.25 * _SIDE - 0.5, 0.375 * _SIDE - 0.5)
+    target = edges_to_centres(_SIDE * np.array([[0.75, 0.375], [0.25, 0.375]]))
     for i, image in enumerate(images):
-        span = complex(*(left[i] - right[i]))
-        if not abs(span) >= 2.0:  # pixels; also skips NaN
+        span = float(np.linalg.norm(left[i] - right[i]))
+        if not span >= 2.0:  # pixels; also skips NaN
             continue
-        turn = (to_left - to_right) / span
-        shift = to_right - turn * complex(*right[i])
-        matrix = np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
-        smooth = cv2.GaussianBlur(_grey(image), (0, 0), max(0.5 / abs(turn), 0.3))  # no aliasing
-        face = cv2.warpAffine(
-            smooth, matrix, (_SIDE, _SIDE), borderMode=cv2.BORDER_REPLICATE
-        ).astype(np.float32)
+        matrix = fit_similarity(np.stack([left[i], right[i]]), target)
+        smooth = cv2.GaussianBlur(
+            to_channels(image, 1), (0, 0), max(span / _SIDE, 0.3)
+        )  # no aliasing
+        crop = CropTransform(matrix, (_SIDE, _SIDE))
+        face = warp_image(smooth[..., np.newaxis], crop)[..., 0].astype(np.float32)
         features[i] = face - cv2.GaussianBlur(face, (0, 0), 5.0)
     return _unit(features.reshape(len(images), _SIDE * _SIDE))
 
@@ -193,12 +196,6 @@ def _join_sittings(
     together = _merge(joined, big[a], big[b])
     # Mean faces of strangers can be alike too (drawn faces are): then sittings stay apart.
     return joined if np.bincount(together).max() > largest else together
-
-
-def _grey(image: ImageArray) -> ImageArray:
-    if image.shape[2] == 1:
-        return image[..., 0]
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:

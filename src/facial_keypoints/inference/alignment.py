@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.crops import checked_image, cut_crop
 from facial_keypoints.errors import DataError
-from facial_keypoints.io.images import cut_crop
+from facial_keypoints.geometry import fit_similarity, resize_xy
 from facial_keypoints.io.tables import Value, as_text
 from facial_keypoints.types import (
     BoolArray,
     CropTransform,
-    FloatArray,
     ImageArray,
     Keypoints,
     Prediction,
@@ -34,7 +34,6 @@ __all__ = [
     "AlignedFaces",
     "align",
     "aligned_row",
-    "fit_similarity",
     "template_points",
 ]
 
@@ -117,35 +116,7 @@ def template_points(size: int = TEMPLATE_SIZE, margin: float = 0.0) -> NDArray[n
     if not 0.0 <= margin <= 10.0:
         raise ValueError(f"margin must be from 0 to 10, received {margin}.")
     scale = size / (TEMPLATE_SIZE * (1.0 + 2.0 * margin))
-    return np.asarray((TEMPLATE + 0.5 + margin * TEMPLATE_SIZE) * scale - 0.5)
-
-
-def fit_similarity(source: FloatArray, target: FloatArray) -> NDArray[np.float64]:
-    """The shift, turn and scale that bring points nearest to their targets, by least squares.
-
-    Umeyama's solution (IEEE PAMI 13(4):376-380, 1991); in the plane, where points are complex numbers,
-    turn and scale are one factor. Never mirrors.
-
-    Args:
-        source: (K, 2) points, at least two different ones.
-        target: (K, 2) where they should be.
-
-    Returns:
-        (2, 3) matrix.
-
-    Raises:
-        ValueError: All points are at one place.
-    """
-    a, b = (np.asarray(p, np.float64) @ np.array([1.0, 1.0j]) for p in (source, target))
-    from_middle = a - a.mean()
-    spread = float((np.abs(from_middle) ** 2).sum())
-    if not spread > 1e-12:
-        raise ValueError("a similarity needs at least two points at different places.")
-    factor = (from_middle.conj() * (b - b.mean())).sum() / spread
-    shift = b.mean() - factor * a.mean()
-    return np.array(
-        [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
-    )
+    return np.asarray(resize_xy(TEMPLATE + margin * TEMPLATE_SIZE, scale))
 
 
 def align(
@@ -183,21 +154,14 @@ def align(
             f"aligning needs the eye centres, the nose tip and the mouth corners, but '{schema.name}' "
             f"has no {missing[0]}: use the model 'default' or another one that answers them."
         )
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
-        raise ValueError(
-            "image must be uint8 with shape (H, W), (H, W, 1) or (H, W, 3), "
-            f"received {image.dtype} {image.shape}."
-        )
+    image = checked_image(image)
     target = template_points(size, margin)
     points = keypoints.xy[:, [schema.index(name) for name in TEMPLATE_POINTS]]
     images = np.zeros((len(points), size, size, 3), np.uint8)
     matrices = np.full((len(points), 2, 3), np.nan)
-    for i, xy in enumerate(points):
-        known = ~np.isnan(xy[:, 0])
-        if len(np.unique(xy[known], axis=0)) < 2:
-            continue
-        matrix = fit_similarity(xy[known], target[known])
-        # Points in an impossible order (eyes and mouth that cross) can leave no scale at all.
+    for i, matrix in enumerate(fit_similarity(points, target)):
+        # Too few known points leave no scale, nor do points in an impossible order (eyes and mouth that
+        # cross).
         if np.hypot(matrix[0, 0], matrix[1, 0]) < 1e-6:
             continue
         matrices[i] = matrix

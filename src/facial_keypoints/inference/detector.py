@@ -1,7 +1,7 @@
 """Finding the faces of a photo: a small network that comes with the package, or a user's own YuNet.
 
 Knows images and boxes, nothing of keypoints models. A box is the square *face box* of
-:mod:`facial_keypoints.framing`: roughly from the hairline to the chin.
+:mod:`facial_keypoints.geometry`: roughly from the hairline to the chin.
 """
 
 from __future__ import annotations
@@ -9,31 +9,25 @@ from __future__ import annotations
 import json
 import os
 import threading
-from importlib import resources
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.cluster import available_cores
+from facial_keypoints.crops import checked_image, resize_image, to_channels
 from facial_keypoints.errors import ModelError
-from facial_keypoints.framing import face_boxes
+from facial_keypoints.geometry import face_boxes, nms
+from facial_keypoints.models.registry import find_detector, open_onnx
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import ImageArray
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 __all__ = [
     "DETECTOR_KEY",
     "FaceDetector",
     "OnnxFaceDetector",
     "YuNetFaceDetector",
-    "find_detector",
     "load_detector",
-    "suppress_overlaps",
 ]
 
 DETECTOR_KEY = "facial_keypoints_detector"
@@ -80,12 +74,10 @@ def load_detector(
     Raises:
         ModelError: There is no such file, it is corrupt, or it is no face detector.
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, received {threads}.")
     path = find_detector(detector)
     if str(detector) == "default":
         return OnnxFaceDetector(path, threads=threads, threshold=threshold)
-    session = _open(path, threads)
+    session = open_onnx(path, threads)
     if DETECTOR_KEY in session.get_modelmeta().custom_metadata_map:
         return OnnxFaceDetector(path, threads=threads, threshold=threshold)
     if any(node.name in _YUNET_OUTPUTS for node in session.get_outputs()):
@@ -94,23 +86,6 @@ def load_detector(
         f"{path} is neither a face detector of this package nor OpenCV's YuNet: name one of those, or "
         "'default'."
     )
-
-
-def find_detector(detector: str | os.PathLike[str] = "default") -> Path:
-    """The file of a face detector; one that a user names may still be missing.
-
-    Raises:
-        ModelError: This build comes without the detector ``default``.
-    """
-    if str(detector) != "default":
-        return Path(detector)
-    path = Path(str(resources.files("facial_keypoints.models"))) / "weights" / "face_detector.onnx"
-    if not path.is_file():
-        raise ModelError(
-            "this build of facial-keypoints comes without the face detector 'default': give the "
-            "boxes of the faces, or name a detector's .onnx file."
-        )
-    return path
 
 
 class OnnxFaceDetector:
@@ -140,8 +115,8 @@ class OnnxFaceDetector:
         threshold: float | None = None,
         longest_side: int | None = None,
     ) -> None:
-        self.path = Path(path)
-        self._session = _open(self.path, threads)
+        self.path = find_detector(path)
+        self._session = open_onnx(self.path, threads)
         metadata = self._session.get_modelmeta().custom_metadata_map
         names = {node.name for node in self._session.get_outputs()}
         if DETECTOR_KEY not in metadata or not {"boxes", "scores"} <= names:
@@ -173,26 +148,19 @@ class OnnxFaceDetector:
             Boxes (N, 4) xyxy, edges in image pixels (they may reach beyond the image), and scores
             (N,) in [0, 1], best first.
         """
-        gray = _to_gray(image)
-        height, width = gray.shape
+        grey = to_channels(checked_image(image), 1)
+        height, width = grey.shape[:2]
         scale = min(self.longest_side / max(height, width), self._max_enlarge)
         new_height, new_width = (max(1, round(side * scale)) for side in (height, width))
-        # Averaging over areas keeps what lies between the pixels of a plain resize from flickering.
-        how = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_LINEAR
-        small = (
-            gray
-            if (new_height, new_width) == (height, width)
-            else cv2.resize(gray, (new_width, new_height), interpolation=how)
-        )
         step = self._multiple
         canvas = np.zeros(
             (1, -(-new_height // step) * step, -(-new_width // step) * step), np.uint8
         )
-        canvas[0, :new_height, :new_width] = small
+        canvas[0, :new_height, :new_width] = resize_image(grey, (new_height, new_width))[..., 0]
         boxes, scores = self._session.run(["boxes", "scores"], {"image": canvas})
         kept = scores[0] >= self.threshold
         boxes, scores = boxes[0][kept], scores[0][kept]
-        order = suppress_overlaps(boxes, scores, self._overlap)
+        order = nms(boxes, scores, self._overlap)
         # Edges scale without the half pixel that pixel centres need.
         back = np.array([width / new_width, height / new_height] * 2, np.float32)
         return boxes[order] * back, scores[order]
@@ -207,17 +175,16 @@ class YuNetFaceDetector:
     Args:
         path: A YuNet ``.onnx`` file.
         threshold: Least score of a face; 0.7 when left out.
-        overlap: Share of common area (IoU) from which the weaker of two boxes is dropped.
+        overlap: IoU from which the weaker of two boxes is dropped.
 
     Raises:
-        ModelError: OpenCV cannot read the file.
+        ModelError: There is no such file, or OpenCV cannot read it.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, threshold: float | None = None, overlap: float = 0.3
     ) -> None:
-        if not Path(path).is_file():
-            raise ModelError(f"there is no face detector {path}: name a YuNet .onnx file.")
+        path = find_detector(path)
         self._lock = threading.Lock()
         try:
             self._net: Any = cv2.FaceDetectorYN.create(
@@ -233,8 +200,7 @@ class YuNetFaceDetector:
 
     def detect(self, image: ImageArray) -> tuple[Boxes, NDArray[np.float32]]:
         """Find the faces of one image; see :meth:`FaceDetector.detect`."""
-        _check(image)
-        colour = np.broadcast_to(np.atleast_3d(image), (*image.shape[:2], 3))
+        colour = to_channels(checked_image(image), 3)
         with self._lock:  # the net keeps the size of one image
             self._net.setInputSize((colour.shape[1], colour.shape[0]))
             _, faces = self._net.detect(np.ascontiguousarray(colour[..., ::-1]))
@@ -249,69 +215,3 @@ class YuNetFaceDetector:
                 points[:, KAGGLE15.index(name)] = faces[:, 4 + 2 * column : 6 + 2 * column]
         order = np.argsort(-faces[:, 14], kind="stable")
         return face_boxes(points, KAGGLE15)[order], faces[order, 14].astype(np.float32)
-
-
-def suppress_overlaps(
-    boxes: Boxes, scores: NDArray[np.float32], overlap: float
-) -> NDArray[np.int64]:
-    """Which boxes to keep: of any two that share too much, the one with the better score.
-
-    Args:
-        boxes: (N, 4) xyxy.
-        scores: (N,).
-        overlap: Share of common area (intersection over union) from which a box is dropped.
-
-    Returns:
-        Indices of the boxes kept, best first.
-    """
-    rest = np.argsort(-scores, kind="stable")
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    kept = []
-    while len(rest):
-        first, rest = rest[0], rest[1:]
-        kept.append(first)
-        sides = np.minimum(boxes[first, 2:], boxes[rest, 2:]) - np.maximum(
-            boxes[first, :2], boxes[rest, :2]
-        )
-        common = np.prod(np.maximum(sides, 0.0), axis=1)
-        rest = rest[common < overlap * (area[first] + area[rest] - common)]
-    return np.array(kept, np.int64)
-
-
-def _open(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    if not path.is_file():
-        raise ModelError(
-            f"there is no face detector {path}: name an .onnx file, or 'default' for the one that "
-            "comes with the package."
-        )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or available_cores()
-    options.inter_op_num_threads = 1
-    # Threads that spin while they wait take the cores from those that read images.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # what goes wrong is told in our own sentence
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common base but Exception
-        reason = " ".join(str(error).split())[:160]
-        raise ModelError(f"{path} is no readable ONNX model ({reason}).") from error
-
-
-def _check(image: ImageArray) -> None:
-    flat = image.ndim == 2
-    if image.dtype != np.uint8 or not (flat or (image.ndim == 3 and image.shape[2] in (1, 3))):
-        raise ValueError(
-            f"image must be uint8 with shape (H, W, 3), (H, W, 1) or (H, W), received {image.dtype} "
-            f"{image.shape}."
-        )
-    if 0 in image.shape:
-        raise ValueError(f"image must have pixels, received shape {image.shape}.")
-
-
-def _to_gray(image: ImageArray) -> ImageArray:
-    _check(image)
-    if image.ndim == 3 and image.shape[2] == 3:
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-    return np.ascontiguousarray(image.reshape(image.shape[:2]))

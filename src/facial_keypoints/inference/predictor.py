@@ -16,12 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.cluster import available_cores
+from facial_keypoints.crops import checked_image, cut_crop, letterbox
 from facial_keypoints.errors import ImageError, ModelError
-from facial_keypoints.framing import can_frame, face_sizes, frame_face
-from facial_keypoints.geometry import box_to_crop, flip_images, flip_xy
+from facial_keypoints.geometry import (
+    box_to_crop,
+    face_crop,
+    face_sizes,
+    flip_images,
+    flip_xy,
+    has_face_box,
+)
 from facial_keypoints.inference.detector import FaceDetector, load_detector
 from facial_keypoints.inference.refine import look_again
-from facial_keypoints.io.images import MAX_PIXELS, cut_crop, in_order, letterbox, read_image
+from facial_keypoints.io.images import MAX_PIXELS, in_order, read_image
 from facial_keypoints.models.runtime import Runtime, load_runtime
 from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.types import (
@@ -239,7 +246,7 @@ class Predictor:
             ModelError: This build comes without a detector and none was given.
             ValueError: The array is no such image.
         """
-        image = _checked(image)
+        image = checked_image(image)
         boxes, scores = self.detector.detect(np.broadcast_to(image, (*image.shape[:2], 3)))
         if min_score is not None:
             boxes, scores = boxes[scores >= min_score], scores[scores >= min_score]
@@ -272,7 +279,7 @@ class Predictor:
         Raises:
             ValueError: The array is no such image, or a box has no area.
         """
-        image = _checked(image)
+        image = checked_image(image)
         best = np.argsort(-scores, kind="stable")
         keypoints, sure = self._look_twice(image, boxes[best])
         found = _prediction(image, keypoints, boxes[best], scores[best], source)
@@ -281,7 +288,7 @@ class Predictor:
     def _faces(self, found: Keypoints, sure: NDArray[np.float32]) -> NDArray[np.int64]:
         """Indices of the detected boxes that show a face; of duplicates the first."""
         real = np.flatnonzero(~(sure < MIN_FACE_CONFIDENCE))  # NaN: the model gives no confidence
-        if not can_frame(self.spec.schema):
+        if not has_face_box(self.spec.schema):
             return real
         kept: list[int] = []
         sizes = face_sizes(found.xy, self.spec.schema)
@@ -317,7 +324,7 @@ class Predictor:
         Raises:
             ValueError: The array is no image, or a box has no area.
         """
-        image = _checked(image)
+        image = checked_image(image)
         given = np.asarray(boxes, np.float32).reshape(-1, 4)
         keypoints, _ = self._look_twice(image, given)
         return _prediction(image, keypoints, given, scores, source)
@@ -328,12 +335,12 @@ class Predictor:
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
             crops: From pixels of the photo to the model's input, one per face, as
-                :func:`facial_keypoints.framing.frame_face` makes them.
+                :func:`facial_keypoints.geometry.face_crop` makes them.
 
         Returns:
             One face per crop in pixels of the photo.
         """
-        return self._look(_checked(image), crops)[0]
+        return self._look(checked_image(image), crops)[0]
 
     def _look(
         self, image: ImageArray, crops: Sequence[CropTransform]
@@ -359,9 +366,9 @@ class Predictor:
         spec = self.spec
         crops = [box_to_crop(box, spec.input_size) for box in boxes]
         first, sure = self._look(image, crops)
-        if not crops or not can_frame(spec.schema):
+        if not crops or not has_face_box(spec.schema):
             return first, sure
-        closer = [frame_face(xy, spec.schema, spec.input_size) for xy in first.xy]
+        closer = [face_crop(xy, spec.schema, spec.input_size) for xy in first.xy]
         again, surer = self._look(image, closer)
         alike = np.array([_alike(*pair) for pair in zip(crops, closer, strict=True)])
         share = np.where(alike, 0.5, 1.0).astype(np.float32)
@@ -555,19 +562,6 @@ def _alike(first: CropTransform, second: CropTransform) -> bool:
     scale = float(np.hypot(*between[0]))
     turn = float(np.degrees(np.arctan2(between[0, 1], between[0, 0])))
     return 0.8 < scale < 1.25 and abs(turn) < 25.0
-
-
-def _checked(image: ImageArray) -> ImageArray:
-    """(H, W, 1 or 3) uint8."""
-    channels_last = image[..., np.newaxis] if image.ndim == 2 else image
-    if image.dtype != np.uint8 or channels_last.ndim != 3 or channels_last.shape[2] not in (1, 3):
-        raise ValueError(
-            "an image must be uint8 with shape (H, W), (H, W, 1) or (H, W, 3), "
-            f"received {image.dtype} {image.shape}."
-        )
-    if image.size == 0:
-        raise ValueError(f"an image must have pixels, received shape {image.shape}.")
-    return channels_last
 
 
 def load_predictor(

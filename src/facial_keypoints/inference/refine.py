@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.framing import can_frame, face_sizes, frame_face
+from facial_keypoints.crops import warp_image
+from facial_keypoints.geometry import face_crop, face_sizes, has_face_box, rotation
 from facial_keypoints.models.runtime import Runtime
 from facial_keypoints.types import CropTransform, ImageArray, KeypointSchema
 
@@ -71,7 +71,7 @@ def look_again(
     xy, confidence = xy.copy(), confidence.copy()
     schema = runtime.spec.schema
     # What well framed means is known for the family of the shipped detector alone.
-    known = runtime.spec.output == "points" and can_frame(schema)
+    known = runtime.spec.output == "points" and has_face_box(schema)
     if not len(images) or not known:
         return xy, confidence
     doubtful = confidence.mean(axis=1) < DOUBTFUL
@@ -141,15 +141,8 @@ def _look(
     runtime: Runtime, images: ImageArray, views: Sequence[CropTransform], style: NDArray[np.integer]
 ) -> Answers:
     """Answers of one view of each image, in pixels of the image."""
-    height, width = images.shape[1:3]
-    seen = np.stack([
-        cv2.warpAffine(
-            image, view.matrix, (width, height),
-            flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE,
-        ).reshape(image.shape)
-        for image, view in zip(images, views, strict=True)
-    ])  # fmt: skip
-    points, sure = runtime.run(seen)
+    seen = [warp_image(image, view) for image, view in zip(images, views, strict=True)]
+    points, sure = runtime.run(np.stack(seen))
     if sure is None:
         raise ValueError("a second look needs a model that gives a confidence.")
     rows = np.arange(len(images))
@@ -170,12 +163,7 @@ def _moved(view: CropTransform, angle: float, zoom: float, dx: float, dy: float)
     height, width = view.input_size
     middle = np.array([width - 1, height - 1]) / 2.0
     shown = middle + np.array([dx * width, dy * height]) / zoom
-    turn = zoom * np.array(
-        [
-            [np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))],
-            [-np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))],
-        ]
-    )
+    turn = rotation(-np.deg2rad(angle), zoom)
     matrix = turn @ view.matrix
     matrix[:, 2] += middle - turn @ shown
     return CropTransform(matrix, view.input_size)
@@ -186,4 +174,4 @@ def _framed(
 ) -> CropTransform:
     """A view with the eyes where Kaggle's crops have them."""
     height, width = image.shape[:2]
-    return frame_face(xy, schema, (height, width), upright=upright, smallest=0.1 * width)
+    return face_crop(xy, schema, (height, width), upright=upright, smallest=0.1 * width)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.framing import face_boxes, face_sizes
+from facial_keypoints.geometry import face_boxes, face_sizes
 from facial_keypoints.types import FloatArray, Keypoints, Prediction
 
 __all__ = ["OneEuro", "OneEuroFilter", "Smoother"]

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.errors import ModelError
-from facial_keypoints.framing import can_frame, face_boxes, face_sizes, frame_face
+from facial_keypoints.geometry import face_boxes, face_crop, face_sizes, has_face_box, iou
 from facial_keypoints.inference.detector import FaceDetector
 from facial_keypoints.inference.predictor import Predictor, load_predictor
 from facial_keypoints.inference.smoothing import OneEuro, Smoother
@@ -58,7 +58,7 @@ _GROWTH = 1.35  # in one frame: doubt
 _SAME = 0.35  # mean distance of points below which two answers are one face
 
 _OVERLAP = 0.25
-"""Least common area (intersection over union) of a detector's box and the box of a track."""
+"""Least IoU of a detector's box and the box of a track."""
 
 _MOTION_S = 0.12
 """Seconds over which a track's speed is averaged."""
@@ -149,7 +149,7 @@ class Tracker:
                 "detect_every_s must not be negative and max_faces at least 1, received "
                 f"{detect_every_s} and {max_faces}."
             )
-        if not can_frame(predictor.spec.schema):
+        if not has_face_box(predictor.spec.schema):
             raise ModelError(
                 f"the model '{predictor.spec.name}' cannot track: its keypoints lack the eye centres or "
                 "the mouth's corners; choose another model."
@@ -184,7 +184,7 @@ class Tracker:
         now = frame.time_s
         image = frame.grey() if self._predictor.spec.channels == 1 else frame.rgb()
         self._lost = [track for track in self._lost if now - track.time_s <= _KEPT_S]
-        looks = self._part_twins(self._follow(image, now))
+        looks = self._drop_duplicates(self._follow(image, now))
         if self._should_detect(looks, now):
             looks = self._detect(frame, image, looks)
             self._detected_s = now
@@ -213,7 +213,7 @@ class Tracker:
 
     def _look(self, image: ImageArray, faces: Iterable[NDArray[np.float32]]) -> Keypoints:
         spec = self._predictor.spec
-        crops = [frame_face(xy, spec.schema, spec.input_size) for xy in faces]
+        crops = [face_crop(xy, spec.schema, spec.input_size) for xy in faces]
         return self._predictor.predict_framed(image, crops)
 
     def _sizes(self, xy: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -231,7 +231,7 @@ class Tracker:
         apart = float(np.linalg.norm(a - b, axis=-1).mean())
         return apart < _SAME * min(float(self._sizes(a)), float(self._sizes(b)))
 
-    def _part_twins(self, looks: list[_Look]) -> list[_Look]:
+    def _drop_duplicates(self, looks: list[_Look]) -> list[_Look]:
         """Where two tracks have come to one face, it is the one's whose motion led there."""
         kept: list[_Look] = []
         for look in sorted(looks, key=self._surprise):
@@ -367,18 +367,9 @@ def _mean_confidence(confidence: NDArray[np.float32] | None) -> float:
     return 1.0 if confidence is None else float(confidence.mean())
 
 
-def _overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, M) common area over joint area of boxes (N, 4) and (M, 4)."""
-    low = np.maximum(a[:, np.newaxis, :2], b[np.newaxis, :, :2])
-    high = np.minimum(a[:, np.newaxis, 2:], b[np.newaxis, :, 2:])
-    common = np.prod(np.maximum(high - low, 0.0), axis=-1, dtype=np.float64)
-    area_a, area_b = (np.prod(x[:, 2:] - x[:, :2], axis=-1, dtype=np.float64) for x in (a, b))
-    return np.asarray(common / np.maximum(area_a[:, np.newaxis] + area_b - common, 1e-9))
-
-
 def _pairs(tracks: NDArray[np.float32], boxes: NDArray[np.float32]) -> dict[int, int]:
-    """Which box each track has, the largest overlaps first; best for all is no better for few faces."""
-    overlap = _overlaps(tracks, boxes)
+    """Which box each track has, the largest IoU first; best for all is no better for few faces."""
+    overlap = iou(tracks, boxes)
     chosen: dict[int, int] = {}
     for flat in np.argsort(-overlap, axis=None, kind="stable"):
         i, j = (int(v) for v in np.unravel_index(flat, overlap.shape))

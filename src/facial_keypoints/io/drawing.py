@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.crops import checked_image, to_channels
 from facial_keypoints.types import FloatArray, ImageArray, Keypoints, Prediction
 
 __all__ = ["POINT_COLOR", "confidence_color", "draw_boxes", "draw_keypoints", "draw_prediction"]
@@ -30,17 +31,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 def _canvas(image: ImageArray) -> ImageArray:
     """A writable RGB copy (H, W, 3) of a grey (H, W), (H, W, 1) or RGB image."""
-    if image.dtype != np.uint8:
-        raise ValueError(f"image must be uint8, received {image.dtype}.")
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[..., 0]
-    if image.ndim == 2:
-        return np.repeat(image[..., np.newaxis], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"image must have shape (H, W), (H, W, 1) or (H, W, 3), received {image.shape}."
-        )
-    return np.array(image, order="C")
+    return np.array(to_channels(checked_image(image), 3), order="C")
 
 
 def _fixed(values: float | FloatArray) -> list[int]:

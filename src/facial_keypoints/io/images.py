@@ -1,4 +1,4 @@
-"""Image files to arrays, in order, by several threads; arrays to a model's input and to image files.
+"""Image files to arrays, in order, by several threads; arrays to image files.
 
 No other module calls a decoder or an encoder. Pillow does both, not OpenCV: it tells size and kind from
 the header before it decodes anything, knows the EXIF orientation, transparency and 16 bits of every
@@ -21,18 +21,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from facial_keypoints.errors import DataError, ImageError
 from facial_keypoints.files import atomic_path
-from facial_keypoints.geometry import resize_transform
 from facial_keypoints.io.tables import read_list
-from facial_keypoints.types import CropTransform, ImageArray
+from facial_keypoints.types import ImageArray
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -40,11 +37,9 @@ __all__ = [
     "MEDIA_TYPES",
     "WRITABLE_SUFFIXES",
     "StoredImage",
-    "cut_crop",
     "encode_image",
     "find_images",
     "in_order",
-    "letterbox",
     "read_content",
     "read_image",
     "write_image",
@@ -267,104 +262,6 @@ def write_image(path: str | os.PathLike[str], image: ImageArray, *, quality: int
     path = Path(path)
     with atomic_path(path) as temporary:
         temporary.write_bytes(encode_image(image, path.suffix, quality=quality))
-
-
-def letterbox(
-    image: ImageArray, input_size: tuple[int, int], channels: int
-) -> tuple[ImageArray, CropTransform]:
-    """Bring a whole image to a model's input: as large as fits, in the middle, edges repeated.
-
-    The aspect ratio stays, so that a face in a crop that is not square keeps its shape.
-
-    Args:
-        image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
-        input_size: (height, width) of the input.
-        channels: 1 grey or 3 RGB.
-
-    Returns:
-        (height, width, channels) uint8, and the map from image pixels to input pixels.
-
-    Raises:
-        ValueError: The array is no such image.
-    """
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
-        raise ValueError(
-            "an image must be uint8 with shape (H, W), (H, W, 1) or (H, W, 3), "
-            f"received {image.dtype} {image.shape}."
-        )
-    array = image[..., np.newaxis] if image.ndim == 2 else image
-    if array.shape[2] not in (1, 3):
-        raise ValueError(f"an image must have 1 or 3 channels, received {array.shape[2]}.")
-    height, width = array.shape[:2]
-    scale = min(input_size[0] / height, input_size[1] / width)
-    inner = (
-        min(input_size[0], max(1, round(height * scale))),
-        min(input_size[1], max(1, round(width * scale))),
-    )
-    if inner != (height, width):
-        # Averaging over areas when shrinking: single samples would make noise of fine detail.
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        array = _resized(array, inner, method)
-    top, left = (input_size[0] - inner[0]) // 2, (input_size[1] - inner[1]) // 2
-    if inner != input_size:
-        rows = np.clip(np.arange(input_size[0]) - top, 0, inner[0] - 1)
-        columns = np.clip(np.arange(input_size[1]) - left, 0, inner[1] - 1)
-        array = array[rows[:, np.newaxis], columns]
-    if array.shape[2] != channels:
-        code = cv2.COLOR_RGB2GRAY if channels == 1 else cv2.COLOR_GRAY2RGB
-        array = np.asarray(cv2.cvtColor(np.ascontiguousarray(array), code), np.uint8)
-    matrix = resize_transform((height, width), inner).matrix.copy()
-    matrix[:, 2] += (left, top)
-    return array.reshape(*input_size, channels), CropTransform(matrix, input_size)
-
-
-def cut_crop(
-    image: ImageArray, crop: CropTransform, channels: int, *, border: int = cv2.BORDER_REPLICATE
-) -> ImageArray:
-    """Cut what a crop transform shows out of an image; beyond its edges they are repeated.
-
-    Args:
-        image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
-        crop: From image pixels to crop pixels; any turn and scale.
-        channels: 1 grey or 3 RGB.
-        border: What is beyond the image: OpenCV's border mode; ``cv2.BORDER_CONSTANT`` is black.
-
-    Returns:
-        (height, width, channels) uint8 of the crop's ``input_size``.
-    """
-    array = image[..., np.newaxis] if image.ndim == 2 else image
-    height, width = crop.input_size
-    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) - 0.5
-    seen = crop.inverse().apply(corners)
-    # Only what is seen is touched, with two pixels more for the interpolation: photos are large.
-    limit = np.array([array.shape[1], array.shape[0]])
-    low = np.clip(np.floor(seen.min(axis=0)) - 2, 0, limit - 1).astype(int)
-    high = np.clip(np.ceil(seen.max(axis=0)) + 3, low + 1, limit).astype(int)
-    part = array[low[1] : high[1], low[0] : high[0]]
-    matrix = crop.matrix.copy()
-    matrix[:, 2] += matrix[:, :2] @ low
-    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-    if scale < 0.7:
-        # Averaged over areas first: single samples of a large face would make noise of fine detail.
-        rows, columns = (max(1, round(n * scale)) for n in part.shape[:2])
-        back = resize_transform((rows, columns), (part.shape[0], part.shape[1])).matrix
-        part = _resized(part, (rows, columns), cv2.INTER_AREA)
-        matrix = np.column_stack(
-            [matrix[:, :2] @ back[:, :2], matrix[:, :2] @ back[:, 2] + matrix[:, 2]]
-        )
-    if part.shape[2] != channels:
-        code = cv2.COLOR_RGB2GRAY if channels == 1 else cv2.COLOR_GRAY2RGB
-        part = np.asarray(cv2.cvtColor(np.ascontiguousarray(part), code), np.uint8)
-    cut = cv2.warpAffine(
-        np.ascontiguousarray(part), matrix, (width, height),
-        flags=cv2.INTER_LINEAR, borderMode=border,
-    )  # fmt: skip
-    return np.asarray(cut, np.uint8).reshape(height, width, channels)
-
-
-def _resized(array: ImageArray, size: tuple[int, int], method: int) -> ImageArray:
-    resized: NDArray[Any] = cv2.resize(array, (size[1], size[0]), interpolation=method)
-    return resized.reshape(*size, array.shape[2])
 
 
 def find_images(inputs: Iterable[str]) -> Iterator[Path]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cv2
 import numpy as np
 
+from facial_keypoints.crops import resize_image, to_channels
 from facial_keypoints.errors import DataError, MissingExtraError, OutputError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.types import ImageArray
@@ -134,7 +135,7 @@ class ImageFrame:
 
     def grey(self) -> ImageArray:
         """(H, W, 1) uint8."""
-        return np.asarray(cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY), np.uint8)[..., np.newaxis]
+        return to_channels(self.image, 1)
 
 
 class _DecodedFrame:
@@ -562,9 +563,7 @@ class ContactSheet:
         height, width = image.shape[:2]
         # A tall video is brought to the area of a wide one.
         scale = self._width / max(width, height * 9 / 16 if height <= width else height * 0.75)
-        size = max(2, round(width * scale)), max(2, round(height * scale))
-        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        small = np.asarray(cv2.resize(image, size, interpolation=way), np.uint8)
+        small = resize_image(image, (max(2, round(height * scale)), max(2, round(width * scale))))
         text, font = f"{time_s:.1f} s", cv2.FONT_HERSHEY_SIMPLEX
         for color, thickness in (((16, 20, 24), 3), ((255, 255, 255), 1)):
             at = (6, small.shape[0] - 8)

@@ -1,25 +1,21 @@
-"""Opening saved networks, and the step from what they answer to pixels and confidence.
+"""Between keypoints and what networks answer: targets, pixels, confidence.
 
-The decoding is part of the graph, written once, and used by the Keras runtime and by the ONNX
-export alike, so the two cannot differ.
+The pair :func:`encode` and :func:`decode` is that of the study's networks. Networks of the ``landmark``
+family answer input pixels as they are, and the log of their expected error besides. Needs no Keras:
+the functions take arrays of numpy and tensors alike.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
-from keras import layers, ops
+from numpy.typing import NDArray
 
-from facial_keypoints.errors import ModelError
-from facial_keypoints.models import landmark, study, tuned
-from facial_keypoints.models.spec import ModelSpec
+from facial_keypoints.types import FloatArray
 
-__all__ = ["CONFIDENCE", "CONFIDENCE_RADIUS", "load_decoded", "load_keras_model", "with_decoding"]
-
-_ = (landmark, study, tuned)  # imported to register what loading looks up by name
+__all__ = ["CONFIDENCE", "CONFIDENCE_RADIUS", "confidence_within", "decode", "encode"]
 
 CONFIDENCE_RADIUS = 1 / 32
 """Share of the input's longer side: 3 px of 96, about 8 % of the distance between the eyes."""
@@ -27,99 +23,35 @@ CONFIDENCE_RADIUS = 1 / 32
 CONFIDENCE = "estimated probability that the point is within 1/32 of the input's side (3 px of 96)"
 
 
-class DecodeSigned(layers.Layer):  # type: ignore[misc]
-    """The study's targets (N, K, 2) to input pixels (N, 1, K, 2).
+def encode(xy: FloatArray, input_size: tuple[int, int]) -> NDArray[np.float32]:
+    """Input pixels to the study's targets: (x - W/2) / (W/2), so (x - 48) / 48 on 96-pixel images.
 
     Args:
+        xy: (..., 2) pixels; NaN stays NaN.
         input_size: (height, width) of the input in pixels.
     """
-
-    def __init__(self, input_size: tuple[int, int], name: str) -> None:
-        super().__init__(dtype="float32", name=name)
-        self.input_size = (int(input_size[0]), int(input_size[1]))
-
-    def call(self, signed: Any) -> Any:
-        """The inverse of :func:`facial_keypoints.geometry.pixels_to_signed`."""
-        # Made here: tf2onnx turns constants captured outside a layer into missing inputs.
-        half = np.array([self.input_size[1] / 2, self.input_size[0] / 2], np.float32)
-        return ops.expand_dims(signed * half + half, 1)
+    half = _half(input_size)
+    return np.asarray((np.asarray(xy, np.float64) - half) / half, np.float32)
 
 
-class DecodePoints(layers.Layer):  # type: ignore[misc]
-    """Points with log error scales (N, S, K, 3) to input pixels and confidence.
-
-    The network learns its error as the density exp(-d / b) / (2 pi b^2) over the plane, d being the
-    distance from the truth, so a point is within r with probability 1 - (1 + r / b) exp(-r / b).
-
-    Args:
-        input_size: (height, width) of the input in pixels.
-    """
-
-    def __init__(self, input_size: tuple[int, int], name: str) -> None:
-        super().__init__(dtype="float32", name=name)
-        self.input_size = (int(input_size[0]), int(input_size[1]))
-
-    def call(self, points: Any) -> tuple[Any, Any]:
-        """(N, S, K, 2) pixels and (N, S, K) confidence in [0, 1]."""
-        ratio = CONFIDENCE_RADIUS * max(self.input_size) * ops.exp(-points[..., 2])
-        confidence = 1.0 - (1.0 + ratio) * ops.exp(-ratio)
-        return points[..., :2], confidence
+def decode(targets: Any, input_size: tuple[int, int]) -> Any:
+    """Inverse of :func:`encode`, for an array or a tensor (..., 2) of float32."""
+    half = _half(input_size)
+    return targets * half + half
 
 
-def with_decoding(model: keras.Model, spec: ModelSpec) -> keras.Model:
-    """The model from uint8 images to decoded answers.
+def _half(input_size: tuple[int, int]) -> NDArray[np.float32]:
+    return np.array([input_size[1] / 2, input_size[0] / 2], np.float32)
+
+
+def confidence_within(ratio: Any, exp: Callable[[Any], Any] = np.exp) -> Any:
+    """Probability in [0, 1] that a point is within a radius of the truth.
+
+    A network learns its error as the density exp(-d / b) / (2 pi b^2) over the plane, d being the
+    distance from the truth and b the error scale.
 
     Args:
-        model: A network as ``spec.output`` says.
-        spec: Its description.
-
-    Returns:
-        A model from ``image`` (N, H, W, C) uint8 to ``{"xy": (N, S, K, 2)}`` in input pixels and,
-        where the network estimates its error, ``"confidence": (N, S, K)`` in [0, 1].
-
-    Raises:
-        ModelError: The network does not answer what its description says.
+        ratio: The radius in error scales, r / b; an array or a tensor.
+        exp: What raises e to it: ``keras.ops.exp`` for a tensor.
     """
-    s, k = len(spec.styles), spec.schema.num_keypoints
-    expected: dict[str, tuple[int, ...]] = {"signed": (k, 2), "points": (s, k, 3)}
-    if spec.output not in expected:
-        raise ModelError(
-            f"the model '{spec.name}' answers in the form '{spec.output}', which this version does not "
-            "know: update facial-keypoints."
-        )
-    wanted = ((None, *spec.input_size, spec.channels), (None, *expected[spec.output]))
-    if (model.input_shape, model.output_shape) != wanted or (spec.output == "signed" and s != 1):
-        raise ModelError(
-            f"the model '{spec.name}' maps {model.input_shape} to {model.output_shape}, but its "
-            f"description says {wanted[0]} to {wanted[1]}: export or train it again."
-        )
-    image = keras.Input((*spec.input_size, spec.channels), dtype="uint8", name="image")
-    answer = model(ops.cast(image, "float32"))
-    if spec.output == "signed":
-        return keras.Model(image, {"xy": DecodeSigned(spec.input_size, name="xy")(answer)})
-    xy, confidence = DecodePoints(spec.input_size, name="points")(answer)
-    return keras.Model(image, {"xy": xy, "confidence": confidence})
-
-
-def load_keras_model(path: Path) -> keras.Model:
-    """Load a ``.keras`` file for prediction, running no code that it may carry.
-
-    Raises:
-        ModelError: The file is missing, corrupt, or wants to run code.
-    """
-    if not path.is_file():
-        raise ModelError(f"there is no model file {path}.")
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, OSError, AttributeError, ImportError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"the model file {path} cannot be loaded: {reason}") from error
-
-
-def load_decoded(path: Path, spec: ModelSpec) -> keras.Model:
-    """Load a ``.keras`` file and put its decoding behind it.
-
-    Raises:
-        ModelError: As :func:`load_keras_model` and :func:`with_decoding`.
-    """
-    return with_decoding(load_keras_model(path), spec)
+    return 1.0 - (1.0 + ratio) * exp(-ratio)

@@ -21,6 +21,7 @@ import numpy as np
 from facial_keypoints.errors import MissingExtraError, ModelError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.models.keras_backend import choose_backend
+from facial_keypoints.models.registry import find_model
 from facial_keypoints.models.runtime import Runtime, load_runtime
 from facial_keypoints.models.spec import (
     DIGESTS_KEY,
@@ -47,13 +48,13 @@ LARGEST_DIFFERENCE_PX = 1e-2
 def export_onnx(
     model: str | os.PathLike[str], out: str | os.PathLike[str], *, samples: ImageArray | None = None
 ) -> ModelSpec:
-    """Export a run folder or ``.keras`` file to ONNX.
+    """Export a Keras model to ONNX.
 
     Nothing is left at ``out`` unless ONNX Runtime and Keras agree to a hundredth of a pixel on
     random images, on drawn faces and on ``samples``, alone and in batches.
 
     Args:
-        model: Run folder or ``.keras`` file.
+        model: ``default``, a run folder or a ``.keras`` file.
         out: The file to write; replaced in one step.
         samples: (B, H, W, C) uint8 images to compare on as well.
 
@@ -65,17 +66,13 @@ def export_onnx(
         MissingExtraError: Keras or the converter is not installed.
         OutputError: The file cannot be written.
     """
-    path = Path(model)
-    if path.is_dir():
-        path = path / "model.keras"
-    if path.suffix.lower() == ".onnx":
-        raise ModelError(f"{path} is an ONNX model already: name a run folder or a .keras file.")
+    path = find_model(model, trainable=True)
     spec = read_embedded_spec(path)
     metadata = {METADATA_KEY: spec.to_json()}
     if (digests := read_embedded_digests(path)) is not None:
         metadata[DIGESTS_KEY] = digests_to_text(digests)
     choose_backend()
-    from facial_keypoints.models.codec import load_decoded
+    from facial_keypoints.models.keras_model import load_decoded
 
     reference = load_runtime(path)
     decoded = load_decoded(path, spec)
@@ -195,8 +192,8 @@ def _difference(keras_model: Runtime, onnx_model: Runtime, samples: ImageArray |
 
 def _drawn(spec: ModelSpec) -> ImageArray:
     """Faces of this package's own drawing at the model's input size."""
+    from facial_keypoints.crops import letterbox
     from facial_keypoints.data.synthetic.faces import draw_kaggle_like
-    from facial_keypoints.io.images import letterbox
 
     faces = draw_kaggle_like(8, seed=0).images
     return np.stack([letterbox(face, spec.input_size, spec.channels)[0] for face in faces])

@@ -7,15 +7,14 @@ so prediction needs no training library; Keras is imported only when a Keras mod
 from __future__ import annotations
 
 import os
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.cluster import available_cores
 from facial_keypoints.errors import ModelError
+from facial_keypoints.models.registry import find_model, is_onnx, open_onnx
 from facial_keypoints.models.spec import (
     DIGESTS_KEY,
     METADATA_KEY,
@@ -26,16 +25,11 @@ from facial_keypoints.models.spec import (
 )
 from facial_keypoints.types import ImageArray
 
-if TYPE_CHECKING:
-    import onnxruntime
-
 __all__ = [
     "Runtime",
-    "find_model",
     "load_runtime",
     "read_spec",
     "read_training_digests",
-    "shipped_models",
 ]
 
 Answer = tuple[NDArray[np.float32], NDArray[np.float32] | None]
@@ -60,13 +54,6 @@ class Runtime(Protocol):
         """
 
 
-def shipped_models() -> dict[str, Path]:
-    """The models that come with this package, by the name that ``--model`` takes."""
-    folder = Path(str(resources.files("facial_keypoints.models"))) / "weights"
-    files = sorted(folder.glob("*.onnx"))
-    return {file.stem: file for file in files if file.stem != "face_detector"}  # finds no points
-
-
 def load_runtime(
     model: str | os.PathLike[str] = "default", *, threads: int | None = None
 ) -> Runtime:
@@ -81,10 +68,8 @@ def load_runtime(
         ModelError: There is no such model, it is corrupt, or this package did not write it.
         MissingExtraError: It is a Keras model and Keras is not installed.
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, received {threads}.")
     path = find_model(model)
-    return _OnnxModel(path, threads) if _is_onnx(path) else _KerasModel(path)
+    return _OnnxModel(path, threads) if is_onnx(path) else _KerasModel(path)
 
 
 def read_spec(model: str | os.PathLike[str]) -> ModelSpec:
@@ -94,7 +79,7 @@ def read_spec(model: str | os.PathLike[str]) -> ModelSpec:
         ModelError: As for :func:`load_runtime`.
     """
     path = find_model(model)
-    return _OnnxModel(path, 1).spec if _is_onnx(path) else read_embedded_spec(path)
+    return _OnnxModel(path, 1).spec if is_onnx(path) else read_embedded_spec(path)
 
 
 def read_training_digests(model: str | os.PathLike[str]) -> frozenset[bytes] | None:
@@ -108,64 +93,14 @@ def read_training_digests(model: str | os.PathLike[str]) -> frozenset[bytes] | N
         ModelError: As for :func:`load_runtime`.
     """
     path = find_model(model)
-    return _OnnxModel(path, 1).digests() if _is_onnx(path) else read_embedded_digests(path)
-
-
-def _is_onnx(path: Path) -> bool:
-    return path.suffix.lower() == ".onnx"
-
-
-def find_model(model: str | os.PathLike[str]) -> Path:
-    """The file of a model.
-
-    Raises:
-        ModelError: There is no such model.
-    """
-    path, shipped = Path(model), shipped_models()
-    if str(model) in shipped:
-        return shipped[str(model)]
-    if str(model) == "default" and not path.exists():
-        raise ModelError(
-            "this build of facial-keypoints comes without the model 'default': name a run folder, a "
-            ".keras or an .onnx file instead."
-        )
-    if path.is_dir():
-        file = path / "model.keras"
-        if not file.is_file():
-            raise ModelError(
-                f"{path} is not a finished run (it has no model.keras): continue its training with "
-                "--resume, or name another model."
-            )
-        return file
-    if not path.is_file():
-        raise ModelError(
-            f"there is no model {path}: name a run folder, a .keras or an .onnx file, or one of the "
-            f"shipped models ({', '.join(shipped) or 'none in this build'})."
-        )
-    return path
+    return _OnnxModel(path, 1).digests() if is_onnx(path) else read_embedded_digests(path)
 
 
 class _OnnxModel:
     """An ONNX file that this package exported."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        # onnxruntime counts the cores of the machine, which may be more than this process may use.
-        options.intra_op_num_threads = threads or available_cores()
-        options.inter_op_num_threads = 1
-        # Threads that spin while they wait take the cores from those that read images: a quarter
-        # fewer files a second on two cores, and the processor busy for nothing in between.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # what goes wrong is told in our own sentence
-        try:
-            self._session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors have no common base but Exception
-            reason = " ".join(str(error).split())[:160]
-            raise ModelError(f"{path} is no readable ONNX model ({reason}).") from error
+        self._session = open_onnx(path, threads)
         metadata = self._session.get_modelmeta().custom_metadata_map
         if METADATA_KEY not in metadata:
             raise ModelError(
@@ -226,7 +161,7 @@ class _KerasModel:
 
         self.spec = read_embedded_spec(path)
         choose_backend()
-        from facial_keypoints.models.codec import load_decoded
+        from facial_keypoints.models.keras_model import load_decoded
 
         self._model: Any = load_decoded(path, self.spec)
 

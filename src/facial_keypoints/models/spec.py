@@ -51,8 +51,8 @@ class ModelSpec:
         channels: 1 grey or 3 RGB.
         data_digest: SHA-256 of the pixels and labels it was trained on.
         confidence: What its confidence means; empty if it gives none.
-        output: What the bare Keras network answers, which decoding turns into pixels: ``signed``
-            (N, K, 2) targets of the study, or ``points`` (N, S, K, 3) input pixels with the log
+        output: What the bare Keras network answers, which decoding turns into pixels: ``coordinates``
+            (N, K, 2), targets of the study, or ``points`` (N, S, K, 3) input pixels with the log
             of the expected error. ONNX files always answer decoded.
         version: Version of this package that wrote it.
     """
@@ -64,7 +64,7 @@ class ModelSpec:
     channels: int = 1
     data_digest: str = ""
     confidence: str = ""
-    output: str = "signed"
+    output: str = "coordinates"
     version: str = __version__
 
     def to_json(self) -> str:
@@ -96,7 +96,7 @@ class ModelSpec:
                 channels=int(value.get("channels", 1)),
                 data_digest=str(value.get("data_digest", "")),
                 confidence=str(value.get("confidence", "")),
-                output=str(value.get("output", "signed")),
+                output=str(value.get("output", "coordinates")),
                 version=str(value.get("version", "")),
             )
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:

@@ -14,7 +14,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.geometry import flip_images, flip_xy, pixels_to_signed
+from facial_keypoints.geometry import flip_images, flip_xy
+from facial_keypoints.models.codec import encode
 from facial_keypoints.types import BoolArray, FaceDataset, ImageArray
 
 __all__ = ["TrainingBatches", "flip_rows", "targets_and_weights"]
@@ -35,7 +36,7 @@ def targets_and_weights(
     """
     xy = dataset.keypoints.xy if keypoints is None else dataset.keypoints.xy[:, keypoints]
     labeled = ~np.isnan(xy[..., 0])
-    targets = np.nan_to_num(pixels_to_signed(xy, dataset.image_size), nan=0.0)
+    targets = np.nan_to_num(encode(xy, dataset.image_size), nan=0.0)
     return targets, labeled.astype(np.float32)
 
 

@@ -26,8 +26,9 @@ from facial_keypoints.data.cache import data_digest
 from facial_keypoints.data.duplicates import duplicate_groups, image_digests, join_groups
 from facial_keypoints.errors import DataError, ModelError
 from facial_keypoints.files import output_folder, write_json
-from facial_keypoints.models.codec import CONFIDENCE, load_keras_model
-from facial_keypoints.models.runtime import shipped_models
+from facial_keypoints.models.codec import CONFIDENCE
+from facial_keypoints.models.keras_model import load_keras_model
+from facial_keypoints.models.registry import find_model
 from facial_keypoints.models.spec import (
     ModelSpec,
     embed_digests,
@@ -42,7 +43,7 @@ from facial_keypoints.training.closed_form_head import FOLDS, Examples, fit_star
 from facial_keypoints.training.fit import git_revision, library_versions
 from facial_keypoints.types import FaceDataset, Keypoints
 
-__all__ = ["FinetunedRun", "find_base", "finetune"]
+__all__ = ["FinetunedRun", "finetune"]
 
 SMALLEST = 5
 """Faces, and labels of a point that the base does not know: fewer say nothing about other faces."""
@@ -82,32 +83,6 @@ class FinetunedRun:
     seconds: float
 
 
-def find_base(model: str | os.PathLike[str] = "default") -> Path:
-    """The ``.keras`` file of a model to start from; :func:`read_embedded_spec` describes it.
-
-    Args:
-        model: ``default`` or another shipped name, a run folder, or a ``.keras`` file.
-
-    Raises:
-        ModelError: There is no such model, or it is an ONNX file.
-    """
-    path, shipped = Path(model), shipped_models()
-    if str(model) in shipped:
-        path = shipped[str(model)].with_suffix(".keras")
-    elif path.is_dir():
-        path = path / "model.keras"
-    if path.suffix.lower() == ".onnx":
-        raise ModelError(
-            f"{path} is an ONNX model, which cannot be trained further: name default, a run folder or a "
-            ".keras file."
-        )
-    if not path.is_file():
-        raise ModelError(
-            f"there is no model to start from at {path}: name default, a run folder or a .keras file."
-        )
-    return path
-
-
 def finetune(
     dataset: FaceDataset,
     directory: Path | str,
@@ -125,7 +100,7 @@ def finetune(
             the points that are labelled in some face, and their left/right partners. Of more than
             2,000 faces a random 2,000 are used.
         directory: The run folder to make; nothing is left there when the work is interrupted.
-        base: The model to start from, as for :func:`find_base`.
+        base: The model to start from, ``default``, a run folder or a ``.keras`` file.
         seed: Seed of the views and of the folds of cross-validation.
         force: Replace what is in ``directory``.
         report: Told what is going on.
@@ -140,7 +115,7 @@ def finetune(
     inputs = (dataset.source, base)
     with output_folder(directory, verb="train", inputs=inputs, force=force) as fresh:
         started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
-        base_file = find_base(base)
+        base_file = find_model(base, trainable=True)
         base_spec = read_embedded_spec(base_file)
         _check_images(dataset, base_spec)
         dataset = _labelled_part(dataset, base_spec, seed)

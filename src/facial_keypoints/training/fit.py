@@ -48,9 +48,9 @@ from facial_keypoints.files import (
     read_json,
     write_json,
 )
-from facial_keypoints.geometry import signed_to_pixels
 from facial_keypoints.io.tables import write_table
-from facial_keypoints.models.codec import load_keras_model
+from facial_keypoints.models.codec import decode
+from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec, read_embedded_spec
 from facial_keypoints.models.study import RmsePixels, build_cnn, build_fc, build_specialists
 from facial_keypoints.training.batches import TrainingBatches, targets_and_weights
@@ -206,8 +206,8 @@ def predict_keypoints(
     height, width = images.shape[1:3]
     if len(images) == 0:
         return np.zeros((0, int(model.output_shape[1]), 2), np.float32)
-    signed = np.asarray(model.predict(images, batch_size=batch_size, verbose=0))
-    return signed_to_pixels(signed, (height, width))
+    targets = np.asarray(model.predict(images, batch_size=batch_size, verbose=0), np.float32)
+    return np.asarray(decode(targets, (height, width)))
 
 
 def compile_model(model: keras.Model, recipe: Recipe, image_size: tuple[int, int]) -> None:

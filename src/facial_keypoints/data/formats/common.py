@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.data.cutting import DEFAULT_SIZE, cut_face, face_box
+from facial_keypoints.crops import CROP_SIZE, cut_face, face_box, letterbox, to_channels
 from facial_keypoints.data.kaggle import style_of_rows
 from facial_keypoints.errors import DataError, ImageError
-from facial_keypoints.io.images import letterbox, read_image
+from facial_keypoints.io.images import read_image
 from facial_keypoints.schemas import get_schema, list_schemas
 from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints, KeypointSchema
 
@@ -83,12 +83,12 @@ def faces_of(labels: Labels, size: tuple[int, int] | None, channels: int | None)
         raise DataError(f"{path} holds no face.")
     ids, groups, points = labels.names, labels.groups, labels.points
     if labels.boxes is not None:
-        images, points, ids, groups = _cut(labels, labels.boxes, size or DEFAULT_SIZE, channels)
+        images, points, ids, groups = _cut(labels, labels.boxes, size or CROP_SIZE, channels)
         size = channels = None
     else:
         images = [_read_image(path, i, name, channels) for i, name in enumerate(ids, start=1)]
     if not all(image.shape[2] == 1 for image in images):
-        images = [np.repeat(i, 3, axis=2) if i.shape[2] == 1 else i for i in images]
+        images = [to_channels(image, 3) for image in images]
     try:
         keypoints = Keypoints(np.asarray(points, np.float32), labels.schema)
     except ValueError as error:

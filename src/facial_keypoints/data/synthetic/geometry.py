@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.geometry import resize_xy
 from facial_keypoints.schemas import KAGGLE15
 
 __all__ = ["NARROW", "WIDE", "FaceParameters", "Framing", "sample_faces"]
@@ -236,7 +237,7 @@ class FaceParameters:
 def _rescale(xy: Floats, image_size: int) -> Floats:
     """Pixels of a 96-pixel image to those of an ``image_size`` one, centres to centres."""
     factor = image_size / REFERENCE_SIZE
-    return ((xy + 0.5) * factor - 0.5).astype(np.float32)
+    return resize_xy(xy, factor).astype(np.float32)
 
 
 def _draws(

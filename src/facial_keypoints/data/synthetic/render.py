@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.data.synthetic.geometry import REFERENCE_SIZE, FaceParameters
+from facial_keypoints.geometry import centres_to_edges, resize_xy
 from facial_keypoints.io.images import encode_image, read_image
 from facial_keypoints.types import BoolArray
 
@@ -151,7 +152,7 @@ class _Canvas:
 
     def _lines(self, positions: NDArray[Any]) -> tuple[Floats, Floats]:
         """Coordinates along rows and columns, in pixels of a 96-pixel image."""
-        line = ((positions + 0.5) * self.unit - 0.5).astype(np.float32)
+        line = resize_xy(positions, self.unit).astype(np.float32)
         return line[None, None, :], line[None, :, None]
 
     def _doubled(self, grid: Floats) -> Floats:
@@ -391,8 +392,8 @@ class _Canvas:
         p = self.p
         x, y = p.face_to_plane(u, v)
         cos, sin = np.cos(p["roll"]) * p["scale"], np.sin(p["roll"]) * p["scale"]
-        cx = (cos * x - sin * y + p["shift_x"] + 0.5) / self.unit
-        cy = (sin * x + cos * y + p["shift_y"] + 0.5) / self.unit
+        cx = centres_to_edges(cos * x - sin * y + p["shift_x"]) / self.unit
+        cy = centres_to_edges(sin * x + cos * y + p["shift_y"]) / self.unit
         most = float(p["scale"].max())
         w = min(int(2 * half_u * most / self.unit) + 2, self.size)
         h = min(int(2 * half_v * most / self.unit) + 2, self.size)

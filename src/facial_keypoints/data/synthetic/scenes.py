@@ -9,7 +9,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from facial_keypoints.crops import warp_image
 from facial_keypoints.data.synthetic.faces import draw_faces
+from facial_keypoints.geometry import rotation
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import CropTransform, ImageArray, Keypoints
 
@@ -66,17 +68,14 @@ def draw_scene(
             (i + 0.5) * width / count + rng.uniform(-0.5, 0.5) * (width / count - size),
             height / 2 + rng.uniform(-0.5, 0.5) * (height - size),
         ])  # fmt: skip
-        angle, scale = np.deg2rad(rng.uniform(-turn_deg, turn_deg)), size / side
-        cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-        linear = np.array([[cos, -sin], [sin, cos]])
+        scale = size / side
+        linear = rotation(np.deg2rad(rng.uniform(-turn_deg, turn_deg)), scale)
         offset = middle - linear @ np.full(2, (side - 1) / 2)
         place = CropTransform(np.column_stack([linear, offset]), (height, width))
         tint = _TINTS[rng.integers(len(_TINTS))]
         face = np.concatenate([faces.images[i] * tint, shape[..., np.newaxis] * 255.0], axis=2)
-        laid = cv2.warpAffine(
-            cv2.GaussianBlur(face.astype(np.float32), (0, 0), max(0.1, 0.35 / scale - 0.3)),
-            place.matrix, (width, height), flags=cv2.INTER_LINEAR,
-        )  # fmt: skip
+        smooth = cv2.GaussianBlur(face.astype(np.float32), (0, 0), max(0.1, 0.35 / scale - 0.3))
+        laid = warp_image(smooth, place, border=cv2.BORDER_CONSTANT)
         cover = laid[..., 3:] / 255.0
         photo = cover * laid[..., :3] + (1.0 - cover) * photo
         points[i] = place.apply(faces.keypoints.xy[i])

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.errors import DataError
-from facial_keypoints.framing import face_boxes
+from facial_keypoints.geometry import face_boxes
+from facial_keypoints.models.codec import CONFIDENCE_RADIUS, confidence_within
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import FloatArray, Keypoints, KeypointSchema, Prediction
 
@@ -48,8 +49,8 @@ of real faces, whose eye distance shrinks with the cosine of the turn while the 
 DOUBTFUL = 0.6
 """Mean confidence of the points below which a face is marked ``uncertain``."""
 
-CONFIDENCE_SIDE, CONFIDENCE_RADIUS = 96.0, 3.0
-"""A confidence is the probability of being within 3 px of a face box that is 96 px wide."""
+CONFIDENCE_SIDE = 96.0
+"""Pixels of the side of the face box that error scales are counted in."""
 
 SMALLEST_SCALE = 0.36
 """Least error scale b in pixels of the 96-pixel face box. Confidences near 1 say no more: of the surest fifth
@@ -296,9 +297,8 @@ def check_schema(schema: KeypointSchema) -> None:
 def error_scales(confidence: FloatArray) -> Floats:
     """Scales b of the error that confidences stand for, in pixels of a face box 96 px wide.
 
-    The density of the distance d from the truth is exp(-d / b) / (2 pi b^2) over the plane. Then the
-    probability of d < r is 1 - (1 + r / b) exp(-r / b), the mean of d is 2 b, and the standard deviation of
-    x (and of y) is sqrt(3) b.
+    The inverse of :func:`facial_keypoints.models.codec.confidence_within`, whose density has the mean
+    distance 2 b from the truth, and the standard deviation sqrt(3) b of x (and of y).
 
     Args:
         confidence: Probabilities of being within 3 px; NaN gives NaN.
@@ -308,9 +308,11 @@ def error_scales(confidence: FloatArray) -> Floats:
         1.787
     """
     ratio = np.geomspace(1e-3, 30.0, 4000)
-    known = 1.0 - (1.0 + ratio) * np.exp(-ratio)
-    logarithm = np.interp(np.asarray(confidence, np.float64), known, np.log(ratio))
-    return np.maximum(CONFIDENCE_RADIUS / np.exp(logarithm), SMALLEST_SCALE)
+    logarithm = np.interp(
+        np.asarray(confidence, np.float64), confidence_within(ratio), np.log(ratio)
+    )
+    radius = CONFIDENCE_RADIUS * CONFIDENCE_SIDE
+    return np.maximum(radius / np.exp(logarithm), SMALLEST_SCALE)
 
 
 def _point_sigma(keypoints: Keypoints) -> Floats | None:

@@ -1,0 +1,243 @@
+"""Pixels of images brought to another size, place or number of channels; faces cut out of photos.
+
+Where things are is worked out in :mod:`facial_keypoints.geometry`; here OpenCV moves the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facial_keypoints.geometry import (
+    box_to_crop,
+    centres_to_edges,
+    edges_to_centres,
+    face_boxes,
+    has_face_box,
+    resize_transform,
+)
+from facial_keypoints.schemas import FIVE, IBUG68
+from facial_keypoints.types import CropTransform, FloatArray, ImageArray, KeypointSchema
+
+__all__ = [
+    "CROP_SIZE",
+    "checked_image",
+    "cut_crop",
+    "cut_face",
+    "face_box",
+    "letterbox",
+    "resize_image",
+    "to_channels",
+    "warp_image",
+]
+
+CROP_SIZE = (96, 96)
+"""(height, width) of crops unless another is asked for: Kaggle's, and the shipped model's."""
+
+_ROOM = 1.6
+"""Side of the crop around points that tell no face box, in extents of these points."""
+
+# Of the 68 points: the rims of the eyes, the nose's tip and the mouth's corners; left is the person's own.
+_FROM_68 = {
+    "left_eye_center": slice(42, 48),
+    "right_eye_center": slice(36, 42),
+    "nose_tip": slice(30, 31),
+    "mouth_left_corner": slice(54, 55),
+    "mouth_right_corner": slice(48, 49),
+}
+
+
+def checked_image(image: ImageArray) -> ImageArray:
+    """The image as (H, W, 1) or (H, W, 3).
+
+    Args:
+        image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+
+    Raises:
+        ValueError: The array is no such image, or has no pixels.
+    """
+    channels_last = image[..., np.newaxis] if image.ndim == 2 else image
+    if image.dtype != np.uint8 or channels_last.ndim != 3 or channels_last.shape[2] not in (1, 3):
+        raise ValueError(
+            "an image must be uint8 with shape (H, W), (H, W, 1) or (H, W, 3), "
+            f"received {image.dtype} {image.shape}."
+        )
+    if image.size == 0:
+        raise ValueError(f"an image must have pixels, received shape {image.shape}.")
+    return channels_last
+
+
+def to_channels(image: ImageArray, channels: int) -> ImageArray:
+    """An image (H, W, 1 or 3) uint8 as grey (``channels`` 1) or RGB (3); itself where it is so already."""
+    if image.shape[2] == channels:
+        return image
+    code = cv2.COLOR_RGB2GRAY if channels == 1 else cv2.COLOR_GRAY2RGB
+    converted = cv2.cvtColor(np.ascontiguousarray(image), code)
+    return np.asarray(converted, np.uint8).reshape(*image.shape[:2], channels)
+
+
+def resize_image(image: ImageArray, size: tuple[int, int]) -> ImageArray:
+    """Resize a whole image (H, W, C) to (height, width); itself where it has that size already.
+
+    Averages over areas when shrinking, where single samples would make noise of fine detail.
+    """
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
+    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized: NDArray[Any] = cv2.resize(image, (size[1], size[0]), interpolation=way)
+    return resized.reshape(*size, image.shape[2])
+
+
+def warp_image(
+    image: NDArray[Any], crop: CropTransform, *, border: int = cv2.BORDER_REPLICATE
+) -> NDArray[Any]:
+    """What a crop transform shows of an image, sampled once: for crops that hardly shrink what they show.
+
+    Args:
+        image: (H, W, C) of any number type.
+        crop: From image pixels to crop pixels; any turn and scale.
+        border: What is beyond the image: OpenCV's border mode; ``cv2.BORDER_CONSTANT`` is black.
+
+    Returns:
+        (height, width, C) of the crop's ``input_size``.
+    """
+    height, width = crop.input_size
+    warped: NDArray[Any] = cv2.warpAffine(
+        np.ascontiguousarray(image), crop.matrix, (width, height),
+        flags=cv2.INTER_LINEAR, borderMode=border,
+    )  # fmt: skip
+    return warped.reshape(height, width, image.shape[2])
+
+
+def letterbox(
+    image: ImageArray, input_size: tuple[int, int], channels: int
+) -> tuple[ImageArray, CropTransform]:
+    """Bring a whole image to a model's input: as large as fits, in the middle, edges repeated.
+
+    The aspect ratio stays, so that a face in a crop that is not square keeps its shape.
+
+    Args:
+        image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+        input_size: (height, width) of the input.
+        channels: 1 grey or 3 RGB.
+
+    Returns:
+        (height, width, channels) uint8, and the map from image pixels to input pixels.
+
+    Raises:
+        ValueError: The array is no such image.
+    """
+    array = checked_image(image)
+    height, width = array.shape[:2]
+    scale = min(input_size[0] / height, input_size[1] / width)
+    inner = (
+        min(input_size[0], max(1, round(height * scale))),
+        min(input_size[1], max(1, round(width * scale))),
+    )
+    array = resize_image(array, inner)
+    top, left = (input_size[0] - inner[0]) // 2, (input_size[1] - inner[1]) // 2
+    if inner != input_size:
+        rows = np.clip(np.arange(input_size[0]) - top, 0, inner[0] - 1)
+        columns = np.clip(np.arange(input_size[1]) - left, 0, inner[1] - 1)
+        array = array[rows[:, np.newaxis], columns]
+    matrix = resize_transform((height, width), inner).matrix.copy()
+    matrix[:, 2] += (left, top)
+    return to_channels(array, channels), CropTransform(matrix, input_size)
+
+
+def cut_crop(
+    image: ImageArray, crop: CropTransform, channels: int, *, border: int = cv2.BORDER_REPLICATE
+) -> ImageArray:
+    """Cut what a crop transform shows out of an image; beyond its edges they are repeated.
+
+    Args:
+        image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+        crop: From image pixels to crop pixels; any turn and scale.
+        channels: 1 grey or 3 RGB.
+        border: As for :func:`warp_image`.
+
+    Returns:
+        (height, width, channels) uint8 of the crop's ``input_size``.
+    """
+    array = image[..., np.newaxis] if image.ndim == 2 else image
+    height, width = crop.input_size
+    corners = edges_to_centres(np.array([[0, 0], [width, 0], [0, height], [width, height]]))
+    seen = crop.inverse().apply(corners)
+    # Only what is seen is touched, with two pixels more for the interpolation: photos are large.
+    limit = np.array([array.shape[1], array.shape[0]])
+    low = np.clip(np.floor(seen.min(axis=0)) - 2, 0, limit - 1).astype(int)
+    high = np.clip(np.ceil(seen.max(axis=0)) + 3, low + 1, limit).astype(int)
+    part = array[low[1] : high[1], low[0] : high[0]]
+    matrix = crop.matrix.copy()
+    matrix[:, 2] += matrix[:, :2] @ low
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if scale < 0.7:
+        # Averaged over areas first: single samples of a large face would make noise of fine detail.
+        rows, columns = (max(1, round(n * scale)) for n in part.shape[:2])
+        back = resize_transform((rows, columns), (part.shape[0], part.shape[1])).matrix
+        part = resize_image(part, (rows, columns))
+        matrix = np.column_stack(
+            [matrix[:, :2] @ back[:, :2], matrix[:, :2] @ back[:, 2] + matrix[:, 2]]
+        )
+    placed = CropTransform(matrix, crop.input_size)
+    return warp_image(to_channels(part, channels), placed, border=border)
+
+
+def face_box(
+    xy: FloatArray, schema: KeypointSchema, bbox: Sequence[float] | None = None
+) -> NDArray[np.float32] | None:
+    """The square to cut a labelled face out by.
+
+    By its eyes and mouth where they are labelled, as Kaggle's crops are made; else the annotation's
+    own box made square; else the labelled points with room around them.
+
+    Args:
+        xy: (K, 2) points in pixels of the photo, NaN = not labelled.
+        schema: Theirs.
+        bbox: The annotation's box, COCO's ``x, y, width, height``.
+
+    Returns:
+        (4,) xyxy, or ``None`` where nothing tells the place of the face.
+    """
+    if schema.keypoint_names == IBUG68.keypoint_names:
+        five = np.stack([xy[_FROM_68[name]].mean(axis=0) for name in FIVE.keypoint_names])
+        box = face_boxes(five[np.newaxis], FIVE)[0]
+    elif has_face_box(schema):
+        box = face_boxes(xy[np.newaxis], schema)[0]
+    else:
+        box = np.full(4, np.nan, np.float32)
+    if np.isfinite(box).all() and box[2] > box[0]:
+        return np.asarray(box, np.float32)
+    if bbox is not None and bbox[2] > 0 and bbox[3] > 0:
+        corner, extent = np.asarray(bbox[:2], np.float64), np.asarray(bbox[2:4], np.float64)
+        middle, side = corner + extent / 2.0, float(extent.max())
+    else:
+        known = xy[~np.isnan(xy[:, 0])]
+        if len(known) < 2:
+            return None
+        middle = centres_to_edges((known.min(axis=0) + known.max(axis=0)) / 2.0)
+        side = _ROOM * float(np.ptp(known, axis=0).max())
+    return np.asarray(np.concatenate([middle - side / 2, middle + side / 2]), np.float32)
+
+
+def cut_face(
+    photo: ImageArray, xy: FloatArray, box: FloatArray, size: tuple[int, int] = CROP_SIZE
+) -> tuple[ImageArray, NDArray[np.float32]]:
+    """Cut a face out, with its points.
+
+    Args:
+        photo: (H, W, C) uint8.
+        xy: (K, 2) points in pixels of the photo.
+        box: (4,) xyxy as :func:`face_box` gives it.
+        size: (height, width) of the crop.
+
+    Returns:
+        The crop (height, width, C) and its points (K, 2); NaN stays NaN.
+    """
+    crop = box_to_crop(box, size)
+    return cut_crop(photo, crop, photo.shape[2]), np.asarray(crop.apply(xy), np.float32)
