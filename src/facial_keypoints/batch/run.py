@@ -104,7 +104,7 @@ def run_batch(
     max_faces: int | None = None,
     max_pixels: int = MAX_PIXELS,
     style: str | None = None,
-    flip: bool = False,
+    tta: bool = False,
     resume: bool = False,
     force: bool = False,
     report: Report | None = None,
@@ -129,7 +129,7 @@ def run_batch(
         max_faces: As for ``Predictor.predict``.
         max_pixels: Refuse larger images.
         style: As for ``Predictor``.
-        flip: As for ``Predictor``.
+        tta: As for ``Predictor``.
         resume: Do what is missing of the run in ``out``.
         force: Replace what is in ``out``.
         report: Called with images done and in all (0 if unknown), now and then.
@@ -151,7 +151,7 @@ def run_batch(
         max_faces=max_faces,
         max_pixels=max_pixels,
         style=style or "",
-        flip=flip,
+        tta=tta,
         model=model_name,
         model_digest=packed.digest,
         detector=detector_name,

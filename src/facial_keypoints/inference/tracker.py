@@ -1,7 +1,7 @@
 """Faces followed through a video: each keeps its number, and the detector is asked only when needed.
 
 In a new frame each face is looked for where it was, moved on as it moved before, in a crop framed by its
-last points, and once more where it was found: two passes of the keypoint network. The detector runs
+last points, and refined where it was found: two passes of the keypoint network. The detector runs
 about once a second for new faces, at once where a face has to be confirmed (low confidence, a jump, a
 change of size) and where there is no face at all. New faces are checked as ``Predictor.predict`` does. A
 face that is lost keeps its number for a few seconds and gets it back if a face of its size appears
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.errors import ModelError
-from facial_keypoints.framing import can_frame, face_boxes, face_sizes, frame_face
+from facial_keypoints.framing import can_frame, face_boxes, face_sizes
 from facial_keypoints.inference.detector import FaceDetector
 from facial_keypoints.inference.predictor import Predictor, load_predictor
 from facial_keypoints.inference.smoothing import OneEuro, Smoother
@@ -48,9 +48,6 @@ _LOW_CONFIDENCE = 0.5
 
 _VERY_LOW_CONFIDENCE = 0.25
 """Mean confidence below which the detector has to confirm it at once."""
-
-_WORSE = 0.1
-"""Loss of mean confidence from which a second look at a face is not taken."""
 
 # In sizes of the face (the eyes' distance), which is 0.38 of the crop's side.
 _JUMP = 0.6  # farther than a face goes from where its motion puts it: doubt
@@ -196,25 +193,14 @@ class Tracker:
         if not self._active:
             return []
         guesses = [track.guess(now) for track in self._active]
-        found = self._look(image, guesses)
-        # Once more, framed by what was found: how the crop lay in each frame no longer shows as jitter.
-        again = self._look(image, found.xy)
-        xy, sure = again.xy, again.confidence
-        if sure is not None and found.confidence is not None:
-            worse = sure.mean(axis=1) < found.confidence.mean(axis=1) - _WORSE
-            xy = np.where(worse[:, np.newaxis, np.newaxis], found.xy, xy)
-            sure = np.where(worse[:, np.newaxis], found.confidence, sure)
+        found = self._predictor.predict_tracked(image, np.stack(guesses))
+        xy, sure = found.xy, found.confidence
         moved, grown = self._change(np.stack(guesses), xy)
         jumped = (moved > _JUMP) | (grown > _GROWTH) | (grown < 1.0 / _GROWTH)
         return [
             _Look(track, guesses[i], xy[i], None if sure is None else sure[i], bool(jumped[i]))
             for i, track in enumerate(self._active)
         ]
-
-    def _look(self, image: ImageArray, faces: Iterable[NDArray[np.float32]]) -> Keypoints:
-        spec = self._predictor.spec
-        crops = [frame_face(xy, spec.schema, spec.input_size) for xy in faces]
-        return self._predictor.predict_framed(image, crops)
 
     def _sizes(self, xy: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.maximum(face_sizes(xy, self._predictor.spec.schema), 1e-6)
