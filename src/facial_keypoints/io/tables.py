@@ -218,7 +218,9 @@ def read_table(path: Path) -> pa.Table:
         raise DataError(f"there is no table {path}.")
     try:
         if suffix == ".csv":
-            return pa.csv.read_csv(path)
+            # A name stays text: 001 is no number.
+            text = pa.csv.ConvertOptions(column_types={"source": pa.string()})
+            return pa.csv.read_csv(path, convert_options=text)
         if suffix == ".parquet":
             return pa.parquet.read_table(path)
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -239,7 +241,7 @@ def read_boxes(path: Path) -> dict[str, NDArray[np.float32]]:
             folder.
 
     Returns:
-        (N, 4) xyxy boxes of each source, in the order of the table, by the source's absolute path.
+        (N, 4) xyxy boxes of each source, in the order of the table, by the source's resolved path.
 
     Raises:
         DataError: The table cannot be read, lacks a column, or a box is no box.
@@ -266,5 +268,5 @@ def read_boxes(path: Path) -> dict[str, NDArray[np.float32]]:
         source = Path(str(row["source"]))
         if not source.exists() and (path.parent / source).exists():
             source = path.parent / source
-        boxes.setdefault(str(source.absolute()), []).append(box)
+        boxes.setdefault(str(source.resolve()), []).append(box)
     return {source: np.array(rows, np.float32) for source, rows in boxes.items()}
