@@ -23,6 +23,7 @@ import numpy as np
 from facial_keypoints import Predictor, load_predictor, read_image
 from facial_keypoints.framing import face_boxes
 from facial_keypoints.geometry import box_to_crop
+from facial_keypoints.inference.refine import predict_views
 from facial_keypoints.schemas import KAGGLE15
 
 RESULT = Path(__file__).parent / "results" / "predict_photos.md"
@@ -82,7 +83,7 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
             boxes, scores = predictor.detector.detect(photo)
             clock = timed(seconds, "detect", clock)
             crops = [box_to_crop(box, predictor.spec.input_size) for box in boxes]
-            predictor.predict_framed(photo, crops)
+            predict_views(predictor.runtime, [photo] * len(crops), crops)
             clock = timed(seconds, "points, first look alone", clock)
             predictor.predict_boxes(photo, boxes, scores=scores)
             clock = timed(seconds, "points, both looks", clock)
@@ -90,7 +91,9 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
             timed(seconds, "detect and both looks", clock)
             # What the first look says of the boxes that were kept.
             crops = [box_to_crop(box, predictor.spec.input_size) for box in both.boxes]
-            first, boxes = predictor.predict_framed(photo, crops), both.boxes
+            style = predictor.spec.styles.index(predictor.style)
+            first = predict_views(predictor.runtime, [photo] * len(crops), crops)[:, style, :, :2]
+            boxes = both.boxes
             truth = labels[name]
             overlap = shared(face_boxes(truth, KAGGLE15), boxes)
             total += len(truth)
@@ -104,7 +107,7 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
             for face in np.flatnonzero(hit):
                 box = int(overlap[face].argmax())
                 left, right = (truth[face, KAGGLE15.index(n)] for n in list(POINTS)[:2])
-                for look, xy in (("first look", first.xy[box]), ("both", both.keypoints.xy[box])):
+                for look, xy in (("first look", first[box]), ("both", both.keypoints.xy[box])):
                     apart = np.linalg.norm(xy[INDEX] - truth[face, INDEX], axis=1).mean()
                     error[look].append(100 * apart / np.linalg.norm(left - right))
     lines = [

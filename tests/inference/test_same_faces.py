@@ -69,14 +69,14 @@ def by_batch(path: Path, out: Path, **changed: float) -> list[float]:
     values = {
         "inputs": (str(path),), "root": str(Path.cwd()), "column": None, "block_size": 128,
         "crops": False, "min_score": None, "max_faces": None, "max_pixels": 10_000_000,
-        "style": "", "flip": False, "model": "default", "model_digest": model.digest,
+        "style": "", "tta": False, "model": "default", "model_digest": model.digest,
         "detector": "default", "detector_digest": detector.digest, "columns": (),
     }  # fmt: skip
     settings = Settings(**values | changed)  # type: ignore[arg-type]
     folder = Folder(str(out))
-    folder.prepare(force=False, keep=False)
-    Manifest.write(folder, settings, find_pieces(settings.inputs, column=None, block_size=128))
-    BlockWorker(str(out), settings, model, detector, 1).work(0)
+    with folder.prepared([str(path)], force=False, resume=False):
+        Manifest.write(folder, settings, find_pieces(settings.inputs, column=None, block_size=128))
+        BlockWorker(str(out), settings, model, detector, 1).work(0)
     return [row["score"] for row in read_table(out / part_name(0)).to_pylist()]
 
 

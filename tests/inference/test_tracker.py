@@ -88,7 +88,7 @@ def test_a_jerk_is_followed(predictor: Predictor) -> None:
     assert [ids(p) for p in found] == [[1]] * 16
     errors = [error(p, 0, xy[0]) for p, xy in zip(found, truth, strict=True)]
     assert max(errors) < 0.12
-    # The second look in each frame makes it no worse than before.
+    # The refinement in each frame makes it no worse than before.
     assert np.ptp(errors[3:]) < 0.002
 
 

@@ -108,8 +108,8 @@ Tta = Annotated[
     bool,
     typer.Option(
         "--tta",
-        help="Test-time augmentation: the mean over eight moved views of each face. Better; about nine times "
-        "the time for crops, five for faces of photos and videos. Models of default's family only.",
+        help="Test-time augmentation: the mean over eight moved views of each face, at about nine times the "
+        "time for crops and five for faces of photos and videos. Models of default's family only.",
     ),
 ]
 Crops = Annotated[
