@@ -146,5 +146,5 @@ def test_tracking_leaves_out_the_boxes_that_predict_leaves_out(predictor: Predic
     grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis], 3, axis=2)
     found = Predictor(predictor.runtime, detector=shipped).predict(grey)
     assert 3 == len(found) < len(shipped.detect(grey)[0])
-    tracked = Tracker(predictor, detector=shipped).update(ImageFrame(grey))
+    tracked = Tracker(Predictor(predictor.runtime, detector=shipped)).update(ImageFrame(grey))
     assert sorted(tracked.scores) == sorted(found.scores)
