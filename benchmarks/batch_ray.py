@@ -329,7 +329,7 @@ def stages(place: Path) -> list[str]:
         "## Where the time goes",
         "",
         "Milliseconds an image in a worker, on one core, without Ray (the worker's code is the same). "
-        "*Rest*: cutting crops, second looks without the network, rows, threads.",
+        "*Rest*: cutting crops, refinement without the network, rows, threads.",
         "",
         "| | read | decode | detect | keypoint network | rest | write | sum |",
         "|---|---|---|---|---|---|---|---|",

@@ -84,16 +84,16 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
             clock = timed(seconds, "detect", clock)
             crops = [box_to_crop(box, predictor.spec.input_size) for box in boxes]
             predict_views(predictor.runtime, [photo] * len(crops), crops)
-            clock = timed(seconds, "points, first look alone", clock)
+            clock = timed(seconds, "points, first prediction alone", clock)
             predictor.predict_boxes(photo, boxes, scores=scores)
-            clock = timed(seconds, "points, both looks", clock)
-            both = predictor.predict(photo)
-            timed(seconds, "detect and both looks", clock)
-            # What the first look says of the boxes that were kept.
-            crops = [box_to_crop(box, predictor.spec.input_size) for box in both.boxes]
+            clock = timed(seconds, "points, refined", clock)
+            refined = predictor.predict(photo)
+            timed(seconds, "detect, points refined", clock)
+            # The first predictions of the boxes that were kept.
+            crops = [box_to_crop(box, predictor.spec.input_size) for box in refined.boxes]
             style = predictor.spec.styles.index(predictor.style)
             first = predict_views(predictor.runtime, [photo] * len(crops), crops)[:, style, :, :2]
-            boxes = both.boxes
+            boxes = refined.boxes
             truth = labels[name]
             overlap = shared(face_boxes(truth, KAGGLE15), boxes)
             total += len(truth)
@@ -101,15 +101,20 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
             found += int(hit.sum())
             real = overlap.max(axis=0, initial=0.0) >= 0.3
             extra += int((~real).sum())
-            if both.keypoints.confidence is not None:
-                for known, value in zip(real, both.keypoints.confidence.mean(axis=1), strict=True):
+            if refined.keypoints.confidence is not None:
+                for known, value in zip(
+                    real, refined.keypoints.confidence.mean(axis=1), strict=True
+                ):
                     sure[bool(known)].append(float(value))
             for face in np.flatnonzero(hit):
                 box = int(overlap[face].argmax())
                 left, right = (truth[face, KAGGLE15.index(n)] for n in list(POINTS)[:2])
-                for look, xy in (("first look", first[box]), ("both", both.keypoints.xy[box])):
+                for answer, xy in (
+                    ("first prediction", first[box]),
+                    ("refined", refined.keypoints.xy[box]),
+                ):
                     apart = np.linalg.norm(xy[INDEX] - truth[face, INDEX], axis=1).mean()
-                    error[look].append(100 * apart / np.linalg.norm(left - right))
+                    error[answer].append(100 * apart / np.linalg.norm(left - right))
     lines = [
         f"{len(names)} photos, {total} labelled faces: **{found} found ({found / total:.3f})**; "
         f"{extra} boxes on no labelled face ({100 * extra / len(names):.1f} per 100 photos; most are faces "
@@ -119,8 +124,8 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {look} | {np.mean(e):.2f} | {np.median(e):.2f} | {np.percentile(e, 95):.2f} |"
-        for look, e in error.items()
+        f"| {answer} | {np.mean(e):.2f} | {np.median(e):.2f} | {np.percentile(e, 95):.2f} |"
+        for answer, e in error.items()
     ]
     lines += ["", "| stage | median ms a photo | mean ms |", "|---|---|---|"]
     lines += [
