@@ -75,8 +75,8 @@ def track_command(
         float,
         typer.Option(
             min=0,
-            help="Seconds after which the detector looks for new faces; in between it runs only where "
-            "there is doubt. 0 is every frame.",
+            help="Seconds after which the detector looks for new faces; in between it runs only to "
+            "confirm a face. 0 is every frame.",
         ),
     ] = 1.0,
     model: o.Model = "default",
