@@ -329,7 +329,7 @@ def stages(place: Path) -> list[str]:
         "## Where the time goes",
         "",
         "Milliseconds an image in a worker, on one core, without Ray (the worker's code is the same). "
-        "*Rest*: cutting crops, second looks without the network, rows, threads.",
+        "*Rest*: cutting crops, refinement without the network, rows, threads.",
         "",
         "| | read | decode | detect | keypoint network | rest | write | sum |",
         "|---|---|---|---|---|---|---|---|",
@@ -376,7 +376,7 @@ def measure_stages(inputs: Path, kind: str) -> None:
     detector = None if crops else PackedModel.of(find_detector("default"))
     settings = Settings(
         inputs=(str(inputs),), root=str(Path.cwd()), column=None, block_size=512, crops=crops,
-        min_score=None, max_faces=None, max_pixels=128_000_000, style="", flip=False, model="",
+        min_score=None, max_faces=None, max_pixels=128_000_000, style="", tta=False, model="",
         model_digest="", detector="", detector_digest="", columns=(),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as place:

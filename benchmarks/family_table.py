@@ -67,11 +67,11 @@ def main() -> None:
         [answers[f"`{name}`"] for name in ENSEMBLE], axis=0
     )
     twin = load_runtime(args.twin)
-    for name, average in (
+    for name, tta in (
         ("`default` (its twin)", False),
         ("the same, averaged as in `submit`", True),
     ):
-        predictor = Predictor(twin, average=average)
+        predictor = Predictor(twin, tta=tta)
         answers[name] = predictor.predict_batch(part.images, styles=part.styles).xy
 
     count = {s: int((part.styles == s).sum()) for s in ("kaggle-a", "kaggle-b")}

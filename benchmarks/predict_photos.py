@@ -22,6 +22,7 @@ import numpy as np
 
 from facial_keypoints import Predictor, load_predictor, read_image
 from facial_keypoints.geometry import box_to_crop, face_boxes, iou
+from facial_keypoints.inference.refine import predict_views
 from facial_keypoints.schemas import KAGGLE15
 
 RESULT = Path(__file__).parent / "results" / "predict_photos.md"
@@ -72,15 +73,17 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
             boxes, scores = predictor.detector.detect(photo)
             clock = timed(seconds, "detect", clock)
             crops = [box_to_crop(box, predictor.spec.input_size) for box in boxes]
-            predictor.predict_framed(photo, crops)
-            clock = timed(seconds, "points, first look alone", clock)
+            predict_views(predictor.runtime, [photo] * len(crops), crops)
+            clock = timed(seconds, "points, first prediction alone", clock)
             predictor.predict_boxes(photo, boxes, scores=scores)
-            clock = timed(seconds, "points, both looks", clock)
-            both = predictor.predict(photo)
-            timed(seconds, "detect and both looks", clock)
-            # What the first look says of the boxes that were kept.
-            crops = [box_to_crop(box, predictor.spec.input_size) for box in both.boxes]
-            first, boxes = predictor.predict_framed(photo, crops), both.boxes
+            clock = timed(seconds, "points, refined", clock)
+            refined = predictor.predict(photo)
+            timed(seconds, "detect, points refined", clock)
+            # The first predictions of the boxes that were kept.
+            crops = [box_to_crop(box, predictor.spec.input_size) for box in refined.boxes]
+            style = predictor.spec.styles.index(predictor.style)
+            first = predict_views(predictor.runtime, [photo] * len(crops), crops)[:, style, :, :2]
+            boxes = refined.boxes
             truth = labels[name]
             overlap = iou(face_boxes(truth, KAGGLE15), boxes)
             total += len(truth)
@@ -88,15 +91,20 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
             found += int(hit.sum())
             real = overlap.max(axis=0, initial=0.0) >= 0.3
             extra += int((~real).sum())
-            if both.keypoints.confidence is not None:
-                for known, value in zip(real, both.keypoints.confidence.mean(axis=1), strict=True):
+            if refined.keypoints.confidence is not None:
+                for known, value in zip(
+                    real, refined.keypoints.confidence.mean(axis=1), strict=True
+                ):
                     sure[bool(known)].append(float(value))
             for face in np.flatnonzero(hit):
                 box = int(overlap[face].argmax())
                 left, right = (truth[face, KAGGLE15.index(n)] for n in list(POINTS)[:2])
-                for look, xy in (("first look", first.xy[box]), ("both", both.keypoints.xy[box])):
+                for answer, xy in (
+                    ("first prediction", first[box]),
+                    ("refined", refined.keypoints.xy[box]),
+                ):
                     apart = np.linalg.norm(xy[INDEX] - truth[face, INDEX], axis=1).mean()
-                    error[look].append(100 * apart / np.linalg.norm(left - right))
+                    error[answer].append(100 * apart / np.linalg.norm(left - right))
     lines = [
         f"{len(names)} photos, {total} labelled faces: **{found} found ({found / total:.3f})**; "
         f"{extra} boxes on no labelled face ({100 * extra / len(names):.1f} per 100 photos; most are faces "
@@ -106,8 +114,8 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {look} | {np.mean(e):.2f} | {np.median(e):.2f} | {np.percentile(e, 95):.2f} |"
-        for look, e in error.items()
+        f"| {answer} | {np.mean(e):.2f} | {np.median(e):.2f} | {np.percentile(e, 95):.2f} |"
+        for answer, e in error.items()
     ]
     lines += ["", "| stage | median ms a photo | mean ms |", "|---|---|---|"]
     lines += [

@@ -113,7 +113,7 @@ def once(
 ) -> dict[str, float]:
     """Milliseconds a frame by stage, and frames a second, of one run."""
     watch, smoother = Counting(detector), Smoother()
-    tracker = Tracker(predictor, detector=watch)
+    tracker = Tracker(Predictor(predictor.runtime, detector=watch))
     spent = dict.fromkeys(STAGES, 0.0)
     begin = last = time.perf_counter()
     busy = time.process_time()
@@ -181,7 +181,7 @@ def speed(
 
 def raw_track(frames: Iterable[Frame], predictor: Predictor, detector: FaceDetector) -> np.ndarray:
     """(T, 15, 2) points of the one face as they were found."""
-    tracker = Tracker(predictor, detector=detector)
+    tracker = Tracker(Predictor(predictor.runtime, detector=detector))
     found: list[Prediction] = [p for _, p in track_frames(frames, tracker, smoothing=None)]
     missing = sum(len(p) != 1 for p in found)
     if missing:

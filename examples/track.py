@@ -36,7 +36,7 @@ class Known:
 
 
 # Shortest, with the shipped detector: for prediction in track_video("clip.mp4"): ...
-tracker = Tracker(load_predictor(), detector=Known())
+tracker = Tracker(load_predictor(detector=Known()))
 paths: dict[int, list[np.ndarray]] = {}
 with (
     open_video(folder / "clip.mp4") as video,

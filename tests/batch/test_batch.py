@@ -80,7 +80,7 @@ def settings(inputs: list[str], **changed: object) -> Settings:
     values: dict[str, object] = {
         "inputs": tuple(inputs), "root": str(Path.cwd()), "column": None, "block_size": 128,
         "crops": True, "min_score": None, "max_faces": None, "max_pixels": 10_000_000,
-        "style": "", "flip": False, "model": "default", "model_digest": model.digest,
+        "style": "", "tta": False, "model": "default", "model_digest": model.digest,
         "detector": "", "detector_digest": "", "columns": (),
     }  # fmt: skip
     return Settings(**values | changed)  # type: ignore[arg-type]

@@ -71,7 +71,16 @@ def test_boxes_of_other_conventions_lead_to_the_same_points(scene, scale: float)
     assert np.isnan(found.scores).all()
 
 
-def test_a_face_turned_by_40_degrees_is_looked_at_upright() -> None:
+def test_tta_asks_eight_views_more_and_finds_the_same_faces(scene) -> None:
+    photo, faces, boxes = scene
+    plain = asked(Told(boxes))
+    averaged = Predictor(plain.runtime, tta=True, detector=Told(boxes)).predict(photo)
+    assert errors(averaged, faces).max() < 0.09
+    apart = np.abs(averaged.keypoints.xy - plain.predict(photo).keypoints.xy)
+    assert 0 < apart.max() < 3
+
+
+def test_a_face_turned_by_40_degrees_is_refined_upright() -> None:
     photo, faces = draw_scene(1, seed=5, image_size=(400, 400), turn_deg=0)
     turn = cv2.getRotationMatrix2D((200, 200), 40, 0.8)
     turned = cv2.warpAffine(photo, turn, (400, 400))
@@ -172,6 +181,9 @@ def test_boxes_are_read_by_path_from_here_or_beside_the_table(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     read = read_boxes(table)
     assert read[str(tmp_path / "a.png")].tolist() == [[0, 1, 2, 3.5], [1, 1, 9, 9]]
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    linked = read_boxes(write_boxes(tmp_path / "b.csv", [["link/../link/b.png", 4, 5, 6, 7]]))
+    assert list(linked) == [str(tmp_path / "in" / "b.png")]
     assert read[str(tmp_path / "in" / "b.png")].tolist() == [[4, 5, 6, 7]]
 
 
@@ -231,11 +243,15 @@ def test_the_command_answers_photos_in_all_formats_alike(scene, tmp_path: Path) 
         (["--crops", "--max-faces", "2"], 2, "do not go with it"),
         (["--boxes", "b.csv", "--min-score", "0.5"], 2, "do not go with it"),
         (["--boxes", "b.csv"], 1, "there is no table b.csv"),
+        (["--boxes", "other.csv"], 1, "001, "),
+        (["--boxes", "other.csv"], 1, "A.png."),
         (["--detector", "gone.onnx"], 1, "gone.onnx"),
     ],
 )
 def test_mistakes_get_one_sentence(tmp_path: Path, words: list[str], code: int, says: str) -> None:
     Image.new("L", (40, 40)).save(tmp_path / "a.png")
+    boxes = [[name, 0, 0, 9, 9] for name in ("a.png", "A.png", "001")]
+    write_boxes(tmp_path / "other.csv", boxes)
     done = run("a.png", *words, "-o", "out.csv", cwd=tmp_path)
     assert done.returncode == code
     assert says in " ".join(done.stderr.replace("│", " ").split())

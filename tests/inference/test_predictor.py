@@ -30,9 +30,8 @@ from spot_model import SPEC, spot_model
 class SpotRuntime:
     """Every keypoint at the brightest pixel; style s and keypoint k are told apart by offsets."""
 
-    def __init__(self, spec: ModelSpec = SPEC, *, confident: bool = True) -> None:
+    def __init__(self, spec: ModelSpec = SPEC) -> None:
         self.spec = spec
-        self.confident = confident
         self.batches: list[int] = []
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -48,7 +47,7 @@ class SpotRuntime:
             np.broadcast_arrays(10 * np.arange(s)[:, None], np.arange(k)[None]), axis=-1
         ).astype(np.float32)
         sure = np.broadcast_to(np.arange(k) / 10, xy.shape[:3]).astype(np.float32)
-        return xy, sure if self.confident else None
+        return xy, sure if self.spec.confidence else None
 
 
 def spot(
@@ -103,7 +102,7 @@ def test_confidence_is_passed_on_or_not_made_up() -> None:
     [sure] = Predictor(SpotRuntime()).predict_crops(image)
     assert sure.keypoints.confidence is not None
     np.testing.assert_allclose(sure.keypoints.confidence[0], np.arange(5) / 10, atol=1e-6)
-    [unsure] = Predictor(SpotRuntime(confident=False)).predict_crops(image)
+    [unsure] = Predictor(SpotRuntime(replace(SPEC, confidence=""))).predict_crops(image)
     assert unsure.keypoints.confidence is None
 
 
@@ -128,24 +127,12 @@ def test_styles_must_be_one_a_image() -> None:
         Predictor(SpotRuntime()).predict_batch(np.zeros((2, 32, 32, 1), np.uint8), styles=["a"])
 
 
-def test_flip_averages_with_the_mirrored_image_partners_swapped() -> None:
-    # The model answers (x + 10 s, y + k). Mirrored it sees 31 - x, so the answer that comes back is
-    # (x - 10 s, y + swap[k]) and the mean is (x, y + (k + swap[k]) / 2).
-    found = Predictor(SpotRuntime(), flip=True).predict_batch(spot(32, 32, 5, 9)[None])
-    swap = np.array(SPEC.schema.swap)
-    middle = (np.arange(5) + swap) / 2
-    np.testing.assert_allclose(found.xy[0, :, 0], 5)
-    np.testing.assert_allclose(found.xy[0, :, 1], 9 + middle)
-    assert found.confidence is not None
-    np.testing.assert_allclose(found.confidence[0], middle / 10, atol=1e-6)
-
-
-def test_flip_keeps_the_side_to_which_a_model_with_learnt_offsets_leans() -> None:
-    # The same model, but of the shipped family: the mean keeps x + 10 s instead of falling to x.
-    spec = replace(SPEC, output="points")
-    found = Predictor(SpotRuntime(spec), flip=True).predict_batch(spot(32, 32, 5, 9)[None])
-    np.testing.assert_allclose(found.xy[0, :, 0], 15)
-    np.testing.assert_allclose(found.xy[0, :, 1], 9 + (np.arange(5) + SPEC.schema.swap) / 2)
+def test_tta_is_refused_where_the_model_cannot() -> None:
+    assert not Predictor(SpotRuntime(replace(SPEC, output="points"))).tta
+    assert Predictor(SpotRuntime(replace(SPEC, output="points")), tta=True).tta
+    for spec in (SPEC, replace(SPEC, output="points", confidence="")):
+        with pytest.raises(ModelError, match="cannot use test-time augmentation"):
+            Predictor(SpotRuntime(spec), tta=True)
 
 
 def test_a_image_too_small_for_a_face_is_refused() -> None:
@@ -262,7 +249,7 @@ def test_a_list_on_standard_input_and_patterns_are_answered(
     folder: Path, model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.json"
-    words = ("predict", "--crops", "--model", model, "-o", out, "--flip", "--threads", "1")
+    words = ("predict", "--crops", "--model", model, "-o", out, "--threads", "1")
     listed = fkp(*words, "-", input=f"{folder}/03.png\n{folder}/04.png\n")
     assert listed.returncode == 0, listed.stderr
     assert [Path(row["source"]).name for row in json.loads(out.read_text())] == ["03.png", "04.png"]
@@ -275,6 +262,7 @@ def test_a_list_on_standard_input_and_patterns_are_answered(
     ("words", "says"),
     [
         (("--crops", "{folder}", "--style", "ibug"), "kaggle-b, kaggle-a"),
+        (("--crops", "{folder}", "--tta"), "cannot use test-time augmentation"),
         (("--crops", "{folder}/none.png"), "no image or folder"),
         (("--crops", "{empty}"), "no image in"),
         (("--crops", "{folder}", "--model", "{folder}/00.png"), "00.png"),
@@ -482,12 +470,4 @@ def test_models_tells_what_a_model_says_about_itself(model: Path) -> None:
 
 
 def test_load_predictor_opens_a_file(model: Path) -> None:
-    predictor = load_predictor(model, threads=1, flip=True)
-    assert predictor.spec == SPEC
-    assert predictor.flip
-
-
-def test_the_command_averages_crops_only(tmp_path: Path) -> None:
-    result = fkp("predict", "photo.png", "--average", "-o", tmp_path / "out.csv")
-    assert result.returncode == 2
-    assert "--crops" in result.stderr
+    assert load_predictor(model, threads=1).spec == SPEC

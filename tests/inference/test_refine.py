@@ -1,10 +1,20 @@
 """A fake model that sees a face only where it is well framed, as real ones do."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
+from facial_keypoints.framing import frame_face
 
-from facial_keypoints.inference.refine import look_again
+from facial_keypoints.geometry import box_to_crop
+from facial_keypoints.inference.refine import (
+    predict_views,
+    refine_boxes,
+    refine_crops,
+    refine_tracks,
+    supports_tta,
+)
 from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.schemas import FIVE
 from facial_keypoints.types import KeypointSchema
@@ -18,7 +28,14 @@ class SpotModel:
     """Finds a face drawn as one spot per point; blind beyond its framing, and then it says so."""
 
     def __init__(self, schema=FIVE):
-        self.spec = ModelSpec("spots", schema, (SIDE, SIDE), styles=("a", "b"), output="points")
+        self.spec = ModelSpec(
+            "spots",
+            schema,
+            (SIDE, SIDE),
+            styles=("a", "b"),
+            output="points",
+            confidence="0.9 or 0.2",
+        )
         self.asked = 0
 
     def run(self, images):
@@ -38,8 +55,8 @@ class SpotModel:
             well = np.abs(middle - 47.5).max() < 12 and 24 < size < 60
             xy.append(found)
             sure.append(np.full(5, 0.9 if well else 0.2))
-        xy = np.asarray(xy, np.float32)[:, None].repeat(2, axis=1)
-        return xy, np.asarray(sure, np.float32)[:, None].repeat(2, axis=1)
+        xy = np.asarray(xy, np.float32).reshape(-1, 1, 5, 2).repeat(2, axis=1)
+        return xy, np.asarray(sure, np.float32).reshape(-1, 1, 5).repeat(2, axis=1)
 
 
 def draw(offset=(0, 0), scale=1.0):
@@ -54,9 +71,11 @@ def draw(offset=(0, 0), scale=1.0):
 
 
 def ask(model, image, **options):
-    xy, sure = model.run(image)
-    style = np.array([1])
-    return xy[:, 1], look_again(model, image, style, xy[:, 1], sure[:, 1], **options)
+    """The first answer in style b, and the points and confidences of the refined one."""
+    first = model.run(image)[0][:, 1]
+    model.asked = 0
+    found = refine_crops(model, image, np.array([1]), **options)
+    return first, (found[..., :2], found[..., 2])
 
 
 def test_a_well_framed_face_is_asked_once_and_answered_as_before():
@@ -86,28 +105,28 @@ def test_a_small_but_certain_face_is_framed_by_its_own_answer():
     assert np.abs(xy[0] - points).max() < 3.0
 
 
-def test_averaging_asks_eight_views_of_a_well_framed_face():
+def test_tta_asks_eight_views_of_a_well_framed_face():
     model = SpotModel()
     image, _ = draw(offset=(4, -6))
-    first, (xy, sure) = ask(model, image, average=True)
+    first, (xy, sure) = ask(model, image, tta=True)
     assert model.asked == 1 + 8
     # Turned, scaled and shifted views all came back to the place, none of them untouched.
     assert 0.0 < np.abs(xy - first).max() < 0.3
     assert sure.min() > 0.8
 
 
-def test_averaging_frames_a_badly_framed_face_first():
+def test_tta_frames_a_badly_framed_face_first():
     model = SpotModel()
     image, points = draw(scale=0.7)
-    _, (xy, sure) = ask(model, image, average=True)
+    _, (xy, sure) = ask(model, image, tta=True)
     assert model.asked == 2 + 8
     assert np.abs(xy[0] - points).max() < 1.5
     assert sure.min() > 0.8
 
 
-def test_averaging_leaves_alone_what_no_view_shows():
+def test_tta_leaves_alone_what_no_view_shows():
     model = SpotModel()
-    first, (xy, _) = ask(model, np.zeros((1, SIDE, SIDE, 1), np.uint8), average=True)
+    first, (xy, _) = ask(model, np.zeros((1, SIDE, SIDE, 1), np.uint8), tta=True)
     np.testing.assert_array_equal(xy, first)
 
 
@@ -118,15 +137,13 @@ def test_a_hopeless_image_keeps_its_first_answer():
     assert sure.max() == pytest.approx(0.2)
 
 
-def test_inputs_are_not_changed_and_no_faces_are_fine():
+def test_images_are_not_changed_and_no_faces_are_fine():
     model = SpotModel()
     image, _ = draw(offset=(16, -14))
-    xy, sure = model.run(image)
-    before = xy.copy()
-    look_again(model, image, np.array([1]), xy[:, 1], sure[:, 1])
-    np.testing.assert_array_equal(xy, before)
-    none = look_again(model, image[:0], np.zeros(0, int), xy[:0, 1], sure[:0, 1])
-    assert len(none[0]) == 0
+    before = image.copy()
+    refine_crops(model, image, np.array([1]), tta=True)
+    np.testing.assert_array_equal(image, before)
+    assert refine_crops(model, image[:0], np.zeros(0, int), tta=True).shape == (0, 5, 3)
 
 
 def test_a_schema_without_eyes_and_mouth_is_left_alone():
@@ -136,3 +153,69 @@ def test_a_schema_without_eyes_and_mouth_is_left_alone():
     first, (xy, _) = ask(model, image)
     assert model.asked == 1
     np.testing.assert_array_equal(xy, first)
+    assert not supports_tta(model.spec)
+
+
+def test_tta_needs_a_confidence_and_a_model_that_answers_points():
+    spec = SpotModel().spec
+    assert supports_tta(spec)
+    assert not supports_tta(replace(spec, confidence=""))
+    assert not supports_tta(replace(spec, output="signed"))
+
+
+def place(image, at):
+    """The crop at a place of a larger image, twice as large, and the box of its square."""
+    photo = np.zeros((400, 500, 1), np.uint8)
+    x, y = at
+    photo[y : y + 2 * SIDE, x : x + 2 * SIDE, 0] = cv2.resize(image[0, ..., 0], None, fx=2, fy=2)
+    return photo, np.array([[x, y, x + 2 * SIDE, y + 2 * SIDE]], np.float32)
+
+
+@pytest.mark.parametrize(("tta", "asked"), [(False, 2), (True, 10)])
+def test_faces_in_boxes_are_refined_in_pixels_of_the_photo(tta, asked):
+    image, points = draw(offset=(4, -6))
+    photo, box = place(image, (150, 100))
+    model = SpotModel()
+    found, lowest = refine_boxes(model, photo, box, 1, tta=tta)
+    assert model.asked == asked
+    assert np.abs(found[0, :, :2] - (2 * points + 0.5 + [150, 100])).max() < 3.0
+    assert found[0, :, 2].min() == pytest.approx(0.9)
+    assert lowest[0] == pytest.approx(0.9)
+
+
+def test_a_box_that_frames_the_face_otherwise_counts_by_its_second_answer_only():
+    image, _ = draw()
+    photo, box = place(image, (150, 100))
+    large = box + 60 * np.array([-1, -1, 1, 1])  # eyes nearer to each other than the model knows
+    [first], [second] = (
+        predict_views(SpotModel(), [photo], crops)[:, 1]
+        for crops in (
+            [box_to_crop(large[0], (SIDE, SIDE))],
+            [frame_face(2 * (47.5 + FACE) + 0.5 + [150, 100], FIVE, (SIDE, SIDE))],
+        )
+    )
+    assert first[:, 2].max() == pytest.approx(0.2)
+    found, _ = refine_boxes(SpotModel(), photo, large, 1)
+    np.testing.assert_allclose(found[0], second, atol=1.0)
+    assert found[0, :, 2].min() == pytest.approx(0.9)
+
+
+def test_a_tracked_face_keeps_its_first_answer_where_the_second_is_worse():
+    image, points = draw()
+    photo, _ = place(image, (150, 100))
+    there = (2 * points + 0.5 + [150, 100])[np.newaxis]
+
+    class Tired(SpotModel):
+        """Sure of itself only the first time."""
+
+        def run(self, images):
+            xy, confidence = super().run(images)
+            return xy, confidence - 0.5 * (self.asked > len(images))
+
+    model = Tired()
+    found = refine_tracks(model, photo, there + 3, 1)
+    assert model.asked == 2
+    assert found[0, :, 2].min() == pytest.approx(0.9)
+    averaged = refine_tracks(SpotModel(), photo, there + 3, 1, tta=True)
+    assert np.abs(averaged[0, :, :2] - there[0]).max() < 3.0
+    assert refine_tracks(SpotModel(), photo, there[:0], 1, tta=True).shape == (0, 5, 3)

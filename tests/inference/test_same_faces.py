@@ -68,12 +68,12 @@ def by_batch(path: Path, out: Path, **changed: float) -> list[float]:
     values = {
         "inputs": (str(path),), "root": str(Path.cwd()), "column": None, "block_size": 128,
         "crops": False, "min_score": None, "max_faces": None, "max_pixels": 10_000_000,
-        "style": "", "flip": False, "model": "default", "model_digest": model.digest,
+        "style": "", "tta": False, "model": "default", "model_digest": model.digest,
         "detector": "default", "detector_digest": detector.digest, "columns": (),
     }  # fmt: skip
     settings = Settings(**values | changed)  # type: ignore[arg-type]
     folder = Folder(str(out))
-    with folder.prepared(settings.inputs, force=False, resume=False):
+    with folder.prepared([str(path)], force=False, resume=False):
         Manifest.write(folder, settings, find_shards(settings.inputs, column=None, block_size=128))
         BlockWorker(str(out), settings, model, detector, 1).work(0)
     return [row["score"] for row in read_table(out / part_name(0)).to_pylist()]
@@ -145,5 +145,5 @@ def test_tracking_leaves_out_the_boxes_that_predict_leaves_out(predictor: Predic
     grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis], 3, axis=2)
     found = Predictor(predictor.runtime, detector=shipped).predict(grey)
     assert 3 == len(found) < len(shipped.detect(grey)[0])
-    tracked = Tracker(predictor, detector=shipped).update(ImageFrame(grey))
+    tracked = Tracker(Predictor(predictor.runtime, detector=shipped)).update(ImageFrame(grey))
     assert sorted(tracked.scores) == sorted(found.scores)

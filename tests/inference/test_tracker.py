@@ -47,7 +47,7 @@ def follow(
     **options,
 ) -> tuple[list[Prediction], list[np.ndarray], Places]:
     detector, truth = Places(), []
-    tracker = Tracker(predictor, detector=detector, **options)
+    tracker = Tracker(Predictor(predictor.runtime, detector=detector), **options)
     frames = film(path, count, detector, rate=rate, seen=seen, truth=truth)
     found = [p for _, p in track_frames(frames, tracker, smoothing=smoothing)]
     return found, truth, detector
@@ -88,7 +88,7 @@ def test_a_jerk_is_followed(predictor: Predictor) -> None:
     assert [ids(p) for p in found] == [[1]] * 16
     errors = [error(p, 0, xy[0]) for p, xy in zip(found, truth, strict=True)]
     assert max(errors) < 0.12
-    # The second look in each frame makes it no worse than before.
+    # The refinement in each frame makes it no worse than before.
     assert np.ptp(errors[3:]) < 0.002
 
 
@@ -195,7 +195,7 @@ def test_a_box_without_a_face_begins_no_track(predictor: Predictor) -> None:
         def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return np.array([[20, 30, 110, 120]], np.float32), np.array([0.9], np.float32)
 
-    tracker = Tracker(predictor, detector=Wall())
+    tracker = Tracker(Predictor(predictor.runtime, detector=Wall()))
     assert len(tracker.update(ImageFrame(scene([])[0]))) == 0
 
 
@@ -220,7 +220,9 @@ def test_smoothing_makes_a_still_noisy_face_steadier(predictor: Predictor) -> No
         detector = Places()
         detector.points = points
         options = {} if smoothing else {"smoothing": None}
-        tracked = track_frames(frames, Tracker(predictor, detector=detector), **options)
+        tracked = track_frames(
+            frames, Tracker(Predictor(predictor.runtime, detector=detector)), **options
+        )
         xy = np.array([p.keypoints.xy[0] for _, p in tracked])
         jitter[smoothing] = float(np.diff(xy, n=2, axis=0).std())
     assert jitter["default"] < 0.6 * jitter[None]
@@ -234,7 +236,7 @@ def test_a_model_without_eyes_cannot_track(predictor: Predictor) -> None:
         )
 
     with pytest.raises(ModelError, match="cannot track"):
-        Tracker(Predictor(Other(), detector=Places()))  # type: ignore[arg-type]
+        Tracker(Predictor(Other()))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [{"detect_every_s": -1.0}, {"max_faces": 0}])
@@ -259,7 +261,9 @@ def test_a_video_is_tracked_frame_by_frame(predictor: Predictor, tmp_path: Path)
     path, truth = clip(tmp_path / "a.mp4")
     detector = Places()
     detector.points = truth[:1]
-    found = list(track_video(path, predictor=predictor, detector=detector, smoothing=None))
+    found = list(
+        track_video(path, predictor=Predictor(predictor.runtime, detector=detector), smoothing=None)
+    )
     assert len(found) == 20
     assert found[0].source == str(path)
     assert max(error(p, 0, xy) for p, xy in zip(found, truth, strict=True)) < 0.12
@@ -272,7 +276,7 @@ def test_points_of_a_rotated_video_are_those_of_the_upright_image(
     path = write(tmp_path / "a.mp4", [np.rot90(image)] * 3, turn=-90)
     detector = Places()
     detector.points = points
-    found = list(track_video(path, predictor=predictor, detector=detector))
+    found = list(track_video(path, predictor=Predictor(predictor.runtime, detector=detector)))
     assert found[0].image_size == (240, 320)
     assert error(found[-1], 0, points[0]) < 0.12
 
@@ -281,7 +285,7 @@ def test_drawn_tracks_show_box_and_points(predictor: Predictor) -> None:
     image, points = scene([(0, (90, 60))])
     detector = Places()
     detector.points = points
-    prediction = Tracker(predictor, detector=detector).update(ImageFrame(image))
+    prediction = Tracker(Predictor(predictor.runtime, detector=detector)).update(ImageFrame(image))
     drawn = draw_tracks(image, prediction)
     assert drawn.shape == image.shape
     changed = (drawn != image).any(axis=2)

@@ -65,7 +65,7 @@ class Settings:
         max_faces: As for ``Predictor.predict``.
         max_pixels: As for ``read_image``.
         style: Label style of the predictions.
-        flip: As for ``Predictor``.
+        tta: As for ``Predictor``.
         model: Name of the model as the user gave it.
         model_digest: SHA-256 of its file.
         detector: Name of the detector as the user gave it; empty with ``crops``.
@@ -83,7 +83,7 @@ class Settings:
     max_faces: int | None
     max_pixels: int
     style: str
-    flip: bool
+    tta: bool
     model: str
     model_digest: str
     detector: str

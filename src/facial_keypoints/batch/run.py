@@ -100,7 +100,7 @@ def run_batch(
     max_faces: int | None = None,
     max_pixels: int = MAX_PIXELS,
     style: str | None = None,
-    flip: bool = False,
+    tta: bool = False,
     resume: bool = False,
     force: bool = False,
     report: Report | None = None,
@@ -125,7 +125,7 @@ def run_batch(
         max_faces: As for ``Predictor.predict``.
         max_pixels: Refuse larger images.
         style: As for ``Predictor``.
-        flip: As for ``Predictor``.
+        tta: As for ``Predictor``.
         resume: Compute the missing blocks of the run in ``out``.
         force: Replace what is in ``out``.
         report: Called after each block with the images done and the images in all (0 if unknown).
@@ -148,7 +148,7 @@ def run_batch(
         max_faces=max_faces,
         max_pixels=max_pixels,
         style=style or "",
-        flip=flip,
+        tta=tta,
         model=model_name,
         model_digest=packed.digest,
         detector=detector_name,

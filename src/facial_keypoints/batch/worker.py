@@ -248,7 +248,7 @@ def load_packed(settings: Settings, model: PackedModel, detector: PackedModel | 
         return load_predictor(
             model.unpack(Path(folder), "model"),
             style=settings.style or None,
-            flip=settings.flip,
+            tta=settings.tta,
             threads=1,
             detector=None if detector is None else detector.unpack(Path(folder), "detector"),
         )

@@ -9,7 +9,8 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import Crops, Faces, Search
+from facial_keypoints.cli.faces import FaceOptions, Faces
+from facial_keypoints.cli.progress import make_log
 
 
 @app.command("align")
@@ -32,10 +33,15 @@ def align_command(
         ),
     ] = 0.0,
     model: o.Model = "default",
-    crops: Crops = False,
+    crops: o.Crops = False,
+    boxes: o.Boxes = None,
     detector: o.Detector = "default",
     min_score: o.MinScore = None,
     max_faces: o.MaxFaces = None,
+    style: o.Style = None,
+    tta: o.Tta = False,
+    max_pixels: o.MaxPixels = o.MAX_PIXELS,
+    threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
     """Cut faces out upright, on the five-point template that face-recognition networks take.
@@ -54,53 +60,55 @@ def align_command(
 
         facial-keypoints align portraits/ -o aligned --max-faces 1
     """
-    from rich.console import Console
-
-    search = Search(crops, detector, min_score, max_faces)
     from facial_keypoints.errors import OutputError
     from facial_keypoints.files import make_folder, refuse_existing
     from facial_keypoints.inference.alignment import ALIGNED_COLUMNS, align, aligned_row
     from facial_keypoints.io.images import read_image, write_image
     from facial_keypoints.io.tables import open_table
 
+    options = FaceOptions(
+        model=model,
+        crops=crops,
+        boxes=boxes,
+        detector=detector,
+        min_score=min_score,
+        max_faces=max_faces,
+        style=style,
+        tta=tta,
+        max_pixels=max_pixels,
+        threads=threads,
+    )
     make_folder(out, add=True)
     table = out / "faces.csv"
     refuse_existing(table, force=force)
-    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    faces = Faces(inputs, model, search, log=log)
+    log = make_log()
+    faces = Faces(inputs, options, log=log)
     taken: set[Path] = set()
     count = lost = 0
-    try:
-        with open_table(table, ALIGNED_COLUMNS) as writer:
-            for prediction in faces:
-                stem = _stem(Path(prediction.source), taken)
-                if not len(prediction):
+    with faces.writing(table), open_table(table, ALIGNED_COLUMNS) as writer:
+        for prediction in faces:
+            stem = _stem(Path(prediction.source), taken)
+            if not len(prediction):
+                continue
+            # Read again rather than kept: a queue of decoded photos would fill gigabytes.
+            image = read_image(prediction.source, max_pixels=max_pixels)
+            aligned = align(image, prediction, size=size, margin=margin)
+            for i, face in enumerate(aligned.images):
+                if not aligned.aligned[i]:
+                    lost += 1
+                    log.print(f"skipped {prediction.source}, face {i}: its points fell together.")
                     continue
-                # Read again rather than kept: a queue of decoded photos would fill gigabytes.
-                image = read_image(prediction.source)
-                aligned = align(image, prediction, size=size, margin=margin)
-                for i, face in enumerate(aligned.images):
-                    if not aligned.aligned[i]:
-                        lost += 1
-                        log.print(
-                            f"skipped {prediction.source}, face {i}: its points fell together."
-                        )
-                        continue
-                    file = stem.with_name(f"{stem.name}_face{i}.png")
-                    if (out / file).exists() and not force:
-                        raise OutputError(
-                            f"{out / file} exists already: choose another folder, or replace it with "
-                            "--force."
-                        )
-                    write_image(out / file, face)
-                    matrix = aligned.matrices[i].ravel().tolist()
-                    score = float(prediction.scores[i])
-                    row = aligned_row(prediction.source, i, file.as_posix(), matrix, score)
-                    writer.write([row])
-                    count += 1
-    except KeyboardInterrupt:
-        log.print(f"interrupted after {faces.done} images: {table} was not written.")
-        raise typer.Exit(130) from None
+                file = stem.with_name(f"{stem.name}_face{i}.png")
+                if (out / file).exists() and not force:
+                    raise OutputError(
+                        f"{out / file} exists already: choose another folder, or replace it with "
+                        "--force."
+                    )
+                write_image(out / file, face)
+                matrix = aligned.matrices[i].ravel().tolist()
+                score = float(prediction.scores[i])
+                writer.write([aligned_row(prediction.source, i, file.as_posix(), matrix, score)])
+                count += 1
     log.print(f"wrote {out}: {count} faces of {faces.done - faces.bad} of {faces.done} images")
     if faces.bad or lost:
         raise typer.Exit(1)

@@ -8,6 +8,8 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
+from facial_keypoints.cli.faces import FaceOptions
+from facial_keypoints.cli.progress import make_log, make_progress
 from facial_keypoints.errors import DataError
 
 
@@ -40,14 +42,13 @@ def batch_command(
         typer.Option(min=1, help="Workers, one core each.", show_default="every core of the Ray"),
     ] = None,
     model: o.Model = "default",
-    crops: Annotated[
-        bool,
-        typer.Option("--crops", help="Each image is one face already: no detector is asked."),
-    ] = False,
+    crops: o.Crops = False,
     detector: o.Detector = "default",
     min_score: o.MinScore = None,
     max_faces: o.MaxFaces = None,
     style: o.Style = None,
+    tta: o.Tta = False,
+    max_pixels: o.MaxPixels = o.MAX_PIXELS,
     column: Annotated[
         str | None,
         typer.Option(
@@ -64,8 +65,6 @@ def batch_command(
     readers: Annotated[
         int, typer.Option(min=1, help="Files that each worker fetches at the same time.")
     ] = 4,
-    flip: o.Flip = False,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 128_000_000,
     resume: o.Resume = False,
     force: o.Force = False,
 ) -> None:
@@ -85,30 +84,16 @@ def batch_command(
     """
     import warnings
 
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     warnings.filterwarnings("ignore", module="PIL")
-    if crops and (detector != "default" or min_score is not None or max_faces is not None):
-        raise typer.BadParameter(
-            "--crops takes each image as one face: --detector, --min-score and --max-faces do not go "
-            "with it."
-        )
+    FaceOptions(crops=crops, detector=detector, min_score=min_score, max_faces=max_faces)  # checked
     if resume and force:
         raise typer.BadParameter("--resume keeps what --force would delete: give one of them.")
     from facial_keypoints.batch.run import run_batch
     from facial_keypoints.models.registry import find_detector, find_model
 
-    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    bars = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    log = make_log()
     try:
-        with Progress(*bars, console=log, transient=True, disable=not log.is_terminal) as bar:
+        with make_progress("predicting", log) as bar:
             task = bar.add_task("predicting", total=None)
             result = run_batch(
                 inputs,
@@ -127,7 +112,7 @@ def batch_command(
                 max_faces=max_faces,
                 max_pixels=max_pixels,
                 style=style,
-                flip=flip,
+                tta=tta,
                 resume=resume,
                 force=force,
                 report=lambda done, total: bar.update(task, completed=done, total=total or None),

@@ -1,53 +1,86 @@
-"""The faces of images, for the verbs that go on from points: measure and align."""
+"""How verbs find the faces of images: their flags as one value, and the loop over the images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from facial_keypoints.cli.options import MAX_PIXELS
+from facial_keypoints.cli.progress import make_progress
 from facial_keypoints.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from facial_keypoints.inference.predictor import Predictor
     from facial_keypoints.types import Prediction
 
-__all__ = ["Crops", "Faces", "Search"]
-
-Crops = Annotated[
-    bool, typer.Option("--crops", help="Each image is one face already: look for none.")
-]
+__all__ = ["FaceOptions", "Faces"]
 
 
 @dataclass(frozen=True)
-class Search:
-    """How faces are looked for, as the flags of ``predict`` say it.
+class FaceOptions:
+    """The flags of the verbs that find faces; a verb that lacks one leaves it at its default.
 
     Args:
+        model: As for ``load_predictor``.
         crops: Each image is one face: no detector is asked.
-        detector: As for ``predict``.
-        min_score: As for ``predict``.
-        max_faces: As for ``predict``.
+        boxes: Table of boxes to take instead of a detector's.
+        detector: As for ``load_predictor``.
+        min_score: As for ``Predictor.predict``.
+        max_faces: As for ``Predictor.predict``.
+        style: As for ``Predictor``.
+        tta: As for ``Predictor``.
+        max_pixels: As for ``read_image``.
+        threads: Threads to compute with; every core when left out.
 
     Raises:
         typer.BadParameter: They do not go together.
     """
 
+    model: str = "default"
     crops: bool = False
+    boxes: Path | None = None
     detector: str = "default"
     min_score: float | None = None
     max_faces: int | None = None
+    style: str | None = None
+    tta: bool = False
+    max_pixels: int = MAX_PIXELS
+    threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.crops and replace(self, crops=False) != Search():
+        detects = self.detector != "default" or self.min_score is not None
+        if self.crops and (detects or self.boxes is not None or self.max_faces is not None):
             raise typer.BadParameter(
-                "--crops takes each image as one face: --detector, --min-score and --max-faces do "
-                "not go with it."
+                "--crops takes each image as one face: --boxes, --detector, --min-score and --max-faces "
+                "do not go with it."
             )
+        if self.boxes is not None and detects:
+            raise typer.BadParameter(
+                "--boxes asks no detector: --detector and --min-score do not go with it."
+            )
+
+    def load_predictor(self, *, threads: int | None) -> Predictor:
+        """The predictor that they ask for.
+
+        Args:
+            threads: Threads that compute one photo, or one batch of crops.
+        """
+        from facial_keypoints.inference.predictor import load_predictor
+
+        return load_predictor(
+            self.model,
+            style=self.style,
+            tta=self.tta,
+            threads=threads,
+            detector=None if self.crops or self.boxes else self.detector,
+        )
 
 
 class Faces:
@@ -55,61 +88,87 @@ class Faces:
 
     Args:
         inputs: Images, folders, patterns, or ``-``.
-        model: As for ``predict``.
-        search: How to find the faces.
+        options: How to find the faces.
         log: Where to list what was skipped.
+        batch_size: Crops computed at once.
+
+    Raises:
+        DataError: There is no image, or no image for a box.
     """
 
-    def __init__(self, inputs: list[str], model: str, search: Search, *, log: Console) -> None:
+    def __init__(
+        self, inputs: list[str], options: FaceOptions, *, log: Console, batch_size: int = 128
+    ) -> None:
         import warnings
 
-        from facial_keypoints.inference.predictor import load_predictor
+        from facial_keypoints.io.images import find_images
+        from facial_keypoints.io.tables import read_boxes
 
         # Pillow warns of metadata that nobody asked for; an image that it cannot read is an error.
         warnings.filterwarnings("ignore", module="PIL")
-        # Photos are answered by many threads, each of which computes alone.
-        self._predictor = load_predictor(
-            model,
-            threads=None if search.crops else 1,
-            detector=None if search.crops else search.detector,
-        )
-        self._inputs, self._search, self._log = inputs, search, log
-        self.schema = self._predictor.spec.schema
+        # Photos are predicted whole, one per thread; crops in batches, each computed by every thread.
+        predictor = options.load_predictor(threads=options.threads if options.crops else 1)
+        self.schema = predictor.spec.schema
         self.done = self.bad = 0
-
-    def __iter__(self) -> Iterator[Prediction]:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        from facial_keypoints.io.images import find_images
-
-        # Counted first, so that the bar knows the end; standard input can be read only once.
-        total = None if "-" in self._inputs else sum(1 for _ in find_images(self._inputs))
-        if total == 0:
-            raise DataError(f"there is no image in {', '.join(self._inputs)}.")
-        files = find_images(self._inputs)
-        answers = (
-            self._predictor.predict_files(files)
-            if self._search.crops
-            else self._predictor.predict_photos(
-                files, min_score=self._search.min_score, max_faces=self._search.max_faces
+        self._log = log
+        files, self._total = find_images(inputs), None
+        boxes = None
+        if options.boxes is not None:
+            boxes, listed = read_boxes(options.boxes), list(files)
+            unmatched = sorted(boxes.keys() - {str(file.resolve()) for file in listed})
+            if unmatched:
+                raise DataError(
+                    f"{options.boxes} has boxes of images that are not among the inputs: "
+                    f"{_names(unmatched)}. Correct the column source, or name these images too."
+                )
+            files, self._total = iter(listed), len(listed)
+        elif "-" not in inputs:
+            # Counted first, so that the bar knows the end; standard input can be read only once.
+            self._total, files = sum(1 for _ in files), find_images(inputs)
+        if self._total == 0:
+            raise DataError(f"there is no image in {', '.join(inputs)}.")
+        self._answers = (
+            predictor.predict_files(
+                files,
+                batch_size=batch_size,
+                readers=options.threads,
+                max_pixels=options.max_pixels,
+            )
+            if options.crops
+            else predictor.predict_photos(
+                files,
+                boxes=boxes,
+                min_score=options.min_score,
+                max_faces=options.max_faces,
+                readers=options.threads,
+                max_pixels=options.max_pixels,
             )
         )
-        log = self._log
-        columns = (TextColumn("finding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with (
-            closing(answers),
-            Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as bar,
-        ):
-            for answer in bar.track(answers, total=total):
+
+    def __iter__(self) -> Iterator[Prediction]:
+        with closing(self._answers), make_progress("predicting", self._log) as bar:
+            for answer in bar.track(self._answers, total=self._total):
                 self.done += 1
                 if isinstance(answer, ImageError):
                     self.bad += 1
-                    log.print(f"skipped {answer}")
+                    self._log.print(f"skipped {answer}")
                     continue
                 yield answer
+
+    @contextmanager
+    def writing(self, table: Path) -> Iterator[None]:
+        """Ctrl-C in this block ends the command with a line that says so.
+
+        Raises:
+            typer.Exit: With 130, after Ctrl-C.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._log.print(f"interrupted after {self.done} images: {table} was not written.")
+            raise typer.Exit(130) from None
+
+
+def _names(paths: list[str], most: int = 5) -> str:
+    more = f" and {len(paths) - most:,} more" if len(paths) > most else ""
+    return ", ".join(paths[:most]) + more

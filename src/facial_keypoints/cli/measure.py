@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,8 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import Crops, Faces, Search
+from facial_keypoints.cli.faces import FaceOptions, Faces
+from facial_keypoints.cli.progress import make_log
 from facial_keypoints.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ def measure_command(
     neutral: Annotated[
         Path | None,
         typer.Option(
-            help="Image of the same person's resting face, for mouth opening and smile.",
+            help="Image of the same person's resting face, for mouth opening and smile; with --boxes the "
+            "detector finds that face.",
         ),
     ] = None,
     neutral_at: Annotated[
@@ -62,10 +65,15 @@ def measure_command(
         typer.Option(help="Of a video's table: figure of curves over time (.png, .svg, .pdf)."),
     ] = None,
     model: o.Model = "default",
-    crops: Crops = False,
+    crops: o.Crops = False,
+    boxes: o.Boxes = None,
     detector: o.Detector = "default",
     min_score: o.MinScore = None,
     max_faces: o.MaxFaces = None,
+    style: o.Style = None,
+    tta: o.Tta = False,
+    max_pixels: o.MaxPixels = o.MAX_PIXELS,
+    threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
     """Measure faces: distances as ratios, angles, asymmetry, turn of the head, with error bars.
@@ -84,8 +92,6 @@ def measure_command(
 
         facial-keypoints measure track.csv -o curves.csv --neutral-at 0.5 --plot curves.png
     """
-    from rich.console import Console
-
     from facial_keypoints.files import refuse_existing
     from facial_keypoints.inference.measure.measures import NOTICE, measure
     from facial_keypoints.inference.measure.table import write_measurements
@@ -94,23 +100,33 @@ def measure_command(
     _check_scale(ipd_mm, mm_per_px)
     if neutral is not None and neutral_at is not None:
         raise typer.BadParameter("give --neutral or --neutral-at, not both.")
-    search = Search(crops, detector, min_score, max_faces)
+    options = FaceOptions(
+        model=model,
+        crops=crops,
+        boxes=boxes,
+        detector=detector,
+        min_score=min_score,
+        max_faces=max_faces,
+        style=style,
+        tta=tta,
+        max_pixels=max_pixels,
+        threads=threads,
+    )
     has_table = any(Path(name).suffix.lower() in TABLE_SUFFIXES for name in inputs)
-    if has_table and neutral is None and search != Search():
+    if has_table and neutral is None and options != FaceOptions():
         raise typer.BadParameter(
-            "a table says where the faces are: --crops, --detector, --min-score and --max-faces go "
-            "with images."
+            "a table says where the faces are: --model, --crops and the flags that find faces go with images."
         )
     check_table(out)
     for file in (out, plot):
         if file is not None:
             refuse_existing(file, force=force)
-    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    faces, bad = _read_table(inputs) if has_table else _find(inputs, model, search, log)
+    log = make_log()
+    faces, bad = _read_table(inputs) if has_table else _find(inputs, options, log)
     times = _times(faces) if plot is not None or neutral_at is not None else []
     rest = None
     if neutral is not None:
-        rest = _neutral(neutral, model, search, log)
+        rest = _neutral(neutral, options, log)
     elif neutral_at is not None:
         rest = _resting(faces, times, neutral_at)
     found = measure(faces.keypoints, neutral=rest, mm_per_px=mm_per_px, ipd_mm=ipd_mm)
@@ -147,18 +163,19 @@ def _read_table(inputs: list[str]) -> tuple[FaceTable, int]:
     return read_faces(inputs[0]), 0
 
 
-def _find(inputs: list[str], model: str, search: Search, log: Console) -> tuple[FaceTable, int]:
+def _find(inputs: list[str], options: FaceOptions, log: Console) -> tuple[FaceTable, int]:
     """The points to measure, and the number of images that could not be read."""
     from facial_keypoints.inference.measure.measures import check_schema
     from facial_keypoints.inference.measure.table import table_of
 
-    images = Faces(inputs, model, search, log=log)
+    images = Faces(inputs, options, log=log)
     check_schema(images.schema)
     return table_of(list(images), images.schema), images.bad
 
 
-def _neutral(image: Path, model: str, search: Search, log: Console) -> Keypoints:
-    found = list(Faces([str(image)], model, search, log=log))
+def _neutral(image: Path, options: FaceOptions, log: Console) -> Keypoints:
+    # The boxes are those of the inputs.
+    found = list(Faces([str(image)], replace(options, boxes=None), log=log))
     if len(found) != 1 or len(found[0]) != 1:
         count = sum(len(each) for each in found)
         raise DataError(

@@ -11,18 +11,20 @@ import typer
 from facial_keypoints.training.recipes import RECIPES
 
 __all__ = [
-    "Average",
+    "MAX_PIXELS",
     "BatchSize",
+    "Boxes",
+    "Crops",
     "Data",
     "Detector",
     "Epochs",
     "ExcludeFlagged",
-    "Flip",
     "FlipProbability",
     "Force",
     "GroupBy",
     "LearningRate",
     "MaxFaces",
+    "MaxPixels",
     "MinScore",
     "Missing",
     "Model",
@@ -32,6 +34,7 @@ __all__ = [
     "Seed",
     "Style",
     "Threads",
+    "Tta",
 ]
 
 # Choices come from the registries, not from a second list.
@@ -101,16 +104,22 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Threads to compute with (ONNX models).", show_default="every core"),
 ]
-Flip = Annotated[
-    bool,
-    typer.Option("--flip", help="Ask about the mirrored image too and average: twice the time."),
-]
-Average = Annotated[
+Tta = Annotated[
     bool,
     typer.Option(
-        "--average",
-        help="Ask about eight moved views of each crop and average, as submit does: better, nine times "
-        "the time. Models of default's family only.",
+        "--tta",
+        help="Test-time augmentation: the mean over eight moved views of each face, at about nine times the "
+        "time for crops and five for faces of photos and videos. Models of default's family only.",
+    ),
+]
+Crops = Annotated[
+    bool, typer.Option("--crops", help="Each image is one face already: no detector is asked.")
+]
+Boxes = Annotated[
+    Path | None,
+    typer.Option(
+        help="Table of faces found by other means (columns source, x0, y0, x1, y1; pixels): no "
+        "detector is asked."
     ),
 ]
 Detector = Annotated[
@@ -132,6 +141,13 @@ MinScore = Annotated[
 MaxFaces = Annotated[
     int | None,
     typer.Option(min=1, help="Keep only the best so many of a photo.", show_default="all of them"),
+]
+MAX_PIXELS = 128_000_000
+"""``io.images.MAX_PIXELS``, which a test compares: importing it would make every --help wait for OpenCV."""
+
+MaxPixels = Annotated[
+    int,
+    typer.Option(min=1, help="Refuse larger images; each reading thread holds one of them."),
 ]
 Style = Annotated[
     str | None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +9,11 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.errors import DataError, ImageError, OutputError
+from facial_keypoints.cli.faces import FaceOptions, Faces
+from facial_keypoints.cli.progress import make_log
+from facial_keypoints.errors import OutputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from facial_keypoints.models.spec import ModelSpec
     from facial_keypoints.types import Prediction
 
@@ -35,24 +33,15 @@ def predict_command(
         Path, typer.Option("-o", "--out", help="Table to write: .csv, .parquet or .json.")
     ],
     model: o.Model = "default",
-    crops: Annotated[
-        bool,
-        typer.Option(
-            "--crops",
-            help="Each image is one face already: no detector is asked.",
-        ),
-    ] = False,
-    boxes: Annotated[
-        Path | None,
-        typer.Option(
-            help="Table of faces found by other means (columns source, x0, y0, x1, y1; pixels): no "
-            "detector is asked."
-        ),
-    ] = None,
+    crops: o.Crops = False,
+    boxes: o.Boxes = None,
     detector: o.Detector = "default",
     min_score: o.MinScore = None,
     max_faces: o.MaxFaces = None,
     style: o.Style = None,
+    tta: o.Tta = False,
+    max_pixels: o.MaxPixels = o.MAX_PIXELS,
+    threads: o.Threads = None,
     draw: Annotated[
         Path | None,
         typer.Option(
@@ -61,13 +50,6 @@ def predict_command(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Faces computed at once (--crops).")] = 128,
-    threads: o.Threads = None,
-    flip: o.Flip = False,
-    average: o.Average = False,
-    max_pixels: Annotated[
-        int,
-        typer.Option(min=1, help="Refuse larger images; each reading thread holds one of them."),
-    ] = 128_000_000,
     force: o.Force = False,
 ) -> None:
     """Find faces and their keypoints in photos and write them as a table, in pixels of each photo.
@@ -85,100 +67,38 @@ def predict_command(
 
         find . -name '*.png' | facial-keypoints predict --crops - -o keypoints.parquet
     """
-    import warnings
-
-    from rich.console import Console
-
     from facial_keypoints.files import make_folder, refuse_existing
+    from facial_keypoints.io.tables import check_table, columns, open_table, rows
 
-    # Pillow warns of metadata that nobody asked for; an image that it cannot read is an error.
-    warnings.filterwarnings("ignore", module="PIL")
-    if crops and (boxes or detector != "default" or min_score is not None or max_faces is not None):
-        raise typer.BadParameter(
-            "--crops takes each image as one face: --boxes, --detector, --min-score and --max-faces "
-            "do not go with it."
-        )
-    if average and not crops:
-        raise typer.BadParameter(
-            "--average goes with --crops: faces of photos are looked at twice."
-        )
-    if boxes and (detector != "default" or min_score is not None):
-        raise typer.BadParameter(
-            "--boxes asks no detector: --detector and --min-score do not go with it."
-        )
-    from facial_keypoints.inference.predictor import load_predictor
-    from facial_keypoints.io.images import find_images
-    from facial_keypoints.io.tables import check_table, columns, open_table, read_boxes, rows
-
+    options = FaceOptions(
+        model=model,
+        crops=crops,
+        boxes=boxes,
+        detector=detector,
+        min_score=min_score,
+        max_faces=max_faces,
+        style=style,
+        tta=tta,
+        max_pixels=max_pixels,
+        threads=threads,
+    )
     check_table(out)
     refuse_existing(out, force=force)
     if draw is not None:
         make_folder(draw, add=force)
-    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    known = read_boxes(boxes) if boxes else None
-    # Photos are answered whole, one per thread; crops in batches, each computed by every thread.
-    predictor = load_predictor(
-        model,
-        style=style,
-        flip=flip,
-        average=average,
-        threads=threads if crops else 1,
-        detector=None if crops or boxes else detector,
-    )
-    # Counted first, so that the bar knows the end; standard input can be read only once.
-    total = None if "-" in inputs else sum(1 for _ in find_images(inputs))
-    if total == 0:
-        raise DataError(f"there is no image in {', '.join(inputs)}.")
-    files = find_images(inputs)
-    if crops:
-        answers = predictor.predict_files(
-            files, batch_size=batch_size, readers=threads, max_pixels=max_pixels
-        )
-    else:
-        answers = predictor.predict_photos(
-            files,
-            boxes=known,
-            min_score=min_score,
-            max_faces=max_faces,
-            readers=threads,
-            max_pixels=max_pixels,
-        )
-    done = bad = faces = 0
-    try:
-        with closing(answers), open_table(out, columns(predictor.spec.schema)) as table:
-            for answer in _with_progress(answers, total, log):
-                done += 1
-                if isinstance(answer, ImageError):
-                    bad += 1
-                    log.print(f"skipped {answer}")
-                    continue
-                faces += len(answer)
-                table.write(rows(answer))
-                if draw is not None:
-                    _draw(answer, draw, max_pixels)
-    except KeyboardInterrupt:
-        log.print(f"interrupted after {done} images: {out} was not written.")
-        raise typer.Exit(130) from None
+    log = make_log()
+    images = Faces(inputs, options, log=log, batch_size=batch_size)
+    faces = 0
+    with images.writing(out), open_table(out, columns(images.schema)) as table:
+        for prediction in images:
+            faces += len(prediction)
+            table.write(rows(prediction))
+            if draw is not None:
+                _draw(prediction, draw, max_pixels)
     found = "" if crops else f", {faces} {'face' if faces == 1 else 'faces'}"
-    log.print(f"wrote {out}: {done - bad} of {done} images{found}")
-    if bad:
+    log.print(f"wrote {out}: {images.done - images.bad} of {images.done} images{found}")
+    if images.bad:
         raise typer.Exit(1)
-
-
-def _with_progress(
-    answers: Iterable[Prediction | ImageError], total: int | None, log: Console
-) -> Iterator[Prediction | ImageError]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as bar:
-        yield from bar.track(answers, total=total)
 
 
 def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
@@ -216,15 +136,13 @@ def export_command(
 
         facial-keypoints export model.keras -o model.onnx --force
     """
-    from rich.console import Console
-
     from facial_keypoints.files import refuse_existing
     from facial_keypoints.models.export import export_onnx
 
     if out.suffix.lower() != ".onnx":
         raise OutputError(f"{out}: models are exported as ONNX: choose a name that ends in .onnx.")
     refuse_existing(out, force=force)
-    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    log = make_log()
     with log.status("exporting and comparing with Keras"):
         spec = export_onnx(model, out)
     log.print(f"wrote {out} ({spec.name}, {out.stat().st_size / 1e6:.1f} MB)")

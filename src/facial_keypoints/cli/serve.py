@@ -10,6 +10,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
+from facial_keypoints.cli.progress import make_log
 from facial_keypoints.errors import DataError, ModelError
 
 
@@ -83,8 +84,6 @@ def serve_command(
     import warnings
     import webbrowser
 
-    from rich.console import Console
-
     from facial_keypoints.models.registry import find_model, is_onnx
 
     # Pillow warns of metadata that nobody asked for; an image that it cannot read is an error.
@@ -118,7 +117,7 @@ def serve_command(
         hosts=tuple(name.lower() for name in allow_host or (("localhost",) if local else ())),
     )
     limits = Limits(pixels=max_pixels, faces=max_faces)
-    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    log = make_log()
     listening = open_socket(host, port)
     # Each thread answers images of its own and computes with one thread.
     predictor = load_predictor(model, threads=1, detector=detector)

@@ -14,6 +14,8 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
+from facial_keypoints.cli.faces import FaceOptions
+from facial_keypoints.cli.progress import make_log, make_progress
 from facial_keypoints.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -73,17 +75,18 @@ def track_command(
         float,
         typer.Option(
             min=0,
-            help="Seconds after which the detector looks for new faces; in between it runs only where "
-            "there is doubt. 0 is every frame.",
+            help="Seconds after which the detector looks for new faces; in between it runs only to "
+            "confirm a face. 0 is every frame.",
         ),
     ] = 1.0,
+    model: o.Model = "default",
+    detector: o.Detector = "default",
+    min_score: o.MinScore = None,
     max_faces: Annotated[
         int | None, typer.Option(min=1, help="Follow at most so many, the largest.")
     ] = None,
-    min_score: o.MinScore = None,
-    detector: o.Detector = "default",
-    model: o.Model = "default",
     style: o.Style = None,
+    tta: o.Tta = False,
     threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
@@ -100,9 +103,6 @@ def track_command(
 
         facial-keypoints track 0 -o me.csv                 # the first camera, until Ctrl-C
     """
-    from rich.console import Console
-
-    from facial_keypoints.inference.predictor import load_predictor
     from facial_keypoints.inference.smoothing import OneEuro
     from facial_keypoints.inference.tracker import Tracker, track_frames
     from facial_keypoints.io.tables import check_table, columns, open_table, rows
@@ -116,8 +116,9 @@ def track_command(
     _check_outputs(video, (out, draw, sheet), force=force)
     settings = {"min_cutoff": min_cutoff, "beta": beta}
     smoothing = None if raw else OneEuro(**{k: v for k, v in settings.items() if v is not None})
-    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-    predictor = load_predictor(model, style=style, threads=threads, detector=detector)
+    log = make_log()
+    options = FaceOptions(model=model, detector=detector, style=style, tta=tta)
+    predictor = options.load_predictor(threads=threads)
     tracker = Tracker(
         predictor,
         detect_every_s=detect_every,
@@ -216,17 +217,8 @@ def _show(
 def _with_progress(
     followed: Iterable[tuple[Frame, Prediction]], total: int | None, log: Console
 ) -> Iterator[tuple[Frame, Prediction]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("tracking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     spoken = time.monotonic()
-    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as bar:
+    with make_progress("tracking", log) as bar:
         for count, item in enumerate(bar.track(followed, total=total), start=1):
             yield item
             if not log.is_terminal and time.monotonic() - spoken > LOG_SECONDS:

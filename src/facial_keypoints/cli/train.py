@@ -468,8 +468,7 @@ def evaluate_command(
         Path | None, typer.Option("-o", "--out", help="Write the report as JSON.")
     ] = None,
     group_by: o.GroupBy = None,
-    flip: o.Flip = False,
-    average: o.Average = False,
+    tta: o.Tta = False,
     threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
@@ -498,7 +497,7 @@ def evaluate_command(
 
     if out is not None:
         refuse_existing(out, force=force)
-    predictor = load_predictor(model, flip=flip, average=average, threads=threads)
+    predictor = load_predictor(model, tta=tta, threads=threads)
     spec = predictor.spec
     dataset = load_faces(
         data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=spec.schema
@@ -523,14 +522,13 @@ def submit_command(
         Path, typer.Option(help="Kaggle's files: test.csv and IdLookupTable.csv among them.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The submission to write (.csv).")],
-    flip: o.Flip = False,
     threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
     """Answer Kaggle's test images and write a submission (RowId,Location).
 
-    A model with label styles answers each image in the style that its requested points imply.
-    Values are clipped to the image.
+    A model with label styles answers each image in the style that its requested points imply. Models of
+    default's family use test-time augmentation (as --tta of evaluate does). Values are clipped to the image.
 
     Examples:
 
@@ -548,10 +546,12 @@ def submit_command(
     )
     from facial_keypoints.files import refuse_existing
     from facial_keypoints.inference.predictor import load_predictor
+    from facial_keypoints.inference.refine import supports_tta
+    from facial_keypoints.models.runtime import read_spec
 
     refuse_existing(out, force=force)
     # A thousand images take seconds either way, so the better way.
-    predictor = load_predictor(model, flip=flip, average=True, threads=threads)
+    predictor = load_predictor(model, tta=supports_tta(read_spec(model)), threads=threads)
     faces, lookup = load_kaggle(data, part="test"), load_lookup(data)
     predictor.check_fits(faces)
     styles = requested_styles(lookup, faces.sample_ids)

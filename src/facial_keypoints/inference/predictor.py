@@ -16,18 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.cluster import available_cores
-from facial_keypoints.crops import checked_image, cut_crop, letterbox
+from facial_keypoints.crops import checked_image, letterbox
 from facial_keypoints.errors import ImageError, ModelError
-from facial_keypoints.geometry import (
-    box_to_crop,
-    face_crop,
-    face_sizes,
-    flip_images,
-    flip_xy,
-    has_face_box,
-)
+from facial_keypoints.geometry import face_sizes, has_face_box
 from facial_keypoints.inference.detector import FaceDetector, load_detector
-from facial_keypoints.inference.refine import look_again
+from facial_keypoints.inference.refine import (
+    check_tta,
+    refine_boxes,
+    refine_crops,
+    refine_tracks,
+)
 from facial_keypoints.io.images import MAX_PIXELS, in_order, read_image
 from facial_keypoints.models.runtime import Runtime, load_runtime
 from facial_keypoints.models.spec import ModelSpec
@@ -73,22 +71,22 @@ _DUPLICATE_DISTANCE = 0.35
 
 
 class Predictor:
-    """A model with the choices of how to ask it.
+    """A model with the choices of how to use it.
+
+    Badly framed crops and all faces of photos are refined: :mod:`facial_keypoints.inference.refine`.
 
     Args:
         runtime: The loaded model.
         style: Label style to answer in. When left out: ``kaggle-a`` if the model has it, else its
             first.
-        flip: Ask about the mirrored image too and average: slightly better, twice the time.
-        average: Ask about eight moved views of every crop and take the mean: better, nine times the
-            time. Badly framed crops get a second look in any case, if the model gives a confidence
-            (:mod:`facial_keypoints.inference.refine`).
+        tta: Test-time augmentation: take the mean over eight moved views of each face. Better; a crop
+            takes about nine times the time, a face of a photo or video about five times.
         detector: Finds the faces of photos; the one that comes with the package, opened when the
             first photo comes, when left out.
         threads: Threads that a photo is searched with; every core when left out.
 
     Raises:
-        ModelError: The model does not answer in that style.
+        ModelError: The model does not answer in that style, or cannot use TTA.
 
     Example:
         >>> predictor = load_predictor()  # doctest: +SKIP
@@ -101,8 +99,7 @@ class Predictor:
         runtime: Runtime,
         *,
         style: str | None = None,
-        flip: bool = False,
-        average: bool = False,
+        tta: bool = False,
         detector: FaceDetector | None = None,
         threads: int | None = None,
     ) -> None:
@@ -115,10 +112,11 @@ class Predictor:
                 f"the model '{runtime.spec.name}' does not answer in the label style '{style}'; its "
                 f"styles: {known}."
             )
+        if tta:
+            check_tta(runtime.spec)
         self.runtime = runtime
         self.style = style
-        self.flip = flip
-        self.average = average
+        self.tta = tta
         self._detector = detector
         self._threads = threads
 
@@ -187,38 +185,16 @@ class Predictor:
                 )
             index = {style: i for i, style in enumerate(spec.styles)}
             chosen = np.array([index.get(str(style), default) for style in styles], np.intp)
-        points, sure = [], []
-        for start in range(0, max(len(images), 1), batch_size):
-            batch = images[start : start + batch_size]
-            xy, confidence = self._ask(batch)
-            rows, own = np.arange(len(batch)), chosen[start : start + batch_size]
-            found = xy[rows, own]
-            if confidence is not None:
-                found, certainty = look_again(
-                    self.runtime, batch, own, found, confidence[rows, own], average=self.average
-                )
-                sure.append(certainty)
-            points.append(found)
-        return Keypoints(
-            np.concatenate(points), spec.schema, confidence=np.concatenate(sure) if sure else None
-        )
-
-    def _ask(self, batch: ImageArray) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Answers of the model in all styles, averaged with the mirrored images' if wanted."""
-        xy, confidence = self.runtime.run(batch)
-        if not self.flip:
-            return xy, confidence
-        mirrored, mirrored_sure = self.runtime.run(flip_images(batch))
-        back = flip_xy(mirrored, self.spec.input_size[1], self.spec.schema)
-        if self.spec.output == "points":
-            # Such a model keeps its annotators' offset to one side (docs/experiments.md), which a
-            # mirror turns to the other: the mean must not be drawn away from it.
-            back[..., 0] += (xy[..., 0] - back[..., 0]).mean(axis=-1, keepdims=True)
-        xy = np.mean([xy, back], axis=0, dtype=np.float32)
-        if confidence is not None and mirrored_sure is not None:
-            back = mirrored_sure[..., list(self.spec.schema.swap)]
-            confidence = np.mean([confidence, back], axis=0, dtype=np.float32)
-        return xy, confidence
+        found = [
+            refine_crops(
+                self.runtime,
+                images[start : start + batch_size],
+                chosen[start : start + batch_size],
+                tta=self.tta,
+            )
+            for start in range(0, max(len(images), 1), batch_size)
+        ]
+        return self._keypoints(np.concatenate(found))
 
     def predict(
         self,
@@ -281,13 +257,14 @@ class Predictor:
         """
         image = checked_image(image)
         best = np.argsort(-scores, kind="stable")
-        keypoints, sure = self._look_twice(image, boxes[best])
+        keypoints, lowest = self._refine(image, boxes[best])
         found = _prediction(image, keypoints, boxes[best], scores[best], source)
-        return found.subset(self._faces(keypoints, sure))
+        return found.subset(self._faces(keypoints, lowest))
 
-    def _faces(self, found: Keypoints, sure: NDArray[np.float32]) -> NDArray[np.int64]:
+    def _faces(self, found: Keypoints, confidence: NDArray[np.float32]) -> NDArray[np.int64]:
         """Indices of the detected boxes that show a face; of duplicates the first."""
-        real = np.flatnonzero(~(sure < MIN_FACE_CONFIDENCE))  # NaN: the model gives no confidence
+        # NaN: the model gives no confidence.
+        real = np.flatnonzero(~(confidence < MIN_FACE_CONFIDENCE))
         if not has_face_box(self.spec.schema):
             return real
         kept: list[int] = []
@@ -306,11 +283,10 @@ class Predictor:
         scores: NDArray[np.float32] | None = None,
         source: str = "",
     ) -> Prediction:
-        """Answer the faces of a photo whose places are known.
+        """Predict the faces of a photo whose places are known.
 
-        Each face is looked at twice: in the crop of its box, then in one framed and turned by what
-        was found, so boxes of any convention will do. The mean of both is taken where they frame
-        the face alike, else the second answer (measured: ``docs/experiments.md``).
+        Each face is refined (:func:`facial_keypoints.inference.refine.refine_boxes`), so boxes of any
+        convention will do.
 
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
@@ -326,59 +302,37 @@ class Predictor:
         """
         image = checked_image(image)
         given = np.asarray(boxes, np.float32).reshape(-1, 4)
-        keypoints, _ = self._look_twice(image, given)
-        return _prediction(image, keypoints, given, scores, source)
+        return _prediction(image, self._refine(image, given)[0], given, scores, source)
 
-    def predict_framed(self, image: ImageArray, crops: Sequence[CropTransform]) -> Keypoints:
-        """Answer faces of a photo in crops that are framed already; one look, however they turn out.
+    def predict_tracked(self, image: ImageArray, faces: FloatArray) -> Keypoints:
+        """Predict faces of a video frame near where they should be.
 
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
-            crops: From pixels of the photo to the model's input, one per face, as
-                :func:`facial_keypoints.geometry.face_crop` makes them.
+            faces: (N, K, 2) points near those of each face, in pixels of the frame; they must include
+                the eye centres and the mouth's corners.
 
         Returns:
-            One face per crop in pixels of the photo.
+            N faces in pixels of the frame, refined
+            (:func:`facial_keypoints.inference.refine.refine_tracks`).
         """
-        return self._look(checked_image(image), crops)[0]
+        style = self.spec.styles.index(self.style)
+        found = refine_tracks(self.runtime, checked_image(image), faces, style, tta=self.tta)
+        return self._keypoints(found)
 
-    def _look(
-        self, image: ImageArray, crops: Sequence[CropTransform]
-    ) -> tuple[Keypoints, NDArray[np.float32]]:
-        """One look: the faces, and (N,) how sure the style is that is least sure; NaN where unknown."""
-        spec = self.spec
-        cut = [cut_crop(image, crop, spec.channels) for crop in crops]
-        batch = np.stack(cut) if cut else np.zeros((0, *spec.input_size, spec.channels), np.uint8)
-        xy, confidence = self._ask(batch)
-        style = spec.styles.index(self.style)
-        points = np.empty((len(crops), spec.schema.num_keypoints, 2), np.float32)
-        for i, crop in enumerate(crops):
-            points[i] = crop.inverse().apply(xy[i, style])
-        if confidence is None:
-            return Keypoints(points, spec.schema), np.full(len(crops), np.nan, np.float32)
-        found = Keypoints(points, spec.schema, confidence=confidence[:, style])
-        return found, confidence.mean(axis=2).min(axis=1)
-
-    def _look_twice(
+    def _refine(
         self, image: ImageArray, boxes: NDArray[np.float32]
     ) -> tuple[Keypoints, NDArray[np.float32]]:
-        """Look at boxes, then in crops framed by what was found; averages of those framed alike."""
+        """The faces in boxes, and (N,) their mean confidence in the style where it is lowest."""
+        style = self.spec.styles.index(self.style)
+        found, lowest = refine_boxes(self.runtime, image, boxes, style, tta=self.tta)
+        return self._keypoints(found), lowest
+
+    def _keypoints(self, answers: NDArray[np.float32]) -> Keypoints:
+        """Of (N, K, 3) answers."""
         spec = self.spec
-        crops = [box_to_crop(box, spec.input_size) for box in boxes]
-        first, sure = self._look(image, crops)
-        if not crops or not has_face_box(spec.schema):
-            return first, sure
-        closer = [face_crop(xy, spec.schema, spec.input_size) for xy in first.xy]
-        again, surer = self._look(image, closer)
-        alike = np.array([_alike(*pair) for pair in zip(crops, closer, strict=True)])
-        share = np.where(alike, 0.5, 1.0).astype(np.float32)
-        confidence = None
-        if first.confidence is not None and again.confidence is not None:
-            confidence = first.confidence + share[:, np.newaxis] * (
-                again.confidence - first.confidence
-            )
-        xy = first.xy + share[:, np.newaxis, np.newaxis] * (again.xy - first.xy)
-        return Keypoints(xy, spec.schema, confidence=confidence), sure + share * (surer - sure)
+        confidence = answers[..., 2] if spec.confidence else None
+        return Keypoints(answers[..., :2], spec.schema, confidence=confidence)
 
     def predict_photos(
         self,
@@ -556,20 +510,11 @@ def _prediction(
     )
 
 
-def _alike(first: CropTransform, second: CropTransform) -> bool:
-    """Whether two crops differ by less than a quarter in scale and 25 degrees in turn."""
-    between = second.matrix[:, :2] @ np.linalg.inv(first.matrix[:, :2])
-    scale = float(np.hypot(*between[0]))
-    turn = float(np.degrees(np.arctan2(between[0, 1], between[0, 0])))
-    return 0.8 < scale < 1.25 and abs(turn) < 25.0
-
-
 def load_predictor(
     model: str | os.PathLike[str] = "default",
     *,
     style: str | None = None,
-    flip: bool = False,
-    average: bool = False,
+    tta: bool = False,
     threads: int | None = None,
     detector: FaceDetector | str | os.PathLike[str] | None = None,
 ) -> Predictor:
@@ -578,15 +523,15 @@ def load_predictor(
     Args:
         model: ``default`` or another shipped name, a run folder, a ``.keras`` or an ``.onnx`` file.
         style: As for :class:`Predictor`.
-        flip: As for :class:`Predictor`.
-        average: As for :class:`Predictor`.
+        tta: As for :class:`Predictor`.
         threads: As for :func:`facial_keypoints.models.runtime.load_runtime`; for the detector as well.
         detector: Finds the faces of photos: one of your own, or what
             :func:`facial_keypoints.inference.detector.load_detector` opens; the one that comes with the
             package when left out.
 
     Raises:
-        ModelError: There is no such model or detector, it is corrupt, or it does not know the style.
+        ModelError: There is no such model or detector, it is corrupt, it does not know the style, or
+            it cannot use TTA.
         MissingExtraError: It is a Keras model and Keras is not installed.
     """
     runtime = load_runtime(model, threads=threads)
@@ -594,6 +539,4 @@ def load_predictor(
         detector = None
     if isinstance(detector, str | os.PathLike):
         detector = load_detector(detector, threads=threads)
-    return Predictor(
-        runtime, style=style, flip=flip, average=average, detector=detector, threads=threads
-    )
+    return Predictor(runtime, style=style, tta=tta, detector=detector, threads=threads)

@@ -1,158 +1,289 @@
-"""A second look at faces whose crop was not framed as the model knows them.
+"""Refinement: predicting again on a better crop, and test-time augmentation (TTA).
 
-A model that learnt from well-framed crops answers others worse: a face that fills little of its crop, or
-one that the crop cuts or shows off the middle. The first answer tells: the face is small in it, or the
-confidence is low. Small faces are asked again in a view framed by their own first answer. Doubtful
-ones, a few in a hundred, are asked in views shifted and scaled, and the surest answer frames a last
-view; an answer that is not clearly surer than the first is not taken. Measured on held-out faces:
-``docs/experiments.md``.
+A model that learnt from well-framed crops is worse on others: on a face that is small in its crop, cut off
+by it, or away from its middle. So the first answer frames a better crop, and the model is asked again.
+
+- Faces of photos and of video frames are always refined.
+- Crops are refined where they need it: a face that is small in its crop is framed by its first answer; one
+  of low confidence, a few in a hundred, is searched for in shifted and scaled views.
+- TTA then takes the mean over eight moved views of the refined face.
+
+Here an *answer* is an array (..., K, 3) of float32: x, y and confidence of each keypoint; NaN stands for the
+confidence of a model that gives none. What the thresholds were chosen by: ``docs/experiments.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.crops import warp_image
-from facial_keypoints.geometry import face_crop, face_sizes, has_face_box, rotation
+from facial_keypoints.crops import cut_crop, warp_image
+from facial_keypoints.errors import ModelError
+from facial_keypoints.geometry import box_to_crop, face_crop, face_sizes, has_face_box, rotation
 from facial_keypoints.models.runtime import Runtime
-from facial_keypoints.types import CropTransform, ImageArray, KeypointSchema
+from facial_keypoints.models.spec import ModelSpec
+from facial_keypoints.types import CropTransform, FloatArray, ImageArray
 
-__all__ = ["look_again"]
+__all__ = [
+    "check_tta",
+    "predict_views",
+    "refine_boxes",
+    "refine_crops",
+    "refine_tracks",
+    "supports_tta",
+]
 
-DOUBTFUL = 0.6
-"""Mean confidence of a face's points below which it is looked at again: one face in thirty of Kaggle's
+LOW_CONFIDENCE = 0.6
+"""Mean confidence of a crop's keypoints below which other views are tried: one face in thirty of Kaggle's
 four-point rows, none of its full rows."""
 
 MARGIN = 0.1
-"""Mean confidence by which another view must be surer; at 0, answers changed for the worse too."""
+"""Mean confidence that another view must have more; at 0, answers changed for the worse too."""
 
 SMALL = 0.3
-"""Size of a face, as a share of the input's side, below which it is framed anew; Kaggle's have 0.38."""
+"""Size of a face, as a share of the crop's side, below which it is framed again; Kaggle's have 0.38."""
 
-# Zoom and place of the views in shares of the input's side.
+WORSE = 0.1
+"""Loss of mean confidence from which the refinement of a tracked face is not taken."""
+
+# Zoom and place, in shares of the crop's side, of the views that are tried at low confidence.
 _VIEWS = (
     *product((0.8, 1.0, 1.25), (-0.15, 0.0, 0.15), (-0.15, 0.0, 0.15)),
     *((1.6, dx, dy) for dx, dy in ((0.0, 0.0), (0.0, -0.15), (-0.15, 0.0), (0.15, 0.0))),
 )
 
-# Angle in degrees, zoom and place of the views whose answers are averaged; two and two are opposite.
+# Angle in degrees, zoom and place of the moves of TTA; two and two are opposite.
 _MOVES = ((8.0, 1.08, 0.03, -0.02), (-8.0, 0.93, -0.03, 0.02), (4.0, 0.95, -0.02, -0.03), (-4.0, 1.05, 0.02, 0.03))  # fmt: skip
 
-Answers = tuple[NDArray[np.float32], NDArray[np.float32]]
+Answers = NDArray[np.float32]
+Images = Sequence[ImageArray] | ImageArray
+Cut = Callable[[ImageArray, CropTransform, int], ImageArray]
 
 
-def look_again(
-    runtime: Runtime,
-    images: ImageArray,
-    style: NDArray[np.integer],
-    xy: NDArray[np.float32],
-    confidence: NDArray[np.float32],
-    *,
-    average: bool = False,
+def supports_tta(spec: ModelSpec) -> bool:
+    """Whether moved views can serve a model: one of ``default``'s family that knows eyes and mouth corners."""
+    return spec.output == "points" and bool(spec.confidence) and has_face_box(spec.schema)
+
+
+def check_tta(spec: ModelSpec) -> None:
+    """Make sure that a model can be used with test-time augmentation.
+
+    Raises:
+        ModelError: It cannot.
+    """
+    if not supports_tta(spec):
+        raise ModelError(
+            f"the model '{spec.name}' cannot use test-time augmentation (TTA), which needs a model of "
+            "default's family whose keypoints include the eye centres and the mouth's corners: predict "
+            "without it."
+        )
+
+
+def predict_views(
+    runtime: Runtime, images: Images, views: Sequence[CropTransform], *, cut: Cut = cut_crop
 ) -> Answers:
-    """Better answers for the badly framed faces of a batch.
+    """Predict one view of each image, without refinement.
 
     Args:
-        runtime: The model that gave the first answers.
-        images: (N, H, W, C) uint8 at its input size.
-        style: (N,) index of the label style of each answer.
-        xy: (N, K, 2) first answers, input pixels.
-        confidence: (N, K) theirs.
-        average: Take the mean over eight views of every face: better, nine times the time.
+        runtime: The model.
+        images: N images, (H, W), (H, W, 1) or (H, W, 3) uint8; the same one may come again.
+        views: N transforms from pixels of an image to the model's input.
+        cut: Cuts what a view shows out of its image.
 
     Returns:
-        xy and confidence, new arrays; all as they are where the model is of another family than the
-        shipped one, or its schema lacks eyes or mouth corners.
+        (N, S, K, 3) answers in all S label styles, in pixels of the images.
     """
-    xy, confidence = xy.copy(), confidence.copy()
-    schema = runtime.spec.schema
-    # What well framed means is known for the family of the shipped detector alone.
-    known = runtime.spec.output == "points" and has_face_box(schema)
-    if not len(images) or not known:
-        return xy, confidence
-    doubtful = confidence.mean(axis=1) < DOUBTFUL
-    found = np.zeros(len(images), bool)
-    for i in np.flatnonzero(doubtful):
-        better = _try_views(runtime, images[i], int(style[i]), float(confidence[i].mean()))
+    spec = runtime.spec
+    seen = np.zeros((len(views), *spec.input_size, spec.channels), np.uint8)
+    for i, (image, view) in enumerate(zip(images, views, strict=True)):
+        seen[i] = cut(image, view, spec.channels)
+    answers = _run(runtime, seen)
+    for answer, view in zip(answers, views, strict=True):
+        answer[..., :2] = view.inverse().apply(answer[..., :2])
+    return answers
+
+
+def refine_boxes(
+    runtime: Runtime,
+    image: ImageArray,
+    boxes: NDArray[np.float32],
+    style: int,
+    *,
+    tta: bool = False,
+) -> tuple[Answers, NDArray[np.float32]]:
+    """Predict the faces in boxes of a photo, then again in crops framed and turned by the first answers.
+
+    The mean of both is taken where both crops frame the face alike, else the second answer; so boxes of
+    any convention will do. A model without eyes and mouth corners is asked once.
+
+    Args:
+        runtime: The model.
+        image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
+        boxes: (N, 4) xyxy, edges in pixels of the image; they may reach beyond it.
+        style: Index of the label style to answer in.
+        tta: Take the mean over eight moved views of each refined face.
+
+    Returns:
+        (N, K, 3) answers in pixels of the image, and (N,) the mean confidence in the label style where it
+        is lowest.
+
+    Raises:
+        ValueError: A box has no area.
+    """
+    spec = runtime.spec
+    images = [image] * len(boxes)
+    crops = [box_to_crop(box, spec.input_size) for box in boxes]
+    first = predict_views(runtime, images, crops)
+    lowest = _confidence(first).min(axis=1)
+    if not crops or not has_face_box(spec.schema):
+        return first[:, style], lowest
+    framed = _framed(spec, first[:, style])
+    second = predict_views(runtime, images, framed)
+    alike = np.array([_alike(*pair) for pair in zip(crops, framed, strict=True)])
+    share = np.where(alike, 0.5, 1.0).astype(np.float32)
+    refined = first + share.reshape(-1, 1, 1, 1) * (second - first)
+    lowest += share * (_confidence(second).min(axis=1) - lowest)
+    if not tta:
+        return refined[:, style], lowest
+    own = [a if same else b for a, b, same in zip(crops, framed, alike, strict=True)]
+    framings = own, _framed(spec, refined[:, style])
+    return _average(runtime, images, framings, np.full(len(boxes), style)), lowest
+
+
+def refine_tracks(
+    runtime: Runtime, image: ImageArray, faces: FloatArray, style: int, *, tta: bool = False
+) -> Answers:
+    """Predict the faces of a video frame where they should be, then again where they were found.
+
+    The second crop lies on the face alike in each frame, which keeps the points steady. Its answer is not
+    taken where its mean confidence is clearly lower.
+
+    Args:
+        runtime: The model; its schema must have eyes and mouth corners.
+        image: (H, W), (H, W, 1) or (H, W, 3) uint8, the frame.
+        faces: (N, K, 2) points near those of the faces, pixels of the frame.
+        style: Index of the label style to answer in.
+        tta: Take the mean over eight moved views of each refined face.
+
+    Returns:
+        (N, K, 3) answers in pixels of the frame.
+    """
+    spec, images = runtime.spec, [image] * len(faces)
+    first = predict_views(runtime, images, _framed(spec, faces))[:, style]
+    framed = _framed(spec, first)
+    second = predict_views(runtime, images, framed)[:, style]
+    worse = _confidence(second) < _confidence(first) - WORSE
+    refined: Answers = np.where(worse[:, np.newaxis, np.newaxis], first, second)
+    if not tta or not len(faces):
+        return refined
+    return _average(runtime, images, (framed, _framed(spec, refined)), np.full(len(faces), style))
+
+
+def refine_crops(
+    runtime: Runtime, images: ImageArray, styles: NDArray[np.integer], *, tta: bool = False
+) -> Answers:
+    """Predict crops of one face each, and those again that are badly framed.
+
+    Args:
+        runtime: The model. Of a family other than ``default``'s, or without confidence or eyes and mouth
+            corners, it is asked once.
+        images: (N, H, W, C) uint8 at its input size.
+        styles: (N,) index of the label style of each answer.
+        tta: Take the mean over eight moved views of each face that is found: about nine times the time.
+
+    Returns:
+        (N, K, 3) answers in pixels of the crops.
+    """
+    spec = runtime.spec
+    answers: Answers = _run(runtime, images)[np.arange(len(images)), styles]
+    # What well framed means is known for the family of the shipped model alone.
+    if not len(images) or not supports_tta(spec):
+        return answers
+    low = _confidence(answers) < LOW_CONFIDENCE
+    found = ~low
+    for i in np.flatnonzero(low):
+        better = _try_views(runtime, images[i], answers[i], int(styles[i]))
         if better is not None:
-            found[i], xy[i], confidence[i] = True, *better
-    small = ~doubtful & (face_sizes(xy, schema) < SMALL * min(images.shape[1:3]))
+            found[i], answers[i] = True, better
+    smallest = 0.1 * spec.input_size[1]
+    small = ~low & (face_sizes(answers[..., :2], spec.schema) < SMALL * min(spec.input_size))
     rows = np.flatnonzero(small)
     if len(rows):
-        views = [_framed(images[i], xy[i], schema, upright=True) for i in rows]
-        xy[rows], confidence[rows] = _look(runtime, images[rows], views, style[rows])
-    rows = np.flatnonzero(~doubtful | found)  # what was found in no view has nothing to average
-    if average and len(rows):
-        xy[rows], confidence[rows] = _average(
-            runtime, images[rows], style[rows], xy[rows], (doubtful | small)[rows]
-        )
-    return xy, confidence
+        views = _framed(spec, answers[rows], smallest=smallest)
+        again = predict_views(runtime, images[rows], views, cut=_warp)
+        answers[rows] = again[np.arange(len(rows)), styles[rows]]
+    rows = np.flatnonzero(found)  # what was found in no view has nothing to average
+    if tta and len(rows):
+        # Two framings err differently; where the crop's own is bad, a turned one takes its place.
+        first = _framed(spec, answers[rows], smallest=smallest)
+        own = [
+            f if bad else _whole(spec) for f, bad in zip(first, (low | small)[rows], strict=True)
+        ]
+        framings = own, _framed(spec, answers[rows], upright=False, smallest=smallest)
+        answers[rows] = _average(runtime, images[rows], framings, styles[rows], cut=_warp)
+    return answers
+
+
+def _run(runtime: Runtime, batch: ImageArray) -> Answers:
+    """(N, S, K, 3) answers about images at the model's input size, in its pixels."""
+    xy, confidence = runtime.run(batch)
+    if confidence is None:
+        confidence = np.full(xy.shape[:-1], np.nan, np.float32)
+    return np.concatenate([xy, confidence[..., np.newaxis]], axis=-1)
+
+
+def _confidence(answers: Answers) -> NDArray[np.float32]:
+    """Mean confidence over the keypoints."""
+    return np.asarray(answers[..., 2].mean(axis=-1))
+
+
+def _try_views(runtime: Runtime, image: ImageArray, first: Answers, style: int) -> Answers | None:
+    """A better answer (K, 3) for one crop of low confidence; ``None`` where no view has clearly more."""
+    spec = runtime.spec
+    views = [_moved(_whole(spec), 0.0, *view) for view in _VIEWS]
+    found = predict_views(runtime, [image] * len(views), views, cut=_warp)[:, style]
+    best: Answers = found[_confidence(found).argmax()]
+    if _confidence(best) < _confidence(first) + MARGIN:
+        return None
+    framed = _framed(spec, best[np.newaxis], smallest=0.1 * spec.input_size[1])
+    last: Answers = predict_views(runtime, [image], framed, cut=_warp)[0, style]
+    return last if _confidence(last) > _confidence(best) else best
 
 
 def _average(
     runtime: Runtime,
-    images: ImageArray,
-    style: NDArray[np.integer],
-    xy: NDArray[np.float32],
-    badly_framed: NDArray[np.bool_],
+    images: Images,
+    framings: Sequence[Sequence[CropTransform]],
+    styles: NDArray[np.integer],
+    *,
+    cut: Cut = cut_crop,
 ) -> Answers:
-    """Means over moved views: of the image as it is, if it is well framed, and framed by ``xy``."""
-    schema = runtime.spec.schema
-    # Two framings err differently; where the image's own is bad, a turned one takes its place.
-    first = [
-        _framed(image, points, schema, upright=True) if bad else _still(image)
-        for image, points, bad in zip(images, xy, badly_framed, strict=True)
-    ]
-    second = [_framed(image, p, schema, upright=False) for image, p in zip(images, xy, strict=True)]
+    """(N, K, 3) means over the moved views of each framing of the images."""
+    rows = np.arange(len(images))
     found = [
-        _look(runtime, images, [_moved(view, *move) for view in framing], style)
-        for framing in (first, second)
+        predict_views(runtime, images, [_moved(v, *move) for v in views], cut=cut)[rows, styles]
+        for views in framings
         for move in _MOVES
     ]
-    points, sure = zip(*found, strict=True)
-    return np.mean(points, axis=0, dtype=np.float32), np.mean(sure, axis=0, dtype=np.float32)
+    return np.asarray(np.mean(found, axis=0), np.float32)
 
 
-def _try_views(
-    runtime: Runtime,
-    image: ImageArray,
-    style: int,
-    confidence: float,
-) -> Answers | None:
-    """A better answer for one doubtful face; ``None`` where no view's is clearly surer."""
-    views = [_moved(_still(image), 0.0, *view) for view in _VIEWS]
-    styles = np.full(len(views), style)
-    points, sure = _look(runtime, np.repeat(image[None], len(views), axis=0), views, styles)
-    best = int(sure.mean(axis=1).argmax())
-    if sure[best].mean() < confidence + MARGIN:
-        return None
-    framed = _framed(image, points[best], runtime.spec.schema, upright=True)
-    last, last_sure = _look(runtime, image[None], [framed], styles[:1])
-    if last_sure[0].mean() > sure[best].mean():
-        return last[0], last_sure[0]
-    return points[best], sure[best]
+def _framed(
+    spec: ModelSpec, faces: FloatArray, *, upright: bool = True, smallest: float = 2.0
+) -> list[CropTransform]:
+    """Views of (N, K, 2 or 3) faces with the eyes where Kaggle's crops have them."""
+    return [
+        face_crop(xy, spec.schema, spec.input_size, upright=upright, smallest=smallest)
+        for xy in faces[..., :2]
+    ]
 
 
-def _look(
-    runtime: Runtime, images: ImageArray, views: Sequence[CropTransform], style: NDArray[np.integer]
-) -> Answers:
-    """Answers of one view of each image, in pixels of the image."""
-    seen = [warp_image(image, view) for image, view in zip(images, views, strict=True)]
-    points, sure = runtime.run(np.stack(seen))
-    if sure is None:
-        raise ValueError("a second look needs a model that gives a confidence.")
-    rows = np.arange(len(images))
-    back = [view.inverse().apply(p) for view, p in zip(views, points[rows, style], strict=True)]
-    return np.asarray(back, np.float32), sure[rows, style]
-
-
-def _still(image: ImageArray) -> CropTransform:
-    """The view that is the image itself."""
-    return CropTransform(np.eye(2, 3), (image.shape[0], image.shape[1]))
+def _whole(spec: ModelSpec) -> CropTransform:
+    """The view that is the crop itself."""
+    return CropTransform(np.eye(2, 3), spec.input_size)
 
 
 def _moved(view: CropTransform, angle: float, zoom: float, dx: float, dy: float) -> CropTransform:
@@ -169,9 +300,14 @@ def _moved(view: CropTransform, angle: float, zoom: float, dx: float, dy: float)
     return CropTransform(matrix, view.input_size)
 
 
-def _framed(
-    image: ImageArray, xy: NDArray[np.float32], schema: KeypointSchema, *, upright: bool
-) -> CropTransform:
-    """A view with the eyes where Kaggle's crops have them."""
-    height, width = image.shape[:2]
-    return face_crop(xy, schema, (height, width), upright=upright, smallest=0.1 * width)
+def _warp(crop: ImageArray, view: CropTransform, channels: int) -> ImageArray:
+    """Cut a view out of a crop that is at the model's input size already."""
+    return np.asarray(warp_image(crop, view), np.uint8)
+
+
+def _alike(first: CropTransform, second: CropTransform) -> bool:
+    """Whether two crops differ by less than a quarter in scale and 25 degrees in turn."""
+    between = second.matrix[:, :2] @ np.linalg.inv(first.matrix[:, :2])
+    scale = float(np.hypot(*between[0]))
+    turn = float(np.degrees(np.arctan2(between[0, 1], between[0, 0])))
+    return 0.8 < scale < 1.25 and abs(turn) < 25.0

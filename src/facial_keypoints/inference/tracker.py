@@ -1,7 +1,7 @@
 """Faces followed through a video: each keeps its number, and the detector is asked only when needed.
 
 In a new frame each face is looked for where it was, moved on as it moved before, in a crop framed by its
-last points, and once more where it was found: two passes of the keypoint network. The detector runs
+last points, and refined where it was found: two passes of the keypoint network. The detector runs
 about once a second for new faces, at once where a face has to be confirmed (low confidence, a jump, a
 change of size) and where there is no face at all. New faces are checked as ``Predictor.predict`` does. A
 face that is lost keeps its number for a few seconds and gets it back if a face of its size appears
@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.errors import ModelError
-from facial_keypoints.geometry import face_boxes, face_crop, face_sizes, has_face_box, iou
-from facial_keypoints.inference.detector import FaceDetector
+from facial_keypoints.geometry import face_boxes, face_sizes, has_face_box, iou
 from facial_keypoints.inference.predictor import Predictor, load_predictor
 from facial_keypoints.inference.smoothing import OneEuro, Smoother
 from facial_keypoints.io.drawing import draw_boxes, draw_keypoints
@@ -35,7 +34,7 @@ DETECT_EVERY_S = 1.0
 """Seconds after which the detector looks for new faces."""
 
 _SOON_S = 0.2
-"""Seconds until it looks again while a face is doubtful or was just lost."""
+"""Seconds until it looks again while a face is uncertain or was just lost."""
 
 _KEPT_S = 3.0
 """Seconds that a lost face keeps its number."""
@@ -49,16 +48,13 @@ _LOW_CONFIDENCE = 0.5
 _VERY_LOW_CONFIDENCE = 0.25
 """Mean confidence below which the detector has to confirm it at once."""
 
-_WORSE = 0.1
-"""Loss of mean confidence from which a second look at a face is not taken."""
-
 # In sizes of the face (the eyes' distance), which is 0.38 of the crop's side.
-_JUMP = 0.6  # farther than a face goes from where its motion puts it: doubt
-_GROWTH = 1.35  # in one frame: doubt
+_JUMP = 0.6  # farther than a face goes from where its motion puts it: uncertain
+_GROWTH = 1.35  # in one frame: uncertain
 _SAME = 0.35  # mean distance of points below which two answers are one face
 
 _OVERLAP = 0.25
-"""Least IoU of a detector's box and the box of a track."""
+"""Least common area (intersection over union) of a detector's box and the box of a track."""
 
 _MOTION_S = 0.12
 """Seconds over which a track's speed is averaged."""
@@ -100,7 +96,7 @@ class _Track:
 
 
 @dataclass(eq=False)
-class _Look:
+class _Sighting:
     """What one frame shows of a track."""
 
     track: _Track
@@ -111,7 +107,7 @@ class _Look:
     score: float = float("nan")
 
     @property
-    def doubtful(self) -> bool:
+    def uncertain(self) -> bool:
         return self.jumped or _mean_confidence(self.confidence) < _LOW_CONFIDENCE
 
 
@@ -119,8 +115,7 @@ class Tracker:
     """Follows the faces of one video, frame by frame.
 
     Args:
-        predictor: Finds the keypoints; its schema must have eyes and mouth corners.
-        detector: Finds the faces; the predictor's own when left out.
+        predictor: Finds the faces and their keypoints; its schema must have eyes and mouth corners.
         detect_every_s: Seconds after which the detector looks for new faces; 0 looks in each frame.
         max_faces: Follow at most so many, the largest that are there when one is free.
         min_score: Least score of a new face, as for :meth:`Predictor.predict`.
@@ -139,7 +134,6 @@ class Tracker:
         self,
         predictor: Predictor,
         *,
-        detector: FaceDetector | None = None,
         detect_every_s: float = DETECT_EVERY_S,
         max_faces: int | None = None,
         min_score: float | None = None,
@@ -155,7 +149,6 @@ class Tracker:
                 "the mouth's corners; choose another model."
             )
         self._predictor = predictor
-        self._detector = detector
         self._detect_every_s = detect_every_s
         self._max_faces = max_faces
         self._min_score = min_score
@@ -184,37 +177,32 @@ class Tracker:
         now = frame.time_s
         image = frame.grey() if self._predictor.spec.channels == 1 else frame.rgb()
         self._lost = [track for track in self._lost if now - track.time_s <= _KEPT_S]
-        looks = self._drop_duplicates(self._follow(image, now))
-        if self._should_detect(looks, now):
-            looks = self._detect(frame, image, looks)
+        sightings = self._drop_duplicates(self._follow(image, now))
+        if self._should_detect(sightings, now):
+            sightings = self._detect(frame, image, sightings)
             self._detected_s = now
-        self._keep(looks, now)
+        self._keep(sightings, now)
         return self._prediction(frame, source)
 
-    def _follow(self, image: ImageArray, now: float) -> list[_Look]:
+    def _follow(self, image: ImageArray, now: float) -> list[_Sighting]:
         """Look for each face where it should be."""
         if not self._active:
             return []
         guesses = [track.guess(now) for track in self._active]
-        found = self._look(image, guesses)
-        # Once more, framed by what was found: how the crop lay in each frame no longer shows as jitter.
-        again = self._look(image, found.xy)
-        xy, sure = again.xy, again.confidence
-        if sure is not None and found.confidence is not None:
-            worse = sure.mean(axis=1) < found.confidence.mean(axis=1) - _WORSE
-            xy = np.where(worse[:, np.newaxis, np.newaxis], found.xy, xy)
-            sure = np.where(worse[:, np.newaxis], found.confidence, sure)
+        found = self._predictor.predict_tracked(image, np.stack(guesses))
+        xy, confidence = found.xy, found.confidence
         moved, grown = self._change(np.stack(guesses), xy)
         jumped = (moved > _JUMP) | (grown > _GROWTH) | (grown < 1.0 / _GROWTH)
         return [
-            _Look(track, guesses[i], xy[i], None if sure is None else sure[i], bool(jumped[i]))
+            _Sighting(
+                track,
+                guesses[i],
+                xy[i],
+                None if confidence is None else confidence[i],
+                bool(jumped[i]),
+            )
             for i, track in enumerate(self._active)
         ]
-
-    def _look(self, image: ImageArray, faces: Iterable[NDArray[np.float32]]) -> Keypoints:
-        spec = self._predictor.spec
-        crops = [face_crop(xy, spec.schema, spec.input_size) for xy in faces]
-        return self._predictor.predict_framed(image, crops)
 
     def _sizes(self, xy: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.maximum(face_sizes(xy, self._predictor.spec.schema), 1e-6)
@@ -231,57 +219,58 @@ class Tracker:
         apart = float(np.linalg.norm(a - b, axis=-1).mean())
         return apart < _SAME * min(float(self._sizes(a)), float(self._sizes(b)))
 
-    def _drop_duplicates(self, looks: list[_Look]) -> list[_Look]:
+    def _drop_duplicates(self, sightings: list[_Sighting]) -> list[_Sighting]:
         """Where two tracks have come to one face, it is the one's whose motion led there."""
-        kept: list[_Look] = []
-        for look in sorted(looks, key=self._surprise):
-            if any(self._same(look.xy, other.xy) for other in kept):
-                self._lose(look.track)
+        kept: list[_Sighting] = []
+        for sighting in sorted(sightings, key=self._surprise):
+            if any(self._same(sighting.xy, other.xy) for other in kept):
+                self._lose(sighting.track)
             else:
-                kept.append(look)
+                kept.append(sighting)
         return kept
 
-    def _surprise(self, look: _Look) -> tuple[float, int]:
+    def _surprise(self, sighting: _Sighting) -> tuple[float, int]:
         """How far from its motion a face was found, in fifths of its size; then the older first."""
-        moved, _ = self._change(look.guess[np.newaxis], look.xy[np.newaxis])
-        return float(np.round(5.0 * moved[0])), look.track.number
+        moved, _ = self._change(sighting.guess[np.newaxis], sighting.xy[np.newaxis])
+        return float(np.round(5.0 * moved[0])), sighting.track.number
 
     def _lose(self, track: _Track) -> None:
         self._active.remove(track)
         self._lost.append(track)
 
-    def _should_detect(self, looks: list[_Look], now: float) -> bool:
+    def _should_detect(self, sightings: list[_Sighting], now: float) -> bool:
         waited = now - self._detected_s
-        if not looks or any(
-            look.jumped or _mean_confidence(look.confidence) < _VERY_LOW_CONFIDENCE
-            for look in looks
+        if not sightings or any(
+            sighting.jumped or _mean_confidence(sighting.confidence) < _VERY_LOW_CONFIDENCE
+            for sighting in sightings
         ):
             return True
-        uneasy = bool(self._lost) or any(look.doubtful for look in looks)
-        return waited >= (min(_SOON_S, self._detect_every_s) if uneasy else self._detect_every_s)
+        unsettled = bool(self._lost) or any(sighting.uncertain for sighting in sightings)
+        return waited >= (min(_SOON_S, self._detect_every_s) if unsettled else self._detect_every_s)
 
-    def _detect(self, frame: Frame, image: ImageArray, looks: list[_Look]) -> list[_Look]:
+    def _detect(
+        self, frame: Frame, image: ImageArray, sightings: list[_Sighting]
+    ) -> list[_Sighting]:
         """Confirm what is followed by the detector's boxes, and begin tracks at the others."""
-        detector = self._detector or self._predictor.detector
-        boxes, scores = detector.detect(frame.rgb())
+        boxes, scores = self._predictor.detector.detect(frame.rgb())
         if self._min_score is not None:
             boxes, scores = boxes[scores >= self._min_score], scores[scores >= self._min_score]
-        pairs = _pairs(self._boxes([look.xy for look in looks]), boxes)
+        pairs = _pairs(self._boxes([sighting.xy for sighting in sightings]), boxes)
         for i, j in pairs.items():
-            look = looks[i]
-            look.score = float(scores[j])
-            if look.doubtful:
+            sighting = sightings[i]
+            sighting.score = float(scores[j])
+            if sighting.uncertain:
                 # The box is a better place to look than where the track has got to.
                 answer = self._predictor.predict_boxes(image, boxes[j : j + 1]).keypoints
-                sure = None if answer.confidence is None else answer.confidence[0]
-                if _mean_confidence(sure) >= _mean_confidence(look.confidence):
-                    look.xy, look.confidence = answer.xy[0], sure
+                confidence = None if answer.confidence is None else answer.confidence[0]
+                if _mean_confidence(confidence) >= _mean_confidence(sighting.confidence):
+                    sighting.xy, sighting.confidence = answer.xy[0], confidence
         kept = []
-        for i, look in enumerate(looks):
-            if look.doubtful and i not in pairs:
-                self._lose(look.track)
+        for i, sighting in enumerate(sightings):
+            if sighting.uncertain and i not in pairs:
+                self._lose(sighting.track)
             else:
-                kept.append(look)
+                kept.append(sighting)
         new = [j for j in range(len(boxes)) if j not in pairs.values()]
         return kept + self._begin(frame, image, kept, boxes[new], scores[new])
 
@@ -289,35 +278,35 @@ class Tracker:
         self,
         frame: Frame,
         image: ImageArray,
-        kept: list[_Look],
+        kept: list[_Sighting],
         boxes: NDArray[np.float32],
         scores: NDArray[np.float32],
-    ) -> list[_Look]:
+    ) -> list[_Sighting]:
         """Tracks for boxes that belong to none and show a face: of lost faces where they fit, else new ones."""
         if not len(boxes):
             return []
         found = self._predictor.predict_detected(image, boxes, scores)
         answer = found.keypoints
-        begun: list[_Look] = []
+        begun: list[_Sighting] = []
         order = np.argsort(-self._sizes(answer.xy), kind="stable")
         lost = self._recognised(answer.xy, frame.time_s)
         for j in order:
-            sure = None if answer.confidence is None else answer.confidence[j]
+            confidence = None if answer.confidence is None else answer.confidence[j]
             xy = answer.xy[j]
-            if any(self._same(xy, look.xy) for look in kept):
+            if any(self._same(xy, sighting.xy) for sighting in kept):
                 continue
             if self._max_faces is not None and len(kept) + len(begun) >= self._max_faces:
                 break
             track = lost.get(int(j))
             if track is None:
                 self._count += 1
-                track = _Track(self._count, xy, sure, frame.time_s)
+                track = _Track(self._count, xy, confidence, frame.time_s)
             else:
                 self._lost.remove(track)
                 # What it did while nobody saw it says nothing of its speed.
                 track.xy, track.time_s, track.velocity = xy, frame.time_s, np.zeros(2)
             self._active.append(track)
-            begun.append(_Look(track, xy, xy, sure, score=float(found.scores[j])))
+            begun.append(_Sighting(track, xy, xy, confidence, score=float(found.scores[j])))
         return begun
 
     def _recognised(self, xy: NDArray[np.float32], now: float) -> dict[int, _Track]:
@@ -333,10 +322,10 @@ class Tracker:
                 chosen[j] = track
         return chosen
 
-    def _keep(self, looks: list[_Look], now: float) -> None:
-        for look in looks:
-            look.track.move(look.xy, look.confidence, now)
-        self._scores = {look.track.number: look.score for look in looks}
+    def _keep(self, sightings: list[_Sighting], now: float) -> None:
+        for sighting in sightings:
+            sighting.track.move(sighting.xy, sighting.confidence, now)
+        self._scores = {sighting.track.number: sighting.score for sighting in sightings}
 
     def _boxes(self, faces: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         if not faces:
@@ -347,10 +336,14 @@ class Tracker:
         tracks = sorted(self._active, key=lambda track: track.number)
         schema = self._predictor.spec.schema
         xy = np.array([t.xy for t in tracks], np.float32).reshape(-1, schema.num_keypoints, 2)
-        sure = [t.confidence for t in tracks if t.confidence is not None]
+        confidence = [t.confidence for t in tracks if t.confidence is not None]
         return Prediction(
             keypoints=Keypoints(
-                xy, schema, confidence=np.array(sure) if sure and len(sure) == len(tracks) else None
+                xy,
+                schema,
+                confidence=np.array(confidence)
+                if confidence and len(confidence) == len(tracks)
+                else None,
             ),
             boxes=face_boxes(xy, schema),
             scores=np.array([self._scores[t.number] for t in tracks], np.float32),
@@ -368,7 +361,7 @@ def _mean_confidence(confidence: NDArray[np.float32] | None) -> float:
 
 
 def _pairs(tracks: NDArray[np.float32], boxes: NDArray[np.float32]) -> dict[int, int]:
-    """Which box each track has, the largest IoU first; best for all is no better for few faces."""
+    """Which box each track has, the largest overlaps first; best for all is no better for few faces."""
     overlap = iou(tracks, boxes)
     chosen: dict[int, int] = {}
     for flat in np.argsort(-overlap, axis=None, kind="stable"):
@@ -408,7 +401,6 @@ def track_video(
     source: str | os.PathLike[str],
     *,
     predictor: Predictor | None = None,
-    detector: FaceDetector | None = None,
     smoothing: OneEuro | None = _DEFAULT_SMOOTHING,
     detect_every_s: float = DETECT_EVERY_S,
     max_faces: int | None = None,
@@ -418,8 +410,7 @@ def track_video(
 
     Args:
         source: A file of any kind that FFmpeg reads, or a camera's number (``"0"``).
-        predictor: Finds the keypoints; the shipped model when left out.
-        detector: As for :class:`Tracker`.
+        predictor: Finds the faces and their keypoints; the shipped models when left out.
         smoothing: Settings of the filter; ``None`` gives the points as they were found.
         detect_every_s: As for :class:`Tracker`.
         max_faces: As for :class:`Tracker`.
@@ -440,7 +431,6 @@ def track_video(
     """
     tracker = Tracker(
         predictor or load_predictor(),
-        detector=detector,
         detect_every_s=detect_every_s,
         max_faces=max_faces,
         min_score=min_score,

@@ -1,5 +1,5 @@
 // Finds faces and their keypoints in the browser, in a worker, so that the page stays responsive.
-// The steps are those of facial_keypoints/inference/detector.py and Predictor.predict_boxes.
+// The steps are those of inference/detector.py and refine_boxes of inference/refine.py.
 
 import { alike, apply, boxToCrop, hasCropPoints, faceSize, faceCrop, inverse } from './crops.js';
 import { metadataOf } from './onnx-about.js';

@@ -1,0 +1,32 @@
+"""What commands say while they work: lines and a bar on standard error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+__all__ = ["make_log", "make_progress"]
+
+
+def make_log() -> Console:
+    """Standard error, taking text as it is: names of files may hold brackets."""
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+
+
+def make_progress(word: str, log: Console) -> Progress:
+    """A bar that counts and tells the time left; nothing is drawn where there is no terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(word), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=log, transient=True, disable=not log.is_terminal)

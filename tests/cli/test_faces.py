@@ -1,0 +1,122 @@
+"""The verbs that find faces take the same flags and pass them on."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from facial_keypoints.cli import app
+from facial_keypoints.cli.faces import FaceOptions
+from facial_keypoints.cli.options import MAX_PIXELS
+from facial_keypoints.data.synthetic.scenes import draw_scene
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+FLAGS = {f"--{name.replace('_', '-')}" for name in FaceOptions.__dataclass_fields__}
+NOT_OFFERED = {
+    "predict": set(),
+    "measure": set(),
+    "align": set(),
+    "track": {"--crops", "--boxes", "--max-pixels"},  # a video's frames have no names
+    "batch": {"--boxes", "--threads"},  # --workers, one core each
+}
+
+
+@pytest.mark.parametrize("verb", NOT_OFFERED)
+def test_every_verb_that_finds_faces_takes_the_same_flags(verb: str) -> None:
+    flags = {p.opts[0]: p for p in COMMANDS[verb].params if p.opts[0].startswith("--")}
+    assert flags.keys() & FLAGS == FLAGS - NOT_OFFERED[verb]
+    for name in flags.keys() & FLAGS - {"--max-faces"}:
+        alike = next(p for p in COMMANDS["predict"].params if p.opts[0] == name)
+        assert (flags[name].help, flags[name].default) == (alike.help, alike.default)
+
+
+def test_the_limit_of_pixels_is_that_of_the_decoder() -> None:
+    from facial_keypoints.io import images
+
+    assert images.MAX_PIXELS == MAX_PIXELS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photo of two faces, and a table with the box of one of them."""
+    folder = tmp_path_factory.mktemp("faces")
+    photo, faces = draw_scene(2, seed=1, image_size=(240, 480))
+    Image.fromarray(photo).save(folder / "photo.png")
+    low, high = faces.xy[1].min(axis=0) - 10, faces.xy[1].max(axis=0) + 10
+    with (folder / "boxes.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows(
+            [["source", "x0", "y0", "x1", "y1"], ["photo.png", *low.tolist(), *high.tolist()]]
+        )
+    return folder
+
+
+def run(verb: str, out: Path, *words: str | Path) -> tuple[int, str, list[dict[str, str]]]:
+    done = CliRunner().invoke(app, [verb, *map(str, words), "-o", str(out), "--force"])
+    table = out / "faces.csv" if verb == "align" else out
+    if not table.is_file():
+        text = f"{done.output} {done.exception}".replace("│", " ")
+        return done.exit_code, " ".join(text.split()), []
+    with table.open(newline="") as handle:
+        return done.exit_code, done.output, list(csv.DictReader(handle))
+
+
+@pytest.mark.parametrize("verb", ["predict", "measure", "align"])
+def test_the_flags_reach_the_predictor(verb: str, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / ("out" if verb == "align" else "out.csv")
+    photo = folder / "photo.png"
+    code, _, faces = run(verb, out, photo)
+    assert (code, len(faces)) == (0, 2)
+    code, _, boxed = run(verb, out, photo, "--boxes", folder / "boxes.csv")
+    assert (code, len(boxed), boxed[0]["score"]) == (0, 1, "")
+    for words in (["--style", "ibug"], ["--tta"]):
+        code, _, other = run(verb, out, photo, "--threads", "1", *words)
+        assert (code, len(other)) == (0, 2)
+        assert other != faces
+    code, said, _ = run(verb, out, photo, "--max-pixels", "100000")
+    assert code == 1
+    assert "raise --max-pixels" in said
+
+
+def test_track_takes_tta(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from drawn_video import write
+
+    video = write(tmp_path / "still.mp4", [np.asarray(Image.open(folder / "photo.png"))] * 2)
+    plain, tta = (run("track", tmp_path / "t.csv", video, "--raw", *w)[2] for w in ([], ["--tta"]))
+    assert len(plain) == len(tta) == 4
+    x = [[float(row["nose_tip_x"]) for row in rows] for rows in (plain, tta)]
+    assert 0 < np.abs(np.subtract(*x)).max() < 3
+
+
+def test_boxes_of_images_that_are_not_there_are_named(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    Image.new("L", (40, 40)).save(other)
+    code, said, rows = run("measure", tmp_path / "m.csv", other, "--boxes", folder / "boxes.csv")
+    assert (code, rows) == (1, [])
+    assert f"not among the inputs: {folder / 'photo.png'}." in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--crops", "--boxes", "b.csv"], ["--crops", "--max-faces", "1"], ["--boxes", "b.csv", "--min-score", "0.5"]],
+)  # fmt: skip
+@pytest.mark.parametrize("verb", ["predict", "measure", "align"])
+def test_flags_that_do_not_go_together_are_wrong_usage(
+    verb: str, words: list[str], tmp_path: Path
+) -> None:
+    code, said, _ = run(verb, tmp_path / "out", "a.png", *words)
+    assert code == 2
+    assert "not go with it" in said
+
+
+def test_a_table_to_measure_needs_no_face_flags(folder: Path, tmp_path: Path) -> None:
+    for words in (["--style", "ibug"], ["--model", "gone.onnx"], ["--tta"]):
+        code, said, _ = run("measure", tmp_path / "m.csv", folder / "boxes.csv", *words)
+        assert code == 2
+        assert "a table says where the faces are" in said
