@@ -13,13 +13,13 @@ import keras
 from keras import layers, ops
 
 from facial_keypoints.errors import ModelError
-from facial_keypoints.models import landmark, tuned
+from facial_keypoints.models import landmark, study, tuned
 from facial_keypoints.models.codec import CONFIDENCE_RADIUS, confidence_within, decode
 from facial_keypoints.models.spec import ModelSpec
 
 __all__ = ["load_decoded", "load_keras_model", "with_decoding"]
 
-_ = (landmark, tuned)  # imported to register what loading looks up by name
+_ = (landmark, study, tuned)  # imported to register what loading looks up by name
 
 
 class _Decoding(layers.Layer):  # type: ignore[misc]
