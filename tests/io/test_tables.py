@@ -284,3 +284,9 @@ def test_a_list_may_hold_names_that_are_no_text() -> None:
     assert list(read_list(io.BytesIO(b""))) == []
     with pytest.raises(DataError, match="neither UTF-8 nor UTF-16"):
         list(read_list(io.BytesIO(b"\xff\xfea\x00b")))
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.json", ["a"], [[float("nan")], [1.0]])
+    assert json.loads((tmp_path / "t.json").read_text()) == [{"a": None}, {"a": 1.0}]
+    assert "NaN" not in (tmp_path / "t.json").read_text()

@@ -165,7 +165,9 @@ class _JsonTable:
 
     def write(self, rows: Iterable[Sequence[Value]]) -> None:
         for row in rows:
-            value = dict(zip(self._names, row, strict=True))
+            # JSON has no NaN.
+            cells = (None if isinstance(c, float) and math.isnan(c) else c for c in row)
+            value = dict(zip(self._names, cells, strict=True))
             line = json.dumps(value, ensure_ascii=False, default=str)
             self._handle.write(self._separator + line)
             self._separator = ",\n"
