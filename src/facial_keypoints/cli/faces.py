@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from facial_keypoints.inference.predictor import Predictor
     from facial_keypoints.types import Prediction
 
-__all__ = ["FaceOptions", "Faces"]
+__all__ = ["FaceOptions", "Faces", "place_below"]
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,14 @@ class Faces:
         except KeyboardInterrupt:
             self._log.print(f"interrupted after {self.done} images: {table} was not written.")
             raise typer.Exit(130) from None
+
+
+def place_below(folder: Path, source: str) -> Path:
+    """Where what is made of an image goes in an output folder: at the path the image was named by."""
+    path = Path(source)
+    return folder.joinpath(
+        *("up" if part == ".." else part for part in path.parts if part != path.anchor)
+    )
 
 
 def _names(paths: list[str], most: int = 5) -> str:
