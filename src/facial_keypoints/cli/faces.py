@@ -110,7 +110,8 @@ class Faces:
         predictor = options.load_predictor(threads=options.threads if options.crops else 1)
         self.schema = predictor.spec.schema
         self.done = self.bad = 0
-        self._log = log
+        # Made here, so that what it imports is there before an output is begun.
+        self._log, self._progress = log, make_progress("predicting", log)
         files, self._total = find_images(inputs), None
         boxes = None
         if options.boxes is not None:
@@ -146,7 +147,7 @@ class Faces:
         )
 
     def __iter__(self) -> Iterator[Prediction]:
-        with closing(self._answers), make_progress("predicting", self._log) as bar:
+        with closing(self._answers), self._progress as bar:
             for answer in bar.track(self._answers, total=self._total):
                 self.done += 1
                 if isinstance(answer, ImageError):
