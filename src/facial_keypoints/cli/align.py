@@ -9,7 +9,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import FaceOptions, Faces
+from facial_keypoints.cli.faces import FaceOptions, Faces, place_below
 from facial_keypoints.cli.progress import make_log
 
 
@@ -87,7 +87,7 @@ def align_command(
     count = lost = 0
     with faces.writing(table), open_table(table, ALIGNED_COLUMNS) as writer:
         for prediction in faces:
-            stem = _stem(Path(prediction.source), taken)
+            stem = _stem(prediction.source, taken)
             if not len(prediction):
                 continue
             # Read again rather than kept: a queue of decoded photos would fill gigabytes.
@@ -114,10 +114,9 @@ def align_command(
         raise typer.Exit(1)
 
 
-def _stem(source: Path, taken: set[Path]) -> Path:
+def _stem(source: str, taken: set[Path]) -> Path:
     """Where the faces of an image go below the output folder, without ``_face0.png``."""
-    parts = ("up" if part == ".." else part for part in source.parts if part != source.anchor)
-    path = Path(*parts)
+    path = place_below(Path(), source)
     stem = path.with_suffix("")
     if stem in taken:  # a.jpg beside a.png
         stem = path

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from facial_keypoints.inference.predictor import Predictor
     from facial_keypoints.types import Prediction
 
-__all__ = ["FaceOptions", "Faces"]
+__all__ = ["FaceOptions", "Faces", "place_below"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ class Faces:
         predictor = options.load_predictor(threads=options.threads if options.crops else 1)
         self.schema = predictor.spec.schema
         self.done = self.bad = 0
-        self._log = log
+        # Made here, so that what it imports is there before an output is begun.
+        self._log, self._progress = log, make_progress("predicting", log)
         files, self._total = find_images(inputs), None
         boxes = None
         if options.boxes is not None:
@@ -146,7 +147,7 @@ class Faces:
         )
 
     def __iter__(self) -> Iterator[Prediction]:
-        with closing(self._answers), make_progress("predicting", self._log) as bar:
+        with closing(self._answers), self._progress as bar:
             for answer in bar.track(self._answers, total=self._total):
                 self.done += 1
                 if isinstance(answer, ImageError):
@@ -167,6 +168,14 @@ class Faces:
         except KeyboardInterrupt:
             self._log.print(f"interrupted after {self.done} images: {table} was not written.")
             raise typer.Exit(130) from None
+
+
+def place_below(folder: Path, source: str) -> Path:
+    """Where what is made of an image goes in an output folder: at the path the image was named by."""
+    path = Path(source)
+    return folder.joinpath(
+        *("up" if part == ".." else part for part in path.parts if part != path.anchor)
+    )
 
 
 def _names(paths: list[str], most: int = 5) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import FaceOptions, Faces
+from facial_keypoints.cli.faces import FaceOptions, Faces, place_below
 from facial_keypoints.cli.progress import make_log
 from facial_keypoints.errors import OutputError
 
@@ -106,9 +106,7 @@ def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
     from facial_keypoints.io.drawing import draw_prediction
     from facial_keypoints.io.images import WRITABLE_SUFFIXES, read_image, write_image
 
-    source = Path(prediction.source)
-    parts = (part for part in source.parts if part != source.anchor)
-    target = folder.joinpath(*("up" if part == ".." else part for part in parts))
+    source, target = prediction.source, place_below(folder, prediction.source)
     if target.suffix.lower() not in WRITABLE_SUFFIXES:
         target = target.with_name(f"{target.name}.png")
     if target.exists() and target.samefile(source):
