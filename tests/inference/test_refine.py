@@ -5,9 +5,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from facial_keypoints.framing import frame_face
 
-from facial_keypoints.geometry import box_to_crop
+from facial_keypoints.geometry import box_to_crop, face_crop
 from facial_keypoints.inference.refine import (
     predict_views,
     refine_boxes,
@@ -191,7 +190,7 @@ def test_a_box_that_frames_the_face_otherwise_counts_by_its_second_answer_only()
         predict_views(SpotModel(), [photo], crops)[:, 1]
         for crops in (
             [box_to_crop(large[0], (SIDE, SIDE))],
-            [frame_face(2 * (47.5 + FACE) + 0.5 + [150, 100], FIVE, (SIDE, SIDE))],
+            [face_crop(2 * (47.5 + FACE) + 0.5 + [150, 100], FIVE, (SIDE, SIDE))],
         )
     )
     assert first[:, 2].max() == pytest.approx(0.2)

@@ -76,7 +76,8 @@ def by_batch(path: Path, out: Path, **changed: float) -> list[float]:
     with folder.prepared([str(path)], force=False, resume=False):
         Manifest.write(folder, settings, find_shards(settings.inputs, column=None, block_size=128))
         BlockWorker(str(out), settings, model, detector, 1).work(0)
-    return [row["score"] for row in read_table(out / part_name(0)).to_pylist()]
+    table = read_table(out / part_name(0))
+    return [row[table.names.index("score")] for row in table.rows]
 
 
 @pytest.mark.parametrize("verb", ["predict", "measure", "align"])
