@@ -410,7 +410,7 @@ def test_evaluate_answers_each_row_in_its_style_without_keras(
     assert told["overall"]["rmse_px"] == pytest.approx(rmse, rel=1e-5)
     # A model of which nobody knows what it learnt from.
     assert told["training_faces"] is told["on_training_faces"] is None
-    assert f"the {len(faces)} faces may be training faces" in done.stdout
+    assert f"the {len(faces)} faces may be among them" in done.stdout
 
 
 @pytest.mark.parametrize("learnt", ["none", "some", "all"])
@@ -437,7 +437,7 @@ def test_evaluate_measures_on_faces_that_the_model_did_not_learn_from(
     else:
         seen = np.sqrt(np.nanmean(squared[:count]))
         assert told["on_training_faces"]["overall"]["rmse_px"] == pytest.approx(seen, rel=1e-5)
-        assert f"learnt from: RMSE {seen:.2f} px." in done.stdout
+        assert f"On these faces: RMSE {seen:.2f} px." in done.stdout
     if learnt == "all":
         assert told["overall"]["rmse_px"] is None
         assert f"All {n} faces are training or validation faces" in done.stdout
