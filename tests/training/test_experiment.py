@@ -240,7 +240,6 @@ def test_specialists_trained_part_by_part_are_those_trained_in_one_go(tmp_path: 
         (["cnn", "--seeds", "2", "--cores", "2"], "--cores needs --address"),
         (["cnn", "--trials", "2"], "--trials belongs to --sweep"),
         (["cnn", "--address", "local", "--warm-start", "x"], "runs takes no --warm-start"),
-        (["cnn", "--seeds", "2", "--data-parallel"], "runs takes no --data-parallel"),
         (["--from", "default", "--data", "x", "--seeds", "2"], "--from takes no --seeds"),
     ],
 )

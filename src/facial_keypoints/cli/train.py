@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -107,13 +106,6 @@ def train_command(
             show_default="0",
         ),
     ] = None,
-    data_parallel: Annotated[
-        bool,
-        typer.Option(
-            "--data-parallel",
-            help="Train one run on all devices at once, those of several processes too (KERAS_BACKEND=jax).",
-        ),
-    ] = False,
     resume: o.Resume = False,
     force: o.Force = False,
 ) -> None:
@@ -161,7 +153,6 @@ def train_command(
             "--group-by": group_by,
             "--exclude-flagged": exclude_flagged or None,
             "--warm-start": warm_start,
-            "--data-parallel": data_parallel or None,
             "--seeds": seeds if seeds > 1 else None,
             "--folds": folds or None,
             "--trials": trials,
@@ -204,7 +195,7 @@ def train_command(
     elif mode == "training of many runs":
         _train_many(log, dataset, [chosen, *others], out, seeds, folds, ray, common)
     else:
-        _train_one(log, dataset, chosen, out, warm_start, data_parallel, common)
+        _train_one(log, dataset, chosen, out, warm_start, common)
 
 
 _SETTINGS = {"--epochs", "--batch-size", "--learning-rate", "--patience", "--flip-probability"}
@@ -213,7 +204,7 @@ _TAKEN = {
     "--from": {"--schema", "--group-by"},
     "--sweep": _SETTINGS | {"--trials", "--address", "--cores", "--gpus"},
     "training of many runs": _SETTINGS | {"--seeds", "--folds", "--address", "--cores", "--gpus"},
-    "training of one recipe": _SETTINGS | {"--warm-start", "--data-parallel"},
+    "training of one recipe": _SETTINGS | {"--warm-start"},
 }
 """Flags that each way of training has a use for."""
 
@@ -253,7 +244,6 @@ def _train_one(
     recipe: Recipe,
     out: Path,
     warm_start: Path | None,
-    on_all_devices: bool,
     common: dict[str, Any],
 ) -> None:
     """Train one recipe once and print how it does."""
@@ -262,7 +252,6 @@ def _train_one(
     from facial_keypoints.evaluation.report import render_evaluation
     from facial_keypoints.evaluation.scores import evaluate_predictions
     from facial_keypoints.files import write_json
-    from facial_keypoints.training.data_parallel import data_parallel, is_first_process
     from facial_keypoints.training.fit import predict_keypoints, split_faces, train
     from facial_keypoints.training.progress import TrainingProgress
 
@@ -272,17 +261,11 @@ def _train_one(
     )
     if exclude_flagged:
         log.print(f"left {flagged} flagged rows out of training")
-    with TrainingProgress(log) as progress, ExitStack() as devices:
+    with TrainingProgress(log) as progress:
         progress.title = recipe.name
-        if on_all_devices:
-            count = devices.enter_context(data_parallel())
-            log.print(f"each batch is shared by {count} devices")
-        callbacks = [progress] if is_first_process() else []
         run = train(
-            dataset, split, recipe, out, warm_start=warm_start, callbacks=callbacks, **common
+            dataset, split, recipe, out, warm_start=warm_start, callbacks=[progress], **common
         )
-        if not is_first_process():
-            return
     test = dataset.subset(split.test)
     answers = predict_keypoints(run.load_model(), test.images)
     report = evaluate_predictions(test, answers, seed=common["seed"])

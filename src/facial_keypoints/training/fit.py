@@ -25,7 +25,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -55,14 +54,6 @@ from facial_keypoints.models.codec import load_keras_model
 from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec, read_embedded_spec
 from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
 from facial_keypoints.training.batches import TrainingBatches, targets_and_weights
-from facial_keypoints.training.data_parallel import (
-    ShareOfBatches,
-    check_batch_size,
-    check_same_everywhere,
-    first_decides,
-    in_first_process,
-    is_data_parallel,
-)
 from facial_keypoints.training.losses import RmsePixels
 from facial_keypoints.training.recipes import SPECIALIST_GROUPS, Recipe
 from facial_keypoints.types import FaceDataset, ImageArray, KeypointSchema
@@ -328,8 +319,8 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             self.best_weights = self.model.get_weights()
         if self.patience and progress.epoch - progress.best_epoch >= self.patience:
             self.model.stop_training = True
-        if first_decides(now - self._saved > CHECKPOINT_SECONDS):
-            in_first_process(self.save)
+        if now - self._saved > CHECKPOINT_SECONDS:
+            self.save()
 
 
 def _fit(
@@ -355,10 +346,9 @@ def _fit(
         compile_model(model, recipe, train_rows.image_size)
     done = checkpoints.progress.epoch
     stopped = recipe.patience and done - checkpoints.progress.best_epoch >= recipe.patience
-    check_same_everywhere(context, done)
     if done < epochs and not stopped:
-        validation: Any = (val_rows.images, *targets_and_weights(val_rows, keypoints))
-        batches: keras.utils.PyDataset = TrainingBatches(
+        validation = (val_rows.images, *targets_and_weights(val_rows, keypoints))
+        batches = TrainingBatches(
             train_rows,
             batch_size=recipe.batch_size,
             seed=seed,
@@ -366,16 +356,10 @@ def _fit(
             keypoints=keypoints,
             epoch=done,
         )
-        if is_data_parallel():
-            batches = ShareOfBatches(batches)
-            starts = range(0, len(val_rows), VALIDATION_BATCH)
-            validation = ShareOfBatches(
-                [tuple(part[i : i + VALIDATION_BATCH] for part in validation) for i in starts]
-            )
         model.fit(
             batches,
             validation_data=validation if len(val_rows) else None,
-            validation_batch_size=None if is_data_parallel() else VALIDATION_BATCH,
+            validation_batch_size=VALIDATION_BATCH,
             epochs=epochs,
             initial_epoch=done,
             shuffle=False,  # TrainingBatches shuffles rows, repeatably
@@ -383,7 +367,7 @@ def _fit(
             callbacks=[checkpoints, *callbacks],
         )
         # A part of a run waits here for the others, maybe in another process.
-        in_first_process(checkpoints.save)
+        checkpoints.save()
     model.set_weights(checkpoints.best_weights)
     return model, checkpoints.progress
 
@@ -453,9 +437,8 @@ class _Prepared:
         if keypoints is not None:
             rows = _reached(rows[0], keypoints), _reached(rows[1], keypoints)
         directory = self.directory / folder
-        # Two processes would mix up their checkpoints; those of a data-parallel run work together.
-        together = is_data_parallel()
-        with nullcontext() if together else alone_in(directory, patience=OTHER_SECONDS):
+        # Two processes would mix up their checkpoints.
+        with alone_in(directory, patience=OTHER_SECONDS):
             return _fit(
                 model,
                 self.recipe,
@@ -511,12 +494,8 @@ def _prepare(
     strategy = cast(MissingStrategy, recipe.missing)  # fill_missing refuses unknown names
     train_rows = fill_missing(dataset.subset(split.train), strategy)
     check_trainable(train_rows)
-
-    def write() -> None:
-        split.save(directory / "split.json")
-        write_json(directory / "schema.json", asdict(dataset.schema))
-
-    in_first_process(write)
+    split.save(directory / "split.json")
+    write_json(directory / "schema.json", asdict(dataset.schema))
     return _Prepared(
         recipe=recipe,
         train_rows=train_rows,
@@ -607,22 +586,10 @@ def train(
         OutputError: The folder exists, or cannot be written.
     """
     directory = Path(directory)
-    check_batch_size(recipe.batch_size)
-    with ExitStack() as stack:
-
-        def enter() -> None:
-            inputs = (dataset.source, warm_start)
-            stack.enter_context(
-                output_folder(directory, verb="train", inputs=inputs, force=force, resume=resume)
-            )
-
-        in_first_process(enter)
+    inputs = (dataset.source, warm_start)
+    with output_folder(directory, verb="train", inputs=inputs, force=force, resume=resume):
         digest = data_digest(dataset)
-        finished = (directory / "run.json").exists()
-        check_same_everywhere(
-            digest, _rows(split), recipe_to_json(recipe), seed, directory.is_dir(), finished
-        )
-        if finished:
+        if (directory / "run.json").exists():
             done = load_run(directory)
             same = read_json(directory / "run.json")
             if (
@@ -687,7 +654,7 @@ def train(
             for leftover in ("checkpoint", "base", "specialists"):
                 shutil.rmtree(directory / leftover, ignore_errors=True)
 
-        in_first_process(write)
+        write()
         return load_run(directory)
 
 
