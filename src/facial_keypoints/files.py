@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import glob
+import io
 import json
 import math
 import os
@@ -28,6 +30,7 @@ __all__ = [
     "read_json",
     "refuse_existing",
     "refuse_inputs",
+    "write_csv",
     "write_json",
     "write_text",
 ]
@@ -372,6 +375,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(
         path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     )
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows as CSV under a temporary name and rename it."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    write_text(path, buffer.getvalue())
 
 
 def read_json(path: Path) -> Any:
