@@ -161,7 +161,7 @@ def test_a_sweep_keeps_the_best_and_goes_on_after_a_kill(data: Path, tmp_path: P
     words = ("sweep", file, "--recipe", "fc", "--data", data, "-o", out)
     words += ("--epochs", "3", "--trials", "9")
     run = start(*words)
-    until(lambda: list((out / "trials").glob("*/run.json")), run)
+    until(lambda: list((out / "runs").glob("*/run.json")), run)
     kill_tree(run)
     run.communicate()
     again = start(*words, "--resume")
@@ -179,7 +179,7 @@ def test_a_sweep_keeps_the_best_and_goes_on_after_a_kill(data: Path, tmp_path: P
     assert run_of_best.recipe.optimizer_options["learning_rate"] == best
     assert min(run_of_best.history["val_rmse_px"]) == pytest.approx(finished[best], abs=1e-4)
     assert (out / "report.json").is_file()
-    assert "trial" in shown
+    assert "validation RMSE" in shown
     refused = start(*words, "--resume", "--seed", "1")
     assert "begun with other seed" in refused.communicate(timeout=200)[1]
     assert refused.returncode == 1

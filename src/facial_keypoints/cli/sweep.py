@@ -58,7 +58,7 @@ def sweep_command(
         log.print(line, highlight=False, markup=False, soft_wrap=True)
 
     log = Console(stderr=True)
-    found = sweep(
+    tried, report = sweep(
         load_faces(data, seed=seed, group_by=group_by),
         get_recipe(recipe.value).override(epochs=epochs),
         load_space(space),
@@ -72,11 +72,11 @@ def sweep_command(
         force=force,
         say=say,
     )
-    table = Table("trial", *found.best.settings, "epochs", "validation RMSE px", "")
-    for trial in found.trials:
+    table = Table("run", *tried[0].settings, "epochs", "validation RMSE px", "")
+    for trial in tried:
         end = trial.outcome
-        cells = (trial.number, *trial.settings.values(), end.epochs, f"{end.error:.3f}", end.state)
-        table.add_row(*map(str, cells), style="green" if trial is found.best else None)
+        cells = (trial.name, *trial.settings.values(), end.epochs, f"{end.error:.3f}", end.state)
+        table.add_row(*map(str, cells), style="green" if trial is tried[0] else None)
     Console().print(table)
-    Console().print(render_evaluation(found.report))
-    say(f"the best model is {found.directory / 'model.keras'}")
+    Console().print(render_evaluation(report))
+    say(f"the best model is {out / 'best' / 'model.keras'}")

@@ -49,7 +49,6 @@ from facial_keypoints.training.fit import predict_keypoints, split_folds, train
 from facial_keypoints.training.progress import RunsProgress
 from facial_keypoints.training.recipes import Recipe
 from facial_keypoints.training.run_folder import (
-    SETTINGS,
     Run,
     begin,
     is_finished,
@@ -276,18 +275,10 @@ def _train_missing(
         if address is None:
             failures |= _train_here(experiment, stage)
             continue
-        with RunsProgress(len(stage)) as progress:
-            outcomes = train_side_by_side(
-                experiment.dataset,
-                experiment.splits,
-                stage,
-                experiment.directory / SETTINGS,
-                progress=progress,
-                address=address,
-                cores=cores,
-                gpus=gpus,
-                say=say,
-            )
+        outcomes = train_side_by_side(
+            experiment.dataset, experiment.splits, stage, experiment.directory,
+            address=address, cores=cores, gpus=gpus, say=say,
+        )  # fmt: skip
         for task in stage:
             if reason := outcomes[task.name].failure:
                 failures[task.name] = DataError(reason)

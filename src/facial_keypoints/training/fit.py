@@ -232,7 +232,7 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         if not np.isfinite(error):
             raise DataError(
                 f"training diverged in epoch {epoch + 1} (the error is {error}): lower the learning rate "
-                "with --learning-rate."
+                "(train: --learning-rate)."
             )
         if error < progress.best_error:
             progress.best_error, progress.best_epoch = error, epoch + 1

@@ -2,8 +2,8 @@
 
 A sweep's folder holds::
 
-    settings.json          recipe, and the settings of every trial
-    trials/NUMBER/         the run folder of each trial; without run.json if it was stopped
+    settings.json          what is trained on what
+    runs/NAME/             the run folder of each trial; without run.json if it was stopped
     trials.csv             settings, epochs and validation error of each
     best/                  the run with the least validation error
     report.json            its errors on the test faces, measured once
@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,19 +25,18 @@ import keras
 import numpy as np
 import yaml
 
-from facial_keypoints.data.cache import data_digest
 from facial_keypoints.data.missing import MISSING_STRATEGIES
 from facial_keypoints.errors import DataError
 from facial_keypoints.evaluation.scores import EvaluationReport, evaluate_predictions
 from facial_keypoints.files import output_folder, write_csv, write_json
+from facial_keypoints.training.experiment import Experiment
 from facial_keypoints.training.fit import predict_keypoints, split_faces
-from facial_keypoints.training.progress import RunsProgress
 from facial_keypoints.training.recipes import RECIPES, Recipe
-from facial_keypoints.training.run_folder import SETTINGS, begin, load_run, split_digest
-from facial_keypoints.training.tune import Outcome, TrainingTask, train_side_by_side
+from facial_keypoints.training.run_folder import begin, load_run
+from facial_keypoints.training.tune import Outcome, train_side_by_side
 from facial_keypoints.types import FaceDataset
 
-__all__ = ["Range", "SweepResult", "Trial", "draw_settings", "load_space", "sweep"]
+__all__ = ["Range", "Trial", "draw_settings", "load_space", "sweep"]
 
 SWEPT = ("learning_rate", "batch_size", "flip_probability", "loss", "missing", "patience")
 """Settings that a search space may name."""
@@ -78,31 +77,14 @@ class Trial:
     """One setting and what became of it.
 
     Args:
-        number: Number of the trial; 0 is the recipe as it is.
+        name: Name of its run folder.
         settings: What was changed.
         outcome: Its state, epochs, least validation error so far, and why it failed.
     """
 
-    number: int
+    name: str
     settings: Mapping[str, Value]
     outcome: Outcome
-
-
-@dataclass(frozen=True, eq=False)
-class SweepResult:
-    """What a sweep found.
-
-    Args:
-        trials: All of them, best first.
-        best: The best of the finished ones.
-        report: Its errors on the test faces.
-        directory: Folder with the best run.
-    """
-
-    trials: tuple[Trial, ...]
-    best: Trial
-    report: EvaluationReport
-    directory: Path
 
 
 def load_space(path: Path | str) -> dict[str, Range | tuple[Value, ...]]:
@@ -220,7 +202,7 @@ def sweep(
     resume: bool = False,
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
-) -> SweepResult:
+) -> tuple[list[Trial], EvaluationReport]:
     """Try settings of a recipe side by side, stop the bad ones early, and measure the best.
 
     Args:
@@ -238,7 +220,7 @@ def sweep(
         say: Called with a line now and then.
 
     Returns:
-        All trials, and the best by the validation faces with its errors on the test faces.
+        All trials, the best by the validation faces first, and its errors on the test faces.
 
     Raises:
         DataError: The data cannot be trained on, or no trial was finished.
@@ -253,66 +235,39 @@ def sweep(
         say("looking for near-duplicate images")
         dataset, split, _ = split_faces(dataset, seed=seed)
         drawn = draw_settings(space, recipe, trials, seed=seed)
-        begin(
-            directory,
-            {
-                "recipe": asdict(recipe),
-                "seed": seed,
-                "data_digest": data_digest(dataset),
-                "split": split_digest(split),
-                "trials": drawn,
-                "cores": cores,
-            },
-        )
-        say(f"{len(drawn)} trials, {len(split.train)} faces to train, {len(split.val)} to choose")
-        trained = [recipe.override(**settings) for settings in drawn]
-        tasks = [
-            TrainingTask(f"trial {n}", directory / "trials" / f"{n:03d}", trained[n], seed)
-            for n in range(len(drawn))
+        recipes = [
+            replace(recipe.override(**settings), name=f"{recipe.name}-{number:03d}")
+            for number, settings in enumerate(drawn)
         ]
-        with RunsProgress(len(tasks)) as progress:
-            outcomes = train_side_by_side(
-                dataset,
-                [split],
-                tasks,
-                directory / SETTINGS,
-                progress=progress,
-                address=address,
-                cores=cores,
-                gpus=gpus,
-                stop_early=True,
-                say=say,
-            )
+        experiment = Experiment(dataset, [split], recipes, [seed], directory)
+        begin(directory, experiment.to_json() | {"cores": cores})
+        say(f"{len(drawn)} trials, {len(split.train)} faces to train, {len(split.val)} to choose")
+        outcomes = train_side_by_side(
+            dataset, [split], experiment.tasks, directory,
+            address=address, cores=cores, gpus=gpus, stop_early=True, say=say,
+        )  # fmt: skip
         found = [
-            Trial(number, drawn[number], outcomes[task.name]) for number, task in enumerate(tasks)
+            Trial(recipe.name, settings, outcomes[recipe.name])
+            for recipe, settings in zip(recipes, drawn, strict=True)
         ]
         found.sort(key=lambda t: (t.outcome.state != "finished", t.outcome.error))
-        _write_trials(directory / "trials.csv", found)
-        best = found[0]
-        if best.outcome.state != "finished":
+        rows: list[list[Any]] = [["run", *space, "epochs", "val_rmse_px", "state", "failure"]]
+        for trial in found:
+            end = trial.outcome
+            error = f"{end.error:.4f}" if math.isfinite(end.error) else ""
+            about = (end.epochs, error, end.state, end.failure)
+            rows.append([trial.name, *trial.settings.values(), *about])
+        write_csv(directory / "trials.csv", rows)
+        if found[0].outcome.state != "finished":
             reason = next((t.outcome.failure for t in found if t.outcome.failure), "none ended")
             raise DataError(
                 f"no trial was finished: {reason.rstrip('.')}; see {directory}/trials.csv."
             )
         # A copy, to be found without reading a table.
         with output_folder(directory / "best", verb="train", force=True) as fresh:
-            shutil.copytree(tasks[best.number].folder, fresh, dirs_exist_ok=True)
-        run = load_run(directory / "best")
+            shutil.copytree(directory / "runs" / found[0].name, fresh, dirs_exist_ok=True)
         test = dataset.subset(split.test)
-        report = evaluate_predictions(
-            test, predict_keypoints(run.load_model(), test.images), seed=seed
-        )
+        answers = predict_keypoints(load_run(directory / "best").load_model(), test.images)
+        report = evaluate_predictions(test, answers, seed=seed)
         write_json(directory / "report.json", report.to_dict())
-        return SweepResult(tuple(found), best, report, directory / "best")
-
-
-def _write_trials(path: Path, trials: Sequence[Trial]) -> None:
-    rows: list[list[Any]] = [
-        ["trial", *trials[0].settings, "epochs", "val_rmse_px", "state", "failure"]
-    ]
-    for trial in trials:
-        found = trial.outcome
-        error = f"{found.error:.4f}" if math.isfinite(found.error) else ""
-        end = (found.epochs, error, found.state, found.failure)
-        rows.append([trial.number, *trial.settings.values(), *end])
-    write_csv(path, rows)
+        return found, report

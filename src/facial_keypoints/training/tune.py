@@ -92,11 +92,11 @@ def set_up_process(
     """Set the process of a trial up, before Keras is imported.
 
     Args:
-        settings: A file of the output folder, which each node must see.
+        settings: The experiment's file, which each node must see.
         backend: Library that Keras computes with.
         cores: Threads.
         gpus: GPUs that Ray has chosen for it.
-        version: Version of this package that the trial was sent by.
+        version: Version of this package where the trial was sent.
 
     Raises:
         ClusterError: This node has another version of the package.
@@ -172,9 +172,8 @@ def train_side_by_side(
     dataset: FaceDataset,
     splits: Sequence[Split],
     tasks: Sequence[TrainingTask],
-    settings: Path,
+    directory: Path,
     *,
-    progress: RunsProgress,
     address: str | None = None,
     cores: int = 1,
     gpus: float = 0.0,
@@ -187,8 +186,7 @@ def train_side_by_side(
         dataset: Labelled faces with their groups.
         splits: A split for each fold.
         tasks: What to train.
-        settings: A file of the output folder, which says what the work is of.
-        progress: Shows how far the runs are.
+        directory: Folder of the experiment, whose settings are written.
         address: Of a Ray cluster (``HOST:PORT``, ``auto``); ``local`` or ``None`` for a Ray of this
             machine.
         cores: Cores, and threads, of each run; a network's last digits depend on their number.
@@ -204,6 +202,8 @@ def train_side_by_side(
         ClusterError: The Ray cannot be reached or has no room.
     """
     backend = choose_backend()
+    from facial_keypoints.training.progress import RunsProgress
+
     here = available_cores()
     at_once = max(1, min(len(tasks), here // cores))
     with connect(
@@ -225,7 +225,7 @@ def train_side_by_side(
             dataset=dataset,
             splits=splits,
             tasks=tasks,
-            process=(settings, backend, cores, gpus, __version__),
+            process=(directory / "settings.json", backend, cores, gpus, __version__),
             every_epoch=stop_early,
         )
         epochs = max(task.recipe.epochs for task in tasks)
@@ -237,25 +237,25 @@ def train_side_by_side(
             # Else Tune ends a process after its last epoch, before the model is written.
             stop_last_trials=False,
         )
-        storage = settings.parent / "tune"
-        shutil.rmtree(storage, ignore_errors=True)
+        shutil.rmtree(directory / "tune", ignore_errors=True)
         try:
-            results = tune.Tuner(
-                tune.with_resources(given, {"cpu": cores, "gpu": gpus}),
-                param_space={"number": tune.grid_search(list(range(len(tasks))))},
-                tune_config=tune.TuneConfig(
-                    metric="error", mode="min", scheduler=scheduler if stop_early else None
-                ),
-                run_config=tune.RunConfig(
-                    name=storage.name,
-                    storage_path=str(storage.parent),
-                    verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=_RETRIES),
-                    callbacks=[_news(tasks, progress, say)],
-                ),
-            ).fit()
+            with RunsProgress(len(tasks)) as progress:
+                results = tune.Tuner(
+                    tune.with_resources(given, {"cpu": cores, "gpu": gpus}),
+                    param_space={"number": tune.grid_search(list(range(len(tasks))))},
+                    tune_config=tune.TuneConfig(
+                        metric="error", mode="min", scheduler=scheduler if stop_early else None
+                    ),
+                    run_config=tune.RunConfig(
+                        name="tune",
+                        storage_path=str(directory),
+                        verbose=0,
+                        failure_config=tune.FailureConfig(max_failures=_RETRIES),
+                        callbacks=[_news(tasks, progress, say)],
+                    ),
+                ).fit()
         finally:
-            shutil.rmtree(storage, ignore_errors=True)
+            shutil.rmtree(directory / "tune", ignore_errors=True)
     outcomes = {}
     for position in range(len(results)):
         result = results[position]
