@@ -213,7 +213,7 @@ def compare(
             _strategies(missing_recipe, recipes),
         )  # fmt: skip
         begin(directory, experiment.to_json() | {"cores": cores if address else None})
-        failures = _train_missing(experiment, address, cores, gpus, say)
+        failures = _train_unfinished(experiment, address, cores, gpus, say)
         answers: dict[str, Answers] = {}
         for task in experiment.tasks:
             if task.name in failures:
@@ -256,7 +256,7 @@ def _strategies(recipe: Recipe | None, recipes: Sequence[Recipe]) -> list[Recipe
     return [replace(r, name=f"{r.name}-{r.missing}") for r in changed if r not in recipes]
 
 
-def _train_missing(
+def _train_unfinished(
     experiment: Experiment,
     address: str | None,
     cores: int,
@@ -265,11 +265,15 @@ def _train_missing(
 ) -> dict[str, FacialKeypointsError]:
     """Train what is not finished; returns why runs failed, by their names."""
     tasks = experiment.tasks
-    missing = [task for task in tasks if not is_finished(task.folder)]
-    done = f", {len(tasks) - len(missing)} of them finished before" if missing != tasks else ""
+    unfinished = [task for task in tasks if not is_finished(task.folder)]
+    done = (
+        f", {len(tasks) - len(unfinished)} of them finished before" if unfinished != tasks else ""
+    )
     say(f"{len(tasks)} runs on {len(experiment.dataset)} faces{done}")
     # Specialists come last, since they start from the networks of other runs.
-    stages = [[t for t in missing if (t.warm_start is not None) == late] for late in (False, True)]
+    stages = [
+        [t for t in unfinished if (t.warm_start is not None) == late] for late in (False, True)
+    ]
     failures: dict[str, FacialKeypointsError] = {}
     for stage in filter(None, stages):
         if address is None:
