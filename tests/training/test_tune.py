@@ -181,5 +181,5 @@ def test_a_sweep_keeps_the_best_and_goes_on_after_a_kill(data: Path, tmp_path: P
     assert (out / "report.json").is_file()
     assert "validation RMSE" in shown
     refused = start(*words, "--resume", "--seed", "1")
-    assert "begun with other seed" in refused.communicate(timeout=200)[1]
+    assert "begun with other recipes and seeds" in refused.communicate(timeout=200)[1]
     assert refused.returncode == 1
