@@ -233,7 +233,7 @@ def measure(
                 run = finetune(mine, Path(folder) / "run", base=base, seed=seed, force=True)
                 offset = np.nanmean(mine.keypoints.xy - run.base_answers, axis=0)
                 answers = load_predictor(run.directory).predict_batch(test.images).xy
-                note("train --from", n, seed, answers, began)
+                note("finetune", n, seed, answers, began)
                 moved = as_is[run.style] + offset
                 note("as it is, mean offset of each point taken away", n, seed, moved, began)
                 if from_scratch:

@@ -3,7 +3,7 @@
 Run: ``python benchmarks/train_ray.py [--parts drill,speed] [--write]``. Drawn faces, the recipe cnn. The
 drill trains two seeds on a head without cores and two worker nodes of one core, each ``ray start``
 processes of their own: kill -9 of one node with all below it, another one joins, kill -9 of the driver,
-``--resume``; the weights are compared with those of an undisturbed plan. Speed trains four seeds, one
+``--resume``; the weights are compared with those of an undisturbed experiment. Speed trains four seeds, one
 after the other on all cores in one process, and side by side on a Ray of this machine, in turns.
 """
 
@@ -28,8 +28,8 @@ RESULT = Path(__file__).parent / "results" / "train_ray.md"
 
 
 def start(out: Path, *words: str) -> subprocess.Popen[bytes]:
-    """The verb ``train`` on the recipe cnn in a process of its own."""
-    command = [sys.executable, "-m", "facial_keypoints", "train", "cnn", "-o", str(out), *words]
+    """The verb ``compare`` on the recipe cnn in a process of its own."""
+    command = [sys.executable, "-m", "facial_keypoints", "compare", "cnn", "-o", str(out), *words]
     log = (out.parent / f"{out.name}.log").open("ab")
     return subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
 
@@ -41,11 +41,11 @@ def finish(run: subprocess.Popen[bytes], out: Path) -> None:
 
 
 def weights(out: Path) -> dict[str, str]:
-    """A digest of the weights of each run of a plan."""
+    """A digest of the weights of each run of an experiment."""
     from facial_keypoints.models.keras_backend import choose_backend
 
     choose_backend()
-    from facial_keypoints.training.fit import load_run
+    from facial_keypoints.training.run_folder import load_run
 
     digests = {}
     for folder in sorted((out / "runs").iterdir()):
@@ -64,8 +64,8 @@ def until(what: str, ready: object, run: subprocess.Popen[bytes], out: Path) -> 
 
 
 def drill(place: Path, epochs: int) -> list[str]:
-    """Kill a node and the driver; compare the weights with an undisturbed plan's."""
-    words = ["--seeds", "2", "--epochs", str(epochs), "--patience", "0", "--cores", "1"]
+    """Kill a node and the driver; compare the weights with an undisturbed experiment's."""
+    words = ["--seeds", "2", "--epochs", str(epochs)]
     plain, out = place / "plain", place / "drilled"
     finish(start(plain, *words, "--address", "local"), plain)
     first, second = (out / "runs" / f"cnn-seed{seed}" for seed in (0, 1))
@@ -75,7 +75,7 @@ def drill(place: Path, epochs: int) -> list[str]:
         doomed = nodes.add()
         run = start(out, *words, "--address", nodes.address)
         until("a checkpoint of both", lambda: all(s.exists() for s in states), run, out)
-        nodes.kill(doomed, at_work="_train_run")
+        nodes.kill(doomed, at_work="ImplicitFunc")
         nodes.add()
         seen = [s.stat().st_mtime for s in states]
         until(
@@ -101,13 +101,13 @@ def drill(place: Path, epochs: int) -> list[str]:
         "| | |",
         "|---|---|",
         f"| checkpoints left when the driver was dead | {sum(kept)} of 2 |",
-        f"| weights of both runs equal to an undisturbed plan's, bit by bit | {'yes' if same else '**no**'} |",
+        f"| weights of both runs equal to an undisturbed experiment's, bit by bit | {'yes' if same else '**no**'} |",
     ]
 
 
 def speed(place: Path, epochs: int, repeats: int) -> list[str]:
     """Four seeds, one after the other and side by side, in turns."""
-    words = ["--seeds", "4", "--epochs", str(epochs), "--patience", "0"]
+    words = ["--seeds", "4", "--epochs", str(epochs)]
     seconds: dict[str, list[float]] = {"one after the other": [], "side by side": []}
     for number in range(repeats):
         for name, more in (

@@ -12,20 +12,19 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
-from facial_keypoints.errors import DataError, OutputError
+from facial_keypoints.errors import DataError
 from facial_keypoints.evaluation.metrics import median_point_error, nme, rmse
-from facial_keypoints.files import atomic_path, output_folder, read_json, write_json
+from facial_keypoints.files import output_folder
 from facial_keypoints.models.codec import CONFIDENCE
 from facial_keypoints.models.export import export_onnx
 from facial_keypoints.models.landmark import NetworkConfig, Stage
-from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec
+from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.training.fit import git_revision, library_versions
+from facial_keypoints.training import run_folder
 from facial_keypoints.types import FaceDataset
 from references.collection import (
     fold_numbers,
@@ -101,16 +100,11 @@ def train_default_run(
                 raise DataError(
                     f"{data} has too few faces: none are in fold {fold}, or all are. Add labelled faces."
                 )
-        begun: dict[str, Any] = {
-            "recipe": "default",
-            "config": asdict(config),
-            "seed": seed,
-            "data_digest": collection_digest(faces),
-            "faces": {str(s): int((sets == s).sum()) for s in np.unique(sets)},
-        }
-        _same_run(directory / "config.json", begun)
+        digest = collection_digest(faces)
+        settings = {"config": asdict(config), "seed": seed, "data_digest": digest}
+        run_folder.begin(directory, settings)
 
-        started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
+        clock = time.monotonic()
         with (directory / "history.txt").open("a", encoding="utf-8") as history:
 
             def say(line: str) -> None:
@@ -125,29 +119,23 @@ def train_default_run(
             schema=KAGGLE15,
             styles=KAGGLE15.styles,
             input_size=(config.student_network.input_size,) * 2,
-            data_digest=begun["data_digest"],
+            data_digest=digest,
             confidence=CONFIDENCE,
             output="points",
         )
-        with atomic_path(directory / "model.keras") as temporary:
-            net.save(temporary)
-            embed_spec(temporary, spec)
-            embed_digests(temporary, learnt_digests(data, spec.input_size, threads=threads))
-        export_onnx(directory / "model.keras", directory / "model.onnx")
-        write_json(directory / "schema.json", asdict(KAGGLE15))
-        write_json(
-            directory / "run.json",
-            {
-                **begun,
+        run_folder.finish(
+            directory,
+            net,
+            spec,
+            learnt=learnt_digests(data, spec.input_size, threads=threads),
+            record={
                 "data_source": str(data),
+                "faces": {str(s): int((sets == s).sum()) for s in np.unique(sets)},
                 "held_out": _held_out_errors(directory / "networks", faces, config, threads),
-                "num_parameters": int(net.count_params()),
-                "started": started,
                 "seconds": round(time.monotonic() - clock, 3),
-                "versions": library_versions(),
-                "git_revision": git_revision(),
             },
         )
+        export_onnx(directory / "model.keras", directory / "model.onnx")
         return spec
 
 
@@ -161,25 +149,6 @@ def _seeded(config: DefaultConfig, seed: int) -> DefaultConfig:
         student=moved(config.student),
         polish=moved(config.polish),
     )
-
-
-def _same_run(file: Path, begun: dict[str, Any]) -> None:
-    """Note what the run was begun with, or refuse to go on with something else."""
-    if not file.is_file():
-        write_json(file, begun)
-        return
-    fresh = file.with_name(f".{file.name}")
-    write_json(fresh, begun)
-    try:
-        same = read_json(file) == read_json(fresh)
-    except ValueError:
-        same = False
-    fresh.unlink()
-    if not same:
-        raise OutputError(
-            f"{file.parent} was begun with other settings or other data: resume it with the same ones, or "
-            "replace it with --force."
-        )
 
 
 def _held_out_errors(

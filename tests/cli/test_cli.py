@@ -52,7 +52,7 @@ def test_help_opens_with_examples_and_lists_the_verbs() -> None:
     result = fkp("--help")
     assert result.returncode == 0
     assert result.stdout.count("facial-keypoints compare") >= 2
-    for verb in ("compare", "train", "evaluate", "submit", "data"):
+    for verb in ("compare", "train", "finetune", "sweep", "evaluate", "submit", "data"):
         assert verb in result.stdout
 
 
@@ -60,7 +60,7 @@ def test_no_verb_shows_the_help_and_wrong_usage_exits_2() -> None:
     assert "compare" in fkp().stdout
     assert fkp("compare").returncode == 2
     assert fkp("nonsense").returncode == 2
-    assert fkp("compare", "--recipes", "fc,nope", "-o", "x").returncode == 2
+    assert fkp("compare", "fc", "nope", "-o", "x").returncode == 2
 
 
 def test_choices_come_from_the_registry() -> None:
@@ -85,8 +85,9 @@ def test_version_lists_the_libraries() -> None:
 @pytest.mark.slow
 def test_compare_on_kaggles_files_writes_everything(kaggle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ["compare", "--data", kaggle, "--epochs", "1", "--batch-size", "32", "-o", out]
-    result = fkp(*words, "--recipes", "fc,cnn,cnn-flip,specialists")
+    words = ["compare", "fc", "cnn", "cnn-flip", "specialists", "--data", kaggle, "-o", out]
+    words += ["--epochs", "1", "--quick"]
+    result = fkp(*words)
     assert result.returncode == 0, result.stderr
     names = {p.name for p in out.iterdir()}
     assert names >= {
@@ -110,7 +111,7 @@ def test_compare_on_kaggles_files_writes_everything(kaggle: Path, tmp_path: Path
     assert (out / "KEYPOINTS_0.png").read_bytes().startswith(b"\x89PNG")
     # Once more over the same folder is refused; --resume finds all of it done.
     assert "--resume" in sentence(fkp(*words))
-    again = fkp(*words, "--recipes", "fc,cnn,cnn-flip,specialists", "--resume")
+    again = fkp(*words, "--resume")
     assert again.returncode == 0, again.stderr
     assert json.loads((out / "results.json").read_text())["recipes"] == results["recipes"]
 

@@ -22,9 +22,9 @@ VERBS = {
     "data audit": "data audit DATA",
     "compare": "compare --data DATA",
     "train": "train fc --data DATA",
-    "train --from": "train --from default --data DATA/annotations.json",
-    "train --seeds": "train fc --seeds 2 --data DATA",
-    "train --sweep": "train fc --sweep DATA/space.yaml",
+    "finetune": "finetune --data DATA/annotations.json",
+    "compare --seeds": "compare fc --seeds 2 --data DATA",
+    "sweep": "sweep DATA/space.yaml",
     "batch": "batch DATA/images --crops",
 }
 DRAWING = {
@@ -79,7 +79,7 @@ def test_the_folder_of_the_input_is_refused_as_output(
     assert files(data.parent) == before
 
 
-@pytest.mark.parametrize(  # what trains asks the same function, as test_training_plan.py tests
+@pytest.mark.parametrize(  # what trains asks the same function, as test_experiment.py tests
     "verb", ["data convert", "data audit", "batch", *DRAWING]
 )
 @pytest.mark.usefixtures("kaggle_download")

@@ -64,13 +64,14 @@ def test_one_call_leaves_a_detector_that_says_what_it_was_made_from(data, tmp_pa
     assert (run / "networks" / "student.weights.h5").stat().st_mtime_ns == before
     with pytest.raises(OutputError, match="--resume"):
         train_default_run(data, run, config=CONFIG, threads=1)
-    with pytest.raises(OutputError, match="other settings or other data"):
+    with pytest.raises(OutputError, match="begun with other config and seed"):
         train_default_run(data, run, config=CONFIG, threads=1, seed=1, resume=True)
 
 
 def test_too_few_faces_for_four_folds_are_refused(tmp_path):
-    write_kaggle_folder(tmp_path / "data" / "facial-keypoints-detection", train=1, test=1, seed=0)
+    data = tmp_path / "data"
+    write_kaggle_folder(data / "facial-keypoints-detection", train=1, test=1, seed=0)
     with pytest.raises(DataError, match="too few faces"):
-        train_default_run(tmp_path / "data", tmp_path / "run", config=CONFIG, threads=1)
+        train_default_run(data, tmp_path / "run", config=CONFIG, threads=1)
     with pytest.raises(DataError, match="no labelled faces"):
         train_default_run(tmp_path / "nothing", tmp_path / "other", config=CONFIG, threads=1)

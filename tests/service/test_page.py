@@ -549,7 +549,7 @@ def test_corrected_labels_train_a_model(page: Page, tmp_path: Path) -> None:
     from facial_keypoints.cli import app
 
     run = tmp_path / "run"
-    command = ["train", "--from", "default", "--data", str(training), "-o", str(run)]
+    command = ["finetune", "--data", str(training), "-o", str(run)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert (run / "model.keras").is_file()

@@ -1,10 +1,11 @@
-"""Many runs as one plan: what is trained, what is measured, what is left when something fails."""
+"""Experiments: what is trained, what is measured, what is left when something fails."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,34 +20,20 @@ keras = pytest.importorskip("keras")
 from facial_keypoints.cli import app
 from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.splits import Split
-from facial_keypoints.errors import DataError, OutputError
+from facial_keypoints.errors import DataError, MissingExtraError, OutputError
+from facial_keypoints.evaluation import pages
 from facial_keypoints.evaluation.metrics import rmse
 from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.runtime import read_spec, read_training_digests
-from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.training import experiment as training_plan
-from facial_keypoints.training.experiment import Outcome, Plan, PlannedRun, run_here, train_plan
-from facial_keypoints.training.fit import (
-    load_run,
-    predict_keypoints,
-    run_parts,
-    split_folds,
-    train,
-    train_part,
-)
+from facial_keypoints.training import experiment
+from facial_keypoints.training.experiment import Experiment, compare
+from facial_keypoints.training.fit import predict_keypoints, split_folds, train
 from facial_keypoints.training.recipes import RECIPES
-from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema
+from facial_keypoints.training.run_folder import Run, load_run
+from facial_keypoints.training.tune import Outcome, TrainingTask
+from facial_keypoints.types import FaceDataset, Keypoints
 
 FC = RECIPES["fc"].override(epochs=2, batch_size=16)
-
-
-def answered(plan: Plan, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
-    """An executor whose answers are the truth moved by a pixel for each seed; nothing is trained."""
-    for run in runs:
-        split = plan.splits[run.fold]
-        train(plan.dataset, split, run.recipe.override(epochs=1), plan.folder(run), seed=run.seed)
-        truth = plan.dataset.keypoints.xy[split.test]
-        yield run, np.nan_to_num(truth + 1 + run.seed, nan=0.0)
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -61,7 +48,7 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
 
     def names(splits: list[Split], seeds: range) -> list[str]:
         recipes = [RECIPES["fc"], RECIPES["cnn"]]
-        return [run.name for run in Plan(faces, splits, recipes, seeds, tmp_path).runs]
+        return [task.name for task in Experiment(faces, splits, recipes, seeds, tmp_path).tasks]
 
     assert names([split], range(1)) == ["fc", "cnn"]
     assert names([split], range(3, 5)) == ["fc-seed3", "fc-seed4", "cnn-seed3", "cnn-seed4"]
@@ -75,7 +62,7 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
 
 def test_seeds_are_measured_one_by_one_and_as_an_ensemble(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = train_plan(dotted_faces(60), [FC], out, seeds=2)
+    result = compare(dotted_faces(60), [FC], out, seeds=2)
     runs = [load_run(out / "runs" / name) for name in ("fc-seed0", "fc-seed1")]
     test = result.test
     answers = [predict_keypoints(run.load_model(), test.images) for run in runs]
@@ -105,10 +92,17 @@ def test_seeds_are_measured_one_by_one_and_as_an_ensemble(tmp_path: Path) -> Non
 
 
 def test_in_a_cross_validation_each_face_is_answered_once_by_a_run_that_has_not_seen_it(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faces = dotted_faces(60)
-    result = train_plan(faces, [FC], tmp_path / "out", seeds=2, folds=3, execute=answered)
+    faces, out = dotted_faces(60), tmp_path / "out"
+
+    def answer(run: Run, test: FaceDataset) -> np.ndarray:
+        """The truth moved by a pixel for each seed."""
+        assert run.split is not None
+        return np.nan_to_num(test.keypoints.xy + 1 + run.record["seed"], nan=0.0)
+
+    monkeypatch.setattr(experiment, "_answer", answer)
+    result = compare(faces, [FC.override(epochs=1)], out, seeds=2, folds=3)
     assert sorted(result.test.sample_ids.tolist()) == sorted(faces.sample_ids.tolist())
     assert result.split == {"faces": 60, "folds": 3}
     # Seeds 0 and 1 are off by (1, 1) and (2, 2): RMSE 1 and, as their mean, 1.5.
@@ -118,79 +112,147 @@ def test_in_a_cross_validation_each_face_is_answered_once_by_a_run_that_has_not_
     assert first.settings["RMSE px of all seeds"] == "1.000, 2.000"
     _, splits, _ = split_folds(faces, 3)
     for fold, split in enumerate(splits):
-        run = load_run(tmp_path / "out" / "runs" / f"fc-fold{fold}-seed0")
-        np.testing.assert_array_equal(run.split.test, split.test)
-        assert not set(run.split.train) & set(split.test)
-    assert not (tmp_path / "out" / "ensembles").exists()  # it would have seen every face
+        trained = load_run(out / "runs" / f"fc-fold{fold}-seed0").split
+        assert trained is not None
+        np.testing.assert_array_equal(trained.test, split.test)
+        assert not set(trained.train) & set(split.test)
+    assert not (out / "ensembles").exists()  # it would have seen every face
+    assert not (out / "split.json").exists()
 
 
-def test_a_plan_goes_on_where_it_stopped_and_not_with_other_settings(tmp_path: Path) -> None:
+def test_an_experiment_goes_on_where_it_stopped_and_not_with_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     faces, out = dotted_faces(60), tmp_path / "out"
+    trained: list[str] = []
 
-    def interrupted(plan: Plan, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
-        yield next(iter(run_here(plan, runs)))
-        raise KeyboardInterrupt
+    def interrupted(*given: object, **options: object) -> Run:
+        if trained:
+            raise KeyboardInterrupt
+        return noted(*given, **options)
 
+    def noted(*given: object, **options: object) -> Run:
+        trained.append(Path(str(given[3])).name)
+        return train(*given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(experiment, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train_plan(faces, [FC], out, seeds=2, execute=interrupted)
+        compare(faces, [FC], out, seeds=2)
     done = (out / "runs" / "fc-seed0" / "model.keras").stat().st_mtime_ns
     with pytest.raises(OutputError, match="exists already"):
-        train_plan(faces, [FC], out, seeds=2)
+        compare(faces, [FC], out, seeds=2)
     with pytest.raises(OutputError, match="begun with other seeds"):
-        train_plan(faces, [FC], out, seeds=3, resume=True)
+        compare(faces, [FC], out, seeds=3, resume=True)
     with pytest.raises(OutputError, match="begun with other recipes"):
-        train_plan(faces, [FC.override(epochs=9)], out, seeds=2, resume=True)
+        compare(faces, [FC.override(epochs=9)], out, seeds=2, resume=True)
     with pytest.raises(OutputError, match="begun with other data digest"):
-        train_plan(dotted_faces(60, seed=1), [FC], out, seeds=2, resume=True)
-    asked = []
-
-    def noted(plan: Plan, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
-        asked.extend(run.name for run in runs)
-        return run_here(plan, runs)
-
-    train_plan(faces, [FC], out, seeds=2, resume=True, execute=noted)
-    assert asked == ["fc-seed1"]
+        compare(dotted_faces(60, seed=1), [FC], out, seeds=2, resume=True)
+    monkeypatch.setattr(experiment, "train", noted)
+    trained.clear()
+    compare(faces, [FC], out, seeds=2, resume=True)
+    assert trained == ["fc-seed1"]
     assert (out / "runs" / "fc-seed0" / "model.keras").stat().st_mtime_ns == done
     assert (out / "results.json").exists()
+
+
+def side_by_side(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[Sequence[TrainingTask]], dict[str, Outcome]]
+) -> None:
+    """Have ``run`` stand for Ray."""
+    monkeypatch.setattr(experiment, "_LATE_S", 0)
+    monkeypatch.setattr(
+        experiment,
+        "train_side_by_side",
+        lambda dataset, splits, tasks, directory, **options: run(tasks),
+    )
 
 
 def test_a_run_that_is_not_where_this_machine_looks_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_plan, "_LATE_S", 0)
-
-    def elsewhere(plan: Plan, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
-        for run in runs:
-            yield run, np.zeros((len(plan.splits[0].test), 15, 2), np.float32)
-
+    side_by_side(
+        monkeypatch, lambda tasks: {t.name: Outcome("finished", 2, 1.0, "") for t in tasks}
+    )
     with pytest.raises(DataError, match="1 of 1 runs failed, first fc: it was trained on a node"):
-        train_plan(dotted_faces(60), [FC], tmp_path / "out", execute=elsewhere)
+        compare(dotted_faces(60), [FC], tmp_path / "out", address="local")
+    # The number of threads decides a network's last digits.
+    with pytest.raises(OutputError, match="begun with other cores"):
+        compare(dotted_faces(60), [FC], tmp_path / "out", address="local", cores=2, resume=True)
 
 
-def test_a_plan_of_which_nothing_was_begun_can_be_given_again_and_other_files_stay(
-    tmp_path: Path,
+def test_an_experiment_of_which_nothing_was_begun_can_be_given_again_and_other_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(plan: Plan, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Outcome]]:
+    def unreachable(tasks: object) -> dict[str, Outcome]:
         raise OutputError("no cluster")
 
+    side_by_side(monkeypatch, unreachable)
     faces, out = dotted_faces(60), tmp_path / "out"
     for seeds in (2, 3):  # with other settings too
         with pytest.raises(OutputError, match="no cluster"):
-            train_plan(faces, [FC], out, seeds=seeds, execute=unreachable)
+            compare(faces, [FC], out, seeds=seeds, address="local")
         assert not out.exists()
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "plan.json").write_text('{"holiday": "sea"}')
+    (mine / "settings.json").write_text('{"holiday": "sea"}')
     with pytest.raises(OutputError, match="exists already"):
-        train_plan(faces, [FC], mine, execute=unreachable)
-    assert "sea" in (mine / "plan.json").read_text()
+        compare(faces, [FC], mine)
+    assert "sea" in (mine / "settings.json").read_text()
+
+
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
+def test_what_writes_the_report_is_asked_for_before_anything_is_trained(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages._environment.cache_clear()
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtraError, match=library):
+        compare(dotted_faces(60), [FC], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_specialists_start_from_the_cnn_of_the_same_seed_and_come_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[list[TrainingTask]] = []
+
+    def failing(tasks: Sequence[TrainingTask]) -> dict[str, Outcome]:
+        stages.append(list(tasks))
+        return {task.name: Outcome("failed", 0, 0.0, "no") for task in tasks}
+
+    side_by_side(monkeypatch, failing)
+    recipes = [RECIPES["specialists"], RECIPES["cnn"]]
+    with pytest.raises(DataError, match="4 of 4 runs failed"):
+        compare(dotted_faces(60), recipes, tmp_path / "out", seeds=2, address="local")
+    assert [[task.name for task in stage] for stage in stages] == [
+        ["cnn-seed0", "cnn-seed1"],
+        ["specialists-seed0", "specialists-seed1"],
+    ]
+    bases = [str(task.warm_start) for task in stages[1]]
+    assert [Path(base).name for base in bases] == ["cnn-seed0", "cnn-seed1"]
+
+
+def test_a_recipe_is_shown_under_each_strategy_for_missing_labels(tmp_path: Path) -> None:
+    said: list[str] = []
+    faces = dotted_faces(60)
+    xy = faces.keypoints.xy.copy()
+    xy[::2, 0] = xy[1::2, 1] = np.nan  # so 'drop' leaves no row
+    faces = replace(faces, keypoints=Keypoints(xy, faces.schema))
+    result = compare(faces, [FC], tmp_path / "out", missing_recipe=FC, say=said.append)
+    assert [r.name for r in result.missing_results] == ["interpolate", "mean", "ffill", "mask"]
+    assert any(line.startswith("fc-drop: ") for line in said)
+    own, shown = result.recipes[0].report.overall, result.missing_results[-1].report.overall
+    assert shown.rmse_px == own.rmse_px
+    assert sorted(p.name for p in (tmp_path / "out" / "runs").iterdir()) == [
+        "fc", "fc-ffill", "fc-interpolate", "fc-mean",
+    ]  # fmt: skip
 
 
 def test_a_run_that_fails_leaves_the_others_and_their_results(tmp_path: Path) -> None:
     out = tmp_path / "out"
     wild = replace(FC.override(learning_rate=1e9), name="wild")
     with pytest.raises(DataError, match=r"1 of 2 runs failed, first wild: training diverged"):
-        train_plan(dotted_faces(60), [wild, FC], out)
+        compare(dotted_faces(60), [wild, FC], out)
     assert [
         recipe["name"] for recipe in json.loads((out / "results.json").read_text())["recipes"]
     ] == ["fc"]
@@ -200,51 +262,15 @@ def test_a_run_that_fails_leaves_the_others_and_their_results(tmp_path: Path) ->
     assert float(lines["fc"]["rmse_px"]) > 0
 
 
-def test_specialists_trained_part_by_part_are_those_trained_in_one_go(tmp_path: Path) -> None:
-    every = dotted_faces(30, height=56, width=56)
-    names = ("nose_tip", "left_eye_center", "right_eye_center")
-    points = [KAGGLE15.index(name) for name in names]
-    schema = KeypointSchema("three", names, swap=(0, 2, 1), norm_pair=names[1:])
-    faces = FaceDataset(
-        images=every.images,
-        keypoints=Keypoints(every.keypoints.xy[:, points], schema),
-        sample_ids=every.sample_ids,
-    )
-    recipe = RECIPES["specialists"].override(epochs=1, specialist_epochs=1, batch_size=32)
-    split = split_folds(faces, 3)[1][0]
-    whole = train(faces, split, recipe, tmp_path / "whole")
-    parts = tmp_path / "parts"
-    stages = run_parts(recipe, faces.schema)
-    assert stages == [["base"], ["eye-centers", "nose-tip"]]
-    assert run_parts(FC, faces.schema) == []
-    for stage in stages:
-        for part in reversed(stage):  # in any order
-            train_part(faces, split, recipe, parts, part)
-    trained = (parts / "specialists" / "nose-tip" / "checkpoint" / "latest" / "state.json").stat()
-    joined = train(faces, split, recipe, parts, resume=True)
-    assert trained.st_size > 0
-    assert joined.train_seconds > 0
-    for mine, theirs in zip(
-        joined.load_model().get_weights(), whole.load_model().get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(mine, theirs)
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["cnn", "--folds", "2"], "--folds must be 3 or more"),
         (["cnn", "cnn"], "name each recipe once"),
-        (["cnn", "fc", "--sweep", "x.yaml"], "--sweep takes one recipe"),
-        (["cnn", "--sweep", "x.yaml", "--folds", "5"], "--sweep takes no --folds"),
-        (["cnn", "--seeds", "2", "--cores", "2"], "--cores needs --address"),
-        (["cnn", "--trials", "2"], "--trials belongs to --sweep"),
-        (["cnn", "--address", "local", "--warm-start", "x"], "runs takes no --warm-start"),
-        (["cnn", "--seeds", "2", "--data-parallel"], "runs takes no --data-parallel"),
-        (["--from", "default", "--data", "x", "--seeds", "2"], "--from takes no --seeds"),
+        (["cnn", "--seeds", "2", "--cores", "2"], "--cores and --gpus need --address"),
     ],
 )
 def test_flags_that_do_not_go_together_are_told(words: list[str], message: str) -> None:
-    answer = CliRunner().invoke(app, ["train", *words, "-o", "out"], env={"COLUMNS": "200"})
+    answer = CliRunner().invoke(app, ["compare", *words, "-o", "out"], env={"COLUMNS": "200"})
     assert answer.exit_code == 2
     assert message in answer.output

@@ -226,7 +226,7 @@ def test_a_tuned_model_beats_its_base_and_opens_like_any_other(base: Path, tmp_p
     assert ((answers.confidence >= 0) & (answers.confidence <= 1)).all()
     assert predictor.spec.name == "tiny-tuned"
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
-        MARKER, "model.keras", "run.json", "schema.json",
+        MARKER, "model.keras", "run.json", "schema.json", "settings.json",
     ]  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     settings = json.loads((tmp_path / "run/run.json").read_text())
@@ -327,7 +327,7 @@ def test_the_command_line_tunes_on_a_users_files(base: Path, tmp_path: Path) -> 
             }
         )
     )
-    words = ["train", "--from", str(base), "--data", str(tmp_path / "mine")]
+    words = ["finetune", str(base), "--data", str(tmp_path / "mine")]
     words += ["--schema", str(tmp_path / "mine.json"), "-o", str(tmp_path / "run")]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
@@ -349,27 +349,3 @@ def test_the_bases_training_faces_are_the_new_models_too(tmp_path: Path) -> None
     embed_digests(base, before)
     finetune(faces, tmp_path / "run", base=base)
     assert read_training_digests(tmp_path / "run") == {*before, *image_digests(faces.images)}
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["cnn", "--from", "default", "--data", "x"], "--from takes no recipe"),
-        (["--from", "default", "--data", "x", "--epochs", "3"], "--from takes no --epochs"),
-        (["--from", "default", "--data", "x", "--resume"], "--from takes no --resume"),
-        (["--from", "default"], "--from needs --data"),
-        (["cnn", "--schema", "five"], "--schema belongs to --from"),
-        ([], "name a recipe"),
-    ],
-)
-def test_wrong_usage_exits_2(
-    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from typer.testing import CliRunner
-
-    from facial_keypoints.cli import app
-
-    monkeypatch.delenv("FACIAL_KEYPOINTS_DATA", raising=False)
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["train", *words, "-o", "never"])
-    assert result.exit_code == 2
-    assert message in result.output

@@ -27,11 +27,11 @@ from facial_keypoints.models.study import RmsePixels, build_cnn
 from facial_keypoints.training import fit as training
 from facial_keypoints.training.fit import (
     build_expert,
-    load_run,
     predict_keypoints,
     train,
 )
 from facial_keypoints.training.recipes import RECIPES, Recipe
+from facial_keypoints.training.run_folder import load_run
 from facial_keypoints.types import FaceDataset
 
 pytestmark = pytest.mark.backends
@@ -95,7 +95,9 @@ def test_a_run_folder_explains_itself(tmp_path: Path) -> None:
     faces = dotted_faces(60)
     run = train(faces, thirds(faces), FC, tmp_path / "run", seed=5)
     names = {p.name for p in run.directory.iterdir()} - {MARKER}
-    assert names == {"run.json", "split.json", "schema.json", "history.csv", "model.keras"}
+    assert names == {
+        "settings.json", "run.json", "split.json", "schema.json", "history.csv", "model.keras",
+    }  # fmt: skip
     told = json.loads((run.directory / "run.json").read_text())
     assert told["seed"] == 5
     assert told["recipe"]["optimizer_options"]["nesterov"] is True
@@ -111,7 +113,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_training(tmp_path: Path) -> No
     run = train(faces, thirds(faces), recipe, tmp_path / "run")
     errors = run.history["val_rmse_px"]
     assert len(errors) < 40
-    assert run.best_epoch == int(np.argmin(errors)) + 1
+    assert run.record["best_epoch"] == int(np.argmin(errors)) + 1
     val = faces.subset(thirds(faces).val)
     xy = predict_keypoints(run.load_model(), val.images)
     error = np.sqrt(np.nanmean((xy - val.keypoints.xy) ** 2))
@@ -190,7 +192,7 @@ def test_a_finished_run_is_returned_not_repeated(tmp_path: Path) -> None:
     stamp = (tmp_path / "run" / "model.keras").stat().st_mtime_ns
     second = train(faces, thirds(faces), FC, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "model.keras").stat().st_mtime_ns == stamp
-    assert first.best_epoch == second.best_epoch
+    assert first.record == second.record
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
@@ -198,7 +200,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     train(faces, thirds(faces), FC, tmp_path / "run")
     with pytest.raises(OutputError, match="--resume"):
         train(faces, thirds(faces), FC, tmp_path / "run")
-    with pytest.raises(OutputError, match="other settings"):
+    with pytest.raises(OutputError, match="begun with other seed"):
         train(faces, thirds(faces), FC, tmp_path / "run", resume=True, seed=9)
 
 
@@ -211,11 +213,11 @@ def test_a_run_of_another_split_is_not_resumed(
     split = thirds(faces)
     other = Split(train=split.test, val=split.val, test=split.train)
     train(faces, split, FC, tmp_path / "whole")
-    with pytest.raises(OutputError, match="another split"):
+    with pytest.raises(OutputError, match="begun with other split"):
         train(faces, other, FC, tmp_path / "whole", resume=True)
     with pytest.raises(KeyboardInterrupt):
         train(faces, split, FC, tmp_path / "cut", callbacks=[Interrupt(2)])
-    with pytest.raises(OutputError, match="other data"):
+    with pytest.raises(OutputError, match="begun with other split"):
         train(faces, other, FC, tmp_path / "cut", resume=True)
 
 

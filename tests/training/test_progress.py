@@ -32,7 +32,7 @@ def test_without_a_terminal_runs_are_told_now_and_then_and_at_their_end(
 def test_on_a_terminal_many_runs_share_a_few_lines() -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=100, height=50)
-    with RunsProgress(None, console) as runs:
+    with RunsProgress(20, console) as runs:
         for number in range(16):
             runs.update(f"trial {number:03d}", 1, 9, 1.0)
         runs.update("trial 000", 9, 9, 0.5)
@@ -42,7 +42,7 @@ def test_on_a_terminal_many_runs_share_a_few_lines() -> None:
     assert "trial 016" in shown
     assert "trial 000" in shown
     assert "trial 001" not in shown  # it has not moved for longest
-    assert " runs " not in shown  # nobody tells a sweep's progress how many are done
+    assert "0/20" in shown
 
 
 def test_an_epoch_is_reported_once_in_a_while_and_the_last_one_always() -> None:

@@ -103,7 +103,7 @@ def main() -> None:
     except FacialKeypointsError as error:
         sys.exit(_fail(_with_notes(error)))
     except KeyboardInterrupt as error:
-        told = "interrupted: what was finished is kept; train, compare and batch continue with --resume."
+        told = "interrupted: what was finished is kept; train, compare, sweep and batch continue with --resume."
         _fail(_with_notes(error, told))
         sys.exit(130)
     except BrokenPipeError:
@@ -127,8 +127,17 @@ from facial_keypoints.cli import (  # noqa: E402, I001
     serve,
     batch,
     train,
+    finetune,
+    sweep,
+    evaluate,
+    submit,
+    export,
+    models,
     data,
     benchmark,
 )
 
-_ = (compare, predict, track, measure, align, serve, batch, train, data, benchmark)
+_ = (
+    compare, predict, track, measure, align, serve, batch, train,
+    finetune, sweep, evaluate, submit, export, models, data, benchmark,
+)  # fmt: skip

@@ -12,7 +12,7 @@ import typer
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
 from facial_keypoints.errors import DataError
-from facial_keypoints.training.recipes import RECIPES, Recipe, get_recipe
+from facial_keypoints.training.recipes import Recipe, get_recipe
 
 DRAWN_FACES = 3000
 QUICK_DRAWN_FACES = 1500
@@ -24,10 +24,15 @@ QUICK_BATCH_SIZE = 32  # with few epochs, more steps matter more than smooth one
 @app.command("compare")
 def compare_command(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
-    data: o.Data = None,
     recipes: Annotated[
-        str, typer.Option(help=f"What to train, comma-separated: {', '.join(RECIPES)}.")
-    ] = "fc,cnn,cnn-flip",
+        list[o.RecipeName] | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help=f"What to train, of {', '.join(o.RecipeName)}.",
+            show_default="fc cnn cnn-flip",
+        ),
+    ] = None,
+    data: o.Data = None,
     quick: Annotated[
         bool,
         typer.Option(
@@ -35,20 +40,26 @@ def compare_command(
         ),
     ] = False,
     epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    learning_rate: o.LearningRate = None,
-    patience: o.Patience = None,
-    missing: o.Missing = None,
-    missing_study: Annotated[
-        str,
+    seeds: Annotated[
+        int,
         typer.Option(
-            help="Recipe to train once under each missing-label strategy, to show what the choice "
-            "costs; 'none' leaves it out."
+            min=1,
+            help="Train each recipe this many times, with seeds from --seed on; the mean of the models "
+            "is kept as one, in ensembles/.",
         ),
-    ] = "fc",
+    ] = 1,
+    folds: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Cross-validate: this many parts, 3 or more, each tested once; 0 = one split.",
+        ),
+    ] = 0,
     seed: o.Seed = 0,
     group_by: o.GroupBy = None,
-    exclude_flagged: o.ExcludeFlagged = False,
+    address: o.Address = None,
+    cores: o.Cores = 1,
+    gpus: o.Gpus = 0.0,
     resume: o.Resume = False,
     force: o.Force = False,
 ) -> None:
@@ -56,30 +67,25 @@ def compare_command(
 
     Writes results.json, results.csv, report.html, KEYPOINTS_0.png (cnn), KEYPOINTS_1.png (fc),
     learning curves, error plots, the models, and a Kaggle submission per recipe when the data has
-    test.csv and IdLookupTable.csv.
+    test.csv and IdLookupTable.csv. Without --seeds and --folds, fc is trained once under each strategy
+    for missing labels too. With --address the runs are trained side by side.
 
     Examples:
 
         facial-keypoints compare --quick -o out
 
-        facial-keypoints compare --data kaggle/ --recipes fc,cnn,cnn-flip,specialists -o out
+        facial-keypoints compare fc cnn cnn-flip specialists --data kaggle/ -o out
+
+        facial-keypoints compare cnn cnn-flip --seeds 3 --folds 5 --data kaggle/ -o out --address auto
     """
-    chosen = [_recipe(name.strip()) for name in recipes.split(",") if name.strip()]
-    if len({recipe.name for recipe in chosen}) != len(chosen) or not chosen:
-        raise typer.BadParameter("name each recipe once.", param_hint="--recipes")
-
-    def adapted(recipe: Recipe) -> Recipe:
-        quick_epochs = QUICK_EPOCHS.get(recipe.name, QUICK_EPOCHS_OTHERS) if quick else None
-        return recipe.override(
-            epochs=epochs or quick_epochs,
-            specialist_epochs=epochs or (QUICK_EPOCHS_OTHERS // 2 if quick else None),
-            batch_size=batch_size or (QUICK_BATCH_SIZE if quick else None),
-            learning_rate=learning_rate,
-            patience=patience,
-            missing=missing.value if missing else None,
-        )
-
-    study = None if missing_study == "none" else adapted(_recipe(missing_study, "--missing-study"))
+    names = [recipe.value for recipe in recipes or ()] or ["fc", "cnn", "cnn-flip"]
+    if len(set(names)) < len(names):
+        raise typer.BadParameter("name each recipe once.")
+    if folds in (1, 2):
+        raise typer.BadParameter("--folds must be 3 or more: to train, to choose and to test.")
+    if address is None and (cores > 1 or gpus):
+        raise typer.BadParameter("--cores and --gpus need --address, local for this machine.")
+    chosen = {name: _adapted(get_recipe(name), quick, epochs) for name in names}
 
     from rich.console import Console
 
@@ -90,45 +96,54 @@ def compare_command(
     log = Console(stderr=True)
 
     def say(line: str) -> None:
-        log.print(line, highlight=False, markup=False)
+        log.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    choose_backend()
+    from facial_keypoints.cli.data import load_faces
     from facial_keypoints.data.kaggle import load_kaggle, load_lookup
     from facial_keypoints.data.synthetic.faces import draw_kaggle_like
-    from facial_keypoints.evaluation.report import render_comparison
-    from facial_keypoints.training.compare import KaggleTest, compare
 
-    kaggle_test = None
+    asked = None
     if data is None:
         count = QUICK_DRAWN_FACES if quick else DRAWN_FACES
         say(f"drawing {count} faces")
         dataset = draw_kaggle_like(count, seed=seed)
     else:
         say(f"reading {data}")
-        dataset = load_kaggle(data, part="train", group_by=group_by)
+        dataset = load_faces(data, group_by=group_by)
         try:
-            kaggle_test = KaggleTest(load_kaggle(data, part="test"), load_lookup(data))
+            asked = load_kaggle(data, part="test"), load_lookup(data)
         except DataError as error:
             say(f"no submission will be written: {error}")
+    choose_backend()  # after the data is read: importing Keras takes seconds
+    from facial_keypoints.evaluation.report import render_comparison
+    from facial_keypoints.training.experiment import KaggleTest, compare
+
     result = compare(
         dataset,
-        [adapted(recipe) for recipe in chosen],
+        list(chosen.values()),
         out,
         seed=seed,
-        kaggle_test=kaggle_test,
-        missing_recipe=study,
-        exclude_flagged=exclude_flagged,
+        seeds=seeds,
+        folds=folds,
+        kaggle_test=KaggleTest(*asked) if asked else None,
+        missing_recipe=chosen.get("fc") if seeds == 1 and not folds else None,
+        address=address,
+        cores=cores,
+        gpus=gpus,
         resume=resume,
         force=force,
         command=shlex.join(["facial-keypoints", *sys.argv[1:]]),
         say=say,
     )
     Console().print(render_comparison(result))
-    say(f"open {out / 'report.html'}")
+    say(f"open {out / 'report.html'}; the models are in {out / 'runs'}")
 
 
-def _recipe(name: str, hint: str = "--recipes") -> Recipe:
-    try:
-        return get_recipe(name)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=hint) from error
+def _adapted(recipe: Recipe, quick: bool, epochs: int | None) -> Recipe:
+    """The recipe with the epochs that are asked for, or with those of a first look."""
+    quick_epochs = QUICK_EPOCHS.get(recipe.name, QUICK_EPOCHS_OTHERS) if quick else None
+    return recipe.override(
+        epochs=epochs or quick_epochs,
+        specialist_epochs=epochs or (QUICK_EPOCHS_OTHERS // 2 if quick else None),
+        batch_size=QUICK_BATCH_SIZE if quick else None,
+    )

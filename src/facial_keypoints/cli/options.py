@@ -12,8 +12,10 @@ from facial_keypoints.training.recipes import RECIPES
 
 __all__ = [
     "MAX_PIXELS",
+    "Address",
     "BatchSize",
     "Boxes",
+    "Cores",
     "Crops",
     "Data",
     "Detector",
@@ -21,6 +23,7 @@ __all__ = [
     "ExcludeFlagged",
     "FlipProbability",
     "Force",
+    "Gpus",
     "GroupBy",
     "LearningRate",
     "MaxFaces",
@@ -31,6 +34,7 @@ __all__ = [
     "Patience",
     "RecipeName",
     "Resume",
+    "RunFolder",
     "Seed",
     "Style",
     "Threads",
@@ -55,6 +59,19 @@ Data = Annotated[
         "training.csv, training.zip, or one zip with all of them.",
         show_default="faces drawn by this package",
     ),
+]
+RunFolder = Annotated[Path, typer.Option("-o", "--out", help="Run folder to make.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray to train on side by side: local for the cores of this machine, a cluster's HOST:PORT, "
+        "or auto on a machine of it.",
+        show_default="compare: one run after the other; sweep: local",
+    ),
+]
+Cores = Annotated[int, typer.Option(min=1, help="On a Ray: cores of each run.")]
+Gpus = Annotated[
+    float, typer.Option(min=0, help="On a Ray: GPUs of each run; 0.5 lets two share one.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, the weights and the drawing.")]
 Epochs = Annotated[

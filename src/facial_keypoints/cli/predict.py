@@ -1,4 +1,4 @@
-"""``facial-keypoints predict``, ``export`` and ``models``."""
+"""``facial-keypoints predict``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from facial_keypoints.cli.progress import make_log
 from facial_keypoints.errors import OutputError
 
 if TYPE_CHECKING:
-    from facial_keypoints.models.spec import ModelSpec
     from facial_keypoints.types import Prediction
 
 
@@ -116,85 +115,3 @@ def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
     # Read again rather than kept: a batch of decoded photos would fill gigabytes.
     drawn = draw_prediction(read_image(source, max_pixels=max_pixels), prediction)
     write_image(target, drawn)
-
-
-@app.command("export")
-def export_command(
-    model: Annotated[str, typer.Argument(help="A run folder or a .keras file.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write (.onnx).")],
-    force: o.Force = False,
-) -> None:
-    """Export a trained model to ONNX, which needs no training library to run.
-
-    The file answers in pixels and describes itself; it is kept only if it agrees with Keras.
-
-    Examples:
-
-        facial-keypoints export runs/flip -o flip.onnx
-
-        facial-keypoints export model.keras -o model.onnx --force
-    """
-    from facial_keypoints.files import refuse_existing
-    from facial_keypoints.models.export import export_onnx
-
-    if out.suffix.lower() != ".onnx":
-        raise OutputError(f"{out}: models are exported as ONNX: choose a name that ends in .onnx.")
-    refuse_existing(out, force=force)
-    log = make_log()
-    with log.status("exporting and comparing with Keras"):
-        spec = export_onnx(model, out)
-    log.print(f"wrote {out} ({spec.name}, {out.stat().st_size / 1e6:.1f} MB)")
-
-
-@app.command("models")
-def models_command(
-    model: Annotated[
-        str | None,
-        typer.Argument(help="A shipped model, a run folder, a .keras or an .onnx file."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """List the models that come with the package, or show what one model says about itself.
-
-    Examples:
-
-        facial-keypoints models
-
-        facial-keypoints models runs/flip --json
-    """
-    import json
-    from dataclasses import asdict
-
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from facial_keypoints.models.registry import shipped_models
-    from facial_keypoints.models.runtime import read_spec
-
-    specs = {name: read_spec(name) for name in ([model] if model else shipped_models())}
-    if as_json:
-        value = {name: asdict(spec) for name, spec in specs.items()}
-        typer.echo(json.dumps(value[model] if model else value, indent=2, ensure_ascii=False))
-        return
-    if not specs:
-        Console(stderr=True).print("this build of facial-keypoints comes without models.")
-        return
-    table = Table("", *specs)
-    facts = [_facts(spec) for spec in specs.values()]
-    for label in facts[0]:
-        table.add_row(label, *(Text(fact[label]) for fact in facts))
-    Console().print(table)
-
-
-def _facts(spec: ModelSpec) -> dict[str, str]:
-    height, width = spec.input_size
-    return {
-        "recipe": spec.name,
-        "input": f"{width}×{height} {'grey' if spec.channels == 1 else 'RGB'}",
-        "keypoints": f"{spec.schema.num_keypoints} ({spec.schema.name})",
-        "label styles": ", ".join(style for style in spec.styles if style) or "one, unnamed",
-        "confidence": spec.confidence or "none",
-        "trained on": spec.data_digest[:12] or "unknown",
-        "written by": f"facial-keypoints {spec.version}" if spec.version else "unknown",
-    }

@@ -7,6 +7,7 @@ apart; truth and prediction differ in shape as well. Knows arrays, not reports.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ __all__ = [
     "plot_measurements",
     "plot_missing_labels",
     "plot_worst_best",
+    "require_figures",
     "save_figure",
 ]
 
@@ -83,12 +85,21 @@ _HALO = "#101418"
 _TEXT, _SMALL, _TITLE = 9.5, 8.5, 12.5  # points
 
 
+def require_figures() -> None:
+    """Refuse before the work whose figures could not be drawn.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "train", "Drawing figures")
+
+
 def _figure(width: float, height: float, theme: Theme, **layout: float) -> Figure:
     """An empty figure, size in inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "train", "Drawing figures") from error
+    require_figures()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), facecolor=theme.background, layout="constrained")
     engine: Any = figure.get_layout_engine()
     engine.set(**{"w_pad": 0.04, "h_pad": 0.05, **layout})

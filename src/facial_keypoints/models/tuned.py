@@ -80,7 +80,7 @@ def backbone(model: keras.Model) -> keras.Model:
     if names[-2:] != [HEAD, POINTS] or not isinstance(model.get_layer(HEAD), layers.Dense):
         raise ModelError(
             f"the network '{model.name}' cannot be fine-tuned: start from default, or from a model that "
-            "was itself made with --from."
+            "was itself made by finetune."
         )
     return keras.Model(model.input, model.get_layer(HEAD).input, name="backbone")
 

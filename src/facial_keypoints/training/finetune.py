@@ -4,8 +4,7 @@ The backbone stays as it is and a new head is fitted in closed form (:mod:`model
 and changed views of the faces. Training all weights after that was tried with 50 to 700 faces: on
 people it had not seen the detector never got better by it, and mostly worse.
 
-A run folder holds ``run.json`` (settings, base, versions, errors), ``schema.json`` and
-``model.keras`` with the model spec inside.
+What is left is a run folder (:mod:`facial_keypoints.training.run_folder`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,16 @@ from numpy.typing import NDArray
 from facial_keypoints.data.cache import data_digest
 from facial_keypoints.data.duplicates import duplicate_groups, image_digests, join_groups
 from facial_keypoints.errors import DataError, ModelError
-from facial_keypoints.files import output_folder, write_json
+from facial_keypoints.files import output_folder
 from facial_keypoints.models.codec import CONFIDENCE
 from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.registry import find_model
-from facial_keypoints.models.spec import (
-    ModelSpec,
-    embed_digests,
-    embed_spec,
-    read_embedded_digests,
-    read_embedded_spec,
-)
+from facial_keypoints.models.spec import ModelSpec, read_embedded_digests, read_embedded_spec
 from facial_keypoints.models.tuned import backbone, build_tuned, read_out
 from facial_keypoints.schemas import select_keypoints
 from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.training.closed_form_head import FOLDS, Examples, fit_start
-from facial_keypoints.training.fit import git_revision, library_versions
+from facial_keypoints.training.run_folder import Run, begin, finish, load_run
 from facial_keypoints.types import FaceDataset, Keypoints
 
 __all__ = ["FinetunedRun", "finetune"]
@@ -59,28 +52,22 @@ _AUGMENT = AugmentConfig(
 
 
 @dataclass(frozen=True, eq=False)
-class FinetunedRun:
-    """A finished run folder.
+class FinetunedRun(Run):
+    """A finished run folder, and how its model does.
 
     Args:
-        directory: The folder.
-        spec: The model's description of itself.
         faces: The labelled faces that took part, N, in the model's keypoints.
         answers: (N, K, 2) what a head fitted without the face (and its group) answers for it,
             pixels: an honest estimate of the model's error, slightly too high since the model
             itself is fitted to all faces.
         base_answers: (N, K, 2) the base's answers in its best style, NaN for points it does not know.
         style: That style.
-        seconds: Time it took.
     """
 
-    directory: Path
-    spec: ModelSpec
     faces: FaceDataset
     answers: NDArray[np.float32]
     base_answers: NDArray[np.float32]
     style: str
-    seconds: float
 
 
 def finetune(
@@ -114,11 +101,18 @@ def finetune(
     say = report or (lambda _: None)
     inputs = (dataset.source, base)
     with output_folder(directory, verb="train", inputs=inputs, force=force) as fresh:
-        started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
+        clock = time.monotonic()
         base_file = find_model(base, trainable=True)
         base_spec = read_embedded_spec(base_file)
         _check_images(dataset, base_spec)
         dataset = _labelled_part(dataset, base_spec, seed)
+        digest = data_digest(dataset)
+        told = {
+            "model": str(base),
+            "name": base_spec.name,
+            "data_digest": base_spec.data_digest,
+        }
+        begin(fresh, {"base": told, "seed": seed, "data_digest": digest})
         old_names = base_spec.schema.keypoint_names
         new_names = dataset.schema.keypoint_names
         known = np.array([old_names.index(n) if n in old_names else -1 for n in new_names])
@@ -138,52 +132,30 @@ def finetune(
             schema=dataset.schema,
             input_size=base_spec.input_size,
             channels=base_spec.channels,
-            data_digest=data_digest(dataset),
+            data_digest=digest,
             confidence=CONFIDENCE,
             output="points",
         )
-        seconds = time.monotonic() - clock
-        settings = {
-            "base": {
-                "model": str(base),
-                "name": base_spec.name,
-                "data_digest": base_spec.data_digest,
-            },
-            "style": base_spec.styles[start.style],
+        style = base_spec.styles[start.style]
+        # The backbone is the base's, so the base's training faces are this model's too.
+        learnt = {*image_digests(dataset.images), *(read_embedded_digests(base_file) or ())}
+        record = {
+            "style": style,
             "out_of_fold_px": start.out_of_fold_px,
             "choices": start.choices,
-            "seed": seed,
             "data_source": dataset.source,
-            "data_digest": spec.data_digest,
             "faces": len(dataset),
             "views": len(examples.features),
-            "started": started,
-            "seconds": round(seconds, 3),
-            "versions": library_versions(),
-            "git_revision": git_revision(),
+            "seconds": round(time.monotonic() - clock, 3),
         }
-        # The backbone is the base's, so the base's training faces are this model's too.
-        seen = {*image_digests(dataset.images), *(read_embedded_digests(base_file) or ())}
-        _save(fresh, model, spec, seen, settings)
+        finish(fresh, model, spec, learnt=learnt, record=record)
     return FinetunedRun(
-        directory, spec, dataset, start.out_of_fold.astype(np.float32),
-        base_xy.astype(np.float32), base_spec.styles[start.style], seconds,
-    )  # fmt: skip
-
-
-def _save(
-    directory: Path,
-    model: keras.Model,
-    spec: ModelSpec,
-    seen: set[bytes],
-    settings: dict[str, Any],
-) -> None:
-    """Write what a run folder holds."""
-    model.save(directory / "model.keras")
-    embed_spec(directory / "model.keras", spec)
-    embed_digests(directory / "model.keras", seen)
-    write_json(directory / "schema.json", asdict(spec.schema))
-    write_json(directory / "run.json", settings)
+        **vars(load_run(directory)),
+        faces=dataset,
+        answers=start.out_of_fold.astype(np.float32),
+        base_answers=base_xy.astype(np.float32),
+        style=style,
+    )
 
 
 def _check_images(dataset: FaceDataset, spec: ModelSpec) -> None:

@@ -1,13 +1,7 @@
-"""Training one recipe: compile, fit, checkpoint, resume, and the run folder that is left behind.
+"""Training one recipe: compile, fit, checkpoint, resume.
 
-A run folder holds::
-
-    run.json         recipe, seed, versions, git revision, digest of the data, times
-    split.json       which rows trained, chose the best epoch, and tested
-    schema.json      the keypoints
-    history.csv      error of every epoch, in pixels
-    model.keras      the weights of the best epoch, with the model spec inside
-    checkpoint/      the last epoch, to continue from; gone when training is complete
+What is left behind is a run folder (:mod:`facial_keypoints.training.run_folder`); ``checkpoint/`` in
+it holds the last epoch, to continue from, and is gone when training is complete.
 
 Training is repeatable: with one seed, on one machine, an interrupted and resumed run ends with the
 same weights as an undisturbed one.
@@ -15,17 +9,10 @@ same weights as an undisturbed one.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import json
-import platform
 import shutil
-import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,52 +20,28 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints._version import __version__
 from facial_keypoints.data.audit import audit, flagged_rows
 from facial_keypoints.data.cache import data_digest
 from facial_keypoints.data.duplicates import duplicate_groups, image_digests, join_groups
 from facial_keypoints.data.missing import MissingStrategy, check_trainable, fill_missing
 from facial_keypoints.data.splits import Split, split_dataset, split_into_folds
 from facial_keypoints.errors import DataError, ModelError, OutputError
-from facial_keypoints.files import (
-    atomic_path,
-    lock_folder,
-    mark_folder,
-    output_folder,
-    read_json,
-    write_json,
-)
-from facial_keypoints.io.tables import write_table
+from facial_keypoints.files import lock_folder, output_folder, read_json, write_json
 from facial_keypoints.models.codec import decode
-from facial_keypoints.models.keras_model import load_keras_model
-from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec, read_embedded_spec
+from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.models.study import RmsePixels, build_cnn, build_fc, build_specialists
+from facial_keypoints.training import run_folder
 from facial_keypoints.training.batches import TrainingBatches, targets_and_weights
-from facial_keypoints.training.data_parallel import (
-    ShareOfBatches,
-    check_batch_size,
-    check_same_everywhere,
-    first_decides,
-    in_first_process,
-    is_data_parallel,
-)
 from facial_keypoints.training.recipes import SPECIALIST_GROUPS, Recipe
-from facial_keypoints.types import FaceDataset, ImageArray, KeypointSchema
+from facial_keypoints.types import FaceDataset, ImageArray
 
 __all__ = [
-    "TrainedRun",
     "compile_model",
-    "git_revision",
-    "library_versions",
-    "load_run",
     "predict_keypoints",
-    "recipe_to_json",
     "recorded_errors",
-    "run_parts",
     "split_faces",
     "split_folds",
     "train",
-    "train_part",
 ]
 
 CHECKPOINT_SECONDS = (
@@ -86,40 +49,6 @@ CHECKPOINT_SECONDS = (
 )
 VALIDATION_BATCH = 256
 OTHER_SECONDS = 30.0  # for another process to leave the folder: that of a driver that died, say
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A finished run folder.
-
-    Args:
-        directory: The folder.
-        recipe: What was trained.
-        spec: The model's description of itself.
-        split: Rows that trained, chose the epoch, and are left for the test.
-        history: Per epoch ``loss``, ``rmse_px``, ``val_loss``, ``val_rmse_px``.
-        best_epoch: The epoch whose weights were kept, counted from 1.
-        train_seconds: Time spent in training, all sittings together.
-        num_parameters: Trainable and fixed weights of the model.
-    """
-
-    directory: Path
-    recipe: Recipe
-    spec: ModelSpec
-    split: Split
-    history: Mapping[str, list[float]]
-    best_epoch: int
-    train_seconds: float
-    num_parameters: int
-
-    @property
-    def model_path(self) -> Path:
-        """The model file of the best epoch."""
-        return self.directory / "model.keras"
-
-    def load_model(self) -> keras.Model:
-        """The Keras model with the weights of the best epoch."""
-        return load_keras_model(self.model_path)
 
 
 def split_faces(
@@ -142,8 +71,7 @@ def split_faces(
     Returns:
         The dataset with its groups, the split, and the number of rows left out.
     """
-    dataset = _grouped(dataset)
-    (split,), flagged = _cleared(dataset, [split_dataset(dataset, seed=seed)], exclude_flagged)
+    dataset, (split,), flagged = split_folds(dataset, 0, seed=seed, exclude_flagged=exclude_flagged)
     return dataset, split, flagged
 
 
@@ -158,36 +86,27 @@ def split_folds(
 
     Args:
         dataset: Labelled faces.
-        folds: Parts to cut the faces into, as :func:`data.splits.split_into_folds` does.
+        folds: Parts to cut the faces into, as :func:`data.splits.split_into_folds` does; 0 for the
+            one split of :func:`split_faces`.
         seed: Seed of the split.
         exclude_flagged: As for :func:`split_faces`.
 
     Returns:
         The dataset with its groups, a split per fold, and the number of rows left out.
     """
-    dataset = _grouped(dataset)
-    splits, flagged = _cleared(
-        dataset, split_into_folds(dataset, folds, seed=seed), exclude_flagged
-    )
-    return dataset, splits, flagged
-
-
-def _grouped(dataset: FaceDataset) -> FaceDataset:
     alike = duplicate_groups(dataset.images, dataset.keypoints)
     groups = join_groups(dataset.groups, alike)
-    return dataset.with_groups(np.array([f"g{group}" for group in groups]))
-
-
-def _cleared(
-    dataset: FaceDataset, splits: list[Split], exclude_flagged: bool
-) -> tuple[list[Split], int]:
-    """The splits without the flagged training rows, and how many rows are in no training part."""
+    dataset = dataset.with_groups(np.array([f"g{group}" for group in groups]))
+    if folds:
+        splits = split_into_folds(dataset, folds, seed=seed)
+    else:
+        splits = [split_dataset(dataset, seed=seed)]
     if not exclude_flagged:
-        return splits, 0
+        return dataset, splits, 0
     flagged = flagged_rows(audit(dataset))
-    cleared = [replace(split, train=np.setdiff1d(split.train, flagged)) for split in splits]
-    trained = np.unique(np.concatenate([split.train for split in splits]))
-    return cleared, int(np.isin(trained, flagged).sum())
+    left_out = np.intersect1d(np.concatenate([split.train for split in splits]), flagged)
+    splits = [replace(split, train=np.setdiff1d(split.train, flagged)) for split in splits]
+    return dataset, splits, len(left_out)
 
 
 def predict_keypoints(
@@ -206,8 +125,8 @@ def predict_keypoints(
     height, width = images.shape[1:3]
     if len(images) == 0:
         return np.zeros((0, int(model.output_shape[1]), 2), np.float32)
-    targets = np.asarray(model.predict(images, batch_size=batch_size, verbose=0), np.float32)
-    return np.asarray(decode(targets, (height, width)))
+    targets = np.asarray(model.predict(images, batch_size=batch_size, verbose=0))
+    return np.asarray(decode(targets, (height, width)), np.float32)
 
 
 def compile_model(model: keras.Model, recipe: Recipe, image_size: tuple[int, int]) -> None:
@@ -246,11 +165,10 @@ def _load_arrays(path: Path) -> list[NDArray[Any]]:
 class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
     """Remember the best epoch, save the last one, stop early, and continue from what was saved."""
 
-    def __init__(self, directory: Path, *, patience: int, context: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, *, patience: int) -> None:
         super().__init__()
         self.directory = directory
         self.patience = patience
-        self.context = dict(context)
         self.progress = _Progress()
         self.best_weights: list[NDArray[Any]] = []
         self._clock = self._saved = time.monotonic()
@@ -263,13 +181,7 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         if not latest.is_dir():
             return None
         try:
-            progress = read_json(latest / "state.json")
-            if progress.pop("context") != self.context:
-                raise OutputError(
-                    f"{self.directory.parent} was begun with other settings or other data: resume it with "
-                    "the same ones, or start over with --force."
-                )
-            self.progress = _Progress(**progress)
+            self.progress = _Progress(**read_json(latest / "state.json"))
             self.best_weights = _load_arrays(latest / "best.npz")
             model = keras.saving.load_model(latest / "last.keras", safe_mode=True)
             for state, value in zip(
@@ -295,7 +207,7 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
                 fresh / "dropout.npz",
                 *[keras.ops.convert_to_numpy(state) for state in _dropout_states(self.model)],
             )
-            write_json(fresh / "state.json", {**asdict(self.progress), "context": self.context})
+            write_json(fresh / "state.json", asdict(self.progress))
             shutil.rmtree(old, ignore_errors=True)
             if latest.exists():
                 latest.replace(old)
@@ -319,86 +231,15 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         if not np.isfinite(error):
             raise DataError(
                 f"training diverged in epoch {epoch + 1} (the error is {error}): lower the learning rate "
-                "with --learning-rate."
+                "(train: --learning-rate)."
             )
         if error < progress.best_error:
             progress.best_error, progress.best_epoch = error, epoch + 1
             self.best_weights = self.model.get_weights()
         if self.patience and progress.epoch - progress.best_epoch >= self.patience:
             self.model.stop_training = True
-        if first_decides(now - self._saved > CHECKPOINT_SECONDS):
-            in_first_process(self.save)
-
-
-def _fit(
-    model: keras.Model,
-    recipe: Recipe,
-    train_rows: FaceDataset,
-    val_rows: FaceDataset,
-    directory: Path,
-    *,
-    seed: int,
-    digest: str,
-    keypoints: NDArray[np.int64] | None = None,
-    epochs: int,
-    callbacks: Iterable[keras.callbacks.Callback] = (),
-) -> tuple[keras.Model, _Progress]:
-    """Train a model, or continue where its checkpoint stands; return it with its best weights."""
-    context = {"recipe": recipe_to_json(recipe), "seed": seed, "data": digest, "epochs": epochs}
-    checkpoints = _Checkpoints(directory / "checkpoint", patience=recipe.patience, context=context)
-    saved = checkpoints.load()
-    if saved is not None:
-        model = saved
-    else:
-        compile_model(model, recipe, train_rows.image_size)
-    done = checkpoints.progress.epoch
-    stopped = recipe.patience and done - checkpoints.progress.best_epoch >= recipe.patience
-    check_same_everywhere(context, done)
-    if done < epochs and not stopped:
-        validation: Any = (val_rows.images, *targets_and_weights(val_rows, keypoints))
-        batches: keras.utils.PyDataset = TrainingBatches(
-            train_rows,
-            batch_size=recipe.batch_size,
-            seed=seed,
-            flip_probability=recipe.flip_probability,
-            keypoints=keypoints,
-            epoch=done,
-        )
-        if is_data_parallel():
-            batches = ShareOfBatches(batches)
-            starts = range(0, len(val_rows), VALIDATION_BATCH)
-            validation = ShareOfBatches(
-                [tuple(part[i : i + VALIDATION_BATCH] for part in validation) for i in starts]
-            )
-        model.fit(
-            batches,
-            validation_data=validation if len(val_rows) else None,
-            validation_batch_size=None if is_data_parallel() else VALIDATION_BATCH,
-            epochs=epochs,
-            initial_epoch=done,
-            shuffle=False,  # TrainingBatches shuffles rows, repeatably
-            verbose=0,
-            callbacks=[checkpoints, *callbacks],
-        )
-        # A part of a run waits here for the others, maybe in another process.
-        in_first_process(checkpoints.save)
-    model.set_weights(checkpoints.best_weights)
-    return model, checkpoints.progress
-
-
-def recipe_to_json(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as run.json holds it."""
-    return {**asdict(recipe), "optimizer_options": dict(recipe.optimizer_options)}
-
-
-def _build(recipe: Recipe, num_keypoints: int, image_size: tuple[int, int]) -> keras.Model:
-    build = {"fc": build_fc, "cnn": build_cnn}[recipe.network]
-    return build(num_keypoints, image_size)
-
-
-def _reached(rows: FaceDataset, keypoints: NDArray[np.int64]) -> FaceDataset:
-    """The rows that label at least one of the keypoints."""
-    return rows.subset(np.flatnonzero(rows.keypoints.labeled[:, keypoints].any(axis=1)))
+        if now - self._saved > CHECKPOINT_SECONDS:
+            self.save()
 
 
 def build_expert(base: keras.Model, group: Sequence[int], *, name: str) -> keras.Model:
@@ -420,155 +261,109 @@ def build_expert(base: keras.Model, group: Sequence[int], *, name: str) -> keras
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """What all parts of a run share."""
+class _Training:
+    """What the networks of a run are trained with."""
 
     recipe: Recipe
     train_rows: FaceDataset
     val_rows: FaceDataset
     directory: Path
     seed: int
-    digest: str  # of the data and the split: a checkpoint of another split has seen our test faces
+    callbacks: Sequence[keras.callbacks.Callback]
 
-    @property
-    def groups(self) -> dict[str, NDArray[np.int64]]:
-        """Keypoints of each expert."""
-        return {
-            name: np.array([self.train_rows.schema.index(point) for point in points])
-            for name, points in _expert_groups(self.recipe, self.train_rows.schema).items()
-        }
+    def network(self, folder: str) -> tuple[keras.Model, _Progress]:
+        """Train the recipe's network for all keypoints; ``folder`` is where its checkpoint lies."""
+        keras.utils.set_random_seed(self.seed)
+        build = {"fc": build_fc, "cnn": build_cnn}[self.recipe.network]
+        try:
+            model = build(self.train_rows.schema.num_keypoints, self.train_rows.image_size)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        return self._fit(model, folder, self.recipe.epochs, self.train_rows, self.val_rows)
 
-    def fit(
+    def specialists(self, base: keras.Model | None) -> tuple[keras.Model, _Progress]:
+        """Train one copy of ``base`` per group of keypoints, then join them into one model."""
+        total = _Progress()
+        base_history: Mapping[str, list[float]] = {}
+        if base is None:
+            base, progress = self.network("base")
+            total.seconds, base_history = progress.seconds, progress.history
+        schema = self.train_rows.schema
+        known = [
+            (name, np.array([schema.index(point) for point in points]))
+            for name, points in SPECIALIST_GROUPS.items()
+            if set(points) <= set(schema.keypoint_names)
+        ]
+        experts = []
+        for number, (name, keypoints) in enumerate(known):
+            # A seed of its own, so that it does not depend on what was trained before.
+            keras.utils.set_random_seed(self.seed + 1 + number)
+            expert, progress = self._fit(
+                build_expert(base, keypoints.tolist(), name=name.replace("-", "_")),
+                f"specialists/{name}",
+                self.recipe.specialist_epochs,
+                _labelling(self.train_rows, keypoints),
+                _labelling(self.val_rows, keypoints),
+                keypoints,
+            )
+            experts.append(expert)
+            total.seconds += progress.seconds
+            total.best_epoch = max(total.best_epoch, progress.best_epoch)
+            for key, values in progress.history.items():
+                total.history[f"{name}/{key}"] = values
+        total.history.update(base_history)
+        groups = [keypoints.tolist() for _, keypoints in known]
+        return build_specialists(experts, groups, self.train_rows.image_size), total
+
+    def _fit(
         self,
         model: keras.Model,
         folder: str,
         epochs: int,
-        callbacks: Sequence[keras.callbacks.Callback],
+        train_rows: FaceDataset,
+        val_rows: FaceDataset,
         keypoints: NDArray[np.int64] | None = None,
     ) -> tuple[keras.Model, _Progress]:
-        """Train one network to its end, from its checkpoint if there is one."""
-        rows = self.train_rows, self.val_rows
-        if keypoints is not None:
-            rows = _reached(rows[0], keypoints), _reached(rows[1], keypoints)
-        directory = self.directory / folder
-        # Two processes would mix up their checkpoints; those of a data-parallel run work together.
-        together = is_data_parallel()
-        with nullcontext() if together else lock_folder(directory, timeout_s=OTHER_SECONDS):
-            return _fit(
-                model,
-                self.recipe,
-                *rows,
-                directory,
-                seed=self.seed,
-                digest=self.digest,
-                keypoints=keypoints,
-                epochs=epochs,
-                callbacks=callbacks,
-            )
-
-    def build_and_fit(
-        self, folder: str, callbacks: Sequence[keras.callbacks.Callback]
-    ) -> tuple[keras.Model, _Progress]:
-        """Train the recipe's network for all keypoints."""
-        schema, image_size = self.train_rows.schema, self.train_rows.image_size
-        keras.utils.set_random_seed(self.seed)
-        try:
-            model = _build(self.recipe, schema.num_keypoints, image_size)
-        except ValueError as error:
-            raise DataError(str(error)) from error
-        return self.fit(model, folder, self.recipe.epochs, callbacks)
-
-    def fit_expert(
-        self, base: keras.Model, name: str, callbacks: Sequence[keras.callbacks.Callback]
-    ) -> tuple[keras.Model, _Progress]:
-        """Train the expert for one group of keypoints, beginning from ``base``."""
-        # A seed of its own, so that it does not depend on what was trained before in this process.
-        keras.utils.set_random_seed(self.seed + 1 + list(self.groups).index(name))
-        keypoints = self.groups[name]
-        expert = build_expert(base, keypoints.tolist(), name=name.replace("-", "_"))
-        return self.fit(
-            expert, f"specialists/{name}", self.recipe.specialist_epochs, callbacks, keypoints
-        )
+        """Train a network, or continue from its checkpoint; return it with its best weights."""
+        recipe, directory = self.recipe, self.directory / folder
+        checkpoints = _Checkpoints(directory / "checkpoint", patience=recipe.patience)
+        # Two processes would mix up their checkpoints.
+        with lock_folder(directory, timeout_s=OTHER_SECONDS):
+            saved = checkpoints.load()
+            if saved is not None:
+                model = saved
+            else:
+                compile_model(model, recipe, train_rows.image_size)
+            done = checkpoints.progress.epoch
+            stopped = recipe.patience and done - checkpoints.progress.best_epoch >= recipe.patience
+            if done < epochs and not stopped:
+                batches = TrainingBatches(
+                    train_rows,
+                    batch_size=recipe.batch_size,
+                    seed=self.seed,
+                    flip_probability=recipe.flip_probability,
+                    keypoints=keypoints,
+                    epoch=done,
+                )
+                validation = (val_rows.images, *targets_and_weights(val_rows, keypoints))
+                model.fit(
+                    batches,
+                    validation_data=validation if len(val_rows) else None,
+                    validation_batch_size=VALIDATION_BATCH,
+                    epochs=epochs,
+                    initial_epoch=done,
+                    shuffle=False,  # TrainingBatches shuffles rows, repeatably
+                    verbose=0,
+                    callbacks=[checkpoints, *self.callbacks],
+                )
+                checkpoints.save()  # a run of several networks may be interrupted in the next one
+        model.set_weights(checkpoints.best_weights)
+        return model, checkpoints.progress
 
 
-def _expert_groups(recipe: Recipe, schema: KeypointSchema) -> dict[str, tuple[str, ...]]:
-    """The groups of keypoints that the schema knows; none for a recipe without specialists."""
-    if not recipe.specialists:
-        return {}
-    return {
-        name: points
-        for name, points in SPECIALIST_GROUPS.items()
-        if set(points) <= set(schema.keypoint_names)
-    }
-
-
-def _prepare(
-    dataset: FaceDataset, split: Split, recipe: Recipe, directory: Path, seed: int
-) -> _Prepared:
-    """Fill the training rows, and write down what the run is of."""
-    strategy = cast(MissingStrategy, recipe.missing)  # fill_missing refuses unknown names
-    train_rows = fill_missing(dataset.subset(split.train), strategy)
-    check_trainable(train_rows)
-
-    def write() -> None:
-        split.save(directory / "split.json")
-        write_json(directory / "schema.json", asdict(dataset.schema))
-
-    in_first_process(write)
-    return _Prepared(
-        recipe=recipe,
-        train_rows=train_rows,
-        val_rows=dataset.subset(split.val),
-        directory=directory,
-        seed=seed,
-        digest=f"{data_digest(dataset)} {_rows_digest(split)}",
-    )
-
-
-def run_parts(recipe: Recipe, schema: KeypointSchema) -> list[list[str]]:
-    """Parts of a run that can be trained by themselves, for :func:`train_part`.
-
-    Returns:
-        Lists of parts: those of one list need what the lists before it made, and not each other.
-        Empty for a recipe of a single network.
-    """
-    experts = list(_expert_groups(recipe, schema))
-    return [["base"], experts] if experts else []
-
-
-def train_part(
-    dataset: FaceDataset,
-    split: Split,
-    recipe: Recipe,
-    directory: Path | str,
-    part: str,
-    *,
-    seed: int = 0,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> None:
-    """Train one part of a run, where ``train(..., resume=True)`` finds it.
-
-    Args:
-        dataset: As for :func:`train`.
-        split: As for :func:`train`.
-        recipe: As for :func:`train`.
-        directory: The run folder.
-        part: One of :func:`run_parts`.
-        seed: As for :func:`train`.
-        callbacks: As for :func:`train`.
-
-    Raises:
-        DataError: The data cannot be trained on, or training diverged.
-        OutputError: The folder cannot be written, or holds another run.
-    """
-    directory = Path(directory)
-    if (directory / "run.json").exists():
-        return
-    mark_folder(directory, "train")
-    prepared = _prepare(dataset, split, recipe, directory, seed)
-    base, _ = prepared.build_and_fit("base", callbacks if part == "base" else ())
-    if part != "base":
-        prepared.fit_expert(base, part, callbacks)
+def _labelling(rows: FaceDataset, keypoints: NDArray[np.int64]) -> FaceDataset:
+    """The rows that label at least one of the keypoints."""
+    return rows.subset(np.flatnonzero(rows.keypoints.labeled[:, keypoints].any(axis=1)))
 
 
 def train(
@@ -582,7 +377,7 @@ def train(
     force: bool = False,
     warm_start: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> TrainedRun:
+) -> run_folder.Run:
     """Train a recipe and leave a run folder.
 
     Missing labels are filled, as the recipe says, in the training rows alone: validation and test
@@ -605,159 +400,77 @@ def train(
         OutputError: The folder exists, or cannot be written.
     """
     directory = Path(directory)
-    check_batch_size(recipe.batch_size)
-    with ExitStack() as stack:
-
-        def enter() -> None:
-            inputs = (dataset.source, warm_start)
-            stack.enter_context(
-                output_folder(directory, verb="train", inputs=inputs, force=force, resume=resume)
-            )
-
-        in_first_process(enter)
+    inputs = (dataset.source, warm_start)
+    with output_folder(directory, verb="train", inputs=inputs, force=force, resume=resume):
         digest = data_digest(dataset)
-        finished = (directory / "run.json").exists()
-        check_same_everywhere(
-            digest, _rows(split), recipe_to_json(recipe), seed, directory.is_dir(), finished
+        run_folder.begin(
+            directory,
+            {
+                "recipe": asdict(recipe),
+                "seed": seed,
+                "data_digest": digest,
+                "split": run_folder.split_digest(
+                    split
+                ),  # a run of another split has seen our test faces
+            },
         )
-        if finished:
-            done = load_run(directory)
-            same = read_json(directory / "run.json")
-            if (
-                same["recipe"] != _json_round(recipe_to_json(recipe))
-                or same["data_digest"] != digest
-                or (same["seed"] != seed)
-                or _rows(done.split) != _rows(split)
-            ):
-                raise OutputError(
-                    f"{directory} holds a finished run with other settings, other data or another split: "
-                    "choose another folder, or replace it with --force."
-                )
-            return done
-        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        prepared = _prepare(dataset, split, recipe, directory, seed)
-        spec = ModelSpec(
-            name=recipe.name,
-            schema=dataset.schema,
-            input_size=dataset.image_size,
-            channels=int(dataset.images.shape[3]),
-            data_digest=digest,
-        )
-        if not recipe.specialists:
-            model, progress = prepared.build_and_fit("", callbacks)
+        if run_folder.is_finished(directory):
+            return run_folder.load_run(directory)
+        strategy = cast(MissingStrategy, recipe.missing)  # fill_missing refuses unknown names
+        train_rows = fill_missing(dataset.subset(split.train), strategy)
+        check_trainable(train_rows)
+        val_rows = dataset.subset(split.val)
+        training = _Training(recipe, train_rows, val_rows, directory, seed, callbacks)
+        if recipe.specialists:
+            base = None if warm_start is None else _warm_start_model(warm_start, split, digest)
+            model, progress = training.specialists(base)
         else:
-            if warm_start is None:
-                base, base_progress = prepared.build_and_fit("base", callbacks)
-            else:
-                base, base_progress = _warm_start_model(warm_start, split, digest), _Progress()
-            model, progress = _specialists(prepared, base, base_progress, callbacks)
-
-        def write() -> None:
-            # Flagged rows that were left out count as seen too: they may be copies of training faces.
-            seen = np.setdiff1d(np.arange(len(dataset)), split.test)
-            with atomic_path(directory / "model.keras") as temporary:
-                model.save(temporary)
-                embed_spec(temporary, spec)
-                embed_digests(temporary, image_digests(dataset.images[seen]))
-            _write_history(directory / "history.csv", progress.history)
-            write_json(
-                directory / "run.json",
-                {
-                    "recipe": recipe_to_json(recipe),
-                    "seed": seed,
-                    "data_source": dataset.source,
-                    "data_digest": digest,
-                    "rows": {
-                        "train": len(prepared.train_rows),
-                        "val": len(prepared.val_rows),
-                        "test": len(split.test),
-                    },
-                    "best_epoch": progress.best_epoch,
-                    "train_seconds": round(progress.seconds, 3),
-                    "num_parameters": int(model.count_params()),
-                    "history": progress.history,
-                    "warm_start": str(warm_start) if warm_start else None,
-                    "started": started,
-                    "versions": library_versions(),
-                    "git_revision": git_revision(),
+            model, progress = training.network("")
+        # Flagged rows that were left out count as seen too: they may be copies of training faces.
+        seen = np.setdiff1d(np.arange(len(dataset)), split.test)
+        run = run_folder.finish(
+            directory,
+            model,
+            ModelSpec(
+                name=recipe.name,
+                schema=dataset.schema,
+                input_size=dataset.image_size,
+                channels=int(dataset.images.shape[3]),
+                data_digest=digest,
+            ),
+            learnt=image_digests(dataset.images[seen]),
+            split=split,
+            record={
+                "data_source": dataset.source,
+                "rows": {
+                    "train": len(train_rows),
+                    "val": len(val_rows),
+                    "test": len(split.test),
                 },
-            )
-            for leftover in ("checkpoint", "base", "specialists"):
-                shutil.rmtree(directory / leftover, ignore_errors=True)
-
-        in_first_process(write)
-        return load_run(directory)
-
-
-def _specialists(
-    prepared: _Prepared,
-    base: keras.Model,
-    base_progress: _Progress,
-    callbacks: Sequence[keras.callbacks.Callback],
-) -> tuple[keras.Model, _Progress]:
-    """Train one copy of ``base`` per group of keypoints, then join them into one model."""
-    experts, total = [], _Progress(seconds=base_progress.seconds)
-    for name in prepared.groups:
-        expert, progress = prepared.fit_expert(base, name, callbacks)
-        experts.append(expert)
-        total.seconds += progress.seconds
-        total.best_epoch = max(total.best_epoch, progress.best_epoch)
-        for key, values in progress.history.items():
-            total.history[f"{name}/{key}"] = values
-    total.history.update(base_progress.history)
-    groups = [keypoints.tolist() for keypoints in prepared.groups.values()]
-    return build_specialists(experts, groups, prepared.train_rows.image_size), total
+                "best_epoch": progress.best_epoch,
+                "seconds": round(progress.seconds, 3),
+                "history": progress.history,
+                "warm_start": str(warm_start) if warm_start else None,
+            },
+        )
+        for leftover in ("checkpoint", "base", "specialists"):
+            shutil.rmtree(directory / leftover, ignore_errors=True)
+        return run
 
 
 def _warm_start_model(directory: Path, split: Split, digest: str) -> keras.Model:
     """The model of a run, after making sure that it has seen none of our validation or test rows."""
-    run = load_run(directory)
-    if run.spec.data_digest != digest or not np.array_equal(
-        np.sort(run.split.train), np.sort(split.train)
+    run = run_folder.load_run(directory)
+    if (
+        run.spec.data_digest != digest
+        or run.split is None
+        or not np.array_equal(np.sort(run.split.train), np.sort(split.train))
     ):
         raise DataError(
             f"the run {directory} was trained on other rows, so a warm start from it could leak test "
             "faces into training: train its recipe on this data and split first."
         )
     return run.load_model()
-
-
-def _rows(split: Split) -> list[list[int]]:
-    return [part.tolist() for part in (split.train, split.val, split.test)]
-
-
-def _rows_digest(split: Split) -> str:
-    return hashlib.sha256(json.dumps(_rows(split)).encode()).hexdigest()
-
-
-def _json_round(value: Any) -> Any:
-    """The value as JSON gives it back (tuples become lists)."""
-    return json.loads(json.dumps(value))
-
-
-def load_run(directory: Path | str) -> TrainedRun:
-    """Open a finished run folder.
-
-    Raises:
-        ModelError: The folder is no finished run.
-    """
-    directory = Path(directory)
-    try:
-        run = read_json(directory / "run.json")
-        return TrainedRun(
-            directory=directory,
-            recipe=Recipe(**run["recipe"]),
-            spec=read_embedded_spec(directory / "model.keras"),
-            split=Split.load(directory / "split.json"),
-            history=run["history"],
-            best_epoch=int(run["best_epoch"]),
-            train_seconds=float(run["train_seconds"]),
-            num_parameters=int(run["num_parameters"]),
-        )
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{directory} is not a finished run ({error}): continue its training with --resume."
-        ) from error
 
 
 def recorded_errors(directory: Path | str) -> list[float]:
@@ -773,34 +486,3 @@ def recorded_errors(directory: Path | str) -> list[float]:
             continue
         return [float(error) for error in history.get("val_rmse_px", [])]
     return []
-
-
-def _write_history(path: Path, history: Mapping[str, list[float]]) -> None:
-    epochs = enumerate(zip_longest(*history.values()), start=1)
-    rows = ([n, *("" if v is None else f"{v:.6g}" for v in values)] for n, values in epochs)
-    write_table(path, ["epoch", *history], rows)
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what trains, by name."""
-    backend = keras.backend.backend()
-    library = importlib.import_module(backend)
-    return {
-        "facial-keypoints": __version__,
-        "python": platform.python_version(),
-        "keras": keras.__version__,
-        backend: str(library.__version__),
-        "numpy": np.__version__,
-    }
-
-
-def git_revision() -> str | None:
-    """The revision of the source that ran, or ``None`` when it is not a git checkout."""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None

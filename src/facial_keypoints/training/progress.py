@@ -19,89 +19,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["EpochReporter", "RunsProgress", "TrainingProgress"]
+__all__ = ["EpochReporter", "RunsProgress"]
 
 LOG_SECONDS = 20.0  # without a terminal, a line now and then says that work goes on
 MOST_BARS = 16  # of runs that are under way
-REPORT_SECONDS = 1.0  # between two messages of one run to another process
-
-
-def _bars(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TextColumn("{task.fields[error]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
-class TrainingProgress(keras.callbacks.Callback):  # type: ignore[misc]
-    """Show every ``fit`` that it is handed to as one line that stays when training is done.
-
-    On a terminal a live bar; elsewhere (logs, CI) a plain line every few seconds.
-
-    Example::
-
-        with TrainingProgress() as progress:
-            progress.title = "cnn"
-            train(..., callbacks=[progress])
-    """
-
-    def __init__(self, console: Console | None = None) -> None:
-        super().__init__()
-        self.console = console or Console(stderr=True)
-        self.title = "training"
-        self._bars = _bars(self.console)
-        self._task = TaskID(0)
-        self._spoken = 0.0
-        self._best = float("inf")
-
-    def __enter__(self) -> TrainingProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Begin a bar."""
-        self._best = float("inf")
-        self._spoken = time.monotonic()
-        self._task = self._bars.add_task(
-            self.title, total=self.params.get("epochs"), unit="epochs", error=""
-        )
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Move the bar, or say a line where there is no terminal."""
-        now = float((logs or {}).get("val_rmse_px", float("nan")))
-        self._best = min(self._best, now)
-        error = f"{now:.2f} px (best {self._best:.2f})"
-        self._bars.update(self._task, completed=epoch + 1, error=error)
-        if not self.console.is_terminal and time.monotonic() - self._spoken > LOG_SECONDS:
-            self._spoken = time.monotonic()
-            total = self.params.get("epochs")
-            self.console.print(f"{self.title}: epoch {epoch + 1} of {total}, {error}")
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Fill the bar."""
-        task = self._bars.tasks[self._task] if self._bars.tasks else None
-        if task is not None:  # stopped early: what is done is all there is to do
-            self._bars.update(self._task, total=task.completed)
+REPORT_SECONDS = 1.0  # between two reports of one run
 
 
 class EpochReporter(keras.callbacks.Callback):  # type: ignore[misc]
-    """Tell another process how far a ``fit`` is.
+    """Tell how far a ``fit`` is.
 
     Args:
         report: Called with epochs done, epochs at most, and the validation error in pixels.
@@ -136,18 +62,36 @@ class EpochReporter(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class RunsProgress:
-    """Show many runs that train side by side: one bar for all, one for each that is under way.
+    """Show how far runs are: one bar for all, one for each that is under way.
+
+    On a terminal live bars; elsewhere (logs, CI) a plain line every few seconds.
 
     Args:
-        total: Number of runs; ``None`` where their ends are not told, as in a sweep.
+        total: Number of runs.
         console: Where to; stderr when left out.
+
+    Example::
+
+        with RunsProgress(1) as progress:
+            train(..., callbacks=[progress.callback("cnn")])
     """
 
-    def __init__(self, total: int | None, console: Console | None = None) -> None:
+    def __init__(self, total: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
-        self._bars = _bars(self.console)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[error]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
         self._all = self._bars.add_task(
-            "runs", total=total, unit="runs", error="", visible=total is not None
+            "runs", total=total, unit="runs", error="", visible=total > 1
         )
         self._tasks: dict[str, TaskID] = {}
         self._total = total
@@ -166,6 +110,10 @@ class RunsProgress:
     ) -> None:
         self._bars.stop()
 
+    def callback(self, name: str) -> EpochReporter:
+        """A Keras callback that shows the run it is handed to."""
+        return EpochReporter(lambda *news: self.update(name, *news), seconds=0.0)
+
     def update(self, name: str, epoch: int, epochs: int, error: float) -> None:
         """A run has done so many epochs, with this validation error in pixels."""
         text = f"{error:.2f} px"
@@ -179,13 +127,13 @@ class RunsProgress:
         self._bars.update(task, completed=epoch, total=epochs, error=text)
         if not self.console.is_terminal and time.monotonic() - self._spoken > LOG_SECONDS:
             self._spoken = time.monotonic()
-            ended = f"{self._done} of {self._total} runs done; " if self._total else ""
+            ended = f"{self._done} of {self._total} runs done; " if self._total > 1 else ""
             self.console.print(f"{ended}{name}: epoch {epoch} of {epochs}, {text}", highlight=False)
 
     def finish(self, name: str, line: str) -> None:
         """A run has ended; say how."""
-        for task in [title for title in self._tasks if title.partition("/")[0] == name]:
-            self._bars.remove_task(self._tasks.pop(task))
+        if name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(name))
         self._done += 1
         self._bars.update(self._all, completed=self._done)
         self.console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)

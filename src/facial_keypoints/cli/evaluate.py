@@ -1,0 +1,66 @@
+"""``facial-keypoints evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facial_keypoints.cli import app
+from facial_keypoints.cli import options as o
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: Annotated[str, typer.Argument(help="default, a run folder, a .keras or an .onnx file.")],
+    data: Annotated[Path, typer.Option(help="Labelled faces, as for train.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write the report as JSON.")
+    ] = None,
+    group_by: o.GroupBy = None,
+    tta: o.Tta = False,
+    threads: o.Threads = None,
+    force: o.Force = False,
+) -> None:
+    """Measure a model on labelled faces: RMSE with intervals, NME, CED, per style and keypoint.
+
+    Faces that the model was trained on, or that chose its epoch, are left out of the table: their
+    error, told below it, says nothing about other faces. They are recognised by their pixels: another
+    image of the same person, or the same photo cut otherwise, is not. A model with label styles
+    answers each face in the style of its labels.
+
+    Examples:
+
+        facial-keypoints evaluate default --data kaggle/
+
+        facial-keypoints evaluate runs/flip --data kaggle/ -o report.json
+    """
+    from rich.console import Console
+
+    from facial_keypoints.cli.data import load_faces
+    from facial_keypoints.data.duplicates import image_digests
+    from facial_keypoints.evaluation.report import describe_training_faces, render_evaluation
+    from facial_keypoints.evaluation.scores import evaluate_held_out
+    from facial_keypoints.files import refuse_existing, write_json
+    from facial_keypoints.inference.predictor import load_predictor
+    from facial_keypoints.models.runtime import read_training_digests
+
+    if out is not None:
+        refuse_existing(out, force=force)
+    predictor = load_predictor(model, tta=tta, threads=threads)
+    spec = predictor.spec
+    dataset = load_faces(
+        data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=spec.schema
+    )
+    predictor.check_fits(dataset)
+    Console(stderr=True).print(f"measuring on {len(dataset):,} faces")
+    answers = predictor.predict_batch(dataset.images, styles=dataset.styles)
+    learnt = read_training_digests(model)
+    seen = None if learnt is None else [d in learnt for d in image_digests(dataset.images)]
+    report = evaluate_held_out(dataset, answers.xy, seen)
+    if out is not None:
+        write_json(out, report.to_dict())
+    if report.held_out.overall.num_faces:
+        Console().print(render_evaluation(report.held_out))
+    Console().print(describe_training_faces(report), highlight=False, soft_wrap=True)

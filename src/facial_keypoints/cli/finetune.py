@@ -1,0 +1,92 @@
+"""``facial-keypoints finetune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facial_keypoints.cli import app
+from facial_keypoints.cli import options as o
+
+
+@app.command("finetune")
+def finetune_command(
+    data: Annotated[Path, typer.Option(help="Your labelled faces: csv, COCO or Kaggle's files.")],
+    out: o.RunFolder,
+    base: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="What to start from: default (the shipped one), a run folder or a .keras file.",
+        ),
+    ] = "default",
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            help="Your keypoints, as a .yaml or .json file or the name of a schema.",
+            show_default="what the data names",
+        ),
+    ] = None,
+    seed: o.Seed = 0,
+    group_by: o.GroupBy = None,
+    force: o.Force = False,
+) -> None:
+    """Teach a trained model your own keypoints from tens of labelled faces, and leave a run folder.
+
+    The error that is printed comes from a cross-validation over your faces.
+
+    Examples:
+
+        facial-keypoints finetune --data mine/ -o runs/mine
+
+        facial-keypoints finetune runs/mine --data more/ --schema schema.yaml -o runs/more
+    """
+    from rich.console import Console
+
+    from facial_keypoints.cli.data import load_faces
+    from facial_keypoints.files import refuse_inputs, write_json
+    from facial_keypoints.models.keras_backend import choose_backend
+    from facial_keypoints.models.registry import find_model
+    from facial_keypoints.models.spec import read_embedded_spec
+    from facial_keypoints.schemas import load_schema
+
+    refuse_inputs(out, data, base, schema)
+    log = Console(stderr=True)
+    wanted = load_schema(schema) if schema is not None else None
+    spec = read_embedded_spec(find_model(base, trainable=True))
+    dataset = load_faces(
+        data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=wanted
+    )
+    choose_backend()  # after the data is read: importing Keras takes seconds
+    import numpy as np
+
+    from facial_keypoints.evaluation.report import render_evaluation
+    from facial_keypoints.evaluation.scores import evaluate_predictions
+    from facial_keypoints.training.finetune import finetune
+
+    with log.status("starting") as status:
+        run = finetune(dataset, out, base=base, seed=seed, force=force, report=status.update)
+    report = evaluate_predictions(run.faces, run.answers, seed=seed)
+    write_json(out / "report.json", report.to_dict())
+    Console().print(render_evaluation(report))
+    log.print(
+        f"measured by five-fold cross-validation over {len(run.faces)} faces, in pixels of the model's "
+        f"input ({spec.input_size[1]}×{spec.input_size[0]})",
+        soft_wrap=True,
+    )
+    both = ~np.isnan(run.base_answers[..., 0]) & run.faces.keypoints.labeled
+    if both.any():
+        truth = run.faces.keypoints.xy[both]
+        ours, theirs = (
+            float(np.linalg.norm(answers[both] - truth, axis=-1).mean())
+            for answers in (run.answers, run.base_answers)
+        )
+        style = f" in its style '{run.style}'" if run.style else ""
+        log.print(
+            f"mean error of the points that {base} knows: {ours:.2f} px; {base} as it is{style}: "
+            f"{theirs:.2f} px",
+            soft_wrap=True,
+        )
+    log.print(f"the model is {out / 'model.keras'}", soft_wrap=True)

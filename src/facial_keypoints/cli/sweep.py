@@ -1,0 +1,84 @@
+"""``facial-keypoints sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facial_keypoints.cli import app
+from facial_keypoints.cli import options as o
+from facial_keypoints.training.recipes import get_recipe
+
+
+@app.command("sweep")
+def sweep_command(
+    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The settings to try.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
+    data: o.Data = None,
+    recipe: Annotated[
+        o.RecipeName, typer.Option(help="Whose settings are changed.")
+    ] = o.RecipeName["cnn"],
+    trials: Annotated[int, typer.Option(min=1, help="Settings to try.")] = 20,
+    epochs: o.Epochs = None,
+    seed: o.Seed = 0,
+    group_by: o.GroupBy = None,
+    address: o.Address = None,
+    cores: o.Cores = 1,
+    gpus: o.Gpus = 0.0,
+    resume: o.Resume = False,
+    force: o.Force = False,
+) -> None:
+    """Try settings of a recipe side by side, stop the bad ones early, and keep the best model.
+
+    The search space maps settings to lists of values or to ranges:
+    `learning_rate: {min: 1.0e-4, max: 1.0e-2, scale: log}`. It runs on Ray, on this machine or a
+    cluster.
+
+    Examples:
+
+        facial-keypoints sweep space.yaml --data kaggle/ -o runs/sweep
+
+        facial-keypoints sweep space.yaml --recipe fc --trials 30 -o /shared/sweep --address auto
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from facial_keypoints.files import refuse_inputs
+    from facial_keypoints.models.keras_backend import choose_backend
+
+    refuse_inputs(out, data, space)
+    from facial_keypoints.cli.data import load_faces
+
+    faces = load_faces(data, seed=seed, group_by=group_by)
+    choose_backend()  # after the data is read: importing Keras takes seconds
+    from facial_keypoints.evaluation.report import render_evaluation
+    from facial_keypoints.training.sweep import load_space, sweep
+
+    def say(line: str) -> None:
+        log.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    log = Console(stderr=True)
+    tried, report = sweep(
+        faces,
+        get_recipe(recipe.value).override(epochs=epochs),
+        load_space(space),
+        out,
+        trials=trials,
+        seed=seed,
+        address=address,
+        cores=cores,
+        gpus=gpus,
+        resume=resume,
+        force=force,
+        say=say,
+    )
+    table = Table("run", *tried[0].settings, "epochs", "validation RMSE px", "")
+    for trial in tried:
+        end = trial.outcome
+        cells = (trial.name, *trial.settings.values(), end.epochs, f"{end.error:.3f}", end.state)
+        table.add_row(*map(str, cells), style="green" if trial is tried[0] else None)
+    Console().print(table)
+    Console().print(render_evaluation(report))
+    say(f"the best model is {out / 'best' / 'model.keras'}")

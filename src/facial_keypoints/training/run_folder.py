@@ -1,0 +1,246 @@
+"""Run folders: what a training leaves behind, how it is begun, finished, and opened again.
+
+A run folder holds::
+
+    settings.json    what was begun: recipe or base, seed, digests of the data
+    run.json         the same, versions, git revision, times and errors; written last of all
+    schema.json      the keypoints
+    split.json       which rows trained, chose the best epoch, and tested; not of a fine-tuned model
+    history.csv      error of every epoch, in pixels; not of a fine-tuned model
+    model.keras      the model, with its description and the digests of its training images inside
+
+The folder of an experiment or a sweep begins with a ``settings.json`` too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from facial_keypoints._version import __version__
+from facial_keypoints.data.splits import Split
+from facial_keypoints.errors import ModelError, OutputError
+from facial_keypoints.files import atomic_path, read_json, write_json
+from facial_keypoints.io.tables import write_table
+from facial_keypoints.models.keras_model import load_keras_model
+from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec, read_embedded_spec
+from facial_keypoints.training.recipes import Recipe
+
+__all__ = [
+    "SETTINGS",
+    "Run",
+    "begin",
+    "finish",
+    "is_finished",
+    "load_run",
+    "save_model",
+    "split_digest",
+]
+
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run folder.
+
+    Args:
+        directory: The folder.
+        spec: The model's description of itself.
+        record: What ``run.json`` says.
+        split: Rows that trained, chose the epoch, and are left for the test; ``None`` for a
+            fine-tuned model, which all faces trained.
+    """
+
+    directory: Path
+    spec: ModelSpec
+    record: Mapping[str, Any]
+    split: Split | None
+
+    @property
+    def model_path(self) -> Path:
+        """The model file."""
+        return self.directory / "model.keras"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that was trained from scratch.
+
+        Raises:
+            ModelError: The run is a fine-tuned model.
+        """
+        try:
+            return Recipe(**self.record["recipe"])
+        except (KeyError, TypeError) as error:
+            raise ModelError(
+                f"{self.directory} holds no training of a recipe: name the run folder of one."
+            ) from error
+
+    @property
+    def history(self) -> Mapping[str, list[float]]:
+        """Per epoch ``loss``, ``rmse_px``, ``val_loss``, ``val_rmse_px``; empty if fine-tuned."""
+        return dict(self.record.get("history", {}))
+
+    def load_model(self) -> keras.Model:
+        """The Keras model; of a recipe, with the weights of the best epoch."""
+        return load_keras_model(self.model_path)
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether the run in a folder came to its end."""
+    return (directory / "run.json").exists()
+
+
+def begin(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Write down what is begun in a folder, or make sure that the same was begun there before.
+
+    Args:
+        directory: The folder.
+        settings: What decides the result, as JSON holds it.
+
+    Raises:
+        OutputError: Something else was begun there.
+    """
+    file = directory / SETTINGS
+    if not file.exists():
+        write_json(file, settings)
+        return
+    try:
+        begun = read_json(file)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{file} cannot be read ({error}): start over with --force.") from error
+    wanted = json.loads(json.dumps(settings))  # as JSON gives it back: tuples become lists
+    differing = [name.replace("_", " ") for name in wanted if begun.get(name) != wanted[name]]
+    if differing:
+        raise OutputError(
+            f"{directory} was begun with other {' and '.join(differing)}: resume it with the same ones, "
+            "choose another folder, or start over with --force."
+        )
+
+
+def split_digest(split: Split) -> str:
+    """SHA-256 of which rows train, choose the epoch, and test."""
+    rows = [part.tolist() for part in (split.train, split.val, split.test)]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def finish(
+    directory: Path,
+    model: keras.Model,
+    spec: ModelSpec,
+    *,
+    learnt: Iterable[bytes],
+    record: Mapping[str, Any],
+    split: Split | None = None,
+) -> Run:
+    """Write what a run folder holds; ``run.json`` comes last and makes the run finished.
+
+    Args:
+        directory: The folder, in which :func:`begin` wrote the settings.
+        model: The trained model.
+        spec: Its description.
+        learnt: Digests of the images that it learnt from.
+        record: What ``run.json`` says beside the settings; ``history`` becomes ``history.csv`` too.
+        split: Which rows trained, chose the epoch, and tested.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    save_model(directory / "model.keras", model, spec, learnt)
+    write_json(directory / "schema.json", asdict(spec.schema))
+    if split is not None:
+        split.save(directory / "split.json")
+    if "history" in record:
+        _write_history(directory / "history.csv", record["history"])
+    described = {
+        **read_json(directory / SETTINGS),
+        **record,
+        "num_parameters": int(model.count_params()),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": _library_versions(),
+        "git_revision": _git_revision(),
+    }
+    write_json(directory / "run.json", described)
+    return load_run(directory)
+
+
+def save_model(path: Path, model: keras.Model, spec: ModelSpec, learnt: Iterable[bytes]) -> None:
+    """Write a ``.keras`` file with the model's description and the digests of its training images.
+
+    What only training needs (optimiser, metrics) is left out, also of networks inside the network.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    bare = keras.models.clone_model(model)
+    bare.set_weights(model.get_weights())
+    with atomic_path(path) as temporary:
+        bare.save(temporary)
+        embed_spec(temporary, spec)
+        embed_digests(temporary, learnt)
+
+
+def load_run(directory: Path | str) -> Run:
+    """Open a finished run folder.
+
+    Raises:
+        ModelError: The folder is no finished run.
+    """
+    directory = Path(directory)
+    split = directory / "split.json"
+    try:
+        return Run(
+            directory=directory,
+            spec=read_embedded_spec(directory / "model.keras"),
+            record=dict(read_json(directory / "run.json")),
+            split=Split.load(split) if split.exists() else None,
+        )
+    except (OSError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{directory} is not a finished run ({error}): continue its training with --resume."
+        ) from error
+
+
+def _write_history(path: Path, history: Mapping[str, list[float]]) -> None:
+    rows = [
+        [epoch, *("" if value is None else f"{value:.6g}" for value in values)]
+        for epoch, values in enumerate(zip_longest(*history.values()), start=1)
+    ]
+    write_table(path, ["epoch", *history], rows)
+
+
+def _library_versions() -> dict[str, str]:
+    """Versions of what trains, by name."""
+    backend = keras.backend.backend()
+    library = importlib.import_module(backend)
+    return {
+        "facial-keypoints": __version__,
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        backend: str(library.__version__),
+        "numpy": np.__version__,
+    }
+
+
+def _git_revision() -> str | None:
+    """The revision of the source that ran, or ``None`` when it is not a git checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
