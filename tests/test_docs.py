@@ -63,3 +63,15 @@ def test_the_readmes_python_runs(tmp_path: Path) -> None:
     code = re.sub(r"draw_kaggle_like\(\d+", "draw_kaggle_like(90", code)
     code = re.sub(r"epochs=\d+", "epochs=1", code)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=240)
+
+
+def test_the_architecture_page_names_what_is_there() -> None:
+    import facial_keypoints
+
+    text = (README.parent / "docs" / "architecture.md").read_text()
+    package, clone = Path(facial_keypoints.__file__).parent, README.parent
+    named = [
+        name for name in re.findall(r"`([\w/]+(?:/|\.py))`", text) if "/" in name or "." in name
+    ]
+    assert len(named) > 30
+    assert [n for n in named if not (package / n).exists() and not (clone / n).exists()] == []
