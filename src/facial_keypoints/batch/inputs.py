@@ -225,20 +225,17 @@ def find_column(schema: pa.Schema, column: str | None, name: str) -> str:
         )
     kind = schema.field(known[0]).type
     is_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    if not (is_struct or _is_binary(kind) or _is_text(kind)):
+    if not is_struct and kind not in (
+        pa.binary(),
+        pa.large_binary(),
+        pa.string(),
+        pa.large_string(),
+    ):
         raise DataError(
             f"{name}: the column {known[0]} holds {kind}, not the bytes or the paths of images: "
             "name another one with --column."
         )
     return known[0]
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def read_shard(

@@ -156,7 +156,7 @@ class Folder:
                 yield
             return
         try:
-            if not self.is_empty():
+            if self._system.get_file_info(pafs.FileSelector(self._root, allow_not_found=True)):
                 has_marker = self.exists(MARKER)
                 refuse_folder(self.name, has_marker=has_marker, force=force, resume=resume)
                 if not resume:
@@ -199,7 +199,7 @@ class Folder:
         Raises:
             OSError: It is missing or cannot be read.
         """
-        with self._system.open_input_file(f"{self._root}/{name}") as handle:
+        with self.open(name) as handle:
             content: bytes = handle.read()
         return content
 
@@ -211,18 +211,6 @@ class Folder:
         """Whether the file is there."""
         kind = self._system.get_file_info(f"{self._root}/{name}").type
         return bool(kind == pafs.FileType.File)
-
-    def is_empty(self) -> bool:
-        """Whether there is nothing in it, or no such folder.
-
-        Raises:
-            OutputError: It is a file, or cannot be listed.
-        """
-        try:
-            selector = pafs.FileSelector(self._root, allow_not_found=True)
-            return not self._system.get_file_info(selector)
-        except STORAGE_ERRORS as error:
-            raise self._refused("", error) from error
 
     def names(self, folder: str) -> list[str]:
         """Names of the finished files in a folder of it, in order; none if there is no such folder."""
