@@ -87,13 +87,13 @@ class AlignedFace:
     Args:
         face: Its number in the image.
         png: The aligned face as a PNG file.
-        matrix: a, b, tx, c, d, ty: from pixels of the image to pixels of the aligned face.
+        matrix: (2, 3) from pixels of the image to pixels of the aligned face.
         score: Score of the face; NaN where no detector ran.
     """
 
     face: int
     png: bytes
-    matrix: list[float]
+    matrix: NDArray[np.float64]
     score: float
 
 
@@ -112,6 +112,11 @@ class Answer:
     found: int
     aligned: list[AlignedFace] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> int:
+        """Faces without an aligned one, since their points coincide; all where none was requested."""
+        return self.found - len(self.aligned)
 
 
 class Answerer:
@@ -179,9 +184,9 @@ class Answerer:
             found = predictor.predict(
                 image, min_score=question.min_score, max_faces=most, source=name
             )
-        return (
-            _write_aligned(job, image, found) if question.what == "aligned" else _write(job, found)
-        )
+        if question.what == "aligned":
+            return _write_aligned(job, image, found)
+        return _write(job, found)
 
 
 def _check_boxes(boxes: NDArray[np.float32], image: ImageArray, name: str) -> None:
@@ -212,23 +217,14 @@ def _write(job: Job, found: Prediction) -> Answer:
 
 def _write_aligned(job: Job, image: ImageArray, found: Prediction) -> Answer:
     faces: list[AlignedFace] = []
+    question = job.question
     for i in range(len(found)):
         # One by one, so that only one is held as an array.
-        one = align(
-            image,
-            found.keypoints.subset([i]),
-            size=job.question.size,
-            margin=job.question.margin,
-        )
+        face = found.keypoints.subset([i])
+        one = align(image, face, size=question.size, margin=question.margin)
         if one.aligned[0]:
-            faces.append(
-                AlignedFace(
-                    i,
-                    encode_image(one.images[0]),
-                    one.matrices[0].ravel().tolist(),
-                    float(found.scores[i]),
-                )
-            )
+            png = encode_image(one.images[0])
+            faces.append(AlignedFace(i, png, one.matrices[0], found.scores[i]))
     return Answer(_body(found, []), len(found), aligned=faces)
 
 

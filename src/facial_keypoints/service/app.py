@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import mimetypes
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -43,6 +42,7 @@ from facial_keypoints.service.problems import (
     on_invalid_query,
     on_problem,
     on_unexpected,
+    to_json,
 )
 from facial_keypoints.service.uploads import BodyMemory, read_uploads
 
@@ -50,6 +50,9 @@ __all__ = ["DETECTOR_NAME", "create_app"]
 
 DETECTOR_NAME = "face_detector"
 """Name under which the face detector's file is served."""
+
+_NOT_ALIGNED = "Faces-Not-Aligned"
+"""Header of aligned faces: how many faces are left out, since their points coincide."""
 
 _WEB = Path(__file__).parent / "web"
 
@@ -269,7 +272,7 @@ def create_app(
             allow_origins=list(access.origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
-            expose_headers=["Retry-After"],
+            expose_headers=["Retry-After", _NOT_ALIGNED],
             max_age=600,
         )
     _describe(app, predictor, access)
@@ -342,13 +345,15 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
 
         The zip holds NAME_face0.png and so on, faces.csv (source, face, file, the matrix a, b, tx, c, d,
         ty from pixels of the image to pixels of the aligned face, score) and problems.json (images
-        that cannot be used).
+        that cannot be used, and faces whose points coincide, so that they cannot be aligned).
         """
         results = await service.ask(request, _question("aligned", query), query.source)
-        if query.format == "zip":
-            body = await asyncio.to_thread(zip_faces, results)
-            return _reply(body, "application/zip")
-        return _reply(best_face(results), "image/png")
+        lost = sum(answer.lost for _, answer in results if isinstance(answer, Answer))
+        headers = {_NOT_ALIGNED: str(lost)}
+        if query.format == "png":
+            return _reply(best_face(results), "image/png", **headers)
+        body = await asyncio.to_thread(zip_faces, results)
+        return _reply(body, "application/zip", **headers)
 
     listing = description.images_reply
     more = {"notice": {"type": "string"}, "units": {"type": "object"}}
@@ -356,6 +361,12 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
     aligned: dict[int | str, dict[str, Any]] = {
         200: {
             "description": "The faces.",
+            "headers": {
+                _NOT_ALIGNED: {
+                    "description": "Number of faces left out, since their points coincide.",
+                    "schema": {"type": "integer"},
+                }
+            },
             "content": {"application/zip": binary, "image/png": binary},
         }
     }
@@ -386,24 +397,20 @@ def _question(what: str, query: Any) -> Question:
     return Question(what, **query.model_dump(exclude={"source", "format"}))
 
 
-def _reply(body: bytes, kind: str) -> Response:
-    return Response(body, media_type=kind, headers={"Cache-Control": "no-store"})
+def _reply(body: bytes, kind: str, **headers: str) -> Response:
+    return Response(body, media_type=kind, headers={"Cache-Control": "no-store", **headers})
 
 
 def _listing(head: Mapping[str, Any], results: Sequence[Result]) -> Response:
     images = [
         answer.body
         if isinstance(answer, Answer)
-        else _json({"source": name, "problem": answer.as_dict()})
+        else to_json({"source": name, "problem": answer.as_dict()})
         for name, answer in results
     ]
-    start = _json(head)[:-1]
+    start = to_json(head)[:-1]
     body = start + b', "images": [\n' + b",\n".join(images) + b"\n]}\n"
     return _reply(body, "application/json")
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None:

@@ -108,7 +108,7 @@ async def read_uploads(
     try:
         if kind == "multipart/form-data":
             return await _read_form(request, body, limits, question)
-        _check_type(kind, source)
+        media_type = _image_type(kind, source)
         content = b"".join([chunk async for chunk in body])
     except ClientDisconnect as error:
         raise Problem("bad-request", "The upload was interrupted.") from error
@@ -117,7 +117,7 @@ async def read_uploads(
             "bad-request",
             "No image came: send one as the body, or several in the form field 'files'.",
         )
-    return [Job(source, content, _declared(kind), None, question)]
+    return [Job(source, content, media_type, None, question)]
 
 
 async def _limited(
@@ -169,9 +169,8 @@ async def _jobs(form: FormData, limits: Limits, question: Question) -> list[Job]
     for field, value in form.multi_items():
         if field == "files" and isinstance(value, UploadFile):
             name = value.filename or f"image {len(images)}"
-            kind = _media_type(value.content_type or "")
-            _check_type(kind, name)
-            images.append((name, await value.read(), _declared(kind)))
+            media_type = _image_type(_media_type(value.content_type or ""), name)
+            images.append((name, await value.read(), media_type))
             await value.close()  # so that its bytes are in memory once
         elif field == "boxes" and isinstance(value, str) and boxes is None:
             boxes = _read_boxes(value, limits)
@@ -192,18 +191,18 @@ def _media_type(header: str) -> str:
     return header.split(";", maxsplit=1)[0].strip().lower()
 
 
-def _check_type(kind: str, name: str) -> None:
-    if kind not in MEDIA_TYPES and kind not in _UNTYPED:
+def _image_type(kind: str, name: str) -> str | None:
+    """The declared type of an image; ``None`` where a client declares none."""
+    if kind in _UNTYPED:
+        return None
+    if kind not in MEDIA_TYPES:
         raise Problem(
             "unsupported-type",
             f"{name or 'The body'} has the type {kind[:100]}: send images as "
             f"{', '.join(sorted(MEDIA_TYPES))}, or as application/octet-stream.",
             source=name or None,
         )
-
-
-def _declared(kind: str) -> str | None:
-    return None if kind in _UNTYPED else kind
+    return kind
 
 
 def _read_boxes(text: str, limits: Limits) -> NDArray[np.float32]:
