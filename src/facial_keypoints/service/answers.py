@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from facial_keypoints.errors import DataError, FacialKeypointsError, ImageError
 from facial_keypoints.inference.alignment import TEMPLATE_SIZE, align
@@ -21,34 +22,54 @@ from facial_keypoints.io.tables import columns, rows
 from facial_keypoints.service.limits import Limits
 from facial_keypoints.types import ImageArray, Prediction
 
-__all__ = ["AlignedFace", "Answer", "Answerer", "Job", "Question"]
+__all__ = [
+    "AlignQuestion", "AlignedFace", "Answer", "Answerer", "Job", "MeasureQuestion", "Question"
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Question:
-    """What a request wants to know about its images.
+class Question(BaseModel):
+    """What a request wants to know about its images: the keypoints; fields are its query parameters."""
 
-    Args:
-        what: ``points``, ``measures`` or ``aligned``.
-        style: Label style of the keypoints; the service's own when ``None``.
-        crops: Each image is one face.
-        min_score: As for :meth:`facial_keypoints.Predictor.predict`.
-        max_faces: Likewise.
-        ipd_mm: As for :func:`facial_keypoints.inference.measure.measures.measure`.
-        mm_per_px: Likewise.
-        size: As for :func:`facial_keypoints.inference.alignment.align`.
-        margin: Likewise.
-    """
+    model_config = ConfigDict(extra="forbid")
 
-    what: str
-    style: str | None = None
-    crops: bool = False
-    min_score: float | None = None
-    max_faces: int | None = None
-    ipd_mm: float | None = None
-    mm_per_px: float | None = None
-    size: int = TEMPLATE_SIZE
-    margin: float = 0.0
+    crops: bool = Field(False, description="Each image is one face already: no detector runs.")
+    min_score: float | None = Field(
+        None, ge=0, le=1, description="Lowest score of a face; the detector's own when left out."
+    )
+    max_faces: int | None = Field(
+        None, ge=1, description="Most faces of an image; those of the highest score are kept."
+    )
+    source: str = Field(
+        "", max_length=1000, description="Name of an image that is sent without a form."
+    )
+    style: str | None = Field(None, description="Label style of the keypoints.")
+
+
+class MeasureQuestion(Question):
+    """A request for measures instead of keypoints."""
+
+    ipd_mm: float | None = Field(
+        None, gt=0, allow_inf_nan=False,
+        description="True distance between the pupils in millimetres; adds lengths in millimetres.",
+    )  # fmt: skip
+    mm_per_px: float | None = Field(
+        None, gt=0, allow_inf_nan=False,
+        description="Instead: millimetres per pixel at the distance of the face.",
+    )  # fmt: skip
+
+
+class AlignQuestion(Question):
+    """A request for aligned faces instead of keypoints."""
+
+    size: int = Field(TEMPLATE_SIZE, ge=8, le=1024, description="Side of each face in pixels.")
+    margin: float = Field(
+        0.0, ge=0, le=10,
+        description="Margin around the face on each side, as a share of the side.",
+    )  # fmt: skip
+    format: Literal["zip", "png"] = Field(
+        "zip",
+        description="zip: every face, with faces.csv and problems.json; png: the best face of one image.",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +97,8 @@ class Job:
         ``None`` for photos, which are answered alone: most of their time goes to decoding and detection,
         which a batch does not make faster.
         """
-        together = self.question.crops and self.question.what != "aligned"
-        return replace(self.question, what="") if together else None
+        together = self.question.crops and not isinstance(self.question, AlignQuestion)
+        return (self.question.style,) if together else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +205,8 @@ class Answerer:
             found = predictor.predict(
                 image, min_score=question.min_score, max_faces=most, source=name
             )
-        if question.what == "aligned":
-            return _write_aligned(job, image, found)
+        if isinstance(question, AlignQuestion):
+            return _write_aligned(question, image, found)
         return _write(job, found)
 
 
@@ -203,9 +224,10 @@ def _write(job: Job, found: Prediction) -> Answer:
     """Points as ``predict`` writes them to JSON, or measures as ``measure`` does."""
     names = columns(found.keypoints.schema)
     table = [dict(zip(names, row, strict=True)) for row in rows(found)]
-    if job.question.what == "points":
+    question = job.question
+    if not isinstance(question, MeasureQuestion):
         return Answer(_body(found, table), len(table))
-    measured = measure(found, ipd_mm=job.question.ipd_mm, mm_per_px=job.question.mm_per_px)
+    measured = measure(found, ipd_mm=question.ipd_mm, mm_per_px=question.mm_per_px)
     others = names[:NUM_OTHERS]
     table = [
         {name: row[name] for name in others} | measures
@@ -215,9 +237,8 @@ def _write(job: Job, found: Prediction) -> Answer:
     return Answer(_body(found, table), len(table), units=units)
 
 
-def _write_aligned(job: Job, image: ImageArray, found: Prediction) -> Answer:
+def _write_aligned(question: AlignQuestion, image: ImageArray, found: Prediction) -> Answer:
     faces: list[AlignedFace] = []
-    question = job.question
     for i in range(len(found)):
         # One by one, so that only one is held as an array.
         face = found.keypoints.subset([i])

@@ -86,7 +86,6 @@ async def read_uploads(
     take: Callable[[int], None],
     limits: Limits,
     question: Question,
-    source: str,
 ) -> list[Job]:
     """Read the body of a request: a form with ``files`` and ``boxes``, or one image file.
 
@@ -94,8 +93,7 @@ async def read_uploads(
         request: A request whose body was not read yet.
         take: Counts its bytes, see :meth:`BodyMemory.lease`.
         limits: Limits of the body and its files.
-        question: The question about the images.
-        source: Name of an image that is sent without a form.
+        question: The question about the images, with the name of one that is sent without a form.
 
     Returns:
         One job per image, one or more.
@@ -108,7 +106,7 @@ async def read_uploads(
     try:
         if kind == "multipart/form-data":
             return await _read_form(request, body, limits, question)
-        media_type = _image_type(kind, source)
+        media_type = _image_type(kind, question.source)
         content = b"".join([chunk async for chunk in body])
     except ClientDisconnect as error:
         raise Problem("bad-request", "The upload was interrupted.") from error
@@ -117,7 +115,7 @@ async def read_uploads(
             "bad-request",
             "No image came: send one as the body, or several in the form field 'files'.",
         )
-    return [Job(source, content, media_type, None, question)]
+    return [Job(question.source, content, media_type, None, question)]
 
 
 async def _limited(
