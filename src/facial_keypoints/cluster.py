@@ -100,18 +100,17 @@ def connect(
         _check_joins(str(address))
     import ray
 
-    options: dict[str, Any] = {
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-        "include_dashboard": False,
-    }
+    options: dict[str, Any] = {}  # a cluster has its own cores, store and dashboard
     if local:
-        options |= {"num_cpus": cores, "object_store_memory": store}
-    else:
-        del options["include_dashboard"]  # a cluster has its own
+        options = {"num_cpus": cores, "object_store_memory": store, "include_dashboard": False}
     try:
         with _quiet_stderr():
-            ray.init(address=address or "local", **options)
+            ray.init(
+                address=address or "local",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **options,
+            )
     except (RuntimeError, ValueError, ConnectionError, OSError, TimeoutError) as error:
         with suppress(RuntimeError):
             ray.shutdown()

@@ -76,42 +76,27 @@ def write_results_csv(path: str | Path, comparison: ComparisonResult) -> None:
         OutputError: The file cannot be written.
     """
     rows = (
-        {"recipe": recipe.name, "style": style} | row
+        [recipe.name, style, *map(_cell, row)]
         for recipe in comparison.recipes
         for style, scores in _styles(recipe.report)
         for row in _csv_rows(scores)
     )
-    cells = ([_cell(row.get(name)) for name in CSV_COLUMNS] for row in rows)
-    write_table(Path(path), CSV_COLUMNS, cells)
+    write_table(Path(path), CSV_COLUMNS, rows)
 
 
 def _styles(report: EvaluationReport) -> list[tuple[str, Scores]]:
     return [("all", report.overall), *report.by_style.items()]
 
 
-def _csv_rows(scores: Scores) -> Iterable[dict[str, Any]]:
-    of_faces = {
-        "nme": scores.nme,
-        "nme_faces": scores.nme_faces,
-        "auc_0.10": scores.auc,
-        "failure_rate_0.10": scores.failure_rate,
-        **{f"pck_{threshold:.2f}": share for threshold, share in scores.pck.items()},
-    }
-    rows: list[tuple[str, Scores | KeypointScores, dict[str, Any]]] = [("all", scores, of_faces)]
-    rows += [(point.name, point, {}) for point in scores.keypoints]
-    for name, measured, more in rows:
-        yield {
-            "keypoint": name,
-            "faces": scores.num_faces,
-            "groups": scores.num_groups,
-            "labels": measured.num_labels,
-            "rmse_px": measured.rmse_px,
-            "rmse_low": measured.rmse_interval.low,
-            "rmse_high": measured.rmse_interval.high,
-            "mae_px": measured.mae_px,
-            "median_px": measured.median_px,
-            **more,
-        }
+def _csv_rows(scores: Scores) -> Iterable[list[Any]]:
+    """The values of :data:`CSV_COLUMNS` from ``keypoint`` on."""
+    of_faces = [scores.nme, scores.nme_faces, scores.auc, scores.failure_rate, *scores.pck.values()]
+    counts = [scores.num_faces, scores.num_groups]
+    measured: list[tuple[str, Scores | KeypointScores]] = [("all", scores)]
+    measured += [(point.name, point) for point in scores.keypoints]
+    for name, m in measured:
+        errors = [m.num_labels, m.rmse_px, *m.rmse_interval, m.mae_px, m.median_px]
+        yield [name, *counts, *errors, *(of_faces if m is scores else [None] * len(of_faces))]
 
 
 def _cell(value: Any) -> Any:

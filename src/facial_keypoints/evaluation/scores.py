@@ -124,8 +124,7 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values: arrays become lists, NaN becomes ``None``."""
-        plain: dict[str, Any] = json_safe(dataclasses.asdict(self))
-        return plain
+        return dict(json_safe(dataclasses.asdict(self)))
 
 
 def _scores(dataset: FaceDataset, predicted: FloatArray, seed: int) -> Scores:
@@ -135,7 +134,7 @@ def _scores(dataset: FaceDataset, predicted: FloatArray, seed: int) -> Scores:
         metrics.squared_errors(truth, predicted), dataset.groups, seed=seed
     )
     faces = metrics.face_nme(truth, predicted, pair)
-    nme = metrics.nme(truth, predicted, pair)
+    nme, nme_faces, nme_missing = metrics.nme(truth, predicted, pair)
     per_keypoint = metrics.rmse_per_keypoint(truth, predicted)
     counts = dataset.label_counts
     return Scores(
@@ -146,9 +145,9 @@ def _scores(dataset: FaceDataset, predicted: FloatArray, seed: int) -> Scores:
         rmse_interval=metrics.bootstrap_interval(truth, predicted, dataset.groups, seed=seed),
         mae_px=metrics.mae(truth, predicted),
         median_px=metrics.median_point_error(truth, predicted),
-        nme=nme.value,
-        nme_faces=nme.num_faces,
-        nme_missing=nme.num_without_pair,
+        nme=nme,
+        nme_faces=nme_faces,
+        nme_missing=nme_missing,
         auc=metrics.auc_at(faces, FAILURE_THRESHOLD),
         failure_rate=metrics.failure_rate(faces, FAILURE_THRESHOLD),
         pck={t: metrics.pck(truth, predicted, pair, t) for t in PCK_THRESHOLDS},
@@ -299,8 +298,7 @@ class RecipeResult:
         """As plain JSON values, without the predictions."""
         values = dict(vars(self))
         del values["report"], values["predicted_xy"]
-        plain: dict[str, Any] = json_safe({**values, "report": self.report.to_dict()})
-        return plain
+        return dict(json_safe({**values, "report": self.report.to_dict()}))
 
 
 def rank(recipes: Sequence[RecipeResult]) -> tuple[RecipeResult, ...]:
@@ -364,9 +362,7 @@ class ComparisonResult:
         """The recipes from lowest to highest overall RMSE; those without a number come last."""
         return rank(self.recipes)
 
-    def difference(
-        self, better: RecipeResult, worse: RecipeResult, *, seed: int = 0
-    ) -> tuple[float, Interval]:
+    def difference(self, better: RecipeResult, worse: RecipeResult) -> tuple[float, Interval]:
         """How much lower one recipe's RMSE is than another's, with its 95 % interval, in px.
 
         The bootstrap is paired (both are resampled on the same groups), so a difference can be
@@ -376,26 +372,27 @@ class ComparisonResult:
         columns = np.stack(
             [metrics.squared_errors(truth, r.predicted_xy) for r in (better, worse)], axis=1
         )
-        drawn = metrics.bootstrap_rmse(columns, self.test.groups, seed=seed)
+        drawn = metrics.bootstrap_rmse(columns, self.test.groups)
         gap = worse.report.overall.rmse_px - better.report.overall.rmse_px
         return gap, metrics.percentile_interval(drawn[:, 1] - drawn[:, 0])
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, without images and predictions."""
-        plain: dict[str, Any] = json_safe(
-            {
-                "source": self.test.source,
-                "schema": self.test.schema.name,
-                "created": self.created,
-                "command": self.command,
-                "machine": self.machine,
-                "versions": self.versions,
-                "split": self.split,
-                "split_note": self.split_note,
-                "ranking": [r.name for r in self.ranking],
-                "recipes": [r.to_dict() for r in self.recipes],
-                "missing_results": [r.to_dict() for r in self.missing_results],
-                "audit": self.audit,
-            }
+        return dict(
+            json_safe(
+                {
+                    "source": self.test.source,
+                    "schema": self.test.schema.name,
+                    "created": self.created,
+                    "command": self.command,
+                    "machine": self.machine,
+                    "versions": self.versions,
+                    "split": self.split,
+                    "split_note": self.split_note,
+                    "ranking": [r.name for r in self.ranking],
+                    "recipes": [r.to_dict() for r in self.recipes],
+                    "missing_results": [r.to_dict() for r in self.missing_results],
+                    "audit": self.audit,
+                }
+            )
         )
-        return plain

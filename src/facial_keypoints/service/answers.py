@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from facial_keypoints.errors import DataError, FacialKeypointsError, ImageError
+from facial_keypoints.errors import FacialKeypointsError, ImageError
 from facial_keypoints.inference.alignment import TEMPLATE_SIZE, align
 from facial_keypoints.inference.measure.measures import measure
 from facial_keypoints.inference.measure.table import NUM_OTHERS, measure_rows
@@ -25,6 +25,9 @@ from facial_keypoints.types import ImageArray, Prediction
 __all__ = [
     "AlignQuestion", "AlignedFace", "Answer", "Answerer", "Job", "MeasureQuestion", "Question"
 ]  # fmt: skip
+
+
+T = TypeVar("T")
 
 
 class Question(BaseModel):
@@ -158,30 +161,18 @@ class Answerer:
     def __call__(self, jobs: Sequence[Job]) -> list[Answer | Exception]:
         """Answer jobs of one kind: for each the answer or the error."""
         predictor = self._in_style[jobs[0].question.style]
-        answers: list[Answer | Exception] = []
         if jobs[0].kind is None:
-            for job in jobs:
-                try:
-                    answers.append(self._photo(predictor, job))
-                except FacialKeypointsError as error:
-                    answers.append(error)
-            return answers
-        fitted: list[FittedCrop | ImageError] = []
-        for job in jobs:
-            try:
-                # Resized one by one: a batch of decoded photos would need gigabytes.
-                image = self._read(job, predictor.spec.channels)
-                fitted.append(predictor.fit_crop(image, job.name))
-            except ImageError as error:
-                fitted.append(error)
-        good = [each for each in fitted if isinstance(each, FittedCrop)]
-        found = iter(predictor.predict_fitted(good))
-        for job, each in zip(jobs, fitted, strict=True):
-            try:
-                answers.append(_write(job, next(found)) if isinstance(each, FittedCrop) else each)
-            except DataError as error:
-                answers.append(error)
-        return answers
+            return [_attempt(self._photo, predictor, job) for job in jobs]
+        # Resized one by one: a batch of decoded photos would need gigabytes.
+        fitted = [_attempt(self._fit, predictor, job) for job in jobs]
+        found = iter(predictor.predict_fitted([f for f in fitted if isinstance(f, FittedCrop)]))
+        return [
+            _attempt(_write, job, next(found)) if isinstance(crop, FittedCrop) else crop
+            for job, crop in zip(jobs, fitted, strict=True)
+        ]
+
+    def _fit(self, predictor: Predictor, job: Job) -> FittedCrop:
+        return predictor.fit_crop(self._read(job, predictor.spec.channels), job.name)
 
     def _read(self, job: Job, channels: int) -> ImageArray:
         return read_image(
@@ -208,6 +199,14 @@ class Answerer:
         if isinstance(question, AlignQuestion):
             return _write_aligned(question, image, found)
         return _write(job, found)
+
+
+def _attempt(work: Callable[..., T], *values: Any) -> T | Exception:
+    """What a function returns, or the error of this package that it raises."""
+    try:
+        return work(*values)
+    except FacialKeypointsError as error:
+        return error
 
 
 def _check_boxes(boxes: NDArray[np.float32], image: ImageArray, name: str) -> None:
