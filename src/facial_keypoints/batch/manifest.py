@@ -141,8 +141,9 @@ class Manifest:
     ) -> None:
         self.settings = settings
         self.blocks, self.inputs, self.archives = blocks, inputs, archives
-        self._out = out
-        self._file = lru_cache(maxsize=1)(self._open_file)
+        self._file = lru_cache(maxsize=1)(
+            lambda number: pq.ParquetFile(io.BytesIO(out.read(_file_name(number))))
+        )
 
     @classmethod
     def write(cls, out: Folder, settings: Settings, shards: Iterable[Shard]) -> Manifest:
@@ -197,9 +198,6 @@ class Manifest:
         number, row_group = divmod(block, _BLOCKS_PER_FILE)
         rows = self._file(number).read_row_group(row_group).to_pylist()
         return [Shard(**row | {"source": os.fsdecode(row["source"])}) for row in rows]
-
-    def _open_file(self, number: int) -> pq.ParquetFile:
-        return pq.ParquetFile(io.BytesIO(self._out.read(_file_name(number))))
 
 
 def _file_name(number: int) -> str:

@@ -295,7 +295,7 @@ def plot_keypoint_errors(
     keypoint_names: Sequence[str],
     errors: Mapping[str, tuple[FloatArray, FloatArray]],
     *,
-    num_labels: Sequence[int] | None = None,
+    num_labels: Sequence[int],
     theme: ThemeName = "light",
 ) -> Figure:
     """RMSE of every keypoint with its interval, one dot per recipe, best keypoints on top.
@@ -308,10 +308,9 @@ def plot_keypoint_errors(
     """
     colors = THEMES[theme]
     k, m = len(keypoint_names), max(len(errors), 1)
-    note = " · in brackets: labels" if num_labels is not None else ""
     figure, axes = _chart(
         colors, 1.5 + k * (0.14 + 0.1 * m), grid="x", title="Error per keypoint",
-        note=f"bars: 95 % bootstrap intervals{note}", x_label="RMSE in pixels",
+        note="bars: 95 % bootstrap intervals · in brackets: labels", x_label="RMSE in pixels",
     )  # fmt: skip
     means = np.array([np.asarray(e, float) for e, _ in errors.values()]).reshape(-1, k)
     best = np.where(np.isnan(means), np.inf, means).min(axis=0, initial=np.inf)
@@ -324,9 +323,8 @@ def plot_keypoint_errors(
         ends = np.asarray(interval, float)[order]
         axes.hlines(y, ends[:, 0], ends[:, 1], color=color, linewidth=1.6, alpha=0.55)
         axes.plot(np.asarray(error, float)[order], y, "o", color=color, markersize=5, label=name)
-    counts = ["" if num_labels is None else f"  ({num_labels[j]:,})" for j in order]
-    labels = [keypoint_label(keypoint_names[j]) for j in order]
-    _name_rows(axes, colors, [label + count for label, count in zip(labels, counts, strict=True)])
+    labels = [f"{keypoint_label(keypoint_names[j])}  ({num_labels[j]:,})" for j in order]
+    _name_rows(axes, colors, labels)
     for boundary in rows[:-1] + 0.5:
         axes.axhline(boundary, color=colors.grid, linewidth=0.5)
     axes.set_xlim(left=0)

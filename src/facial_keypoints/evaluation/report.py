@@ -289,7 +289,7 @@ def write_report(path: str | Path, comparison: ComparisonResult) -> None:
         series={name: theme.series for name, theme in plots.THEMES.items()},
         winner=winner,
         lead=_lead(comparison),
-        bars=_bars(comparison),
+        share=_share_of_longest(comparison),
         norm_pair=" and ".join(map(plots.keypoint_label, winner.report.norm_pair)),
         scores=_score_table(comparison.ranking, "recipe", colored=True),
         missing_scores=_score_table(missing, "missing labels", colored=False) if missing else None,
@@ -320,29 +320,12 @@ def _lead(comparison: ComparisonResult) -> dict[str, Any] | None:
     }
 
 
-def _bars(comparison: ComparisonResult) -> list[dict[str, Any]]:
-    """RMSE and interval of every recipe in percent of the longest bar."""
-    scores = {r.name: r.report.overall for r in comparison.ranking}
-    ends = [v for s in scores.values() for v in (s.rmse_px, s.rmse_interval.high)]
-    longest = max((v for v in ends if not math.isnan(v)), default=0.0) or 1.0
-    index = {r.name: i for i, r in enumerate(comparison.recipes)}
-
-    def share(value: float) -> float:
-        return 0.0 if math.isnan(value) else round(100 * value / longest, 2)
-
-    return [
-        {
-            "name": name,
-            "index": index[name],
-            "rmse_px": s.rmse_px,
-            "width": share(s.rmse_px),
-            "whisker": (
-                share(s.rmse_interval.low),
-                share(s.rmse_interval.high - s.rmse_interval.low),
-            ),
-        }
-        for name, s in scores.items()
-    ]
+def _share_of_longest(comparison: ComparisonResult) -> Callable[[float], float]:
+    """A function from pixels to percent of the longest bar; 0 for NaN."""
+    scores = [r.report.overall for r in comparison.recipes]
+    ends = [v for s in scores for v in (s.rmse_px, s.rmse_interval.high) if not math.isnan(v)]
+    longest = max(ends, default=0.0) or 1.0
+    return lambda value: 0.0 if math.isnan(value) else round(100 * value / longest, 2)
 
 
 def _faces(comparison: ComparisonResult) -> dict[str, Any]:

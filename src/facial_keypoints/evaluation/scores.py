@@ -211,20 +211,13 @@ class HeldOutReport:
         held_out: The faces that are not known to be training faces; no faces, and NaN, where all are.
         on_training_faces: The model's training and validation faces; ``None`` where there are none,
             or none are known.
-        known: Whether the model says which faces it learnt from. If not, any face of ``held_out``
-            may be a training face.
+        num_training_faces: How many these are; ``None`` where the model does not say which faces it
+            learnt from, so that any face of ``held_out`` may be a training face.
     """
 
     held_out: EvaluationReport
     on_training_faces: EvaluationReport | None
-    known: bool
-
-    @property
-    def num_training_faces(self) -> int | None:
-        """How many of the faces are training or validation faces; ``None``: not known."""
-        if self.on_training_faces is None:
-            return 0 if self.known else None
-        return self.on_training_faces.overall.num_faces
+    num_training_faces: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """The report on the held-out faces, as plain JSON values, with two more entries.
@@ -265,7 +258,9 @@ def evaluate_held_out(
         return evaluate_predictions(dataset.subset(index), predicted_xy[index], seed=seed)
 
     return HeldOutReport(
-        part(~training), part(training) if training.any() else None, seen is not None
+        held_out=part(~training),
+        on_training_faces=part(training) if training.any() else None,
+        num_training_faces=None if seen is None else int(training.sum()),
     )
 
 

@@ -108,7 +108,7 @@ class _Service:
                 "bad-parameter",
                 "With crops each image is one face: leave out min_score and max_faces.",
             )
-        uploaded = False
+        jobs: list[Job] | None = None
         # Refused before the upload, so that a full service stays quick.
         if self.queue.full:
             raise _BUSY
@@ -118,12 +118,11 @@ class _Service:
                     self.queue.coming += 1
                     try:
                         jobs = await read_uploads(request, take, self.limits, question)
-                        uploaded = True
                     finally:
                         self.queue.coming -= 1
                     answers = await self._answers(request, jobs)
         except TimeoutError as error:
-            if uploaded:
+            if jobs is not None:
                 raise Problem(
                     "took-too-long",
                     f"There was no answer within {self.limits.seconds:g} seconds: try again later, or "
