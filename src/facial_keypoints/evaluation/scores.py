@@ -183,11 +183,7 @@ def evaluate_predictions(
         ValueError: Shapes differ, or a prediction is not finite at a labelled point.
     """
     predicted = np.asarray(predicted_xy, np.float64)
-    if predicted.shape != dataset.keypoints.xy.shape:
-        raise ValueError(
-            f"predicted_xy must have the shape of the labels {dataset.keypoints.xy.shape}, "
-            f"received {predicted.shape}."
-        )
+    overall = _scores(dataset, predicted, seed)
     by_style = {
         str(style): _scores(dataset.subset(rows), predicted[rows], seed)
         for style in np.unique(dataset.styles)
@@ -198,7 +194,7 @@ def evaluate_predictions(
         norm_pair=dataset.schema.norm_pair,
         source=dataset.source,
         seed=seed,
-        overall=_scores(dataset, predicted, seed),
+        overall=overall,
         by_style=by_style,
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -22,6 +23,11 @@ __all__ = ["BodyMemory", "read_uploads"]
 
 # The last is the default of curl and of Python's urllib.
 _UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+
+_BOXES = TypeAdapter(
+    Annotated[list[tuple[float, float, float, float]], Field(min_length=1)],
+    config=ConfigDict(strict=True),
+)
 
 
 class BodyMemory:
@@ -211,15 +217,11 @@ def _read_boxes(text: str, limits: Limits) -> NDArray[np.float32]:
         "at least one pixel wide and high.",
     )
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        boxes = np.array(_BOXES.validate_json(text))
+    except ValidationError as error:
         raise wrong from error
-    if not isinstance(value, list) or not 0 < len(value) <= limits.faces:
+    # float32 has no exact pixels far outside any image.
+    near = (np.abs(boxes) < 1e6).all()
+    if len(boxes) > limits.faces or not near or (boxes[:, 2:] - boxes[:, :2] < 1).any():
         raise wrong
-    for box in value:
-        if not isinstance(box, list) or len(box) != 4 or {*map(type, box)} - {int, float}:
-            raise wrong
-        # float32 has no exact pixels far outside any image.
-        if not all(-1e6 < v < 1e6 for v in box) or min(box[2] - box[0], box[3] - box[1]) < 1:
-            raise wrong
-    return np.array(value, np.float32)
+    return boxes.astype(np.float32)
