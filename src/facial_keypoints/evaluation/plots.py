@@ -453,13 +453,6 @@ def _draw_face(axes: Axes, dataset: FaceDataset, row: int, predicted: FloatArray
     axes.set_axis_off()
 
 
-def _caption(axes: Axes, text: str) -> None:
-    from matplotlib.patheffects import withStroke
-
-    effects = [withStroke(linewidth=2, foreground=_HALO)]
-    _write(axes, text, (0, 0), (4, 4), "#ffffff", fontsize=7.5, path_effects=effects)
-
-
 def _face_marks(labeled: NDArray[np.bool_]) -> list[Any]:
     """Legend of the marks that :func:`_draw_face` draws on points that are (not) labelled."""
     from matplotlib.lines import Line2D
@@ -492,8 +485,11 @@ def _plot_faces(
     """Lines of up to ``columns`` faces, given by their rows, each line with a name or none."""
     height = 1.55 * len(lines) + (1.4 if names else 0.95)
     figure = _figure(1.55 * columns + 0.1, height, theme, wspace=0.02, hspace=0.02)
+    from matplotlib.patheffects import withStroke
+
     figure.suptitle(title, color=theme.ink, fontsize=_TITLE, fontweight="bold")
     errors = rmse_per_face(dataset.keypoints.xy, predicted)
+    halo = [withStroke(linewidth=2, foreground=_HALO)]
     grid = figure.subplots(len(lines), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -503,7 +499,8 @@ def _plot_faces(
         for axes, row in zip(line, rows, strict=False):
             _draw_face(axes, dataset, int(row), predicted[row])
             if np.isfinite(errors[row]):
-                _caption(axes, f"{errors[row]:.2f} px")
+                text = f"{errors[row]:.2f} px"
+                _write(axes, text, (0, 0), (4, 4), "#ffffff", fontsize=7.5, path_effects=halo)
     _legend(figure, theme, _face_marks(dataset.keypoints.labeled[np.concatenate(lines)]))
     return figure
 

@@ -165,10 +165,7 @@ def _score_table(recipes: Sequence[RecipeResult], first: str, *, colored: bool) 
     columns += [column for column, _ in _measures(report.overall)]
     columns.append(_Column("trained in"))
     by_recipe = [[s for _, s in _shown_styles(r.report)] for r in recipes]
-    lowest = [
-        min((s.rmse_px for s in style if not math.isnan(s.rmse_px)), default=math.nan)
-        for style in zip(*by_recipe, strict=True)
-    ]
+    lowest = np.fmin.reduce([[s.rmse_px for s in scores] for scores in by_recipe])  # of each style
     rows = []
     for recipe, scores in zip(recipes, by_recipe, strict=True):
         row = [_Cell(recipe.name, recipe.name)]

@@ -293,13 +293,9 @@ class RecipeResult:
 
 
 def rank(recipes: Sequence[RecipeResult]) -> tuple[RecipeResult, ...]:
-    """Recipes from the lowest to the highest overall RMSE; those without one come last."""
-
-    def key(recipe: RecipeResult) -> tuple[bool, float]:
-        error = recipe.report.overall.rmse_px
-        return math.isnan(error), error
-
-    return tuple(sorted(recipes, key=key))
+    """Recipes from the lowest to the highest overall RMSE; those without one (NaN) come last."""
+    errors = [recipe.report.overall.rmse_px for recipe in recipes]
+    return tuple(recipes[i] for i in np.argsort(errors, kind="stable"))
 
 
 @dataclass(frozen=True, eq=False)
