@@ -374,11 +374,7 @@ def measure_stages(inputs: Path, kind: str) -> None:
     crops = kind == "crops"
     model = PackedModel.of(find_model("default"))
     detector = None if crops else PackedModel.of(find_detector("default"))
-    settings = Settings(
-        inputs=(str(inputs),), root=str(Path.cwd()), column=None, block_size=512, crops=crops,
-        min_score=None, max_faces=None, max_pixels=128_000_000, style="", tta=False, model="",
-        model_digest="", detector="", detector_digest="", columns=(),
-    )  # fmt: skip
+    settings = Settings(inputs=(str(inputs),), crops=crops)
     with tempfile.TemporaryDirectory() as place:
         manifest = Manifest.write(Folder(place), settings, find_shards(settings.inputs))
         worker = BlockWorker(place, manifest.settings, model, detector, 1)

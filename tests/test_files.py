@@ -81,6 +81,9 @@ def test_an_empty_folder_is_filled_and_a_file_is_refused(tmp_path: Path) -> None
     assert contents(out) == {"new.csv": "1"}
     with pytest.raises(OutputError, match="is a file"):
         make(file, "new.csv", "1", force=True)
+    for resume in (None, False):
+        with pytest.raises(OutputError, match="cannot write"):
+            make(file / "below", "new.csv", "1", resume=resume)
 
 
 def test_the_current_folder_is_not_replaced(

@@ -169,6 +169,6 @@ def _held_out_errors(
             "faces": int(rows.sum()),
             "rmse_px": rmse(truth[rows], own[rows]),
             "median_px": median_point_error(truth[rows], own[rows]),
-            "nme": nme(truth[rows], own[rows], KAGGLE15.norm_indices).value,
+            "nme": nme(truth[rows], own[rows], KAGGLE15.norm_indices)[0],
         }
     return errors

@@ -87,7 +87,9 @@ def connect(
     local = address in (None, "local")
     if local and "RAY_AUTH_MODE" not in os.environ:  # else Ray writes a token to the home folder
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    if not local and _has_token():
+    places = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    token = Path.home() / ".ray" / "auth_token"
+    if not local and (any(map(os.environ.get, places)) or token.is_file()):
         # Ray starts clusters with a token by default, but sends it only in this mode.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     if importlib.util.find_spec("ray") is None:
@@ -100,18 +102,17 @@ def connect(
         _check_joins(str(address))
     import ray
 
-    options: dict[str, Any] = {
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-        "include_dashboard": False,
-    }
+    options: dict[str, Any] = {}  # a cluster has its own cores, store and dashboard
     if local:
-        options |= {"num_cpus": cores, "object_store_memory": store}
-    else:
-        del options["include_dashboard"]  # a cluster has its own
+        options = {"num_cpus": cores, "object_store_memory": store, "include_dashboard": False}
     try:
         with _quiet_stderr():
-            ray.init(address=address or "local", **options)
+            ray.init(
+                address=address or "local",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **options,
+            )
     except (RuntimeError, ValueError, ConnectionError, OSError, TimeoutError) as error:
         with suppress(RuntimeError):
             ray.shutdown()
@@ -123,12 +124,6 @@ def connect(
             yield max(1, int(resources.get("CPU", 1)))
     finally:
         ray.shutdown()
-
-
-def _has_token() -> bool:
-    """Whether there is a token where Ray expects it."""
-    given = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    return any(map(os.environ.get, given)) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -45,23 +45,18 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         OutputError: The disk is full or the folder cannot be written.
     """
     target = Path(target)
-    temporary: Path | None = None
-    try:
+    with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             prefix=f".{target.name}.", suffix="".join(target.suffixes[-2:]), dir=target.parent
         )
         os.close(handle)
         temporary = Path(name)
-        yield temporary
-        temporary.chmod(
-            0o666 & ~_umask()
-        )  # mkstemp makes files private; outputs are ordinary files
-        temporary.replace(target)
-    except OSError as error:
-        raise _output_error(target, error) from error
-    finally:
-        if temporary is not None:
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
+            temporary.replace(target)
+        finally:
             temporary.unlink(missing_ok=True)
 
 
@@ -71,13 +66,20 @@ def _umask() -> int:
     return mask
 
 
-def _output_error(target: Path, error: OSError) -> OutputError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(
-            f"no space left on the disk while writing {target}: free some and run again."
-        )
-    reason = error.strerror or str(error)
-    return OutputError(f"cannot write {target} ({reason}): choose another output.")
+@contextmanager
+def _explained(target: Path, *, only_full: bool = False) -> Iterator[None]:
+    """Raise an OutputError with one sentence instead of an OSError, or of that of a full disk only."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(
+                f"no space left on the disk while writing {target}: free some and run again."
+            ) from error
+        if only_full:
+            raise
+        reason = error.strerror or str(error)
+        raise OutputError(f"cannot write {target} ({reason}): choose another output.") from error
 
 
 MARKER = ".facial-keypoints.json"
@@ -123,65 +125,37 @@ def output_folder(
                 f"--force does not replace {directory}, which is the current folder, holds it, or is a "
                 "disk: choose another folder."
             )
+    was_empty = place.is_dir() and not held
     # An empty folder, which may be a disk of its own, is filled where it is.
-    if resume is None and (held or not place.is_dir()):
-        making = _built_beside(place, verb)
-    else:
-        making = _filled(place, verb, keep=held and bool(resume), resumable=resume is not None)
-    with making as folder:
-        try:
-            yield folder
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise _output_error(place, error) from error
-    for each in place.parent.glob(f".{glob.escape(place.name)}.old[0-9]*"):
-        if (each / MARKER).is_file():
-            shutil.rmtree(each, ignore_errors=True)
-
-
-@contextmanager
-def _built_beside(place: Path, verb: str) -> Iterator[Path]:
-    """A hidden folder beside ``place`` that takes its place when the block ends."""
+    beside = resume is None and not was_empty
+    old, folder = None, place
     with _explained(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    old = None
-    try:
-        mark_folder(fresh, verb)
-        yield fresh
-        with _explained(place):
-            fresh.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        if beside:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        elif held and not resume:
             old = _set_aside(place)
-            fresh.replace(place)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        mark_folder(folder, verb)
+        with _explained(place, only_full=True):
+            yield folder
+        if beside:
+            with _explained(place):
+                folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+                old = _set_aside(place) if place.exists() else None
+                folder.replace(place)
+    except BaseException as error:
+        if (held and resume) or (resume is not None and _computed(folder)):
+            if old is not None:
+                error.add_note(f"What the folder held before is kept in {old}.")
+            raise
+        _remove(folder, itself=not was_empty)
         if old is not None and not place.exists():
             old.replace(place)
         raise
-
-
-@contextmanager
-def _filled(place: Path, verb: str, *, keep: bool, resumable: bool) -> Iterator[Path]:
-    """``place`` itself; unless ``keep``, what it held is moved aside first."""
-    was_empty = place.is_dir() and not any(place.iterdir())
-    old = None
-    with _explained(place):
-        if not (keep or was_empty):
-            old = _set_aside(place)
-    try:
-        mark_folder(place, verb)
-        yield place
-    except BaseException as error:
-        if not keep and not (resumable and _computed(place)):
-            _empty(place)
-            if not was_empty:
-                place.rmdir()
-            if old is not None:
-                old.replace(place)
-        elif old is not None:
-            error.add_note(f"What the folder held before is kept in {old}.")
-        raise
+    for each in place.parent.glob(f".{glob.escape(place.name)}.old[0-9]*"):
+        if (each / MARKER).is_file():
+            _remove(each, itself=True)
 
 
 def mark_folder(directory: Path, verb: str) -> None:
@@ -274,20 +248,9 @@ def refuse_folder(
         )
 
 
-def _set_aside(place: Path) -> Path | None:
-    if not place.exists():
-        return None
+def _set_aside(place: Path) -> Path:
     names = (place.with_name(f".{place.name}.old{number}") for number in count(1))
     return place.rename(next(name for name in names if not name.exists()))
-
-
-@contextmanager
-def _explained(target: Path) -> Iterator[None]:
-    """Raise an OutputError with one sentence instead of an OSError."""
-    try:
-        yield
-    except OSError as error:
-        raise _output_error(target, error) from error
 
 
 def _computed(directory: Path) -> bool:
@@ -295,12 +258,14 @@ def _computed(directory: Path) -> bool:
     return any(p.is_file() and p.suffix not in {".json", ".txt"} for p in directory.rglob("*"))
 
 
-def _empty(directory: Path) -> None:
-    for each in directory.iterdir():
+def _remove(directory: Path, *, itself: bool) -> None:
+    """Remove what is in a folder, as far as possible, and the folder ``itself``."""
+    for each in [directory] if itself else [*directory.iterdir()]:
         if each.is_dir() and not each.is_symlink():
             shutil.rmtree(each, ignore_errors=True)
         else:
-            each.unlink(missing_ok=True)
+            with suppress(OSError):
+                each.unlink()
 
 
 @contextmanager

@@ -78,12 +78,12 @@ def predicted(folder: Path) -> pa.Table:
 def settings(inputs: list[str], **changed: object) -> Settings:
     model = PackedModel.of(find_model("default"))
     values: dict[str, object] = {
-        "inputs": tuple(inputs), "root": str(Path.cwd()), "column": None, "block_size": 128,
-        "crops": True, "min_score": None, "max_faces": None, "max_pixels": 10_000_000,
-        "style": "", "tta": False, "model": "default", "model_digest": model.digest,
-        "detector": "", "detector_digest": "", "columns": (),
-    }  # fmt: skip
-    return Settings(**values | changed)  # type: ignore[arg-type]
+        "crops": True,
+        "style": "",
+        "model_digest": model.digest,
+        "detector": "",
+    }
+    return Settings(inputs=tuple(inputs), **values | changed)  # type: ignore[arg-type]
 
 
 def begin(out: Path | str, inputs: list[str], **changed: object) -> Manifest:

@@ -36,7 +36,9 @@ def test_every_figure_renders_in_both_themes(faces, tmp_path, theme):
         plots.plot_learning_curves(
             {"cnn": {"rmse_px": [9, 4, 3], "val_rmse_px": [9, 5, 4]}}, theme=theme
         ),
-        plots.plot_keypoint_errors(faces.schema.keypoint_names, errors, theme=theme),
+        plots.plot_keypoint_errors(
+            faces.schema.keypoint_names, errors, num_labels=[60] * 15, theme=theme
+        ),
         plots.plot_ced(CED_THRESHOLDS, {"cnn": np.linspace(0, 1, 201)}, theme=theme),
         plots.plot_missing_labels(faces, theme=theme),
     ]

@@ -85,7 +85,7 @@ def test_faces_without_labels_give_nan_and_no_error(faces, count):
 
 
 def test_predictions_of_another_shape_are_refused(faces):
-    with pytest.raises(ValueError, match=r"\(60, 15, 2\), received \(59, 15, 2\)"):
+    with pytest.raises(ValueError, match=r"received \(60, 15, 2\) and \(59, 15, 2\)"):
         evaluate_predictions(faces, predicted_for(faces)[1:])
 
 

@@ -65,13 +65,7 @@ def by_batch(path: Path, out: Path, **changed: float) -> list[float]:
     from facial_keypoints.models.registry import find_detector, find_model
 
     model, detector = PackedModel.of(find_model("default")), PackedModel.of(find_detector())
-    values = {
-        "inputs": (str(path),), "root": str(Path.cwd()), "column": None, "block_size": 128,
-        "crops": False, "min_score": None, "max_faces": None, "max_pixels": 10_000_000,
-        "style": "", "tta": False, "model": "default", "model_digest": model.digest,
-        "detector": "default", "detector_digest": detector.digest, "columns": (),
-    }  # fmt: skip
-    settings = Settings(**values | changed)  # type: ignore[arg-type]
+    settings = Settings(inputs=(str(path),), **changed)  # type: ignore[arg-type]
     folder = Folder(str(out))
     with folder.prepared([str(path)], force=False, resume=False):
         Manifest.write(folder, settings, find_shards(settings.inputs, column=None, block_size=128))

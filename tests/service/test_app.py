@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,13 +29,13 @@ from starlette.testclient import TestClient
 from facial_keypoints import load_predictor
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.geometry import face_boxes
-from facial_keypoints.inference.alignment import align
+from facial_keypoints.inference.alignment import AlignedFaces, align
 from facial_keypoints.inference.measure.measures import measure
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.io.tables import columns, rows
 from facial_keypoints.models.registry import shipped_models
 from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.service import Limits, create_app
+from facial_keypoints.service import Limits, answers, create_app
 from facial_keypoints.service.guard import Access
 
 PHOTO, FACES = draw_scene(3, seed=1)
@@ -245,6 +246,26 @@ def test_the_best_face_alone_comes_as_png(client, predictor) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(reply.content))), expected)
     empty = encoded(np.zeros((50, 50, 3), np.uint8))
     problem_of(client.post("/v1/align?format=png", content=empty), 422, "no-face")
+
+
+def test_faces_whose_points_coincide_are_counted(client, monkeypatch) -> None:
+    def lose(*args: object, **options: object) -> AlignedFaces:
+        found = align(*args, **options)  # type: ignore[arg-type]
+        return replace(found, matrices=found.matrices * (np.nan if next(lost) else 1.0))
+
+    monkeypatch.setattr(answers, "align", lose)
+    lost = iter([True, False, True])
+    reply = client.post("/v1/align?source=a", content=PNG)
+    assert reply.headers["faces-not-aligned"] == "2"
+    with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
+        assert archive.namelist() == ["a_face1.png", "faces.csv", "problems.json"]
+        (problem,) = json.loads(archive.read("problems.json"))
+    assert problem["detail"].startswith("a: 2 of 3 faces cannot be aligned")
+    lost = iter([True, False, False])
+    reply = client.post("/v1/align?format=png", content=PNG)
+    assert reply.headers["faces-not-aligned"] == "1"
+    lost = iter([True, True, True])
+    problem_of(client.post("/v1/align?format=png", content=PNG), 422, "not-aligned")
 
 
 def test_an_image_without_faces_has_none(client) -> None:

@@ -127,19 +127,15 @@ def _names(inputs: Iterable[str]) -> Iterator[str]:
         if name == "-":
             yield from read_list(sys.stdin.buffer)
         elif name.lower().endswith(_LISTS) and not has_magic(name):
-            yield from _listed(name)
+            try:
+                with open_file(name) as handle:
+                    yield from read_list(handle)
+            except STORAGE_ERRORS as error:
+                raise DataError(f"the list {name} cannot be read ({error}).") from error
         elif is_uri(name):
             yield from _at_uri(name)
         else:
             yield from map(os.fspath, find_images([name]))
-
-
-def _listed(name: str) -> Iterator[str]:
-    try:
-        with open_file(name) as handle:
-            yield from read_list(handle)
-    except STORAGE_ERRORS as error:
-        raise DataError(f"the list {name} cannot be read ({error}).") from error
 
 
 def _at_uri(name: str) -> Iterator[str]:
@@ -152,11 +148,9 @@ def _at_uri(name: str) -> Iterator[str]:
             raise DataError(f"no file matches {name}.")
         yield first
         yield from found
-        return
-    kind = kind_of(name)
-    if kind == "missing":
+    elif (kind := kind_of(name)) == "missing":
         raise DataError(f"there is no image or folder {name}.")
-    if kind == "folder":
+    elif kind == "folder":
         yield from filter(_has_image_suffix, _matching(name, ["**"]))
     else:
         yield name
@@ -225,20 +219,17 @@ def find_column(schema: pa.Schema, column: str | None, name: str) -> str:
         )
     kind = schema.field(known[0]).type
     is_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    if not (is_struct or _is_binary(kind) or _is_text(kind)):
+    if not is_struct and kind not in (
+        pa.binary(),
+        pa.large_binary(),
+        pa.string(),
+        pa.large_string(),
+    ):
         raise DataError(
             f"{name}: the column {known[0]} holds {kind}, not the bytes or the paths of images: "
             "name another one with --column."
         )
     return known[0]
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def read_shard(

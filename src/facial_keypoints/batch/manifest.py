@@ -15,14 +15,13 @@ Layout of the output folder::
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import chain, groupby, islice
 from typing import Any
 
 import pyarrow as pa
@@ -32,8 +31,9 @@ from facial_keypoints._version import __version__
 from facial_keypoints.batch.inputs import Shard
 from facial_keypoints.batch.storage import STORAGE_ERRORS, Folder, reason_of
 from facial_keypoints.errors import DataError, OutputError
+from facial_keypoints.io.images import MAX_PIXELS
 
-__all__ = ["SETTINGS", "Manifest", "Settings", "digest", "part_name"]
+__all__ = ["SETTINGS", "Manifest", "Settings", "part_name"]
 
 SETTINGS = "run.json"
 _BLOCKS_PER_FILE = 256
@@ -51,23 +51,25 @@ _SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that the rows of a run depend on; a run is resumed only with the same settings.
 
     Attributes:
-        inputs: The inputs as the user gave them.
+        inputs: Images, folders, patterns, lists, Parquet files, tar archives
+            (:func:`facial_keypoints.batch.inputs.find_shards`).
         root: Absolute folder that relative local names start from.
         column: Column of Parquet inputs.
-        block_size: Images in a block.
+        block_size: Images in a block; a multiple of 128 gives exactly the numbers of
+            ``predict --crops``.
         crops: Each image is one face.
         min_score: As for ``Predictor.predict``.
         max_faces: As for ``Predictor.predict``.
         max_pixels: As for ``read_image``.
-        style: Label style of the predictions.
+        style: As for ``Predictor``; that of the predictions in a run that has begun.
         tta: As for ``Predictor``.
         model: Name of the model as the user gave it.
-        model_digest: SHA-256 of its file.
+        model_digest: SHA-256 of its file; this and all below is filled in by ``run_batch``.
         detector: Name of the detector as the user gave it; empty with ``crops``.
         detector_digest: SHA-256 of its file.
         columns: Columns of the parts.
@@ -75,20 +77,20 @@ class Settings:
     """
 
     inputs: tuple[str, ...]
-    root: str
-    column: str | None
-    block_size: int
-    crops: bool
-    min_score: float | None
-    max_faces: int | None
-    max_pixels: int
-    style: str
-    tta: bool
-    model: str
-    model_digest: str
-    detector: str
-    detector_digest: str
-    columns: tuple[str, ...]
+    root: str = field(default_factory=os.getcwd)
+    column: str | None = None
+    block_size: int = 512
+    crops: bool = False
+    min_score: float | None = None
+    max_faces: int | None = None
+    max_pixels: int = MAX_PIXELS
+    style: str | None = None
+    tta: bool = False
+    model: str = "default"
+    model_digest: str = ""
+    detector: str = "default"
+    detector_digest: str = ""
+    columns: tuple[str, ...] = ()
     version: str = __version__
 
     def check_same(self, begun: Settings, place: str) -> None:
@@ -98,16 +100,14 @@ class Settings:
             OutputError: The run in ``place`` was begun with other settings.
         """
         # Models are compared by their digests, not by name; the current folder may be another one.
-        for field in dataclasses.fields(self):
-            before, now = getattr(begun, field.name), getattr(self, field.name)
-            if before == now or field.name in ("model", "detector", "root"):
+        for name, now in vars(self).items():
+            before = getattr(begun, name)
+            if before == now or name in ("model", "detector", "root"):
                 continue
-            what = field.name.replace("_digest", "'s file").replace("_", " ")
-            shown = (
-                "another one"
-                if field.name in ("columns", "model_digest", "detector_digest")
-                else f"{_shown(before)}, not {_shown(now)}"
-            )
+            what = name.replace("_digest", "'s file").replace("_", " ")
+            shown = f"{_shown(before)}, not {_shown(now)}"
+            if name in ("columns", "model_digest", "detector_digest"):
+                shown = "another one"
             raise OutputError(
                 f"{place} was begun with other settings ({what}: {shown}): give the same ones to "
                 "--resume, or write to another folder."
@@ -118,11 +118,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(value)
     return "none" if value is None else str(value)
-
-
-def digest(content: bytes) -> str:
-    """SHA-256 in hex."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def part_name(block: int) -> str:
@@ -146,8 +141,9 @@ class Manifest:
     ) -> None:
         self.settings = settings
         self.blocks, self.inputs, self.archives = blocks, inputs, archives
-        self._out = out
-        self._file = lru_cache(maxsize=1)(self._open_file)
+        self._file = lru_cache(maxsize=1)(
+            lambda number: pq.ParquetFile(io.BytesIO(out.read(_file_name(number))))
+        )
 
     @classmethod
     def write(cls, out: Folder, settings: Settings, shards: Iterable[Shard]) -> Manifest:
@@ -157,20 +153,26 @@ class Manifest:
             DataError: There are no inputs.
             OutputError: The folder cannot be written.
         """
-        blocks = inputs = archives = 0
-        writer = _ManifestWriter(out)
-        for block in _blocks(shards, settings.block_size):
-            writer.add(block)
-            blocks += 1
-            inputs += sum(shard.count or 0 for shard in block)
-            archives += sum(shard.kind == "tar" for shard in block)
-        writer.flush()
-        if blocks == 0:
+        count = inputs = archives = 0
+        blocks = _blocks(shards, settings.block_size)
+        for number, first in enumerate(blocks):
+            content = io.BytesIO()
+            with pq.ParquetWriter(content, _SCHEMA, compression="zstd") as writer:
+                for block in chain([first], islice(blocks, _BLOCKS_PER_FILE - 1)):
+                    rows = [
+                        asdict(shard) | {"source": os.fsencode(shard.source)} for shard in block
+                    ]
+                    writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), len(rows))
+                    count += 1
+                    inputs += sum(shard.count or 0 for shard in block)
+                    archives += sum(shard.kind == "tar" for shard in block)
+            out.write(_file_name(number), content.getvalue())
+        if count == 0:
             raise DataError(f"there is no image in {', '.join(settings.inputs)}.")
-        totals = {"blocks": blocks, "inputs": inputs, "archives": archives}
-        content = json.dumps({"settings": asdict(settings), **totals}, indent=2, ensure_ascii=True)
-        out.write(SETTINGS, content.encode())
-        return cls(out, settings, blocks=blocks, inputs=inputs, archives=archives)
+        totals = {"blocks": count, "inputs": inputs, "archives": archives}
+        text = json.dumps({"settings": asdict(settings), **totals}, indent=2, ensure_ascii=True)
+        out.write(SETTINGS, text.encode())
+        return cls(out, settings, **totals)
 
     @classmethod
     def read(cls, out: Folder) -> Manifest:
@@ -197,9 +199,6 @@ class Manifest:
         rows = self._file(number).read_row_group(row_group).to_pylist()
         return [Shard(**row | {"source": os.fsdecode(row["source"])}) for row in rows]
 
-    def _open_file(self, number: int) -> pq.ParquetFile:
-        return pq.ParquetFile(io.BytesIO(self._out.read(_file_name(number))))
-
 
 def _file_name(number: int) -> str:
     return f"manifest/{number:05}.parquet"
@@ -207,41 +206,6 @@ def _file_name(number: int) -> str:
 
 def _blocks(shards: Iterable[Shard], size: int) -> Iterator[list[Shard]]:
     """Blocks of ``size`` files each; row groups and archives, which are large, are blocks by themselves."""
-    block: list[Shard] = []
-    for shard in shards:
-        if shard.kind != "file":
-            if block:
-                yield block
-            yield [shard]
-            block = []
-            continue
-        block.append(shard)
-        if len(block) == size:
+    for is_file, run in groupby(shards, key=lambda shard: shard.kind == "file"):
+        while block := list(islice(run, size if is_file else 1)):
             yield block
-            block = []
-    if block:
-        yield block
-
-
-class _ManifestWriter:
-    """Collects blocks and writes a file of the manifest whenever there are enough for one."""
-
-    def __init__(self, out: Folder) -> None:
-        self._out, self._number = out, 0
-        self._blocks: list[pa.Table] = []
-
-    def add(self, block: list[Shard]) -> None:
-        rows = [asdict(shard) | {"source": os.fsencode(shard.source)} for shard in block]
-        self._blocks.append(pa.Table.from_pylist(rows, schema=_SCHEMA))
-        if len(self._blocks) == _BLOCKS_PER_FILE:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._blocks:
-            return
-        content = io.BytesIO()
-        with pq.ParquetWriter(content, _SCHEMA, compression="zstd") as writer:
-            for table in self._blocks:
-                writer.write_table(table, row_group_size=len(table))
-        self._out.write(_file_name(self._number), content.getvalue())
-        self._blocks, self._number = [], self._number + 1

@@ -14,12 +14,11 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -38,8 +37,9 @@ from facial_keypoints.batch.worker import (
 )
 from facial_keypoints.cluster import connect
 from facial_keypoints.errors import DataError, FacialKeypointsError, OutputError
-from facial_keypoints.io.images import MAX_PIXELS, in_order
+from facial_keypoints.io.images import in_order
 from facial_keypoints.io.tables import columns
+from facial_keypoints.models.registry import find_detector, find_model
 
 __all__ = ["BatchResult", "run_batch"]
 
@@ -66,6 +66,7 @@ class BatchResult:
     Attributes:
         inputs: Images.
         predicted: Images that were predicted.
+        without_faces: Predicted images in which no face was found.
         faces: Rows of all parts.
         failed: Images that were not predicted; ``failures.parquet`` says why.
         blocks: Number of parts.
@@ -75,6 +76,7 @@ class BatchResult:
 
     inputs: int
     predicted: int
+    without_faces: int
     faces: int
     failed: int
     blocks: int
@@ -83,52 +85,27 @@ class BatchResult:
 
 
 def run_batch(
-    inputs: list[str],
+    settings: Settings,
     out: str,
     *,
-    model: Path,
-    model_name: str,
-    detector: Path | None,
-    detector_name: str = "",
-    address: str | None = None,
-    workers: int | None = None,
-    readers: int = 4,
-    column: str | None = None,
-    block_size: int = 512,
-    crops: bool = False,
-    min_score: float | None = None,
-    max_faces: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    style: str | None = None,
-    tta: bool = False,
-    resume: bool = False,
-    force: bool = False,
-    report: Report | None = None,
+    address: str | None,
+    workers: int | None,
+    readers: int,
+    resume: bool,
+    force: bool,
+    report: Report,
 ) -> BatchResult:
     """Predict over any number of images, on this machine or a Ray cluster.
 
     Args:
-        inputs: Images, folders, patterns, lists, Parquet files, tar archives
-            (:func:`facial_keypoints.batch.inputs.find_shards`).
+        settings: What the user asks for.
         out: Output folder, local or a URI; all workers must reach it.
-        model: Model file.
-        model_name: Its name in ``run.json``.
-        detector: Face detector's file; ``None`` for crops.
-        detector_name: Its name in ``run.json``.
-        address: Address of a Ray cluster (``HOST:PORT``, ``auto``); a Ray of this machine when left out.
-        workers: Actors, one core each; as many as there are cores when left out.
+        address: Address of a Ray cluster (``HOST:PORT``, ``auto``); a Ray of this machine if ``None``.
+        workers: Actors, one core each; as many as there are cores if ``None``.
         readers: Threads of each actor that read files.
-        column: Column of Parquet inputs.
-        block_size: Images in a block; a multiple of 128 gives exactly the numbers of ``predict --crops``.
-        crops: Each image is one face.
-        min_score: As for ``Predictor.predict``.
-        max_faces: As for ``Predictor.predict``.
-        max_pixels: Refuse larger images.
-        style: As for ``Predictor``.
-        tta: As for ``Predictor``.
         resume: Compute the missing blocks of the run in ``out``.
         force: Replace what is in ``out``.
-        report: Called after each block with the images done and the images in all (0 if unknown).
+        report: Called after each block with its images and the images in all (0 if unknown).
 
     Raises:
         FacialKeypointsError: The inputs, a model, the output or the cluster cannot be used, or blocks
@@ -136,35 +113,23 @@ def run_batch(
     """
     started = time.perf_counter()
     folder = Folder(out)
-    packed = PackedModel.of(model)
-    packed_detector = None if detector is None else PackedModel.of(detector)
-    settings = Settings(
-        inputs=tuple(inputs),
-        root=os.getcwd(),  # noqa: PTH109  (a text)
-        column=column,
-        block_size=block_size,
-        crops=crops,
-        min_score=min_score,
-        max_faces=max_faces,
-        max_pixels=max_pixels,
-        style=style or "",
-        tta=tta,
-        model=model_name,
-        model_digest=packed.digest,
-        detector=detector_name,
-        detector_digest="" if packed_detector is None else packed_detector.digest,
-        columns=(),
-    )
+    model = PackedModel.of(find_model(settings.model))
+    detector = None if settings.crops else PackedModel.of(find_detector(settings.detector))
     # Opened here once, so that an unfit model is reported before a cluster is used.
-    predictor = load_packed(settings, packed, packed_detector)
+    predictor = load_packed(settings, model, detector)
     settings = replace(
-        settings, style=predictor.style, columns=tuple(columns(predictor.spec.schema))
+        settings,
+        style=predictor.style,
+        model_digest=model.digest,
+        detector="" if detector is None else settings.detector,
+        detector_digest="" if detector is None else detector.digest,
+        columns=tuple(columns(predictor.spec.schema)),
     )
     with folder.prepared(settings.inputs, force=force, resume=resume):
         manifest, finished = _begin(folder, settings, resume=resume)
         missing = sorted(set(range(manifest.blocks)) - finished)
         if missing:
-            progress = _progress(report, 0 if manifest.archives else manifest.inputs)
+            total = 0 if manifest.archives else manifest.inputs
             lost = missing
             with connect(
                 address, workers, purpose="facial-keypoints batch", worker_bytes=_WORKER_BYTES
@@ -173,9 +138,9 @@ def run_batch(
                     count = len(lost)
                     reason = _compute(
                         lost,
-                        (folder.name, manifest.settings, packed, packed_detector, readers),
+                        (folder.name, manifest.settings, model, detector, readers),
                         workers=min(workers or cores, count),
-                        report=progress,
+                        report=lambda count: report(count, total),
                     )
                     lost = sorted(set(lost) - _present(folder))
                     if len(lost) == count:
@@ -188,16 +153,8 @@ def _begin(folder: Folder, settings: Settings, *, resume: bool) -> tuple[Manifes
     if resume and folder.exists(SETTINGS):
         manifest = Manifest.read(folder)
         settings.check_same(manifest.settings, folder.name)
-        return manifest, {
-            block
-            for block, whole in in_order(
-                lambda block: (block, find_status(folder, block) is not None),
-                sorted(_present(folder)),
-                threads=_FOOTER_THREADS,
-                ahead=8 * _FOOTER_THREADS,
-            )
-            if whole
-        }
+        statuses = _statuses(folder, sorted(_present(folder)))
+        return manifest, {block for block, status in statuses if status is not None}
     # If the run was killed before its manifest was complete, that is written again.
     if resume and _present(folder):
         raise OutputError(
@@ -210,18 +167,6 @@ def _begin(folder: Folder, settings: Settings, *, resume: bool) -> tuple[Manifes
 def _present(folder: Folder) -> set[int]:
     names = (name.removesuffix(".parquet") for name in folder.names("parts"))
     return {int(name) for name in names if name.isdigit()}
-
-
-def _progress(report: Report | None, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def add(count: int) -> None:
-        nonlocal done
-        done += count
-        if report is not None:
-            report(done, total)
-
-    return add
 
 
 def _compute(
@@ -238,13 +183,11 @@ def _compute(
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.max_errored_blocks = (
-        -1
-    )  # all others are computed; the missing ones are named at the end
+    # All others are computed; the missing ones are named at the end.
+    context.max_errored_blocks = -1
     for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(
-            logging.CRITICAL
-        )  # errors are raised here, in one sentence
+        # Errors are raised here, in one sentence.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     ray_blocks = ray.data.from_items(
         [{"block": block} for block in blocks],
         override_num_blocks=min(len(blocks), _RAY_BLOCKS),
@@ -286,18 +229,13 @@ def _gave_up(
     )
 
 
-def _statuses(folder: Folder, manifest: Manifest) -> Iterator[BlockStatus]:
-    def status(block: int) -> BlockStatus:
-        found = find_status(folder, block)
-        if found is None:
-            raise OutputError(
-                f"{folder.name}/{part_name(block)} was finished, but cannot be read: run again with "
-                "--resume."
-            )
-        return found
-
-    yield from in_order(
-        status, range(manifest.blocks), threads=_FOOTER_THREADS, ahead=8 * _FOOTER_THREADS
+def _statuses(folder: Folder, blocks: Iterable[int]) -> Iterator[tuple[int, BlockStatus | None]]:
+    """Blocks in order, each with the counts in its part; ``None`` if that is missing or not complete."""
+    return in_order(
+        lambda block: (block, find_status(folder, block)),
+        blocks,
+        threads=_FOOTER_THREADS,
+        ahead=8 * _FOOTER_THREADS,
     )
 
 
@@ -311,35 +249,47 @@ def _finish(folder: Folder, manifest: Manifest, *, new: int, started: float) -> 
         metadata={ORIGIN: origin},
     )
     totals = dict.fromkeys(
-        ("inputs", "predicted", "without_faces", "faces", "read_s", "work_s", "bytes_read"), 0
+        (
+            "inputs",
+            "predicted",
+            "without_faces",
+            "faces",
+            "failed",
+            "read_s",
+            "work_s",
+            "bytes_read",
+        ),
+        0,
     )
-    content = io.BytesIO()
-    failed = 0
-    first = None
-    waiting: list[dict[str, Any]] = []
-    with pq.ParquetWriter(content, schema, compression="zstd") as writer:
-        for status in _statuses(folder, manifest):
+    first: tuple[str, str] | None = None
+
+    def failures() -> Iterator[dict[str, Any]]:
+        nonlocal first
+        for block, status in _statuses(folder, range(manifest.blocks)):
+            if status is None:
+                raise OutputError(
+                    f"{folder.name}/{part_name(block)} was finished, but cannot be read: run again with "
+                    "--resume."
+                )
             for name in totals:
                 totals[name] += getattr(status, name)
-            if status.failures:
-                first = first or status.failures[0]
-                failed += len(status.failures)
-                waiting += [
-                    {"source": source, "reason": reason, "block": status.block}
-                    for source, reason in status.failures
-                ]
-            if len(waiting) >= 65_536:
-                writer.write_table(
-                    pa.Table.from_pylist(waiting, schema=schema), settings.block_size
-                )
-                waiting = []
-        writer.write_table(pa.Table.from_pylist(waiting, schema=schema), settings.block_size)
+            for source, reason in status.failures:
+                first = first or (source, reason)
+                yield {"source": source, "reason": reason, "block": block}
+
+    rows = failures()
+    content = io.BytesIO()
+    with pq.ParquetWriter(content, schema, compression="zstd") as writer:
+        while some := list(islice(rows, 65_536)):
+            writer.write_table(pa.Table.from_pylist(some, schema=schema), settings.block_size)
     folder.write("failures.parquet", content.getvalue())
     seconds = time.perf_counter() - started
+    counts = {
+        name: totals[name] for name in ("inputs", "predicted", "without_faces", "faces", "failed")
+    }
+    counts["blocks"] = manifest.blocks
     statistics = {
-        **{name: totals[name] for name in ("inputs", "predicted", "without_faces", "faces")},
-        "failed": failed,
-        "blocks": manifest.blocks,
+        **counts,
         "blocks_of_last_run": new,
         "seconds_of_last_run": round(seconds, 1),
         "seconds_of_workers": round(totals["work_s"], 1),
@@ -349,12 +299,4 @@ def _finish(folder: Folder, manifest: Manifest, *, new: int, started: float) -> 
     }
     folder.write("statistics.json", json.dumps(statistics, indent=2).encode() + b"\n")
     folder.tidy("parts")
-    return BatchResult(
-        inputs=totals["inputs"],
-        predicted=totals["predicted"],
-        faces=totals["faces"],
-        failed=failed,
-        blocks=manifest.blocks,
-        seconds=seconds,
-        first_failure=first,
-    )
+    return BatchResult(**counts, seconds=seconds, first_failure=first)

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -96,27 +96,18 @@ def _resolve(name: str) -> tuple[Any, str]:
 @lru_cache(maxsize=64)
 def _system(scheme: str, host: str) -> tuple[Any, str]:
     """A filesystem and the start of its paths; kept, since opening one may need the network."""
-    address = f"{scheme}://{host}/"
+    address, remedy = f"{scheme}://{host}/", "."
     try:
-        system, root = pafs.FileSystem.from_uri(address)
-    except pa.ArrowInvalid:
-        system, root = _fsspec(address)
-    except STORAGE_ERRORS as error:
-        raise DataError(f"cannot open {address} ({reason_of(error)}).") from error
-    return system, root
+        with suppress(pa.ArrowInvalid):  # not a scheme of pyarrow
+            known: tuple[Any, str] = pafs.FileSystem.from_uri(address)
+            return known
+        remedy = ": use a scheme of pyarrow (s3, gs, abfs, hdfs, file), or install the fsspec package for it."
+        from fsspec.core import url_to_fs
 
-
-def _fsspec(address: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
-    try:
         system, root = url_to_fs(address)
-    except (ValueError, ImportError, OSError) as error:
-        raise DataError(
-            f"cannot open {address} ({reason_of(error)}): use a scheme of pyarrow (s3, gs, abfs, hdfs, "
-            "file), or install the fsspec package for it."
-        ) from error
-    return pafs.PyFileSystem(pafs.FSSpecHandler(system)), root
+        return pafs.PyFileSystem(pafs.FSSpecHandler(system)), root
+    except (*STORAGE_ERRORS, ValueError, ImportError) as error:
+        raise DataError(f"cannot open {address} ({reason_of(error)}){remedy}") from error
 
 
 def reason_of(error: Exception) -> str:
@@ -156,7 +147,7 @@ class Folder:
                 yield
             return
         try:
-            if not self.is_empty():
+            if self._system.get_file_info(pafs.FileSelector(self._root, allow_not_found=True)):
                 has_marker = self.exists(MARKER)
                 refuse_folder(self.name, has_marker=has_marker, force=force, resume=resume)
                 if not resume:
@@ -199,7 +190,7 @@ class Folder:
         Raises:
             OSError: It is missing or cannot be read.
         """
-        with self._system.open_input_file(f"{self._root}/{name}") as handle:
+        with self.open(name) as handle:
             content: bytes = handle.read()
         return content
 
@@ -211,18 +202,6 @@ class Folder:
         """Whether the file is there."""
         kind = self._system.get_file_info(f"{self._root}/{name}").type
         return bool(kind == pafs.FileType.File)
-
-    def is_empty(self) -> bool:
-        """Whether there is nothing in it, or no such folder.
-
-        Raises:
-            OutputError: It is a file, or cannot be listed.
-        """
-        try:
-            selector = pafs.FileSelector(self._root, allow_not_found=True)
-            return not self._system.get_file_info(selector)
-        except STORAGE_ERRORS as error:
-            raise self._refused("", error) from error
 
     def names(self, folder: str) -> list[str]:
         """Names of the finished files in a folder of it, in order; none if there is no such folder."""

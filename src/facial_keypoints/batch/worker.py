@@ -7,6 +7,7 @@ either missing or complete, and computing it again gives the same file.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -15,7 +16,9 @@ import time
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facial_keypoints.batch.inputs import read_already, read_shard
-from facial_keypoints.batch.manifest import Manifest, Settings, digest, part_name
+from facial_keypoints.batch.manifest import Manifest, Settings, part_name
 from facial_keypoints.batch.storage import STORAGE_ERRORS, Folder
 from facial_keypoints.errors import FacialKeypointsError, ImageError, ModelError
 from facial_keypoints.inference.predictor import Predictor, load_predictor
@@ -66,7 +69,7 @@ class PackedModel:
     @property
     def digest(self) -> str:
         """SHA-256 of the file."""
-        return digest(self.content)
+        return hashlib.sha256(self.content).hexdigest()
 
     def unpack(self, folder: Path, name: str) -> Path:
         """Write the file to a folder of this machine."""
@@ -100,6 +103,11 @@ class BlockStatus:
     read_s: float = 0.0
     work_s: float = 0.0
     bytes_read: int = 0
+
+    @property
+    def failed(self) -> int:
+        """Number of images that failed."""
+        return len(self.failures)
 
 
 def find_status(out: Folder, block: int) -> BlockStatus | None:
@@ -164,52 +172,48 @@ class BlockWorker:
             OutputError: The part cannot be written.
         """
         started = time.perf_counter()
-        clock = _Clock()
-        names: list[str] = []
+        read = _Read()
         table: list[list[Any]] = []
         failures: list[tuple[str, str]] = []
         empty = 0
-        with closing(self._answers(self._images(block, names, clock))) as answers:
+        with closing(self._answers(self._images(block, read))) as answers:
             for number, answer in enumerate(answers):
                 if isinstance(answer, Prediction):
                     table += rows(answer)
                     empty += not len(answer)
                 else:
-                    reason = str(answer).removeprefix(f"{names[number]}: ")
-                    failures.append((_text(names[number]), _text(reason)))
+                    name = read.names[number]
+                    failures.append((_text(name), _text(str(answer).removeprefix(f"{name}: "))))
         status = BlockStatus(
             block=block,
-            inputs=len(names),
-            predicted=len(names) - len(failures),
+            inputs=len(read.names),
+            predicted=len(read.names) - len(failures),
             without_faces=empty,
             faces=len(table),
             failures=tuple(failures),
-            read_s=round(clock.seconds, 3),
+            read_s=round(read.seconds, 3),
             work_s=round(time.perf_counter() - started, 3),
-            bytes_read=clock.bytes,
+            bytes_read=read.size,
         )
         self._out.write(part_name(block), self._part(table, status))
         return status
 
-    def _images(self, block: int, names: list[str], clock: _Clock) -> Iterator[StoredImage]:
+    def _images(self, block: int, read: _Read) -> Iterator[StoredImage]:
         """The images of a block; the next few files are read while one image is predicted."""
         settings = self._settings
-        waiting = (
-            image
-            for shard in self._manifest.shards(block)
-            for image in read_shard(
-                shard,
-                root=settings.root,
-                column=settings.column,
-                max_pixels=settings.max_pixels,
-            )
+        images = partial(
+            read_shard,
+            root=settings.root,
+            column=settings.column,
+            max_pixels=settings.max_pixels,
         )
-        fetched = in_order(clock.fetch, waiting, threads=self._readers, ahead=2 * self._readers)
+        waiting = chain.from_iterable(map(images, self._manifest.shards(block)))
+        fetched = in_order(_fetch, waiting, threads=self._readers, ahead=2 * self._readers)
         with closing(fetched):
             for image, seconds, size in fetched:
-                clock.seconds += seconds
-                clock.bytes += size
-                names.append(image.name)
+                read.names.append(image.name)
+                read.seconds += seconds
+                read.size += size
                 yield image
 
     def _answers(self, images: Iterator[StoredImage]) -> Generator[Prediction | ImageError]:
@@ -247,32 +251,33 @@ def load_packed(settings: Settings, model: PackedModel, detector: PackedModel | 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         return load_predictor(
             model.unpack(Path(folder), "model"),
-            style=settings.style or None,
+            style=settings.style or None,  # a run of a model without styles has an empty one
             tta=settings.tta,
             threads=1,
             detector=None if detector is None else detector.unpack(Path(folder), "detector"),
         )
 
 
-class _Clock:
-    """Adds up the time and size of reading."""
+@dataclass
+class _Read:
+    """What was read of a block so far."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.bytes = 0
+    names: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    size: int = 0
 
-    @staticmethod
-    def fetch(image: StoredImage) -> tuple[StoredImage, float, int]:
-        """Read an image's file now; returns the read image, the seconds and the bytes."""
-        started = time.perf_counter()
-        outcome: bytes | Exception
-        try:
-            outcome = image.read()
-        except (OSError, ValueError) as error:
-            outcome = error
-        seconds = time.perf_counter() - started
-        size = len(outcome) if isinstance(outcome, bytes) else 0
-        return read_already(image.name, outcome), seconds, size
+
+def _fetch(image: StoredImage) -> tuple[StoredImage, float, int]:
+    """Read an image's file now; returns the read image, the seconds and the bytes."""
+    started = time.perf_counter()
+    outcome: bytes | Exception
+    try:
+        outcome = image.read()
+    except (OSError, ValueError) as error:
+        outcome = error
+    seconds = time.perf_counter() - started
+    size = len(outcome) if isinstance(outcome, bytes) else 0
+    return read_already(image.name, outcome), seconds, size
 
 
 def _text(name: str) -> str:

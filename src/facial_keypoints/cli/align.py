@@ -96,7 +96,7 @@ def align_command(
             for i, face in enumerate(aligned.images):
                 if not aligned.aligned[i]:
                     lost += 1
-                    log.print(f"skipped {prediction.source}, face {i}: its points fell together.")
+                    log.print(f"skipped {prediction.source}, face {i}: its points coincide.")
                     continue
                 file = stem.with_name(f"{stem.name}_face{i}.png")
                 if (out / file).exists() and not force:
@@ -105,8 +105,7 @@ def align_command(
                         "--force."
                     )
                 write_image(out / file, face)
-                matrix = aligned.matrices[i].ravel().tolist()
-                score = float(prediction.scores[i])
+                matrix, score = aligned.matrices[i], prediction.scores[i]
                 writer.write([aligned_row(prediction.source, i, file.as_posix(), matrix, score)])
                 count += 1
     log.print(f"wrote {out}: {count} faces of {faces.done - faces.bad} of {faces.done} images")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -85,37 +85,36 @@ def batch_command(
     import warnings
 
     warnings.filterwarnings("ignore", module="PIL")
-    FaceOptions(crops=crops, detector=detector, min_score=min_score, max_faces=max_faces)  # checked
+    faces: dict[str, Any] = {
+        "model": model,
+        "crops": crops,
+        "detector": detector,
+        "min_score": min_score,
+        "max_faces": max_faces,
+        "style": style,
+        "tta": tta,
+        "max_pixels": max_pixels,
+    }
+    FaceOptions(**faces)  # checked
     if resume and force:
         raise typer.BadParameter("--resume keeps what --force would delete: give one of them.")
+    from facial_keypoints.batch.manifest import Settings
     from facial_keypoints.batch.run import run_batch
-    from facial_keypoints.models.registry import find_detector, find_model
 
+    settings = Settings(inputs=tuple(inputs), column=column, block_size=block_size, **faces)
     log = make_log()
     try:
         with make_progress("predicting", log) as bar:
             task = bar.add_task("predicting", total=None)
             result = run_batch(
-                inputs,
+                settings,
                 out,
-                model=find_model(model),
-                model_name=model,
-                detector=None if crops else find_detector(detector),
-                detector_name="" if crops else detector,
                 address=address,
                 workers=workers,
                 readers=readers,
-                column=column,
-                block_size=block_size,
-                crops=crops,
-                min_score=min_score,
-                max_faces=max_faces,
-                max_pixels=max_pixels,
-                style=style,
-                tta=tta,
                 resume=resume,
                 force=force,
-                report=lambda done, total: bar.update(task, completed=done, total=total or None),
+                report=lambda count, total: bar.update(task, advance=count, total=total or None),
             )
     except KeyboardInterrupt:
         log.print(f"interrupted: what is done is kept in {out}; go on with --resume.")

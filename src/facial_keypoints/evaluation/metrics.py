@@ -22,7 +22,6 @@ from facial_keypoints.types import Array, FloatArray
 __all__ = [
     "BOOTSTRAP_DRAWS",
     "Interval",
-    "Nme",
     "auc_at",
     "bootstrap_interval",
     "bootstrap_rmse",
@@ -53,20 +52,6 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-
-
-class Nme(NamedTuple):
-    """A normalised mean error with the faces behind it.
-
-    Args:
-        value: Mean over faces of the face's mean point error / its norm distance; a fraction.
-        num_faces: Faces that count.
-        num_without_pair: Faces with labels that do not count, because the norm pair is not labelled.
-    """
-
-    value: float
-    num_faces: int
-    num_without_pair: int
 
 
 def squared_errors(truth: FloatArray, predicted: FloatArray) -> NDArray[np.float64]:
@@ -102,11 +87,6 @@ def _mean(values: FloatArray, axis: int | tuple[int, ...] | None = None) -> NDAr
     mean = np.full(np.shape(count), np.nan)
     np.divide(total, count, where=count > 0, out=mean)
     return mean
-
-
-def _median(values: FloatArray) -> float:
-    kept = values[~np.isnan(values)]
-    return float(np.median(kept)) if kept.size else float("nan")
 
 
 def rmse(truth: FloatArray, predicted: FloatArray) -> float:
@@ -145,7 +125,9 @@ def point_errors(truth: FloatArray, predicted: FloatArray) -> NDArray[np.float64
 
 def median_point_error(truth: FloatArray, predicted: FloatArray) -> float:
     """Median over labelled points of the Euclidean error, in px; a few wrong labels hardly change it."""
-    return _median(point_errors(truth, predicted))
+    errors = point_errors(truth, predicted)
+    kept = errors[~np.isnan(errors)]
+    return float(np.median(kept)) if kept.size else float("nan")
 
 
 def norm_distances(truth: FloatArray, norm_indices: tuple[int, int]) -> NDArray[np.float64]:
@@ -167,12 +149,19 @@ def face_nme(
     return errors / norm_distances(truth, norm_indices)
 
 
-def nme(truth: FloatArray, predicted: FloatArray, norm_indices: tuple[int, int]) -> Nme:
-    """Normalised mean error: the mean of :func:`face_nme`, with the numbers of faces."""
+def nme(
+    truth: FloatArray, predicted: FloatArray, norm_indices: tuple[int, int]
+) -> tuple[float, int, int]:
+    """Normalised mean error: the mean of :func:`face_nme`, a fraction.
+
+    Returns:
+        The mean, the number of faces that count, and the number of faces with labels that do not,
+        because their norm pair is not labelled.
+    """
     faces = face_nme(truth, predicted, norm_indices)
     used = int((~np.isnan(faces)).sum())
     with_labels = int((~np.isnan(truth)).any(axis=(1, 2)).sum())
-    return Nme(float(_mean(faces)), used, with_labels - used)
+    return float(_mean(faces)), used, with_labels - used
 
 
 def ced_curve(face_errors: FloatArray, thresholds: FloatArray) -> NDArray[np.float64]:

@@ -82,6 +82,14 @@ ThemeName = Literal["light", "dark"]
 # On faces, in any theme: light enough to stand out on skin and hair with a dark halo.
 TRUTH_COLOR, PREDICTION_COLOR = "#4cc3ff", "#ff9d2e"
 _HALO = "#101418"
+_PREDICTION: dict[str, Any] = {
+    "marker": "o",
+    "linestyle": "none",
+    "markerfacecolor": PREDICTION_COLOR,
+    "markeredgecolor": _HALO,
+    "markeredgewidth": 0.5,
+}
+_UNLABELLED = {**_PREDICTION, "markeredgewidth": 0.3, "alpha": 0.6}
 _TEXT, _SMALL, _TITLE = 9.5, 8.5, 12.5  # points
 
 
@@ -189,22 +197,24 @@ def keypoint_label(name: str) -> str:
 def _spread(positions: Sequence[float], gap: float) -> list[float]:
     """Positions moved apart until neighbours are ``gap`` apart; order and mean of each cluster stay."""
     order = np.argsort(positions, kind="stable")
-    clusters: list[tuple[float, list[int]]] = []  # centre, members
+    clusters: list[list[int]] = []
+
+    def centre(members: list[int]) -> float:
+        return float(np.mean([positions[i] for i in members]))
+
     for i in order:
-        centre, members = float(positions[i]), [int(i)]
+        members = [int(i)]
         while (
-            clusters and centre - clusters[-1][0] < gap * (len(clusters[-1][1]) + len(members)) / 2
+            clusters
+            and centre(members) - centre(clusters[-1])
+            < gap * (len(clusters[-1]) + len(members)) / 2
         ):
-            previous, earlier = clusters.pop()
-            members = earlier + members
-            centre = (previous * len(earlier) + centre * (len(members) - len(earlier))) / len(
-                members
-            )
-        clusters.append((centre, members))
+            members = clusters.pop() + members
+        clusters.append(members)
     result = [0.0] * len(positions)
-    for centre, members in clusters:
+    for members in clusters:
         for place, i in enumerate(members):
-            result[i] = centre + gap * (place - (len(members) - 1) / 2)
+            result[i] = centre(members) + gap * (place - (len(members) - 1) / 2)
     return result
 
 
@@ -296,7 +306,7 @@ def plot_keypoint_errors(
     keypoint_names: Sequence[str],
     errors: Mapping[str, tuple[FloatArray, FloatArray]],
     *,
-    num_labels: Sequence[int] | None = None,
+    num_labels: Sequence[int],
     theme: ThemeName = "light",
 ) -> Figure:
     """RMSE of every keypoint with its interval, one dot per recipe, best keypoints on top.
@@ -309,10 +319,9 @@ def plot_keypoint_errors(
     """
     colors = THEMES[theme]
     k, m = len(keypoint_names), max(len(errors), 1)
-    note = " · in brackets: labels" if num_labels is not None else ""
     figure, axes = _chart(
         colors, 1.5 + k * (0.14 + 0.1 * m), grid="x", title="Error per keypoint",
-        note=f"bars: 95 % bootstrap intervals{note}", x_label="RMSE in pixels",
+        note="bars: 95 % bootstrap intervals · in brackets: labels", x_label="RMSE in pixels",
     )  # fmt: skip
     means = np.array([np.asarray(e, float) for e, _ in errors.values()]).reshape(-1, k)
     best = np.where(np.isnan(means), np.inf, means).min(axis=0, initial=np.inf)
@@ -325,9 +334,8 @@ def plot_keypoint_errors(
         ends = np.asarray(interval, float)[order]
         axes.hlines(y, ends[:, 0], ends[:, 1], color=color, linewidth=1.6, alpha=0.55)
         axes.plot(np.asarray(error, float)[order], y, "o", color=color, markersize=5, label=name)
-    counts = ["" if num_labels is None else f"  ({num_labels[j]:,})" for j in order]
-    labels = [keypoint_label(keypoint_names[j]) for j in order]
-    _name_rows(axes, colors, [label + count for label, count in zip(labels, counts, strict=True)])
+    labels = [f"{keypoint_label(keypoint_names[j])}  ({num_labels[j]:,})" for j in order]
+    _name_rows(axes, colors, labels)
     for boundary in rows[:-1] + 0.5:
         axes.axhline(boundary, color=colors.grid, linewidth=0.5)
     axes.set_xlim(left=0)
@@ -440,75 +448,39 @@ def pick_faces(dataset: FaceDataset, count: int, *, seed: int = 0) -> NDArray[np
 
 
 def _draw_face(axes: Axes, dataset: FaceDataset, row: int, predicted: FloatArray) -> None:
-    image = dataset.images[row]
     height, width = dataset.image_size
-    axes.imshow(
-        image[..., 0] if image.shape[2] == 1 else image,
-        cmap="gray",
-        vmin=0,
-        vmax=255,
-        interpolation="bicubic",
-    )
-    truth = dataset.keypoints.xy[row]
-    labeled = dataset.keypoints.labeled[row]
-    halo: dict[str, Any] = {"markeredgecolor": _HALO, "linestyle": "none"}
-    axes.plot(
-        *predicted[~labeled].T,
-        "o",
-        markersize=2.4,
-        markerfacecolor=PREDICTION_COLOR,
-        markeredgewidth=0.3,
-        alpha=0.6,
-        **halo,
-    )
+    axes.imshow(dataset.images[row], cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+    truth, labeled = dataset.keypoints.xy[row], dataset.keypoints.labeled[row]
+    axes.plot(*predicted[~labeled].T, markersize=2.4, **_UNLABELLED)
     for (x0, y0), (x1, y1) in zip(truth[labeled], predicted[labeled], strict=True):
         axes.plot([x0, x1], [y0, y1], color="#ffffff", linewidth=0.8, alpha=0.85)
     # Truth is an open ring, so that a prediction at the same place shows inside it.
-    for width_points, color in ((2.4, _HALO), (1.3, TRUTH_COLOR)):
-        axes.plot(
-            *truth[labeled].T,
-            "o",
-            markersize=5.4,
-            markerfacecolor="none",
-            markeredgecolor=color,
-            markeredgewidth=width_points,
-        )
-    axes.plot(
-        *predicted[labeled].T,
-        "o",
-        markersize=3.6,
-        markerfacecolor=PREDICTION_COLOR,
-        markeredgewidth=0.5,
-        **halo,
-    )
+    for edge, color in ((2.4, _HALO), (1.3, TRUTH_COLOR)):
+        ring: dict[str, Any] = {"markeredgecolor": color, "markeredgewidth": edge}
+        axes.plot(*truth[labeled].T, "o", markersize=5.4, markerfacecolor="none", **ring)
+    axes.plot(*predicted[labeled].T, markersize=3.6, **_PREDICTION)
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
     axes.set_axis_off()
-
-
-def _caption(axes: Axes, text: str) -> None:
-    from matplotlib.patheffects import withStroke
-
-    effects = [withStroke(linewidth=2, foreground=_HALO)]
-    _write(axes, text, (0, 0), (4, 4), "#ffffff", fontsize=7.5, path_effects=effects)
 
 
 def _face_marks(labeled: NDArray[np.bool_]) -> list[Any]:
     """Legend of the marks that :func:`_draw_face` draws on points that are (not) labelled."""
     from matplotlib.lines import Line2D
 
-    def mark(label: str, size: float, **style: Any) -> Line2D:
-        return Line2D([], [], marker="o", linestyle="none", markersize=size, label=label, **style)
-
-    orange = {"markerfacecolor": PREDICTION_COLOR, "markeredgecolor": _HALO}
     marks = []
     if labeled.any():
-        ring = {"markerfacecolor": "none", "markeredgecolor": "#1496d6", "markeredgewidth": 1.8}
-        marks.append(mark("truth (label)", 7.5, **ring))
-        marks.append(mark("prediction", 6.5, markeredgewidth=0.5, **orange))
+        ring: dict[str, Any] = {
+            **_PREDICTION,
+            "markerfacecolor": "none",
+            "markeredgecolor": "#1496d6",
+            "markeredgewidth": 1.8,
+        }
+        marks.append(Line2D([], [], markersize=7.5, label="truth (label)", **ring))
+        marks.append(Line2D([], [], markersize=6.5, label="prediction", **_PREDICTION))
     if not labeled.all():
-        thin = {"markeredgewidth": 0.3, "alpha": 0.6}
-        marks.append(mark("prediction without a label", 4.5, **thin, **orange))
+        label = "prediction without a label"
+        marks.append(Line2D([], [], markersize=4.5, label=label, **_UNLABELLED))
     return marks
 
 
@@ -524,8 +496,11 @@ def _plot_faces(
     """Lines of up to ``columns`` faces, given by their rows, each line with a name or none."""
     height = 1.55 * len(lines) + (1.4 if names else 0.95)
     figure = _figure(1.55 * columns + 0.1, height, theme, wspace=0.02, hspace=0.02)
+    from matplotlib.patheffects import withStroke
+
     figure.suptitle(title, color=theme.ink, fontsize=_TITLE, fontweight="bold")
     errors = rmse_per_face(dataset.keypoints.xy, predicted)
+    halo = [withStroke(linewidth=2, foreground=_HALO)]
     grid = figure.subplots(len(lines), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -535,7 +510,8 @@ def _plot_faces(
         for axes, row in zip(line, rows, strict=False):
             _draw_face(axes, dataset, int(row), predicted[row])
             if np.isfinite(errors[row]):
-                _caption(axes, f"{errors[row]:.2f} px")
+                text = f"{errors[row]:.2f} px"
+                _write(axes, text, (0, 0), (4, 4), "#ffffff", fontsize=7.5, path_effects=halo)
     _legend(figure, theme, _face_marks(dataset.keypoints.labeled[np.concatenate(lines)]))
     return figure
 
@@ -653,9 +629,10 @@ def plot_measurements(
             for line, track in enumerate(shown):
                 rows = np.flatnonzero(who == track)
                 rows = rows[np.argsort(times_s[rows], kind="stable")]
-                t, value, sigma = _with_gaps(
-                    times_s[rows], found.values[rows, m], found.sigma[rows, m]
+                curves = np.column_stack(
+                    [times_s[rows], found.values[rows, m], found.sigma[rows, m]]
                 )
+                t, value, sigma = _with_gaps(curves).T
                 color = colors.series[line]
                 label = f"face {track}" if measure == measures[0] else None
                 axes.plot(t, value, style, color=color, linewidth=1.3, label=label)
@@ -685,19 +662,13 @@ def plot_measurements(
     return figure
 
 
-def _with_gaps(
-    times: NDArray[Any], *curves: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], ...]:
-    """The curves with a NaN where the face was not found, so that no line joins both sides of a gap."""
-    times = np.asarray(times, np.float64)
-    steps = np.diff(times)
+def _with_gaps(curves: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of a time and values, with one of NaN where the face was not found, which breaks the lines."""
+    steps = np.diff(curves[:, 0])
     if not len(steps):
-        return (times, *curves)
-    away = np.flatnonzero(steps > 3.0 * max(float(np.median(steps)), 1e-9)) + 1
-    return (
-        np.insert(times, away, times[away]),
-        *(np.insert(curve, away, np.nan) for curve in curves),
-    )
+        return curves
+    gaps = np.flatnonzero(steps > 3.0 * max(float(np.median(steps)), 1e-9)) + 1
+    return np.insert(curves, gaps, np.nan, axis=0)
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
@@ -711,10 +682,6 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
     """
     target = Path(path)
     with atomic_path(target) as temporary:
-        figure.savefig(
-            temporary,
-            format=target.suffix.lstrip(".") or "png",
-            dpi=dpi,
-            facecolor=figure.get_facecolor(),
-        )
+        kind = target.suffix.lstrip(".") or "png"
+        figure.savefig(temporary, format=kind, dpi=dpi, facecolor=figure.get_facecolor())
     return target

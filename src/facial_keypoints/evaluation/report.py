@@ -76,42 +76,27 @@ def write_results_csv(path: str | Path, comparison: ComparisonResult) -> None:
         OutputError: The file cannot be written.
     """
     rows = (
-        {"recipe": recipe.name, "style": style} | row
+        [recipe.name, style, *map(_cell, row)]
         for recipe in comparison.recipes
         for style, scores in _styles(recipe.report)
         for row in _csv_rows(scores)
     )
-    cells = ([_cell(row.get(name)) for name in CSV_COLUMNS] for row in rows)
-    write_table(Path(path), CSV_COLUMNS, cells)
+    write_table(Path(path), CSV_COLUMNS, rows)
 
 
 def _styles(report: EvaluationReport) -> list[tuple[str, Scores]]:
     return [("all", report.overall), *report.by_style.items()]
 
 
-def _csv_rows(scores: Scores) -> Iterable[dict[str, Any]]:
-    of_faces = {
-        "nme": scores.nme,
-        "nme_faces": scores.nme_faces,
-        "auc_0.10": scores.auc,
-        "failure_rate_0.10": scores.failure_rate,
-        **{f"pck_{threshold:.2f}": share for threshold, share in scores.pck.items()},
-    }
-    rows: list[tuple[str, Scores | KeypointScores, dict[str, Any]]] = [("all", scores, of_faces)]
-    rows += [(point.name, point, {}) for point in scores.keypoints]
-    for name, measured, more in rows:
-        yield {
-            "keypoint": name,
-            "faces": scores.num_faces,
-            "groups": scores.num_groups,
-            "labels": measured.num_labels,
-            "rmse_px": measured.rmse_px,
-            "rmse_low": measured.rmse_interval.low,
-            "rmse_high": measured.rmse_interval.high,
-            "mae_px": measured.mae_px,
-            "median_px": measured.median_px,
-            **more,
-        }
+def _csv_rows(scores: Scores) -> Iterable[list[Any]]:
+    """The values of :data:`CSV_COLUMNS` from ``keypoint`` on."""
+    of_faces = [scores.nme, scores.nme_faces, scores.auc, scores.failure_rate, *scores.pck.values()]
+    counts = [scores.num_faces, scores.num_groups]
+    measured: list[tuple[str, Scores | KeypointScores]] = [("all", scores)]
+    measured += [(point.name, point) for point in scores.keypoints]
+    for name, m in measured:
+        errors = [m.num_labels, m.rmse_px, *m.rmse_interval, m.mae_px, m.median_px]
+        yield [name, *counts, *errors, *(of_faces if m is scores else [None] * len(of_faces))]
 
 
 def _cell(value: Any) -> Any:
@@ -180,10 +165,7 @@ def _score_table(recipes: Sequence[RecipeResult], first: str, *, colored: bool) 
     columns += [column for column, _ in _measures(report.overall)]
     columns.append(_Column("trained in"))
     by_recipe = [[s for _, s in _shown_styles(r.report)] for r in recipes]
-    lowest = [
-        min((s.rmse_px for s in style if not math.isnan(s.rmse_px)), default=math.nan)
-        for style in zip(*by_recipe, strict=True)
-    ]
+    lowest = np.fmin.reduce([[s.rmse_px for s in scores] for scores in by_recipe])  # of each style
     rows = []
     for recipe, scores in zip(recipes, by_recipe, strict=True):
         row = [_Cell(recipe.name, recipe.name)]
@@ -304,7 +286,7 @@ def write_report(path: str | Path, comparison: ComparisonResult) -> None:
         series={name: theme.series for name, theme in plots.THEMES.items()},
         winner=winner,
         lead=_lead(comparison),
-        bars=_bars(comparison),
+        share=_share_of_longest(comparison),
         norm_pair=" and ".join(map(plots.keypoint_label, winner.report.norm_pair)),
         scores=_score_table(comparison.ranking, "recipe", colored=True),
         missing_scores=_score_table(missing, "missing labels", colored=False) if missing else None,
@@ -335,29 +317,12 @@ def _lead(comparison: ComparisonResult) -> dict[str, Any] | None:
     }
 
 
-def _bars(comparison: ComparisonResult) -> list[dict[str, Any]]:
-    """RMSE and interval of every recipe in percent of the longest bar."""
-    scores = {r.name: r.report.overall for r in comparison.ranking}
-    ends = [v for s in scores.values() for v in (s.rmse_px, s.rmse_interval.high)]
-    longest = max((v for v in ends if not math.isnan(v)), default=0.0) or 1.0
-    index = {r.name: i for i, r in enumerate(comparison.recipes)}
-
-    def share(value: float) -> float:
-        return 0.0 if math.isnan(value) else round(100 * value / longest, 2)
-
-    return [
-        {
-            "name": name,
-            "index": index[name],
-            "rmse_px": s.rmse_px,
-            "width": share(s.rmse_px),
-            "whisker": (
-                share(s.rmse_interval.low),
-                share(s.rmse_interval.high - s.rmse_interval.low),
-            ),
-        }
-        for name, s in scores.items()
-    ]
+def _share_of_longest(comparison: ComparisonResult) -> Callable[[float], float]:
+    """A function from pixels to percent of the longest bar; 0 for NaN."""
+    scores = [r.report.overall for r in comparison.recipes]
+    ends = [v for s in scores for v in (s.rmse_px, s.rmse_interval.high) if not math.isnan(v)]
+    longest = max(ends, default=0.0) or 1.0
+    return lambda value: 0.0 if math.isnan(value) else round(100 * value / longest, 2)
 
 
 def _faces(comparison: ComparisonResult) -> dict[str, Any]:

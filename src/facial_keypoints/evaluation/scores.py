@@ -124,8 +124,7 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values: arrays become lists, NaN becomes ``None``."""
-        plain: dict[str, Any] = json_safe(dataclasses.asdict(self))
-        return plain
+        return dict(json_safe(dataclasses.asdict(self)))
 
 
 def _scores(dataset: FaceDataset, predicted: FloatArray, seed: int) -> Scores:
@@ -135,7 +134,7 @@ def _scores(dataset: FaceDataset, predicted: FloatArray, seed: int) -> Scores:
         metrics.squared_errors(truth, predicted), dataset.groups, seed=seed
     )
     faces = metrics.face_nme(truth, predicted, pair)
-    nme = metrics.nme(truth, predicted, pair)
+    nme, nme_faces, nme_missing = metrics.nme(truth, predicted, pair)
     per_keypoint = metrics.rmse_per_keypoint(truth, predicted)
     counts = dataset.label_counts
     return Scores(
@@ -146,9 +145,9 @@ def _scores(dataset: FaceDataset, predicted: FloatArray, seed: int) -> Scores:
         rmse_interval=metrics.bootstrap_interval(truth, predicted, dataset.groups, seed=seed),
         mae_px=metrics.mae(truth, predicted),
         median_px=metrics.median_point_error(truth, predicted),
-        nme=nme.value,
-        nme_faces=nme.num_faces,
-        nme_missing=nme.num_without_pair,
+        nme=nme,
+        nme_faces=nme_faces,
+        nme_missing=nme_missing,
         auc=metrics.auc_at(faces, FAILURE_THRESHOLD),
         failure_rate=metrics.failure_rate(faces, FAILURE_THRESHOLD),
         pck={t: metrics.pck(truth, predicted, pair, t) for t in PCK_THRESHOLDS},
@@ -184,11 +183,7 @@ def evaluate_predictions(
         ValueError: Shapes differ, or a prediction is not finite at a labelled point.
     """
     predicted = np.asarray(predicted_xy, np.float64)
-    if predicted.shape != dataset.keypoints.xy.shape:
-        raise ValueError(
-            f"predicted_xy must have the shape of the labels {dataset.keypoints.xy.shape}, "
-            f"received {predicted.shape}."
-        )
+    overall = _scores(dataset, predicted, seed)
     by_style = {
         str(style): _scores(dataset.subset(rows), predicted[rows], seed)
         for style in np.unique(dataset.styles)
@@ -199,7 +194,7 @@ def evaluate_predictions(
         norm_pair=dataset.schema.norm_pair,
         source=dataset.source,
         seed=seed,
-        overall=_scores(dataset, predicted, seed),
+        overall=overall,
         by_style=by_style,
     )
 
@@ -212,20 +207,13 @@ class HeldOutReport:
         held_out: The faces that are not known to be training faces; no faces, and NaN, where all are.
         on_training_faces: The model's training and validation faces; ``None`` where there are none,
             or none are known.
-        known: Whether the model says which faces it learnt from. If not, any face of ``held_out``
-            may be a training face.
+        num_training_faces: How many these are; ``None`` where the model does not say which faces it
+            learnt from, so that any face of ``held_out`` may be a training face.
     """
 
     held_out: EvaluationReport
     on_training_faces: EvaluationReport | None
-    known: bool
-
-    @property
-    def num_training_faces(self) -> int | None:
-        """How many of the faces are training or validation faces; ``None``: not known."""
-        if self.on_training_faces is None:
-            return 0 if self.known else None
-        return self.on_training_faces.overall.num_faces
+    num_training_faces: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """The report on the held-out faces, as plain JSON values, with two more entries.
@@ -266,7 +254,9 @@ def evaluate_held_out(
         return evaluate_predictions(dataset.subset(index), predicted_xy[index], seed=seed)
 
     return HeldOutReport(
-        part(~training), part(training) if training.any() else None, seen is not None
+        held_out=part(~training),
+        on_training_faces=part(training) if training.any() else None,
+        num_training_faces=None if seen is None else int(training.sum()),
     )
 
 
@@ -299,18 +289,13 @@ class RecipeResult:
         """As plain JSON values, without the predictions."""
         values = dict(vars(self))
         del values["report"], values["predicted_xy"]
-        plain: dict[str, Any] = json_safe({**values, "report": self.report.to_dict()})
-        return plain
+        return dict(json_safe({**values, "report": self.report.to_dict()}))
 
 
 def rank(recipes: Sequence[RecipeResult]) -> tuple[RecipeResult, ...]:
-    """Recipes from the lowest to the highest overall RMSE; those without one come last."""
-
-    def key(recipe: RecipeResult) -> tuple[bool, float]:
-        error = recipe.report.overall.rmse_px
-        return math.isnan(error), error
-
-    return tuple(sorted(recipes, key=key))
+    """Recipes from the lowest to the highest overall RMSE; those without one (NaN) come last."""
+    errors = [recipe.report.overall.rmse_px for recipe in recipes]
+    return tuple(recipes[i] for i in np.argsort(errors, kind="stable"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -364,9 +349,7 @@ class ComparisonResult:
         """The recipes from lowest to highest overall RMSE; those without a number come last."""
         return rank(self.recipes)
 
-    def difference(
-        self, better: RecipeResult, worse: RecipeResult, *, seed: int = 0
-    ) -> tuple[float, Interval]:
+    def difference(self, better: RecipeResult, worse: RecipeResult) -> tuple[float, Interval]:
         """How much lower one recipe's RMSE is than another's, with its 95 % interval, in px.
 
         The bootstrap is paired (both are resampled on the same groups), so a difference can be
@@ -376,26 +359,27 @@ class ComparisonResult:
         columns = np.stack(
             [metrics.squared_errors(truth, r.predicted_xy) for r in (better, worse)], axis=1
         )
-        drawn = metrics.bootstrap_rmse(columns, self.test.groups, seed=seed)
+        drawn = metrics.bootstrap_rmse(columns, self.test.groups)
         gap = worse.report.overall.rmse_px - better.report.overall.rmse_px
         return gap, metrics.percentile_interval(drawn[:, 1] - drawn[:, 0])
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, without images and predictions."""
-        plain: dict[str, Any] = json_safe(
-            {
-                "source": self.test.source,
-                "schema": self.test.schema.name,
-                "created": self.created,
-                "command": self.command,
-                "machine": self.machine,
-                "versions": self.versions,
-                "split": self.split,
-                "split_note": self.split_note,
-                "ranking": [r.name for r in self.ranking],
-                "recipes": [r.to_dict() for r in self.recipes],
-                "missing_results": [r.to_dict() for r in self.missing_results],
-                "audit": self.audit,
-            }
+        return dict(
+            json_safe(
+                {
+                    "source": self.test.source,
+                    "schema": self.test.schema.name,
+                    "created": self.created,
+                    "command": self.command,
+                    "machine": self.machine,
+                    "versions": self.versions,
+                    "split": self.split,
+                    "split_note": self.split_note,
+                    "ranking": [r.name for r in self.ranking],
+                    "recipes": [r.to_dict() for r in self.recipes],
+                    "missing_results": [r.to_dict() for r in self.missing_results],
+                    "audit": self.audit,
+                }
+            )
         )
-        return plain

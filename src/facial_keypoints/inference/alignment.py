@@ -7,7 +7,6 @@ that points can be mapped there and back.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -172,8 +171,8 @@ def align(
 
 
 def aligned_row(
-    source: str, face: int, file: str, matrix: Sequence[float], score: float
+    source: str, face: int, file: str, matrix: NDArray[np.float64], score: float
 ) -> list[Value]:
     """A row of :data:`ALIGNED_COLUMNS`; the score is empty where no detector gave one (NaN)."""
     shown = "" if math.isnan(score) else f"{score:.4f}"
-    return [as_text(source), face, as_text(file), *matrix, shown]
+    return [as_text(source), face, as_text(file), *matrix.ravel().tolist(), shown]

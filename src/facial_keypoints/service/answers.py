@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
-from facial_keypoints.errors import DataError, FacialKeypointsError, ImageError
+from facial_keypoints.errors import FacialKeypointsError, ImageError
 from facial_keypoints.inference.alignment import TEMPLATE_SIZE, align
 from facial_keypoints.inference.measure.measures import measure
 from facial_keypoints.inference.measure.table import NUM_OTHERS, measure_rows
@@ -21,34 +22,57 @@ from facial_keypoints.io.tables import columns, rows
 from facial_keypoints.service.limits import Limits
 from facial_keypoints.types import ImageArray, Prediction
 
-__all__ = ["AlignedFace", "Answer", "Answerer", "Job", "Question"]
+__all__ = [
+    "AlignQuestion", "AlignedFace", "Answer", "Answerer", "Job", "MeasureQuestion", "Question"
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Question:
-    """What a request wants to know about its images.
+T = TypeVar("T")
 
-    Args:
-        what: ``points``, ``measures`` or ``aligned``.
-        style: Label style of the keypoints; the service's own when ``None``.
-        crops: Each image is one face.
-        min_score: As for :meth:`facial_keypoints.Predictor.predict`.
-        max_faces: Likewise.
-        ipd_mm: As for :func:`facial_keypoints.inference.measure.measures.measure`.
-        mm_per_px: Likewise.
-        size: As for :func:`facial_keypoints.inference.alignment.align`.
-        margin: Likewise.
-    """
 
-    what: str
-    style: str | None = None
-    crops: bool = False
-    min_score: float | None = None
-    max_faces: int | None = None
-    ipd_mm: float | None = None
-    mm_per_px: float | None = None
-    size: int = TEMPLATE_SIZE
-    margin: float = 0.0
+class Question(BaseModel):
+    """What a request wants to know about its images: the keypoints; fields are its query parameters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    crops: bool = Field(False, description="Each image is one face already: no detector runs.")
+    min_score: float | None = Field(
+        None, ge=0, le=1, description="Lowest score of a face; the detector's own when left out."
+    )
+    max_faces: int | None = Field(
+        None, ge=1, description="Most faces of an image; those of the highest score are kept."
+    )
+    source: str = Field(
+        "", max_length=1000, description="Name of an image that is sent without a form."
+    )
+    style: str | None = Field(None, description="Label style of the keypoints.")
+
+
+class MeasureQuestion(Question):
+    """A request for measures instead of keypoints."""
+
+    ipd_mm: float | None = Field(
+        None, gt=0, allow_inf_nan=False,
+        description="True distance between the pupils in millimetres; adds lengths in millimetres.",
+    )  # fmt: skip
+    mm_per_px: float | None = Field(
+        None, gt=0, allow_inf_nan=False,
+        description="Instead: millimetres per pixel at the distance of the face.",
+    )  # fmt: skip
+
+
+class AlignQuestion(Question):
+    """A request for aligned faces instead of keypoints."""
+
+    size: int = Field(TEMPLATE_SIZE, ge=8, le=1024, description="Side of each face in pixels.")
+    margin: float = Field(
+        0.0, ge=0, le=10,
+        description="Margin around the face on each side, as a share of the side.",
+    )  # fmt: skip
+    format: Literal["zip", "png"] = Field(
+        "zip",
+        description="zip: every face, with faces.csv and problems.json; png: the best face of one image.",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +100,8 @@ class Job:
         ``None`` for photos, which are answered alone: most of their time goes to decoding and detection,
         which a batch does not make faster.
         """
-        together = self.question.crops and self.question.what != "aligned"
-        return replace(self.question, what="") if together else None
+        together = self.question.crops and not isinstance(self.question, AlignQuestion)
+        return (self.question.style,) if together else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +111,13 @@ class AlignedFace:
     Args:
         face: Its number in the image.
         png: The aligned face as a PNG file.
-        matrix: a, b, tx, c, d, ty: from pixels of the image to pixels of the aligned face.
+        matrix: (2, 3) from pixels of the image to pixels of the aligned face.
         score: Score of the face; NaN where no detector ran.
     """
 
     face: int
     png: bytes
-    matrix: list[float]
+    matrix: NDArray[np.float64]
     score: float
 
 
@@ -112,6 +136,11 @@ class Answer:
     found: int
     aligned: list[AlignedFace] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> int:
+        """Faces without an aligned one, since their points coincide; all where none was requested."""
+        return self.found - len(self.aligned)
 
 
 class Answerer:
@@ -132,30 +161,18 @@ class Answerer:
     def __call__(self, jobs: Sequence[Job]) -> list[Answer | Exception]:
         """Answer jobs of one kind: for each the answer or the error."""
         predictor = self._in_style[jobs[0].question.style]
-        answers: list[Answer | Exception] = []
         if jobs[0].kind is None:
-            for job in jobs:
-                try:
-                    answers.append(self._photo(predictor, job))
-                except FacialKeypointsError as error:
-                    answers.append(error)
-            return answers
-        fitted: list[FittedCrop | ImageError] = []
-        for job in jobs:
-            try:
-                # Resized one by one: a batch of decoded photos would need gigabytes.
-                image = self._read(job, predictor.spec.channels)
-                fitted.append(predictor.fit_crop(image, job.name))
-            except ImageError as error:
-                fitted.append(error)
-        good = [each for each in fitted if isinstance(each, FittedCrop)]
-        found = iter(predictor.predict_fitted(good))
-        for job, each in zip(jobs, fitted, strict=True):
-            try:
-                answers.append(_write(job, next(found)) if isinstance(each, FittedCrop) else each)
-            except DataError as error:
-                answers.append(error)
-        return answers
+            return [_attempt(self._photo, predictor, job) for job in jobs]
+        # Resized one by one: a batch of decoded photos would need gigabytes.
+        fitted = [_attempt(self._fit, predictor, job) for job in jobs]
+        found = iter(predictor.predict_fitted([f for f in fitted if isinstance(f, FittedCrop)]))
+        return [
+            _attempt(_write, job, next(found)) if isinstance(crop, FittedCrop) else crop
+            for job, crop in zip(jobs, fitted, strict=True)
+        ]
+
+    def _fit(self, predictor: Predictor, job: Job) -> FittedCrop:
+        return predictor.fit_crop(self._read(job, predictor.spec.channels), job.name)
 
     def _read(self, job: Job, channels: int) -> ImageArray:
         return read_image(
@@ -179,9 +196,17 @@ class Answerer:
             found = predictor.predict(
                 image, min_score=question.min_score, max_faces=most, source=name
             )
-        return (
-            _write_aligned(job, image, found) if question.what == "aligned" else _write(job, found)
-        )
+        if isinstance(question, AlignQuestion):
+            return _write_aligned(question, image, found)
+        return _write(job, found)
+
+
+def _attempt(work: Callable[..., T], *values: Any) -> T | Exception:
+    """What a function returns, or the error of this package that it raises."""
+    try:
+        return work(*values)
+    except FacialKeypointsError as error:
+        return error
 
 
 def _check_boxes(boxes: NDArray[np.float32], image: ImageArray, name: str) -> None:
@@ -198,9 +223,10 @@ def _write(job: Job, found: Prediction) -> Answer:
     """Points as ``predict`` writes them to JSON, or measures as ``measure`` does."""
     names = columns(found.keypoints.schema)
     table = [dict(zip(names, row, strict=True)) for row in rows(found)]
-    if job.question.what == "points":
+    question = job.question
+    if not isinstance(question, MeasureQuestion):
         return Answer(_body(found, table), len(table))
-    measured = measure(found, ipd_mm=job.question.ipd_mm, mm_per_px=job.question.mm_per_px)
+    measured = measure(found, ipd_mm=question.ipd_mm, mm_per_px=question.mm_per_px)
     others = names[:NUM_OTHERS]
     table = [
         {name: row[name] for name in others} | measures
@@ -210,25 +236,15 @@ def _write(job: Job, found: Prediction) -> Answer:
     return Answer(_body(found, table), len(table), units=units)
 
 
-def _write_aligned(job: Job, image: ImageArray, found: Prediction) -> Answer:
+def _write_aligned(question: AlignQuestion, image: ImageArray, found: Prediction) -> Answer:
     faces: list[AlignedFace] = []
     for i in range(len(found)):
         # One by one, so that only one is held as an array.
-        one = align(
-            image,
-            found.keypoints.subset([i]),
-            size=job.question.size,
-            margin=job.question.margin,
-        )
+        face = found.keypoints.subset([i])
+        one = align(image, face, size=question.size, margin=question.margin)
         if one.aligned[0]:
-            faces.append(
-                AlignedFace(
-                    i,
-                    encode_image(one.images[0]),
-                    one.matrices[0].ravel().tolist(),
-                    float(found.scores[i]),
-                )
-            )
+            png = encode_image(one.images[0])
+            faces.append(AlignedFace(i, png, one.matrices[0], found.scores[i]))
     return Answer(_body(found, []), len(found), aligned=faces)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import mimetypes
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,7 +16,7 @@ import prometheus_client
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import Field, create_model
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount
@@ -26,12 +25,19 @@ from starlette.staticfiles import StaticFiles
 from facial_keypoints._version import __version__
 from facial_keypoints.cluster import available_cores
 from facial_keypoints.errors import DataError, ImageError, ModelError
-from facial_keypoints.inference.alignment import TEMPLATE_POINTS, TEMPLATE_SIZE
+from facial_keypoints.inference.alignment import TEMPLATE_POINTS
 from facial_keypoints.inference.measure.measures import NOTICE
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.service import description
-from facial_keypoints.service.answers import Answer, Answerer, Job, Question
+from facial_keypoints.service.answers import (
+    AlignQuestion,
+    Answer,
+    Answerer,
+    Job,
+    MeasureQuestion,
+    Question,
+)
 from facial_keypoints.service.archive import Result, best_face, zip_faces
 from facial_keypoints.service.batching import QueueFullError, WorkQueue
 from facial_keypoints.service.guard import Access, Guard, Metrics
@@ -43,6 +49,7 @@ from facial_keypoints.service.problems import (
     on_invalid_query,
     on_problem,
     on_unexpected,
+    to_json,
 )
 from facial_keypoints.service.uploads import BodyMemory, read_uploads
 
@@ -50,6 +57,9 @@ __all__ = ["DETECTOR_NAME", "create_app"]
 
 DETECTOR_NAME = "face_detector"
 """Name under which the face detector's file is served."""
+
+_NOT_ALIGNED = "Faces-Not-Aligned"
+"""Header of aligned faces: how many faces are left out, since their points coincide."""
 
 _WEB = Path(__file__).parent / "web"
 
@@ -60,46 +70,6 @@ _TYPES = {
     ".onnx": "application/octet-stream",
     ".webmanifest": "application/manifest+json",
 }
-
-
-class _Query(BaseModel):
-    """Query parameters of every prediction; ``style`` is added when the model is known."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    crops: bool = Field(False, description="Each image is one face already: no detector runs.")
-    min_score: float | None = Field(
-        None, ge=0, le=1, description="Lowest score of a face; the detector's own when left out."
-    )
-    max_faces: int | None = Field(
-        None, ge=1, description="Most faces of an image; those of the highest score are kept."
-    )
-    source: str = Field(
-        "", max_length=1000, description="Name of an image that is sent without a form."
-    )
-
-
-class _MeasureQuery(_Query):
-    ipd_mm: float | None = Field(
-        None, gt=0, allow_inf_nan=False,
-        description="True distance between the pupils in millimetres; adds lengths in millimetres.",
-    )  # fmt: skip
-    mm_per_px: float | None = Field(
-        None, gt=0, allow_inf_nan=False,
-        description="Instead: millimetres per pixel at the distance of the face.",
-    )  # fmt: skip
-
-
-class _AlignQuery(_Query):
-    size: int = Field(TEMPLATE_SIZE, ge=8, le=1024, description="Side of each face in pixels.")
-    margin: float = Field(
-        0.0, ge=0, le=10,
-        description="Margin around the face on each side, as a share of the side.",
-    )  # fmt: skip
-    format: Literal["zip", "png"] = Field(
-        "zip",
-        description="zip: every face, with faces.csv and problems.json; png: the best face of one image.",
-    )
 
 
 class _Service:
@@ -126,14 +96,19 @@ class _Service:
         self.metrics.batch.observe(len(jobs))
         return self._answerer(jobs)
 
-    async def ask(self, request: Request, question: Question, source: str) -> list[Result]:
+    async def ask(self, request: Request, question: Question) -> list[Result]:
         """Read the images of a request and answer them, in order.
 
         Raises:
             Problem: The request is too large, took too long or found the service full, or its only
                 image cannot be used.
         """
-        uploaded = False
+        if question.crops and (question.min_score is not None or question.max_faces is not None):
+            raise Problem(
+                "bad-parameter",
+                "With crops each image is one face: leave out min_score and max_faces.",
+            )
+        jobs: list[Job] | None = None
         # Refused before the upload, so that a full service stays quick.
         if self.queue.full:
             raise _BUSY
@@ -142,13 +117,12 @@ class _Service:
                 with self.memory.lease() as take:
                     self.queue.coming += 1
                     try:
-                        jobs = await read_uploads(request, take, self.limits, question, source)
-                        uploaded = True
+                        jobs = await read_uploads(request, take, self.limits, question)
                     finally:
                         self.queue.coming -= 1
                     answers = await self._answers(request, jobs)
         except TimeoutError as error:
-            if uploaded:
+            if jobs is not None:
                 raise Problem(
                     "took-too-long",
                     f"There was no answer within {self.limits.seconds:g} seconds: try again later, or "
@@ -269,7 +243,7 @@ def create_app(
             allow_origins=list(access.origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
-            expose_headers=["Retry-After"],
+            expose_headers=["Retry-After", _NOT_ALIGNED],
             max_age=600,
         )
     _describe(app, predictor, access)
@@ -321,7 +295,7 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
         An image that cannot be used has a `problem` in place of `faces`; if it is the only image, the
         request is refused. Of more faces than the service allows, those of the highest score are kept.
         """
-        results = await service.ask(request, _question("points", query), query.source)
+        results = await service.ask(request, query)
         return _listing(head(query), results)
 
     async def measure(request: Request, query: Any) -> Response:
@@ -331,7 +305,7 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
         """
         if query.ipd_mm is not None and query.mm_per_px is not None:
             raise Problem("bad-parameter", "Give ipd_mm or mm_per_px, not both.")
-        results = await service.ask(request, _question("measures", query), query.source)
+        results = await service.ask(request, query)
         units: dict[str, str] = {}
         for _, answer in results:
             units |= answer.units if isinstance(answer, Answer) else {}
@@ -342,13 +316,15 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
 
         The zip holds NAME_face0.png and so on, faces.csv (source, face, file, the matrix a, b, tx, c, d,
         ty from pixels of the image to pixels of the aligned face, score) and problems.json (images
-        that cannot be used).
+        that cannot be used, and faces whose points coincide, so that they cannot be aligned).
         """
-        results = await service.ask(request, _question("aligned", query), query.source)
-        if query.format == "zip":
-            body = await asyncio.to_thread(zip_faces, results)
-            return _reply(body, "application/zip")
-        return _reply(best_face(results), "image/png")
+        results = await service.ask(request, query)
+        lost = sum(answer.lost for _, answer in results if isinstance(answer, Answer))
+        headers = {_NOT_ALIGNED: str(lost)}
+        if query.format == "png":
+            return _reply(best_face(results), "image/png", **headers)
+        body = await asyncio.to_thread(zip_faces, results)
+        return _reply(body, "application/zip", **headers)
 
     listing = description.images_reply
     more = {"notice": {"type": "string"}, "units": {"type": "object"}}
@@ -356,16 +332,22 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
     aligned: dict[int | str, dict[str, Any]] = {
         200: {
             "description": "The faces.",
+            "headers": {
+                _NOT_ALIGNED: {
+                    "description": "Number of faces left out, since their points coincide.",
+                    "schema": {"type": "integer"},
+                }
+            },
             "content": {"application/zip": binary, "image/png": binary},
         }
     }
     for path, endpoint, base, replies in (
-        ("/v1/predict", predict, _Query, listing("Face")),
-        ("/v1/measure", measure, _MeasureQuery, listing("MeasuredFace", **more)),
-        ("/v1/align", align, _AlignQuery, aligned),
+        ("/v1/predict", predict, Question, listing("Face")),
+        ("/v1/measure", measure, MeasureQuestion, listing("MeasuredFace", **more)),
+        ("/v1/align", align, AlignQuestion, aligned),
     ):
         # Made here, because the styles are those of the model.
-        query: Any = create_model(base.__name__.strip("_"), __base__=base, style=style)
+        query: Any = create_model(base.__name__, __base__=base, style=style)
         endpoint.__annotations__["query"] = Annotated[query, Query()]
         app.add_api_route(
             path,
@@ -377,33 +359,20 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
         )
 
 
-def _question(what: str, query: Any) -> Question:
-    if query.crops and (query.min_score is not None or query.max_faces is not None):
-        raise Problem(
-            "bad-parameter",
-            "With crops each image is one face: leave out min_score and max_faces.",
-        )
-    return Question(what, **query.model_dump(exclude={"source", "format"}))
-
-
-def _reply(body: bytes, kind: str) -> Response:
-    return Response(body, media_type=kind, headers={"Cache-Control": "no-store"})
+def _reply(body: bytes, kind: str, **headers: str) -> Response:
+    return Response(body, media_type=kind, headers={"Cache-Control": "no-store", **headers})
 
 
 def _listing(head: Mapping[str, Any], results: Sequence[Result]) -> Response:
     images = [
         answer.body
         if isinstance(answer, Answer)
-        else _json({"source": name, "problem": answer.as_dict()})
+        else to_json({"source": name, "problem": answer.as_dict()})
         for name, answer in results
     ]
-    start = _json(head)[:-1]
+    start = to_json(head)[:-1]
     body = start + b', "images": [\n' + b",\n".join(images) + b"\n]}\n"
     return _reply(body, "application/json")
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from facial_keypoints.inference.alignment import ALIGNED_COLUMNS, aligned_row
 from facial_keypoints.service.answers import Answer
-from facial_keypoints.service.problems import Problem
+from facial_keypoints.service.problems import Problem, to_json
 
 __all__ = ["Result", "best_face", "zip_faces"]
 
@@ -23,15 +22,27 @@ def best_face(results: Sequence[Result]) -> bytes:
     """The aligned face of the highest score of one image.
 
     Raises:
-        Problem: There are several images, or it shows no face.
+        Problem: There are several images, or it shows no face that can be aligned.
     """
     if len(results) > 1:
         raise Problem("bad-request", "format=png is for one image: send one, or ask for a zip.")
     name, answer = results[0]
-    faces = answer.aligned if isinstance(answer, Answer) else []
-    if not faces:
-        raise Problem("no-face", f"{name or 'The image'} shows no face.", source=name or None)
-    return faces[0].png
+    if isinstance(answer, Problem):
+        raise answer
+    if answer.aligned:
+        return answer.aligned[0].png
+    if answer.lost:
+        raise _not_aligned(name, answer)
+    raise Problem("no-face", f"{name or 'The image'} shows no face.", source=name or None)
+
+
+def _not_aligned(name: str, answer: Answer) -> Problem:
+    return Problem(
+        "not-aligned",
+        f"{name or 'The image'}: {answer.lost} of {answer.found} faces cannot be aligned, since their "
+        "points coincide: try a larger image.",
+        source=name or None,
+    )
 
 
 def zip_faces(results: Sequence[Result]) -> bytes:
@@ -40,18 +51,21 @@ def zip_faces(results: Sequence[Result]) -> bytes:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(ALIGNED_COLUMNS)
     taken: set[str] = set()
+    problems: list[Problem] = []
     with zipfile.ZipFile(file, "w") as archive:  # stored: PNG is compressed already
         for i, (name, answer) in enumerate(results):
-            if not isinstance(answer, Answer):
+            if isinstance(answer, Problem):
+                problems.append(answer)
                 continue
+            if answer.lost:
+                problems.append(_not_aligned(name, answer))
             stem = _stem(name, i, taken)
             for face in answer.aligned:
                 member = f"{stem}_face{face.face}.png"
                 archive.writestr(member, face.png)
                 writer.writerow(aligned_row(name, face.face, member, face.matrix, face.score))
         archive.writestr("faces.csv", table.getvalue().encode("utf-8", "replace"))
-        problems = [each.as_dict() for _, each in results if isinstance(each, Problem)]
-        archive.writestr("problems.json", json.dumps(problems, ensure_ascii=False))
+        archive.writestr("problems.json", to_json([each.as_dict() for each in problems]))
     return file.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -161,13 +162,14 @@ def docs_page(openapi: dict[str, Any]) -> str:
             parts.append(_parameters(operation))
             body = operation.get("requestBody")
             if body:
-                kinds = ", ".join(f"<code>{escape(kind)}</code>" for kind in body["content"])
                 form = body["content"]["multipart/form-data"]["schema"]["properties"]
                 fields = "".join(
                     f"<br><code>{name}</code>: {_text(field['description'])}"
                     for name, field in form.items()
                 )
-                parts.append(f"<p>Body: {kinds}. {_text(body['description'])}{fields}</p>")
+                parts.append(
+                    f"<p>Body: {_codes(body['content'])}. {_text(body['description'])}{fields}</p>"
+                )
             replies = "; ".join(
                 f"{'otherwise' if code == 'default' else code}: {_text(reply['description'])}"
                 + "".join(f" <code>{escape(kind)}</code>" for kind in reply.get("content", {}))
@@ -176,7 +178,7 @@ def docs_page(openapi: dict[str, Any]) -> str:
             parts.append(f"<p>Replies: {replies}</p>")
     parts.append("<h2>Objects</h2>")
     for name, schema in openapi["components"]["schemas"].items():
-        members = ", ".join(f"<code>{escape(member)}</code>" for member in schema["properties"])
+        members = _codes(schema["properties"])
         parts.append(f"<p><b>{name}</b>: {_text(schema['description'])} {members}</p>")
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
@@ -185,6 +187,10 @@ def docs_page(openapi: dict[str, Any]) -> str:
         + "\n".join(parts)
         + "</body></html>"
     )
+
+
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"<code>{escape(name)}</code>" for name in names)
 
 
 def _text(markdown: str) -> str:

@@ -8,6 +8,7 @@ import ipaddress
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -103,33 +104,21 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        name = "facial_keypoints"
-        self.requests = Counter(
-            f"{name}_requests", "Requests answered.", ["path", "status"], registry=self.registry
-        )
+        of_service: Any = {"namespace": "facial_keypoints", "registry": self.registry}
+        self.requests = Counter("requests", "Requests answered.", ["path", "status"], **of_service)
         self.seconds = Histogram(
-            f"{name}_request_seconds", "Time from a request's head to the end of its answer.", ["path"],
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-            registry=self.registry,
+            "request_seconds", "Time from a request's head to the end of its answer.", ["path"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30), **of_service,
         )  # fmt: skip
-        self.images = Counter(
-            f"{name}_images", "Images, by outcome.", ["outcome"],
-            registry=self.registry,
-        )  # fmt: skip
-        self.faces = Counter(f"{name}_faces", "Faces in answers.", registry=self.registry)
+        self.images = Counter("images", "Images, by outcome.", ["outcome"], **of_service)
+        self.faces = Counter("faces", "Faces in answers.", **of_service)
+        sizes = (1, 2, 4, 8, 16, 32)
         self.batch = Histogram(
-            f"{name}_batch_images", "Images computed together.", buckets=(1, 2, 4, 8, 16, 32),
-            registry=self.registry,
-        )  # fmt: skip
-        self.under_way = Gauge(
-            f"{name}_requests_under_way", "Requests not answered yet.", registry=self.registry
+            "batch_images", "Images computed together.", buckets=sizes, **of_service
         )
-        self.waiting = Gauge(
-            f"{name}_images_waiting", "Images that wait for a thread.", registry=self.registry
-        )
-        self.held = Gauge(
-            f"{name}_body_bytes", "Bytes of bodies held in memory.", registry=self.registry
-        )
+        self.under_way = Gauge("requests_under_way", "Requests not answered yet.", **of_service)
+        self.waiting = Gauge("images_waiting", "Images that wait for a thread.", **of_service)
+        self.held = Gauge("body_bytes", "Bytes of bodies held in memory.", **of_service)
 
 
 class Guard:

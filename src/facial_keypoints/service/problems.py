@@ -7,8 +7,6 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 __all__ = [
@@ -19,6 +17,7 @@ __all__ = [
     "on_invalid_query",
     "on_problem",
     "on_unexpected",
+    "to_json",
 ]
 
 Headers = tuple[tuple[str, str], ...]
@@ -28,6 +27,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "bad-parameter": (422, "A parameter is not what it should be"),
     "bad-image": (422, "The image cannot be used"),
     "no-face": (422, "There is no face to answer with"),
+    "not-aligned": (422, "A face cannot be aligned"),
     "too-large": (413, "The request is too large"),
     "unsupported-type": (415, "The content has another type than those supported"),
     "slow-upload": (408, "The upload took too long"),
@@ -57,11 +57,6 @@ class Problem(Exception):
         super().__init__(detail)
         self.kind, self.detail, self.source, self.headers = kind, detail, source, headers
 
-    @property
-    def status(self) -> int:
-        """HTTP status."""
-        return KINDS[self.kind][0]
-
     def as_dict(self) -> dict[str, Any]:
         """The members of the problem document."""
         status, title = KINDS[self.kind]
@@ -83,9 +78,14 @@ def busy(detail: str) -> Problem:
     return Problem("busy", detail, headers=(("Retry-After", "1"),))
 
 
+def to_json(value: Any) -> bytes:
+    """JSON in UTF-8; half a surrogate pair, which a file name may hold, becomes a question mark."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
 def _reply(value: dict[str, Any], headers: dict[str, str]) -> Response:
     return Response(
-        json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"),
+        to_json(value),
         status_code=value["status"],
         media_type="application/problem+json",
         headers={"Cache-Control": "no-store", **headers},
@@ -100,17 +100,14 @@ def _plain(status: int, detail: str, headers: dict[str, str]) -> Response:
     )
 
 
-async def on_problem(request: Request, error: Exception) -> Response:
+async def on_problem(request: Request, error: Any) -> Response:
     """Handler for :class:`Problem`."""
-    if not isinstance(error, Problem):
-        raise error
-    return error.response()
+    response: Response = error.response()
+    return response
 
 
-async def on_http_error(request: Request, error: Exception) -> Response:
-    """Handler for requests that the framework refuses: unknown paths, wrong methods."""
-    if not isinstance(error, HTTPException):
-        raise error
+async def on_http_error(request: Request, error: Any) -> Response:
+    """Handler for Starlette's ``HTTPException``: unknown paths, wrong methods."""
     path = request.url.path[:100]
     sentences = {
         404: f"There is nothing at {path}: /docs lists all paths.",
@@ -120,10 +117,8 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     return _plain(error.status_code, detail, dict(error.headers or {}))
 
 
-async def on_invalid_query(request: Request, error: Exception) -> Response:
-    """Handler for query parameters that do not fit their description."""
-    if not isinstance(error, RequestValidationError):
-        raise error
+async def on_invalid_query(request: Request, error: Any) -> Response:
+    """Handler for query parameters that do not fit their description (``RequestValidationError``)."""
     first = error.errors()[0]
     name = str(first["loc"][-1])[:100]
     reason = (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -22,6 +23,11 @@ __all__ = ["BodyMemory", "read_uploads"]
 
 # The last is the default of curl and of Python's urllib.
 _UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+
+_BOXES = TypeAdapter(
+    Annotated[list[tuple[float, float, float, float]], Field(min_length=1)],
+    config=ConfigDict(strict=True),
+)
 
 
 class BodyMemory:
@@ -86,7 +92,6 @@ async def read_uploads(
     take: Callable[[int], None],
     limits: Limits,
     question: Question,
-    source: str,
 ) -> list[Job]:
     """Read the body of a request: a form with ``files`` and ``boxes``, or one image file.
 
@@ -94,8 +99,7 @@ async def read_uploads(
         request: A request whose body was not read yet.
         take: Counts its bytes, see :meth:`BodyMemory.lease`.
         limits: Limits of the body and its files.
-        question: The question about the images.
-        source: Name of an image that is sent without a form.
+        question: The question about the images, with the name of one that is sent without a form.
 
     Returns:
         One job per image, one or more.
@@ -108,7 +112,7 @@ async def read_uploads(
     try:
         if kind == "multipart/form-data":
             return await _read_form(request, body, limits, question)
-        _check_type(kind, source)
+        media_type = _image_type(kind, question.source)
         content = b"".join([chunk async for chunk in body])
     except ClientDisconnect as error:
         raise Problem("bad-request", "The upload was interrupted.") from error
@@ -117,7 +121,7 @@ async def read_uploads(
             "bad-request",
             "No image came: send one as the body, or several in the form field 'files'.",
         )
-    return [Job(source, content, _declared(kind), None, question)]
+    return [Job(question.source, content, media_type, None, question)]
 
 
 async def _limited(
@@ -169,9 +173,8 @@ async def _jobs(form: FormData, limits: Limits, question: Question) -> list[Job]
     for field, value in form.multi_items():
         if field == "files" and isinstance(value, UploadFile):
             name = value.filename or f"image {len(images)}"
-            kind = _media_type(value.content_type or "")
-            _check_type(kind, name)
-            images.append((name, await value.read(), _declared(kind)))
+            media_type = _image_type(_media_type(value.content_type or ""), name)
+            images.append((name, await value.read(), media_type))
             await value.close()  # so that its bytes are in memory once
         elif field == "boxes" and isinstance(value, str) and boxes is None:
             boxes = _read_boxes(value, limits)
@@ -192,18 +195,18 @@ def _media_type(header: str) -> str:
     return header.split(";", maxsplit=1)[0].strip().lower()
 
 
-def _check_type(kind: str, name: str) -> None:
-    if kind not in MEDIA_TYPES and kind not in _UNTYPED:
+def _image_type(kind: str, name: str) -> str | None:
+    """The declared type of an image; ``None`` where a client declares none."""
+    if kind in _UNTYPED:
+        return None
+    if kind not in MEDIA_TYPES:
         raise Problem(
             "unsupported-type",
             f"{name or 'The body'} has the type {kind[:100]}: send images as "
             f"{', '.join(sorted(MEDIA_TYPES))}, or as application/octet-stream.",
             source=name or None,
         )
-
-
-def _declared(kind: str) -> str | None:
-    return None if kind in _UNTYPED else kind
+    return kind
 
 
 def _read_boxes(text: str, limits: Limits) -> NDArray[np.float32]:
@@ -214,15 +217,11 @@ def _read_boxes(text: str, limits: Limits) -> NDArray[np.float32]:
         "at least one pixel wide and high.",
     )
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        boxes = np.array(_BOXES.validate_json(text))
+    except ValidationError as error:
         raise wrong from error
-    if not isinstance(value, list) or not 0 < len(value) <= limits.faces:
+    # float32 has no exact pixels far outside any image.
+    near = (np.abs(boxes) < 1e6).all()
+    if len(boxes) > limits.faces or not near or (boxes[:, 2:] - boxes[:, :2] < 1).any():
         raise wrong
-    for box in value:
-        if not isinstance(box, list) or len(box) != 4 or {*map(type, box)} - {int, float}:
-            raise wrong
-        # float32 has no exact pixels far outside any image.
-        if not all(-1e6 < v < 1e6 for v in box) or min(box[2] - box[0], box[3] - box[1]) < 1:
-            raise wrong
-    return np.array(value, np.float32)
+    return boxes.astype(np.float32)
