@@ -22,7 +22,6 @@ from facial_keypoints.evaluation.metrics import median_point_error, nme, rmse
 from facial_keypoints.files import atomic_path, output_folder, read_json, write_json
 from facial_keypoints.models.codec import CONFIDENCE
 from facial_keypoints.models.export import export_onnx
-from facial_keypoints.models.landmark import NetworkConfig, Stage
 from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training.fit import git_revision, library_versions
@@ -34,6 +33,7 @@ from references.collection import (
     set_names,
     style_numbers,
 )
+from references.landmark.network import NetworkConfig, Stage
 from references.landmark.train import DefaultConfig, FitConfig, predict_views, train_default
 
 __all__ = ["QUICK", "collection_digest", "train_default_run"]

@@ -12,7 +12,7 @@ from facial_keypoints.models.keras_backend import choose_backend
 from facial_keypoints.models.runtime import load_runtime, read_spec, read_training_digests
 
 choose_backend()
-from facial_keypoints.models.landmark import NetworkConfig, Stage
+from references.landmark.network import NetworkConfig, Stage
 from references.landmark.run import QUICK, train_default_run
 
 TINY = NetworkConfig((Stage("res", 8, 1),), stem_channels=8, input_size=32)
