@@ -7,14 +7,13 @@ them. ``geometry`` says where things are, ``render`` paints them.
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.data.kaggle import write_table
+from facial_keypoints.data.kaggle import label_cells, write_table
 from facial_keypoints.data.synthetic.geometry import NARROW, WIDE, Framing, sample_faces
 from facial_keypoints.data.synthetic.render import render_faces
 from facial_keypoints.files import output_folder
@@ -245,12 +244,11 @@ def _write_answers(directory: Path, faces: FaceDataset) -> None:
         asked = STYLE_B_POINTS if style == "kaggle-b" else names
         for name in (f"{point}_{axis}" for point in asked for axis in "xy"):
             lookup.append([len(lookup) + 1, i + 1, name, None])
-        values = faces.keypoints.xy[i].ravel().tolist()
-        truth.append([i + 1, *("" if math.isnan(v) else f"{v:.10g}" for v in values)])
+        truth.append([i + 1, *label_cells(faces.keypoints.xy[i])])
     tables.write_table(
         directory / "IdLookupTable.csv", ["RowId", "ImageId", "FeatureName", "Location"], lookup
     )
     sample = ([row[0], 0] for row in lookup)
     tables.write_table(directory / "SampleSubmission.csv", ["RowId", "Location"], sample)
-    columns = [f"{name}_{axis}" for name in names for axis in "xy"]
-    tables.write_table(directory / "test_labels.csv", ["ImageId", *columns], truth)
+    columns = ["ImageId", *KAGGLE15.coordinate_names]
+    tables.write_table(directory / "test_labels.csv", columns, truth)
