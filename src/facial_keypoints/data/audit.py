@@ -1,8 +1,8 @@
-"""A look at the data before training: what is labelled, what is doubled, what looks wrong.
+"""Checks of a data set before training: what is labelled, which images are duplicates, which labels are suspect.
 
-Nothing is changed here. :func:`audit` measures and :func:`flagged_rows` names rows worth leaving out;
-:mod:`facial_keypoints.evaluation.audit_report` shows it to a person. Flags are meant to be few and right: robust statistics with wide
-limits, since heavy-tailed human labels are no mistakes.
+Nothing is changed here. :func:`audit` measures, :func:`flagged_rows` names rows to leave out, and
+:mod:`facial_keypoints.evaluation.audit_report` prints the result. Limits are wide and statistics robust,
+so that flags are few and mostly right: human labels have heavy tails that are no mistakes.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ __all__ = ["AuditReport", "Flag", "StyleOffset", "audit", "flagged_rows"]
 NEAR_THRESHOLD = 0.97  # correlation of whole small images; copies that were resized or recompressed
 DISAGREEMENT_EYES = 0.2  # eye distances between two labels of one point on identical images
 BLANK_CONTRAST = 6.0  # grey levels, standard deviation of an image
-# Robust distances in units of the typical row's (its median is 1). Looked at on Kaggle's rows: below
-# these limits come turned heads, glasses and open mouths, which are no mistakes.
+# Robust distances in units of the median row's. On Kaggle's rows, what lies below these limits is
+# mostly right: large yaw, glasses, open mouths.
 SHAPE_LIMIT = 4.0  # about a point of a four-point face 15 of 96 pixels off
 PLACE_LIMIT = 8.0
 FACE_LIMIT = 4.0  # robust standard deviations of the reconstruction error
-_ENOUGH_ROWS = 30  # fewer rows tell nothing about what is usual
+_ENOUGH_ROWS = 30  # with fewer rows, what is usual cannot be estimated
 _COMPONENTS = 30  # principal components that describe usual faces
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One reason to look at a row.
+    """One reason to check a row.
 
     Args:
         row: Index into the data set.
@@ -52,7 +52,7 @@ class Flag:
         reason: Short name of the check: ``swapped``, ``outside``, ``shape``, ``placement``,
             ``blank``, ``no face``, ``copies disagree``.
         detail: One sentence for a person.
-        score: How far beyond usual; the limit is 1.
+        score: How far beyond the limit of the check, which is 1.
     """
 
     row: int
@@ -108,11 +108,11 @@ class AuditReport:
 
 
 def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
-    """Look a data set over.
+    """Check a data set.
 
     Args:
         dataset: Labelled faces.
-        test: Further images to look for among the training ones.
+        test: Further images that are searched for among the training ones.
 
     Returns:
         Counts, duplicates, offsets between label styles, and flagged rows.
@@ -313,20 +313,20 @@ def _shared(
 def _align(
     xy: NDArray[np.float64], reference: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Turn, scale and shift each row's points onto the reference, by least squares.
+    """Rotate, scale and shift each row's points onto the reference, by least squares.
 
     Returns:
         (N, K, 2) aligned points and (N, 4) pose: centre x, centre y, log scale, roll in radians.
     """
     matrix = fit_similarity(xy, reference)
     aligned = np.einsum("nij,nkj->nki", matrix[..., :2], xy) + matrix[:, np.newaxis, :, 2]
-    turn = matrix[:, 0, 0] + 1j * matrix[:, 1, 0]
-    scale = np.maximum(np.abs(turn), 1e-6)
-    return aligned, np.column_stack([np.nanmean(xy, axis=1), -np.log(scale), -np.angle(turn)])
+    factor = matrix[:, 0, 0] + 1j * matrix[:, 1, 0]
+    scale = np.maximum(np.abs(factor), 1e-6)
+    return aligned, np.column_stack([np.nanmean(xy, axis=1), -np.log(scale), -np.angle(factor)])
 
 
 def _odd_point(xy: NDArray[np.float64], reference: NDArray[np.float64]) -> int:
-    """The point (K, 2) without which the others fit the reference best."""
+    """Index of the point of (K, 2) without which the others fit the reference best."""
     others = np.repeat(xy[None], len(xy), axis=0)
     others[np.arange(len(xy)), np.arange(len(xy))] = np.nan
     misfit = np.nansum((_align(others, reference)[0] - reference) ** 2, axis=(1, 2))
