@@ -25,6 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.machine import machine
 from facial_keypoints.models.runtime import load_runtime
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import FaceDataset
@@ -209,7 +210,7 @@ def main() -> None:
         *(f"| {k} | {v * 1e3:.3f} | {1 / v:.0f} |" for k, v in times.items()),
         "",
         f"Matrix product of 1024x1024 float32 in the same run: {peak / 1e9:.0f} GFLOP/s on all cores.",
-        "Machine: 2 cores of an Intel Xeon (Sapphire Rapids), Linux, shared with other programs.",
+        f"Machine: {machine()}, shared with other programs.",
     ]
     print("\n".join(lines[-9:]))
     if args.out:

@@ -28,6 +28,7 @@ choose_backend()
 
 import pandas as pd  # noqa: E402
 
+from benchmarks.machine import machine  # noqa: E402
 from facial_keypoints.data.kaggle import load_kaggle  # noqa: E402
 from facial_keypoints.io.images import read_image  # noqa: E402
 from facial_keypoints.models.codec import CONFIDENCE  # noqa: E402
@@ -250,7 +251,7 @@ def write(records: list[dict], test: FaceDataset, out: Path | None) -> None:
     lines = [
         "# Fine-tuning on a style and people that the model never saw",
         "",
-        f"{time.strftime('%Y-%m-%d')} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux, shared "
+        f"{time.strftime('%Y-%m-%d')} · {machine()}, shared "
         f"with other work · `python -m benchmarks.finetune --data DIR measure --base base.keras --write`",
         "",
         "Mean point error in percent of the distance between the eyes, ± the spread over seeds (which "

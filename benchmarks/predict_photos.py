@@ -19,6 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 
 from facial_keypoints import Predictor, load_predictor, read_image
 from facial_keypoints.geometry import box_to_crop, face_boxes, iou
@@ -152,7 +153,7 @@ def main() -> None:
     head = [
         "# Whole photos: detect, crop, answer",
         "",
-        f"{datetime.date.today()} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux, one thread · 200 "
+        f"{datetime.date.today()} · {machine()}, one thread · 200 "
         "colour photos at full size (Caltech 10,000 Web Faces, four labelled points a face) · "
         "`python benchmarks/predict_photos.py --write`",
         "",

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 
 from facial_keypoints import load_predictor
 from facial_keypoints.data.synthetic.faces import draw_faces
@@ -306,7 +307,7 @@ def main() -> None:
     head = [
         "# The service under load",
         "",
-        f"{datetime.date.today()} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux, client and service on "
+        f"{datetime.date.today()} · {machine()}, client and service on "
         f"the same cores · {what} · `python benchmarks/serve_load.py --write`",
         "",
     ]

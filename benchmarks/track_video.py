@@ -22,6 +22,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from machine import machine
 
 from facial_keypoints import OneEuro, Predictor, Tracker, load_predictor
 from facial_keypoints.data.synthetic.faces import draw_faces
@@ -341,7 +342,7 @@ def main() -> None:
         f"Default: min cutoff {OneEuro().min_cutoff:g} Hz, beta {OneEuro().beta:g} Hz per face size a second, "
         f"derivative cutoff {OneEuro().derivative_cutoff:g} Hz; the others change one of them.",
         "",
-        "Machine: 2 cores of an Intel Xeon (Sapphire Rapids), Linux, shared with other programs (load "
+        f"Machine: {machine()}, shared with other programs (load "
         f"{os.getloadavg()[1]:.0f} in the five minutes until the end).",
     ]
     text = "\n".join(lines) + "\n"
