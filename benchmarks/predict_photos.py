@@ -63,7 +63,7 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
     error: dict[str, list[float]] = defaultdict(list)
     seconds: dict[str, list[float]] = defaultdict(list)
     found = total = extra = 0
-    sure: dict[bool, list[float]] = defaultdict(list)
+    confidence: dict[bool, list[float]] = defaultdict(list)
     with zipfile.ZipFile(archive) as photos:
         names = [name for name in photos.namelist() if name in labels]
         for name in names:
@@ -86,19 +86,19 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
             first = predict_views(predictor.runtime, [photo] * len(crops), crops)[:, style, :, :2]
             boxes = refined.boxes
             truth = labels[name]
-            overlap = iou(face_boxes(truth, KAGGLE15), boxes)
+            ious = iou(face_boxes(truth, KAGGLE15), boxes)
             total += len(truth)
-            hit = overlap.max(axis=1, initial=0.0) >= 0.5
+            hit = ious.max(axis=1, initial=0.0) >= 0.5
             found += int(hit.sum())
-            real = overlap.max(axis=0, initial=0.0) >= 0.3
+            real = ious.max(axis=0, initial=0.0) >= 0.3
             extra += int((~real).sum())
             if refined.keypoints.confidence is not None:
                 for known, value in zip(
                     real, refined.keypoints.confidence.mean(axis=1), strict=True
                 ):
-                    sure[bool(known)].append(float(value))
+                    confidence[bool(known)].append(float(value))
             for face in np.flatnonzero(hit):
-                box = int(overlap[face].argmax())
+                box = int(ious[face].argmax())
                 left, right = (truth[face, KAGGLE15.index(n)] for n in list(POINTS)[:2])
                 for answer, xy in (
                     ("first prediction", first[box]),
@@ -131,7 +131,7 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
     lines += [
         f"| {'on labelled faces' if known else 'on no labelled face'} | {len(v)} | "
         f"{np.percentile(v, 10):.2f} | {np.median(v):.2f} |"
-        for known, v in sure.items()
+        for known, v in confidence.items()
     ]
     return lines
 

@@ -147,11 +147,11 @@ async def load(
 
     async def client(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        turn = number
+        request = number
         while time.perf_counter() < end:
             start = time.perf_counter()
             try:
-                writer.write(requests[turn % len(requests)])
+                writer.write(requests[request % len(requests)])
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = re.search(rb"content-length: (\d+)", head)
                 await reader.readexactly(int(length[1]) if length else 0)
@@ -166,7 +166,7 @@ async def load(
             elif status == 503:
                 result.refused.append(took)
                 await asyncio.sleep(0.05)  # a client that asks again a little later
-            turn += clients
+            request += clients
         writer.close()
 
     await asyncio.gather(*(client(i) for i in range(clients)))

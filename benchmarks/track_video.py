@@ -57,15 +57,15 @@ class Counting:
         self.calls, self.seconds = 0, 0.0
 
     def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ask it."""
+        """Detect and count the time."""
         start = time.perf_counter()
         found = self.detector.detect(image)
         self.calls, self.seconds = self.calls + 1, self.seconds + time.perf_counter() - start
         return found
 
 
-class Told:
-    """A detector that knows one box."""
+class FixedBox:
+    """A detector that always finds the same box."""
 
     def __init__(self, xy: np.ndarray) -> None:
         self.box = face_boxes(xy[np.newaxis], KAGGLE15)
@@ -279,7 +279,7 @@ def main() -> None:
     drawn = {}
     for kind in ("rest", "slow", "fast", "nod"):
         images, truth, velocity = swinging(kind)
-        found = raw_track(frames_of(images), predictor, Told(truth[0]))
+        found = raw_track(frames_of(images), predictor, FixedBox(truth[0]))
         drawn[kind] = found, truth, velocity
 
     lines = [f"# Tracking a video, {datetime.date.today()}", ""]

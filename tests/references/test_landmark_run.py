@@ -52,7 +52,13 @@ def test_one_call_leaves_a_detector_that_says_what_it_was_made_from(data, tmp_pa
     assert all(s["rmse_px"] > 0 for s in told["held_out"].values())
     assert told["config"]["student"]["steps"] == 2
     history = (run / "history.txt").read_text()
-    for name in ("teacher1", "twin-rough", "twin", "student-rough", "student"):
+    for name in (
+        "teacher1",
+        "cross_validation-rough",
+        "cross_validation",
+        "student-rough",
+        "student",
+    ):
         assert f"training {name}\n" in history
         assert f"{name}: epoch 1 loss " in history
 

@@ -23,7 +23,7 @@ _MEAN_XY = (
 
 @keras.saving.register_keras_serializable(package="facial_keypoints")
 class StylePoints(layers.Layer):  # type: ignore[misc]
-    """The numbers of the head as points and log error scales, for every label style.
+    """Output of the head to points and log error scales, for every label style.
 
     Args:
         styles: S.
@@ -34,7 +34,7 @@ class StylePoints(layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, styles: int, keypoints: int, input_size: int, **kwargs: Any) -> None:
-        # Coordinates of up to 96 would lose a quarter of a pixel in bfloat16.
+        # In bfloat16, coordinates of up to 96 would be rounded to quarters of a pixel.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.styles, self.keypoints, self.input_size = styles, keypoints, input_size
 
@@ -46,7 +46,7 @@ class StylePoints(layers.Layer):  # type: ignore[misc]
         shared = ops.reshape(inputs[:, : 2 * k], (-1, 1, k, 2))
         own = ops.reshape(inputs[:, 2 * k : 2 * k + 2 * s * k], (-1, s, k, 2))
         log_scale = ops.reshape(inputs[:, 2 * k + 2 * s * k :], (-1, s, k, 1))
-        # Head numbers near 1 then mean a typical move of a point over the faces of a crop.
+        # Outputs of the head near 1 then move a point as far as it usually varies between faces.
         xy = mean + (8.0 * scale) * shared + (4.0 * scale) * own
         return ops.concatenate([xy, ops.clip(log_scale, -4.0, 4.0)], axis=-1)
 

@@ -1,7 +1,7 @@
 """One method for every model file: images at input size in, input pixels and confidence out.
 
-An ONNX file of this package carries its decoding in the graph and its description in the metadata,
-so prediction needs no training library; Keras is imported only when a Keras model is opened.
+An ONNX file of this package has its decoding in the graph and its description in the metadata, so
+prediction needs no training library; Keras is imported only when a Keras model is opened.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Runtime(Protocol):
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model says about itself."""
+        """The model's description."""
 
     def run(self, images: ImageArray) -> Answer:
-        """Answer one batch.
+        """Predict one batch.
 
         Args:
             images: (B, H, W, C) uint8 of exactly the model's input size.
@@ -73,7 +73,7 @@ def load_runtime(
 
 
 def read_spec(model: str | os.PathLike[str]) -> ModelSpec:
-    """What a model says about itself; Keras is not needed for it.
+    """A model's description; Keras is not needed for it.
 
     Raises:
         ModelError: As for :func:`load_runtime`.
@@ -83,11 +83,11 @@ def read_spec(model: str | os.PathLike[str]) -> ModelSpec:
 
 
 def read_training_digests(model: str | os.PathLike[str]) -> frozenset[bytes] | None:
-    """Digests of the images that a model learnt from, or that chose its epoch.
+    """Digests of the images that a model was trained on, or that chose its epoch.
 
     Returns:
         What :func:`facial_keypoints.data.duplicates.image_digests` gives for these images at the
-        model's input size; ``None`` if the file does not tell them.
+        model's input size; ``None`` if the file has none.
 
     Raises:
         ModelError: As for :func:`load_runtime`.
@@ -111,7 +111,7 @@ class _OnnxModel:
         self._check(path)
 
     def digests(self) -> frozenset[bytes] | None:
-        """Of the images that the model learnt from, where the file tells them."""
+        """Of the training images; ``None`` if the file has none."""
         text = self._session.get_modelmeta().custom_metadata_map.get(DIGESTS_KEY)
         return None if text is None else digests_from_text(text)
 
