@@ -8,7 +8,7 @@ so that flags are few and mostly right: human labels have heavy tails that are n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -297,14 +297,15 @@ def _shared(
         return [], []
     both = exact_groups(np.concatenate([dataset.images, test.images]))
     train_key, test_key = both[: len(dataset)], both[len(dataset) :]
-    exact: list[tuple[str, str]] = []
-    for j in np.flatnonzero(np.isin(test_key, train_key)):
-        i = int(np.argmax(train_key == test_key[j]))
-        exact.append((str(dataset.sample_ids[i]), str(test.sample_ids[j])))
-    pairs = near_pairs(images, image_features(test.images), NEAR_THRESHOLD)
-    pairs = pairs[train_key[pairs[:, 0]] != test_key[pairs[:, 1]]]
-    near = [(str(dataset.sample_ids[i]), str(test.sample_ids[j])) for i, j in pairs]
-    return exact, near
+    shared = np.flatnonzero(np.isin(test_key, train_key))
+    exact = [(int(np.argmax(train_key == test_key[j])), int(j)) for j in shared]
+    near = near_pairs(images, image_features(test.images), NEAR_THRESHOLD)
+    near = near[train_key[near[:, 0]] != test_key[near[:, 1]]]
+
+    def named(pairs: Iterable[Sequence[int]]) -> list[tuple[str, str]]:
+        return [(str(dataset.sample_ids[i]), str(test.sample_ids[j])) for i, j in pairs]
+
+    return named(exact), named(near.tolist())
 
 
 # --- geometry of label sets -----------------------------------------------------------------------

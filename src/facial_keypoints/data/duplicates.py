@@ -64,9 +64,8 @@ def face_features(images: ImageArray, keypoints: Keypoints) -> NDArray[np.float3
         if not span >= 2.0:  # pixels; also skips NaN
             continue
         matrix = fit_similarity(np.stack([left[i], right[i]]), target)
-        smooth = cv2.GaussianBlur(
-            to_channels(image, 1), (0, 0), max(span / _SIDE, 0.3)
-        )  # no aliasing
+        # Blurred first, against aliasing.
+        smooth = cv2.GaussianBlur(to_channels(image, 1), (0, 0), max(span / _SIDE, 0.3))
         crop = CropTransform(matrix, (_SIDE, _SIDE))
         face = warp_image(smooth[..., np.newaxis], crop)[..., 0].astype(np.float32)
         features[i] = face - cv2.GaussianBlur(face, (0, 0), 5.0)
@@ -121,10 +120,11 @@ def duplicate_groups(images: ImageArray, keypoints: Keypoints | None = None) -> 
     spaces = [(image_features(images[first]), IMAGE_THRESHOLD)]
     if keypoints is not None:
         spaces.append((face_features(images[first], keypoints.subset(first)), FACE_THRESHOLD))
-    groups = np.arange(len(first))
+    rows = np.arange(len(first))
+    groups = rows
     largest = max(_LARGEST_SHARE * len(first), _SESSION_ROWS)
     for features, threshold in spaces:
-        groups = _union(groups, _components(features, threshold, largest))
+        groups = _merge(groups, rows, _components(features, threshold, largest))
     if keypoints is not None:
         groups = _join_sessions(groups, spaces[1][0], largest)
     of_row = groups[exact]
@@ -170,12 +170,7 @@ def join_groups(first: NDArray[np.generic], second: NDArray[np.generic]) -> NDAr
     for grouping in (first, second):
         _, index, inverse = np.unique(grouping, return_index=True, return_inverse=True)
         labels.append(index[inverse])
-    return _union(labels[0], labels[1])
-
-
-def _union(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Components of two partitions together."""
-    return _merge(first, np.arange(len(second)), second)
+    return _merge(labels[0], np.arange(len(first)), labels[1])
 
 
 def _join_sessions(

@@ -177,10 +177,8 @@ def _find_in_folder(folder: Path, name: str, stack: ExitStack) -> _Table:
             return _find_table(candidate, name, stack)
     if (inner := folder / COMPETITION).is_dir():
         return _find_in_folder(inner, name, stack)
-    for bundle in sorted(folder.glob("*.zip")):
-        if zipfile.is_zipfile(bundle) and (
-            table := _find_in_zip(bundle, name, str(bundle), bundle, stack)
-        ):
+    for bundle in filter(zipfile.is_zipfile, sorted(folder.glob("*.zip"))):
+        if table := _find_in_zip(bundle, name, str(bundle), bundle, stack):
             return table
     raise DataError(
         f"{folder} holds neither {name} nor {stem}.zip; "

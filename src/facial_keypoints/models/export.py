@@ -78,9 +78,8 @@ def export_onnx(
     decoded = load_decoded(path, spec)
     with atomic_path(Path(out)) as temporary:
         _convert(decoded, spec, temporary)
-        _finish(
-            temporary, metadata, sorted(decoded.output)
-        )  # the order that Keras flattens them in
+        # Keras writes the outputs in the order of their names.
+        _finish(temporary, metadata, sorted(decoded.output))
         difference = _difference(reference, load_runtime(temporary), samples)
         if not difference < LARGEST_DIFFERENCE_PX:
             raise ModelError(

@@ -25,12 +25,7 @@ from facial_keypoints.models.spec import (
 )
 from facial_keypoints.types import ImageArray
 
-__all__ = [
-    "Runtime",
-    "load_runtime",
-    "read_spec",
-    "read_training_digests",
-]
+__all__ = ["Runtime", "load_runtime", "read_spec", "read_training_digests"]
 
 Answer = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
@@ -118,30 +113,27 @@ class _OnnxModel:
     def _check(self, path: Path) -> None:
         """Compare the graph with the description that it carries."""
         spec, k = self.spec, self.spec.schema.num_keypoints
-        shapes = {node.name: node.shape for node in self._session.get_outputs()}
         inputs = self._session.get_inputs()
-        expected = {"xy": [len(spec.styles), k, 2], "confidence": [len(spec.styles), k]}
-        fits = (
-            len(inputs) == 1
-            and inputs[0].name == "image"
-            and inputs[0].shape[1:] == [*spec.input_size, spec.channels]
-            and "xy" in shapes
-            and all(
-                len(shapes[name]) == len(shape) + 1
-                and all(
-                    isinstance(a, str | None) or a == b
-                    for a, b in zip(shapes[name][1:], shape, strict=True)
-                )
-                for name, shape in expected.items()
-                if name in shapes
+        shapes = {node.name: node.shape[1:] for node in (*inputs, *self._session.get_outputs())}
+        expected = {
+            "image": [*spec.input_size, spec.channels],
+            "xy": [len(spec.styles), k, 2],
+            "confidence": [len(spec.styles), k],
+        }
+
+        def fits(name: str) -> bool:  # axes without a size in the graph fit any
+            shape, wanted = shapes[name], expected[name]
+            return len(shape) == len(wanted) and all(
+                isinstance(a, str | None) or a == b for a, b in zip(shape, wanted, strict=True)
             )
-        )
-        if not fits:
+
+        known = [name for name in expected if name in shapes]
+        if len(inputs) != 1 or known[:2] != ["image", "xy"] or not all(map(fits, known)):
             raise ModelError(
                 f"{path} has inputs and outputs other than its description says: export it again."
             )
         self._input_type = np.uint8 if inputs[0].type == "tensor(uint8)" else np.float32
-        self._outputs = [name for name in expected if name in shapes]
+        self._outputs = known[1:]
 
     def run(self, images: ImageArray) -> Answer:
         _check_images(images, self.spec)

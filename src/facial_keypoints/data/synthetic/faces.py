@@ -36,6 +36,12 @@ _FOUR_POINT_OFFSET = 10_000_000  # and those of four-point rows from here
 # had 1.7 px RMS with heavy tails; 1.0 px is their bulk. Full rows were labelled with more care.
 _NOISE_PX = {"kaggle-a": 0.4, "kaggle-b": 1.0}
 
+# Kaggle's full rows miss the lower lip most; eye centres and the nose's tip almost never.
+_OFTEN_MISSING = (
+    "mouth_center_bottom_lip", "left_eyebrow_outer_end", "right_eyebrow_outer_end",
+    "mouth_left_corner", "mouth_right_corner",
+)  # fmt: skip
+
 
 def _paint(
     rows: NDArray[np.int64],
@@ -186,18 +192,8 @@ def _missing_points(rng: np.random.Generator, style: str) -> list[int]:
         return [KAGGLE15.index("mouth_center_bottom_lip")] if draw < 0.005 else []
     if draw >= 0.04:
         return []
-    # Kaggle's full rows miss the lower lip most; eye centres and the nose's tip almost never.
-    choices = [
-        KAGGLE15.index(name)
-        for name in (
-            "mouth_center_bottom_lip",
-            "left_eyebrow_outer_end",
-            "right_eyebrow_outer_end",
-            "mouth_left_corner",
-            "mouth_right_corner",
-        )
-    ]
-    return [int(k) for k in rng.choice(choices, size=1 if draw < 0.03 else 2, replace=False)]
+    choices = [KAGGLE15.index(name) for name in _OFTEN_MISSING]
+    return list(rng.choice(choices, size=1 if draw < 0.03 else 2, replace=False))
 
 
 def write_kaggle_folder(

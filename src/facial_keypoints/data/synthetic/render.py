@@ -480,10 +480,8 @@ class _Canvas:
         """Stubble, beard or moustache, on men only; the lips stay free."""
         p = self.p
         kind = p["beard"]
-        grown, stubble = (
-            (kind < 0.24).astype(np.float32),
-            ((kind > 0.24) & (kind < 0.5)).astype(np.float32),
-        )
+        grown = (kind < 0.24).astype(np.float32)
+        stubble = ((kind > 0.24) & (kind < 0.5)).astype(np.float32)
         whiskers = np.maximum(p["moustache"] < 0.14, grown)
         v, ua = self.v, self.ua
         base = p["nose_v"] + p["nose_base"] + 2.5
