@@ -27,6 +27,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from machine import machine
 from predict_memory import draw_files
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -430,7 +431,7 @@ def main() -> None:
     head = [
         "# Batch runs on Ray",
         "",
-        f"{datetime.date.today()} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux · model 'default' · "
+        f"{datetime.date.today()} · {machine()} · model 'default' · "
         f"Ray {version('ray')} · `python benchmarks/batch_ray.py --write`",
     ]
     if args.write:

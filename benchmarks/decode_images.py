@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from machine import machine
 
 from facial_keypoints.io.images import read_image
 
@@ -55,7 +56,7 @@ def main() -> None:
     lines = [
         "# Decoding images",
         "",
-        f"{datetime.date.today()} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux, one thread · "
+        f"{datetime.date.today()} · {machine()}, one thread · "
         f"blurred noise · best of {args.repeat} in turns · "
         "`python benchmarks/decode_images.py --write`",
         "",

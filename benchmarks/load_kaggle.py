@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from machine import processor
 
 RESULT = Path(__file__).parent / "results" / "load_kaggle.md"
 
@@ -127,12 +129,10 @@ def main() -> None:
     best = {name: min(seconds) for name, seconds in times.items()}
     base = best["load_kaggle"]
     pixels = rows * 96 * 96 / 2**20
-    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    processor = cpuinfo.partition("model name")[2].partition("\n")[0].strip(" \t:")
     lines = [
         "# Loading Kaggle's training.zip",
         "",
-        f"{datetime.date.today()} · a core of {processor}, Linux · "
+        f"{datetime.date.today()} · a core of {processor()}, {platform.system()} · "
         f"{rows} rows, {pixels:.0f} MiB of pixels · best of {args.repeat} in turns · "
         f"other load on the machine {busy:.1f} · `python benchmarks/load_kaggle.py --write`",
         "",

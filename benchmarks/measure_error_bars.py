@@ -1,9 +1,9 @@
-"""Whether the error bars of the measures are true: measured points against labelled ones.
+"""Whether the error bars of the measures are right: measured points against labelled ones.
 
-    python -m benchmarks.measure_error_bars --data DATA [--model TWIN --ids held_out.txt]
+    python -m benchmarks.measure_error_bars --data DATA [--model MODEL --ids held_out.txt]
 
-Both the answer and the labels of a face are measured; their difference is compared with the error bar
-that the confidence gave. Faces of the 15 points that are not turned. Name a model and the list of the
+Both the predicted and the labelled points of a face are measured; their difference is compared with the
+error bar that the confidence gave. Only frontal faces with all 15 points count. Name a model and the list of the
 faces that it has not seen (training leaves ``held_out.txt``); without them, or without data, drawn faces
 are measured, which no model has seen.
 """
@@ -22,9 +22,9 @@ from facial_keypoints.types import Keypoints
 from references.collection import load_collection, set_names
 
 
-def report(title: str, told: Keypoints, truth: np.ndarray, *, each: bool) -> None:
+def report(title: str, predicted: Keypoints, truth: np.ndarray, *, each: bool) -> None:
     """Print one line for the set, or one for each measure."""
-    found, true = measure(told), measure(Keypoints(truth.astype(np.float32), KAGGLE15))
+    found, true = measure(predicted), measure(Keypoints(truth.astype(np.float32), KAGGLE15))
     straight = np.array(["turned" not in warnings for warnings in found.warnings])
     difference = (found.values - true.values)[straight]
     ratio = np.abs(difference) / found.sigma[straight]

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from machine import machine
+
 RESULT = Path(__file__).parent / "results" / "predict_memory.md"
 SIDE = 160
 DRAWN = 250
@@ -75,7 +77,7 @@ def main() -> None:
     lines = [
         "# Memory of predict",
         "",
-        f"{datetime.date.today()} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux · "
+        f"{datetime.date.today()} · {machine()} · "
         f"{SIDE}×{SIDE} colour JPEG · model '{Path(args.model).stem}' · "
         "`python benchmarks/predict_memory.py --write`",
         "",

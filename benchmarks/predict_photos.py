@@ -19,6 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 
 from facial_keypoints import Predictor, load_predictor, read_image
 from facial_keypoints.geometry import box_to_crop, face_boxes, iou
@@ -62,7 +63,7 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
     error: dict[str, list[float]] = defaultdict(list)
     seconds: dict[str, list[float]] = defaultdict(list)
     found = total = extra = 0
-    sure: dict[bool, list[float]] = defaultdict(list)
+    confidence: dict[bool, list[float]] = defaultdict(list)
     with zipfile.ZipFile(archive) as photos:
         names = [name for name in photos.namelist() if name in labels]
         for name in names:
@@ -85,19 +86,19 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
             first = predict_views(predictor.runtime, [photo] * len(crops), crops)[:, style, :, :2]
             boxes = refined.boxes
             truth = labels[name]
-            overlap = iou(face_boxes(truth, KAGGLE15), boxes)
+            ious = iou(face_boxes(truth, KAGGLE15), boxes)
             total += len(truth)
-            hit = overlap.max(axis=1, initial=0.0) >= 0.5
+            hit = ious.max(axis=1, initial=0.0) >= 0.5
             found += int(hit.sum())
-            real = overlap.max(axis=0, initial=0.0) >= 0.3
+            real = ious.max(axis=0, initial=0.0) >= 0.3
             extra += int((~real).sum())
             if refined.keypoints.confidence is not None:
                 for known, value in zip(
                     real, refined.keypoints.confidence.mean(axis=1), strict=True
                 ):
-                    sure[bool(known)].append(float(value))
+                    confidence[bool(known)].append(float(value))
             for face in np.flatnonzero(hit):
-                box = int(overlap[face].argmax())
+                box = int(ious[face].argmax())
                 left, right = (truth[face, KAGGLE15.index(n)] for n in list(POINTS)[:2])
                 for answer, xy in (
                     ("first prediction", first[box]),
@@ -130,7 +131,7 @@ def measure(predictor: Predictor, archive: Path, labels: dict[str, np.ndarray]) 
     lines += [
         f"| {'on labelled faces' if known else 'on no labelled face'} | {len(v)} | "
         f"{np.percentile(v, 10):.2f} | {np.median(v):.2f} |"
-        for known, v in sure.items()
+        for known, v in confidence.items()
     ]
     return lines
 
@@ -152,7 +153,7 @@ def main() -> None:
     head = [
         "# Whole photos: detect, crop, answer",
         "",
-        f"{datetime.date.today()} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux, one thread · 200 "
+        f"{datetime.date.today()} · {machine()}, one thread · 200 "
         "colour photos at full size (Caltech 10,000 Web Faces, four labelled points a face) · "
         "`python benchmarks/predict_photos.py --write`",
         "",

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 
 from facial_keypoints import load_predictor
 from facial_keypoints.data.synthetic.faces import draw_faces
@@ -146,11 +147,11 @@ async def load(
 
     async def client(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        turn = number
+        request = number
         while time.perf_counter() < end:
             start = time.perf_counter()
             try:
-                writer.write(requests[turn % len(requests)])
+                writer.write(requests[request % len(requests)])
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = re.search(rb"content-length: (\d+)", head)
                 await reader.readexactly(int(length[1]) if length else 0)
@@ -165,7 +166,7 @@ async def load(
             elif status == 503:
                 result.refused.append(took)
                 await asyncio.sleep(0.05)  # a client that asks again a little later
-            turn += clients
+            request += clients
         writer.close()
 
     await asyncio.gather(*(client(i) for i in range(clients)))
@@ -306,7 +307,7 @@ def main() -> None:
     head = [
         "# The service under load",
         "",
-        f"{datetime.date.today()} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux, client and service on "
+        f"{datetime.date.today()} · {machine()}, client and service on "
         f"the same cores · {what} · `python benchmarks/serve_load.py --write`",
         "",
     ]

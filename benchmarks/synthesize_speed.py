@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from machine import machine
 
 from facial_keypoints.data.synthetic.faces import draw_faces
 
@@ -37,7 +38,7 @@ def main() -> None:
         rates.append(arguments.faces / (time.process_time() - started))
     text = f"""# Drawn faces a second
 
-{datetime.date.today().isoformat()}, 2 cores of an Intel Xeon (Sapphire Rapids), Linux, shared with
+{datetime.date.today().isoformat()}, {machine()}, shared with
 other work; one thread. `python benchmarks/synthesize_speed.py --write`: {arguments.repeat} runs of
 {arguments.faces} faces of 96 x 96 with keypoints, noise and JPEG, in processor time.
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from machine import machine
 
 from facial_keypoints import OneEuro, Predictor, Tracker, load_predictor
 from facial_keypoints.data.synthetic.faces import draw_faces
@@ -56,15 +57,15 @@ class Counting:
         self.calls, self.seconds = 0, 0.0
 
     def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ask it."""
+        """Detect and count the time."""
         start = time.perf_counter()
         found = self.detector.detect(image)
         self.calls, self.seconds = self.calls + 1, self.seconds + time.perf_counter() - start
         return found
 
 
-class Told:
-    """A detector that knows one box."""
+class FixedBox:
+    """A detector that always finds the same box."""
 
     def __init__(self, xy: np.ndarray) -> None:
         self.box = face_boxes(xy[np.newaxis], KAGGLE15)
@@ -278,7 +279,7 @@ def main() -> None:
     drawn = {}
     for kind in ("rest", "slow", "fast", "nod"):
         images, truth, velocity = swinging(kind)
-        found = raw_track(frames_of(images), predictor, Told(truth[0]))
+        found = raw_track(frames_of(images), predictor, FixedBox(truth[0]))
         drawn[kind] = found, truth, velocity
 
     lines = [f"# Tracking a video, {datetime.date.today()}", ""]
@@ -341,7 +342,7 @@ def main() -> None:
         f"Default: min cutoff {OneEuro().min_cutoff:g} Hz, beta {OneEuro().beta:g} Hz per face size a second, "
         f"derivative cutoff {OneEuro().derivative_cutoff:g} Hz; the others change one of them.",
         "",
-        "Machine: 2 cores of an Intel Xeon (Sapphire Rapids), Linux, shared with other programs (load "
+        f"Machine: {machine()}, shared with other programs (load "
         f"{os.getloadavg()[1]:.0f} in the five minutes until the end).",
     ]
     text = "\n".join(lines) + "\n"

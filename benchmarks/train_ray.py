@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from ray_nodes import ENVIRONMENT, Nodes, kill_tree
@@ -155,7 +156,7 @@ def main() -> None:
     head = [
         "# Training on Ray",
         "",
-        f"{datetime.date.today()} · 2 cores of an Intel Xeon (Sapphire Rapids), Linux · Ray {version('ray')} "
+        f"{datetime.date.today()} · {machine()} · Ray {version('ray')} "
         "· `python benchmarks/train_ray.py --write`",
     ]
     if args.write:

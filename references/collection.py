@@ -2,7 +2,7 @@
 
 The folder holds any of: ``facial-keypoints-detection/`` (Kaggle's files), ``wild/`` (160-pixel crops
 with ``labels.csv.gz``) and ``photos/`` (whole images with ``train_faces.csv``). Faces that are also
-in Kaggle's test file are left out, so that a score on that file stays honest.
+in Kaggle's test file are left out, so that a score on that file is not too good.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 CANVAS = 160
-"""Side of a stored crop, pixels: room to shift, turn and shrink a 96-pixel view in it."""
+"""Side of a stored crop, pixels: room to shift, rotate and shrink a 96-pixel view in it."""
 
 FOLDS = 4
 """Into so many folds the faces are dealt, whole groups at a time."""
@@ -212,8 +212,8 @@ def _kaggle(folder: Path) -> FaceDataset:
 def _persons() -> dict[str, str]:
     """Group of each image whose person is known, by the checksum of its pixels.
 
-    Few persons fill style A. Likeness finds a sitting, not a person, so near-duplicate groups alone
-    would put one person's sittings on both sides of a split.
+    Style A shows few persons. Near-duplicates find images of one session, not of one person, so by
+    themselves they would leave a person on both sides of a split.
     """
     file = Path(__file__).with_name("kaggle_persons.json")
     persons = json.loads(file.read_text(encoding="utf-8"))["persons"]

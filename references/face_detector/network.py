@@ -1,7 +1,7 @@
 """The face detector's network: one pass over a grey photo, faces at three scales.
 
 A plain backbone halves the image five times; its maps at strides 8, 16 and 32 are joined from the
-coarse to the fine, and each cell of each says how sure it is that a face's middle lies in it, where
+coarse to the fine, and each cell gives the score that the middle of a face lies in it, where
 the box is, and where the eyes and the mouth are (which helps learning; the export leaves them out).
 A level answers for faces of about 1.5 to 6 of its cells.
 
@@ -176,7 +176,7 @@ def build_detector(config: DetectorConfig, *, plain: bool = False) -> keras.Mode
 
 @keras.saving.register_keras_serializable(package="facial_keypoints")
 class FaceBoxes(layers.Layer):  # type: ignore[misc]
-    """Turns the cells into boxes in input pixels; its constants live inside for tf2onnx.
+    """Cells to boxes in input pixels. Constants are made inside the layer, as tf2onnx needs it.
 
     Output: (B, M, 4) xyxy and (B, M) scores.
     """

@@ -4,12 +4,12 @@
 ``train_faces.csv``: eye centres and the middle of the mouth) and ``DIR/wild`` (crops around one face),
 and writes ``OUT/face_detector.onnx``.
 
-Every image that the network sees is composed anew: a photo at a random size, turned and mirrored;
-over it, sometimes, further photos, faces cut from other sets, drawn faces, and pieces without any.
+Every image that the network sees is composed anew: a photo at a random size, rotated and mirrored;
+over it, sometimes, further photos, faces cut from other sets, drawn faces, and patches without any.
 Not every face of a group photo is labelled. Such faces must not be taught as background: ``--extra``
 names a table of what another detector found (``file, right_eye_x, right_eye_y, left_eye_x,
-left_eye_y, mouth_x, mouth_y, score``). Sure finds are learnt as faces, the others are left out of
-the loss.
+left_eye_y, mouth_x, mouth_y, score``). Those with a high score are learnt as faces, the others are left
+out of the loss.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ __all__ = [
     "train_detector",
 ]
 
-SURE = 0.95
-"""Score from which another detector's find is learnt as a face: of 60 looked at, none was wrong."""
+TRUSTED_SCORE = 0.95
+"""Score from which another detector's find is learnt as a face: of 60 checked, none was wrong."""
 
 REACH = ((0.0, 6.0), (2.6, 6.0), (2.6, np.inf))
 """Sides of the faces that each level answers for, in its cells; where they meet, both do."""
@@ -85,14 +85,14 @@ class LabelledPhoto:
     Args:
         image: (H, W) uint8.
         points: (N, 3, 2) right eye, left eye and middle of the mouth, pixels.
-        sure: (N,) bool; an unsure one is neither a face nor background.
+        certain: (N,) bool; the others count neither as faces nor as background.
         labelled: (N,) bool; the others are another detector's finds.
         name: File name.
     """
 
     image: ImageArray
     points: Points
-    sure: NDArray[np.bool_]
+    certain: NDArray[np.bool_]
     labelled: NDArray[np.bool_]
     name: str = ""
 
@@ -108,7 +108,7 @@ class FitConfig:
         side: Side of the composed images, pixels.
         rate: Highest learning rate.
         network: Shape of the network.
-        longest_side: Of the photos that the exported network looks at, pixels.
+        longest_side: Of the photos that the exported network is given, pixels.
         seed: Of everything random.
         check_minutes: Time between two exports, each measured on the held-out photos.
     """
@@ -150,8 +150,8 @@ def load_photos(folder: Path, extra: Path | None = None) -> list[LabelledPhoto]:
             for name in ("right_eye", "left_eye", "mouth")
             for axis in "xy"
         ]
-        sure = float(row["score"]) >= SURE
-        faces.setdefault(row["file"], []).append((numbers, sure, False))
+        certain = float(row["score"]) >= TRUSTED_SCORE
+        faces.setdefault(row["file"], []).append((numbers, certain, False))
     photos = []
     with zipfile.ZipFile(folder / "train.zip") as archive:
         for name in archive.namelist():
@@ -258,8 +258,8 @@ class SceneComposer:
         if rng.random() < 0.35:
             for _ in range(rng.integers(1, 4)):
                 self._add(scene, rng)
-        points, sure = scene.faces()
-        return _change_light(scene.canvas, rng), points, sure
+        points, certain = scene.faces()
+        return _change_light(scene.canvas, rng), points, certain
 
     def _pick(self, rng: np.random.Generator) -> LabelledPhoto:
         return self.photos[int(rng.integers(len(self.photos)))]
@@ -297,7 +297,7 @@ class SceneComposer:
         elif kind < 0.85:
             top = _draw_signs(rng)
             scale = np.exp(rng.uniform(np.log(0.4), np.log(1.5)))
-        else:  # a piece of a photo, mostly without a face, with edges like those of the others
+        else:  # a patch of a photo, mostly without a face, with edges like those of the others
             photo = self._pick(rng)
             height, width = photo.image.shape
             size = int(rng.uniform(0.15, 0.5) * min(height, width))
@@ -305,7 +305,7 @@ class SceneComposer:
             moved = photo.points - np.array([x, y], np.float32)
             top = LabelledPhoto(
                 np.ascontiguousarray(photo.image[y : y + size, x : x + size]),
-                moved, photo.sure, photo.labelled,
+                moved, photo.certain, photo.labelled,
             )  # fmt: skip
             scale = np.exp(rng.uniform(np.log(0.5), np.log(2.5)))
         angle = float(rng.normal(0.0, 12.0)) if rng.random() < 0.5 else 0.0
@@ -368,7 +368,7 @@ class _Scene:
         if np.linalg.det(matrix[:, :2]) < 0:
             points = points[:, [1, 0, 2]]
         seen = _share(mask, square_boxes(points))
-        state = np.where(photo.sure, 1, 0).astype(np.int8)
+        state = np.where(photo.certain, 1, 0).astype(np.int8)
         state[seen < 0.65] = np.minimum(state[seen < 0.65], 0)
         state[seen < 0.2] = -1
         self._points.append(points)
@@ -434,12 +434,12 @@ def _change_light(original: ImageArray, rng: np.random.Generator) -> ImageArray:
     return np.asarray(image, np.uint8)
 
 
-def cell_targets(points: Points, sure: NDArray[np.bool_], side: int) -> Targets:
+def cell_targets(points: Points, certain: NDArray[np.bool_], side: int) -> Targets:
     """What each cell should answer.
 
     Args:
         points: (N, 3, 2) pixels of the image.
-        sure: (N,); cells in the middle of an unsure face count neither way.
+        certain: (N,) bool; cells in the middle of the other faces do not count.
         side: Side of the image, pixels.
 
     Returns:
@@ -454,7 +454,7 @@ def cell_targets(points: Points, sure: NDArray[np.bool_], side: int) -> Targets:
         cells[..., 1] = 1.0
         grid = centres_to_edges(np.arange(n))
         for box, three, yes in zip(
-            boxes / stride, centres_to_edges(points) / stride, sure, strict=True
+            boxes / stride, centres_to_edges(points) / stride, certain, strict=True
         ):
             x, y = (box[:2] + box[2:]) / 2.0
             size = float(box[2] - box[0])
@@ -519,9 +519,9 @@ class _Batches:
         while not self._stop.is_set():
             images, targets = [], []
             for _ in range(self._config.batch):
-                image, points, sure = self._composer.compose(rng)
+                image, points, certain = self._composer.compose(rng)
                 images.append(image)
-                targets.append(cell_targets(points, sure, side))
+                targets.append(cell_targets(points, certain, side))
             batch = np.stack(images)[..., np.newaxis], np.stack(targets)
             while not self._stop.is_set():
                 try:
@@ -556,7 +556,7 @@ def split_photos(
 def measure_detector(
     detector: FaceDetector, photos: Sequence[LabelledPhoto]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How sure a detector is of each labelled face, and of what is none.
+    """Scores of a detector on each labelled face, and on what is no face.
 
     Returns:
         (F,) best score of a box with an IoU of at least 0.5 for each labelled face, 0 where there is

@@ -1,8 +1,8 @@
 """The run folder of the shipped detector: everything that ``python -m references.landmark`` leaves behind.
 
 ``model.keras`` (with its description inside) and ``model.onnx`` are the detector, ``run.json`` says how
-it was made and how well its twin does on faces that neither of them learnt from, ``history.txt`` has
-the loss of every network, and ``networks/`` keeps those networks, for resuming and for the twin.
+it was made and the errors of its cross-validation model on faces that this never saw, ``history.txt``
+has the loss of every network, and ``networks/`` keeps those networks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from facial_keypoints.evaluation.metrics import median_point_error, nme, rmse
 from facial_keypoints.files import output_folder
 from facial_keypoints.models.codec import CONFIDENCE
 from facial_keypoints.models.export import export_onnx
-from facial_keypoints.models.landmark import NetworkConfig, Stage
 from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training import run_folder
@@ -33,6 +32,7 @@ from references.collection import (
     set_names,
     style_numbers,
 )
+from references.landmark.network import NetworkConfig, Stage
 from references.landmark.train import DefaultConfig, FitConfig, predict_views, train_default
 
 __all__ = ["QUICK", "collection_digest", "train_default_run"]
@@ -154,12 +154,12 @@ def _seeded(config: DefaultConfig, seed: int) -> DefaultConfig:
 def _held_out_errors(
     networks: Path, faces: FaceDataset, config: DefaultConfig, threads: int
 ) -> dict[str, dict[str, float]]:
-    """The twin's errors by set on faces that it has not seen, one look at the middle of each crop."""
-    twin = keras.saving.load_model(networks / "twin.keras", compile=False)
+    """Errors of the cross-validation model by set on its held-out faces, one view of each crop's middle."""
+    model = keras.saving.load_model(networks / "cross_validation.keras", compile=False)
     held = np.flatnonzero(fold_numbers(faces) == config.held_out_fold)
     sets = set_names(faces)[held]
     middle = np.full((len(faces), 2), (faces.images.shape[1] - 1) / 2.0, np.float32)
-    xy, _ = predict_views(twin, faces, held, centre_xy=middle, threads=threads)
+    xy, _ = predict_views(model, faces, held, centre_xy=middle, threads=threads)
     own = xy[np.arange(len(held)), style_numbers(faces)[held]]
     truth = faces.keypoints.xy[held]
     errors = {}

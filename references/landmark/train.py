@@ -1,14 +1,15 @@
 """Trains the detector that the package ships: large teachers, cleaned labels, one small student.
 
 1. *Teachers*: a large network per fold learns from every labelled point of the other folds. Each
-   then answers for the faces that it never saw (out-of-fold), so labels that are plainly wrong
-   stand out and an honest error estimate falls out for free.
-2. *Targets*: for every face and every label style, the mean answer of the teachers over mirrored
-   and slightly moved views, blended with the label where there is one and it is believable.
+   then predicts the faces of its own fold, which it never saw, so labels that are plainly wrong
+   stand out, and the error on new faces is known.
+2. *Targets*: for every face and every label style, the mean prediction of the teachers over mirrored
+   and slightly moved views, blended with the label where there is one that the teachers confirm.
 3. *Student*: the small network of the package learns those dense targets from heavily changed views,
-   then from gently changed ones, framed as crops come in use.
+   then from gently changed ones, cropped as they are in use.
 4. *Last layer*: fitted once more in closed form to the labels, and the error sizes scaled so that the
-   confidence is right on faces that a twin of the student, trained without them, answers for.
+   confidence is right on the held-out fold, which the cross-validation model of the student, trained
+   without that fold, predicts.
 
 Only `keras.ops` inside the graph, so that TensorFlow on a CPU and JAX on a GPU train alike.
 """
@@ -30,12 +31,12 @@ from numpy.typing import NDArray
 from facial_keypoints.crops import warp_image
 from facial_keypoints.files import atomic_path, write_text
 from facial_keypoints.models.codec import CONFIDENCE_RADIUS, confidence_within
-from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.training.losses import distance_px, laplace_nll, pseudo_huber, weighted_mean
 from facial_keypoints.types import CropTransform, FaceDataset
 from references.collection import fold_numbers, set_names, style_numbers, usual_crops
+from references.landmark.network import NetworkConfig, Stage, build_network
 
 __all__ = [
     "GENTLE",
@@ -108,7 +109,7 @@ _PLAIN = AugmentConfig(
     jpeg=0.0,
     occlusion=0.0,
 )
-"""Unspoilt views, for the last layer: the features before it have learnt to bear with the rest."""
+"""Views without changed light or noise, for the last layer: the features before it can cope with those."""
 
 _SHARE = {
     "kaggle-a": 0.10,
@@ -121,7 +122,7 @@ _SHARE = {
 }
 """How often faces of each set are drawn: neither by their number nor all sets alike."""
 
-_BELIEF = {
+_LABEL_SHARE = {
     "kaggle-a": (0.6, 3.0),
     "kaggle-b": (0.3, 4.5),
     "photos": (0.25, 5.0),
@@ -131,7 +132,7 @@ _BELIEF = {
     "webmorph": (0.6, 4.0),
 }
 """Share of the label in a target, by how noisy a set's labels are, and the distance from the teachers
-in pixels beyond which the share sinks; at twice that distance the label is not believed at all."""
+in pixels beyond which the share sinks; at twice that distance it is 0."""
 
 FloatMap = NDArray[np.float32]
 
@@ -145,7 +146,7 @@ class Targets:
         weight: (N, S, K) weight of each point in the loss.
         offset_x: (N, S) pixels by which labels of a style sit to the right of where a mirror would
             put them. Annotators' files count pixels from 1 or lose half a pixel in resizing; a
-            mirrored image must keep that offset, or mirroring averages it away.
+            mirrored image must keep that offset, or the network learns the mean of both, without it.
     """
 
     xy: FloatMap
@@ -163,7 +164,7 @@ class FitConfig:
         batch_size: Faces a step.
         learning_rate: Peak rate of AdamW.
         weight_decay: Its decay; biases and normalisation are left out.
-        huber_px: Where the loss turns from square to linear, pixels.
+        huber_px: Where the loss changes from square to linear, pixels.
         scale_weight: Share of the error-size loss.
         mixed_bfloat16: Compute in bfloat16, weights in float32.
         seed: Of the weights, the views and the order of faces.
@@ -385,7 +386,7 @@ def blend_targets(
     Args:
         faces: N faces.
         teacher_xy: (N, S, K, 2) source pixels.
-        label_share: (N, K) share of the label in its own style's target, 0 for a disbelieved one.
+        label_share: (N, K) share of the label in its own style's target, 0 where the teachers contradict it.
         offset_x: (N, S) see :class:`Targets`.
         unlabelled_weight: Loss weight of points that no set labels in that style.
     """
@@ -419,7 +420,7 @@ def predict_views(
         faces: N faces.
         index: M rows to answer for.
         centre_xy: (N, 2) source pixel in the middle of the view; each set's usual crop if left out.
-        views: 1: as framed; 2: and mirrored; 8: and three moved and turned pairs.
+        views: 1: the crop; 2: and mirrored; 8: and three moved and rotated pairs.
         scale: Input pixels per source pixel at input size 96.
         threads: For cutting the views.
 
@@ -430,8 +431,8 @@ def predict_views(
     middle = usual_crops(faces)[0] if centre_xy is None else centre_xy
     moves = [(0.0, 1.0, 0.0, 0.0), (10.0, 1.06, 2.0, -1.5), (-10.0, 0.94, -2.0, 1.5), (4.0, 0.9, 0.0, 3.0)]  # fmt: skip
     total = np.zeros((len(index), len(KAGGLE15.styles), KAGGLE15.num_keypoints, 3), np.float64)
-    plan = [(*moves[v // 2], v % 2) for v in range(views)]
-    for angle, zoom, dx, dy, mirrored in plan:
+    chosen = [(*moves[v // 2], v % 2) for v in range(views)]
+    for angle, zoom, dx, dy, mirrored in chosen:
         a = np.deg2rad(angle)
         s = scale * zoom * size / 96.0
         sign = -1.0 if mirrored else 1.0
@@ -453,12 +454,12 @@ def predict_views(
             out = out[:, :, list(KAGGLE15.swap)]
         total[..., :2] += out[..., :2] @ linear.T + offset[:, None, None, :]
         total[..., 2] += out[..., 2]
-    total /= len(plan)
+    total /= len(chosen)
     return total[..., :2].astype(np.float32), total[..., 2].astype(np.float32)
 
 
 def measure_offsets(faces: FaceDataset, teacher_xy: FloatMap) -> FloatMap:
-    """How far each style's labels sit to the right of what a mirror-blind network answers.
+    """How far each style's labels sit to the right of where a network that mirroring taught predicts them.
 
     A network trained on mirrored faces, averaged over mirrored views, cannot tell left from right, so
     the median of label minus answer is the offset. Measured per set; a set that lacks a style takes the
@@ -489,8 +490,8 @@ def _label_share(faces: FaceDataset, teacher_xy: FloatMap) -> FloatMap:
     """(N, K) how much each label counts in its target."""
     own = teacher_xy[np.arange(len(faces)), style_numbers(faces)]
     gap = np.nan_to_num(np.linalg.norm(faces.keypoints.xy - own, axis=-1))
-    beliefs = [_BELIEF.get(str(s), (0.5, 5.0)) for s in set_names(faces)]
-    share, limit = np.array(beliefs).T[..., None]
+    shares = [_LABEL_SHARE.get(str(s), (0.5, 5.0)) for s in set_names(faces)]
+    share, limit = np.array(shares).T[..., None]
     return np.asarray(share * np.clip(2.0 - gap / limit, 0.0, 1.0), np.float32)
 
 
@@ -617,8 +618,8 @@ def calibrate(
         losses = []
         for slope, shift in zip(slopes.ravel(), shifts.ravel(), strict=True):
             ratio = radius_px * np.exp(-np.clip(slope * scale + shift, -4.0, 4.0))
-            sure = np.clip(confidence_within(ratio), 1e-4, 1.0 - 1e-4)
-            losses.append(-np.mean(np.where(hit, np.log(sure), np.log(1.0 - sure))))
+            confidence = np.clip(confidence_within(ratio), 1e-4, 1.0 - 1e-4)
+            losses.append(-np.mean(np.where(hit, np.log(confidence), np.log(1.0 - confidence))))
         best = int(np.argmin(losses))
         out[s] = slopes.ravel()[best], shifts.ravel()[best]
     return out
@@ -642,8 +643,8 @@ class DefaultConfig:
 
     Args:
         teacher_folds: One teacher is trained without each of these folds.
-        held_out_fold: The fold that the student's twin never sees; honest figures come from it, so
-            its teacher must not have seen it either.
+        held_out_fold: The fold that the cross-validation model never sees. The figures come from it,
+            so its teacher must not have seen it either.
         teacher: Fit of each teacher.
         student: Fit of the student on far-strayed views.
         polish: Its second fit on gentle views.
@@ -739,7 +740,7 @@ def train_default(
                     config.teacher_network, faces, label_targets(faces), chance, fit, report=tell
                 ),
             )
-            say(f"asking teacher{fold}")
+            say(f"predicting with teacher{fold}")
             xy, _ = predict_views(teacher, faces, rows, views=8, threads=threads)
             with atomic_path(file) as temporary:
                 np.save(temporary, xy)
@@ -771,10 +772,10 @@ def train_default(
         return net
 
     seen = folds != config.held_out_fold
-    twin = student("twin", answers[config.held_out_fold], seen)
+    validated = student("cross_validation", answers[config.held_out_fold], seen)
     held = np.flatnonzero(~seen)
     middle = np.full((len(faces), 2), (faces.images.shape[1] - 1) / 2.0, np.float32)
-    xy, log_scale = predict_views(twin, faces, held, centre_xy=middle, threads=threads)
+    xy, log_scale = predict_views(validated, faces, held, centre_xy=middle, threads=threads)
     radius = CONFIDENCE_RADIUS * config.student_network.input_size
     calibration = calibrate(
         np.concatenate([xy, log_scale[..., None]], -1),
@@ -782,10 +783,10 @@ def train_default(
         style_numbers(faces)[held],
         radius,
     )
-    # What an honest measurement needs: the twin, and the faces that it has not seen.
-    _apply_calibration(twin, calibration)
-    with atomic_path(directory / "twin.keras") as temporary:
-        twin.save(temporary)
+    # To measure it on new faces: the cross-validation model, and the faces that it has not seen.
+    _apply_calibration(validated, calibration)
+    with atomic_path(directory / "cross_validation.keras") as temporary:
+        validated.save(temporary)
     write_text(directory / "held_out.txt", "".join(f"{i}\n" for i in faces.sample_ids[held]))
     net = student("student", np.mean(list(answers.values()), axis=0), np.ones(len(faces), bool))
     _apply_calibration(net, calibration)

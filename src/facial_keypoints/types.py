@@ -88,6 +88,11 @@ class KeypointSchema:
         return len(self.keypoint_names)
 
     @property
+    def coordinate_names(self) -> tuple[str, ...]:
+        """2K column names ``NAME_x, NAME_y`` in the order of ``xy.ravel()``."""
+        return tuple(f"{name}_{axis}" for name in self.keypoint_names for axis in "xy")
+
+    @property
     def norm_indices(self) -> tuple[int, int]:
         """Indices of the two keypoints of ``norm_pair``."""
         return self.index(self.norm_pair[0]), self.index(self.norm_pair[1])

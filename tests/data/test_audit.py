@@ -140,7 +140,7 @@ def test_a_blank_image_is_flagged() -> None:
     assert "blank" in reasons(changed(data, images=images), 3)
 
 
-def test_a_image_unlike_all_faces_is_flagged() -> None:
+def test_an_image_unlike_all_faces_is_flagged() -> None:
     data = faces(400)
     basis = textures(6, seed=5).astype(np.float64)
     weights = np.random.default_rng(2).dirichlet(np.ones(6), 400)

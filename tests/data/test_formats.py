@@ -171,7 +171,7 @@ def test_resizing_keeps_the_shape_of_a_face_as_prediction_does(tmp_path: Path) -
 
 def photo_with(count: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """A drawn photo saved as photo.png, and its faces' points (N, 15, 2)."""
-    photo, faces = draw_scene(count, seed=2, turn_deg=0)
+    photo, faces = draw_scene(count, seed=2, roll_deg=0)
     Image.fromarray(photo).save(folder / "photo.png")
     return photo, faces.xy
 

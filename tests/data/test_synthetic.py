@@ -142,10 +142,10 @@ def test_a_larger_image_shows_the_same_face_at_twice_the_size() -> None:
         assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("framing", [NARROW, WIDE])
-def test_pose_maps_are_each_others_inverse(framing) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("spread", [NARROW, WIDE])
+def test_pose_maps_are_each_others_inverse(spread) -> None:  # type: ignore[no-untyped-def]
     rows = np.arange(200)
-    drawn = sample_faces(rows, rows, seed=0, framing=framing)
+    drawn = sample_faces(rows, rows, seed=0, spread=spread)
     assert np.abs(np.rad2deg(drawn["yaw"])).max() <= 35.01
     for u, v in ((0.0, 0.0), (18.0, 0.0), (-24.0, 1.0), (14.0, 39.0), (0.0, 55.0)):
         point = np.full_like(drawn["yaw"], u), np.full_like(drawn["yaw"], v)
@@ -159,7 +159,7 @@ def test_pose_maps_are_each_others_inverse(framing) -> None:  # type: ignore[no-
 
 def test_style_b_names_the_nose_base_and_the_mouth_centre() -> None:
     rows = np.arange(300)
-    drawn = sample_faces(rows, rows, seed=0, framing=WIDE)
+    drawn = sample_faces(rows, rows, seed=0, spread=WIDE)
     full, four = drawn.keypoints_xy(96), drawn.four_point_xy(96)
     assert np.isnan(four[:, OTHER_ELEVEN]).all()
     for name in ("left_eye_center", "right_eye_center"):

@@ -20,7 +20,7 @@ from facial_keypoints.cli import app
 from facial_keypoints.data.synthetic.faces import draw_faces
 from facial_keypoints.data.synthetic.geometry import (
     FaceParameters,
-    Framing,
+    Spread,
     sample_faces,
 )
 from facial_keypoints.data.synthetic.scenes import draw_scene
@@ -254,8 +254,8 @@ def test_a_mirrored_face_swaps_left_and_right() -> None:
 
 def test_the_turn_of_drawn_heads_is_told_with_its_sign_and_marked() -> None:
     rows = np.arange(200)
-    framing = Framing(0.0, 4.0, 5.0, 2.0, 0.05, 1.0, by_eyes=True)
-    heads = sample_faces(rows, rows, seed=2, framing=framing)
+    spread = Spread(0.0, 4.0, 5.0, 2.0, 0.05, 1.0, by_eyes=True)
+    heads = sample_faces(rows, rows, seed=2, spread=spread)
 
     def turned(degrees: float) -> object:
         yaw = np.full((200, 1, 1), np.deg2rad(degrees))

@@ -81,7 +81,7 @@ def test_tta_asks_eight_views_more_and_finds_the_same_faces(scene) -> None:
 
 
 def test_a_face_turned_by_40_degrees_is_refined_upright() -> None:
-    photo, faces = draw_scene(1, seed=5, image_size=(400, 400), turn_deg=0)
+    photo, faces = draw_scene(1, seed=5, image_size=(400, 400), roll_deg=0)
     turn = cv2.getRotationMatrix2D((200, 200), 40, 0.8)
     turned = cv2.warpAffine(photo, turn, (400, 400))
     there = Keypoints((faces.xy @ turn[:, :2].T + turn[:, 2]).astype(np.float32), KAGGLE15)

@@ -17,11 +17,11 @@ from facial_keypoints.models import export
 from facial_keypoints.models.codec import decode
 from facial_keypoints.models.export import OPSET, export_onnx
 from facial_keypoints.models.keras_model import load_keras_model, with_decoding
-from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.models.runtime import Runtime, load_runtime, read_training_digests
 from facial_keypoints.models.spec import METADATA_KEY, ModelSpec, embed_digests, embed_spec
 from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
 from facial_keypoints.schemas import KAGGLE15
+from references.landmark.network import NetworkConfig, Stage, build_network
 from spot_model import SPEC as SPOT
 from spot_model import spot_model
 

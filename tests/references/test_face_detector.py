@@ -35,13 +35,13 @@ TINY = DetectorConfig(stem=(8, 8), channels=(8, 8, 8), blocks=(1, 1, 1), neck=8)
 FACE = np.array([[81.9, 59.5], [118.1, 59.5], [100.0, 92.0]], np.float32)
 
 
-def photo_of(points, sure=True, size=(150, 200), labelled=True):
+def photo_of(points, certain=True, size=(150, 200), labelled=True):
     n = len(points)
     image = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     return LabelledPhoto(
         image,
         np.asarray(points, np.float32).reshape(-1, 3, 2),
-        np.full(n, sure),
+        np.full(n, certain),
         np.full(n, labelled),
     )
 
@@ -89,7 +89,7 @@ def test_cells_in_the_middle_of_a_face_answer_with_its_box_and_points(scale, str
         np.testing.assert_allclose(points, face[0], atol=1e-3)
 
 
-def test_an_unsure_face_is_neither_a_face_nor_background():
+def test_an_uncertain_face_is_neither_a_face_nor_background():
     target = cell_targets(FACE[None], np.array([False]), 320)
     assert target[:, 0].max() == 0
     left_out = target[:1600, 1].reshape(40, 40)
@@ -114,13 +114,13 @@ def test_composed_faces_lie_on_the_faces():
     composer = SceneComposer([LabelledPhoto(image, FACE[None], yes, yes)], [], 160)
     rng, on = np.random.default_rng(5), []
     for _ in range(60):
-        image, points, sure = composer.compose(rng)
+        image, points, certain = composer.compose(rng)
         assert image.shape == (160, 160)
         assert image.dtype == np.uint8
-        right, left = points[sure][:, 0, 0], points[sure][:, 1, 0]
+        right, left = points[certain][:, 0, 0], points[certain][:, 1, 0]
         assert (right < left).all()  # in mirrored images too
         boxes = square_boxes(points)
-        for face, box in zip(points[sure], boxes[sure].round().astype(int), strict=True):
+        for face, box in zip(points[certain], boxes[certain].round().astype(int), strict=True):
             x0, y0, x1, y1 = np.clip(box, 0, 160)
             if box[2] - box[0] < 60:
                 continue
@@ -159,9 +159,9 @@ def test_photos_are_read_with_what_another_detector_found(tmp_path):
     )
     first, second = load_photos(tmp_path / "photos", extra)
     np.testing.assert_allclose(first.points[0], FACE)
-    assert first.sure.tolist() == [True, True]
+    assert first.certain.tolist() == [True, True]
     assert first.labelled.tolist() == [True, False]
-    assert (second.sure.tolist(), second.name) == ([False], "p1.png")
+    assert (second.certain.tolist(), second.name) == ([False], "p1.png")
     with pytest.raises(DataError, match=r"there is no .*train_faces\.csv"):
         load_photos(tmp_path)
 

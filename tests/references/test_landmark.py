@@ -9,8 +9,8 @@ from facial_keypoints.types import FaceDataset, Keypoints
 from references.collection import CANVAS, fold_numbers, style_numbers
 
 choose_backend()
-from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from references.landmark import train as module
+from references.landmark.network import NetworkConfig, Stage, build_network
 
 TINY = NetworkConfig((Stage("res", 8, 1), Stage("ir", 8, 1)), stem_channels=8, input_size=32)
 

@@ -12,7 +12,7 @@ from facial_keypoints.models.keras_backend import choose_backend
 from facial_keypoints.models.runtime import load_runtime, read_spec, read_training_digests
 
 choose_backend()
-from facial_keypoints.models.landmark import NetworkConfig, Stage
+from references.landmark.network import NetworkConfig, Stage
 from references.landmark.run import QUICK, train_default_run
 
 TINY = NetworkConfig((Stage("res", 8, 1),), stem_channels=8, input_size=32)
@@ -52,7 +52,13 @@ def test_one_call_leaves_a_detector_that_says_what_it_was_made_from(data, tmp_pa
     assert all(s["rmse_px"] > 0 for s in told["held_out"].values())
     assert told["config"]["student"]["steps"] == 2
     history = (run / "history.txt").read_text()
-    for name in ("teacher1", "twin-rough", "twin", "student-rough", "student"):
+    for name in (
+        "teacher1",
+        "cross_validation-rough",
+        "cross_validation",
+        "student-rough",
+        "student",
+    ):
         assert f"training {name}\n" in history
         assert f"{name}: epoch 1 loss " in history
 

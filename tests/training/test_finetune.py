@@ -21,16 +21,16 @@ from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import MARKER, mark_folder
 from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.models.export import export_onnx
-from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.models.runtime import read_training_digests
 from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec
 from facial_keypoints.models.study import build_fc
-from facial_keypoints.models.tuned import ReadOut, backbone, build_tuned, read_out
+from facial_keypoints.models.tuned import LinearHead, backbone, build_tuned, linear_head
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training.augment import AugmentConfig
 from facial_keypoints.training.closed_form_head import Examples, fit_start
 from facial_keypoints.training.finetune import VIEWS, _examples, _Views, finetune
 from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema
+from references.landmark.network import NetworkConfig, Stage, build_network
 
 pytestmark = pytest.mark.backends
 
@@ -91,14 +91,14 @@ def test_points_are_read_off_the_features_as_the_network_answers_them() -> None:
     images = np.random.default_rng(0).uniform(0, 255, (3, SIZE, SIZE, 1)).astype(np.float32)
     features = backbone(network).predict(images, verbose=0)
     expected = network.predict(images, verbose=0)
-    np.testing.assert_allclose(read_out(network)(features), expected, atol=1e-4)
+    np.testing.assert_allclose(linear_head(network)(features), expected, atol=1e-4)
 
 
 def test_a_new_head_answers_what_it_was_told_to() -> None:
     features = backbone(build_network(TINY))
     rng = np.random.default_rng(0)
     width = features.output_shape[1]
-    start = ReadOut(rng.normal(0, 0.01, (width, 1, 20, 3)), rng.uniform(0, 2, (1, 20, 3)))
+    start = LinearHead(rng.normal(0, 0.01, (width, 1, 20, 3)), rng.uniform(0, 2, (1, 20, 3)))
     model = build_tuned(features, start, rng.uniform(0, SIZE, (20, 2)))
     images = rng.uniform(0, 255, (2, SIZE, SIZE, 1)).astype(np.float32)
     assert model.output_shape == (None, 1, 20, 3)
@@ -112,9 +112,9 @@ def examples(xy: np.ndarray, features: np.ndarray, labelled: np.ndarray | None =
     return Examples(features, xy, seen, np.arange(n) % 5, n)
 
 
-def random_points(n: int = 40) -> tuple[np.ndarray, ReadOut]:
+def random_points(n: int = 40) -> tuple[np.ndarray, LinearHead]:
     rng = np.random.default_rng(1)
-    before = ReadOut(rng.normal(size=(12, 3, 4, 3)), rng.uniform(20, 60, (3, 4, 3)))
+    before = LinearHead(rng.normal(size=(12, 3, 4, 3)), rng.uniform(20, 60, (3, 4, 3)))
     before.kernel[..., 2], before.bias[..., 2] = 0.0, 0.0  # expected error 2 px everywhere
     return rng.normal(size=(n, 12)), before
 
@@ -124,7 +124,7 @@ def test_an_offset_from_one_style_is_found_exactly() -> None:
     xy = before(features)[:, 1, :, :2][:, [2, 0]] + np.array([[3.0, -1.0], [0.5, 2.0]])
     start = fit_start(examples(xy, features), before, np.array([2, 0]))
     assert start.style == 1
-    np.testing.assert_allclose(start.read_out(features)[:, 0, :, :2], xy, atol=0.05)
+    np.testing.assert_allclose(start.head(features)[:, 0, :, :2], xy, atol=0.05)
     np.testing.assert_allclose(start.out_of_fold, xy, atol=0.05)
 
 
@@ -134,7 +134,7 @@ def test_points_that_fit_as_they_are_stay_as_they_are() -> None:
     xy = before(features)[:, 1, :, :2] + noise - noise.mean(axis=0)
     start = fit_start(examples(xy, features), before, np.arange(4))
     assert start.choices == {"known": "none"}
-    np.testing.assert_allclose(start.read_out.kernel[:, 0], before.kernel[:, 1])
+    np.testing.assert_allclose(start.head.kernel[:, 0], before.kernel[:, 1])
 
 
 def test_a_point_that_hangs_on_the_old_ones_is_learnt_from_them() -> None:
@@ -152,10 +152,10 @@ def test_noise_leaves_known_points_at_their_offset() -> None:
     rng = np.random.default_rng(2)
     xy = before(features)[:, 0, :, :2] + 2.0 + rng.normal(0, 3.0, (12, 4, 2))
     start = fit_start(examples(xy, features), before, np.arange(4))
-    moved = start.read_out(features)[:, 0, :, :2] - before(features)[:, 0, :, :2]
+    moved = start.head(features)[:, 0, :, :2] - before(features)[:, 0, :, :2]
     assert np.abs(moved - 2.0).mean() < 1.5  # the noise itself moves points by 2.4
     # 2 exp(log scale) is the expected error, and here it is known: 3 px in x and y.
-    expected = 2.0 * np.exp(start.read_out(features)[:, 0, :, 2]).mean()
+    expected = 2.0 * np.exp(start.head(features)[:, 0, :, 2]).mean()
     assert expected == pytest.approx(3.0 * np.sqrt(np.pi / 2), rel=0.4)
 
 
@@ -165,8 +165,8 @@ def test_what_is_not_labelled_changes_nothing() -> None:
     labelled = np.random.default_rng(0).random(xy.shape[:2]) < 0.6
     one = fit_start(examples(np.where(labelled[..., None], xy, 0.0), features, labelled), before, np.array([0, 1, -1, 3]))  # fmt: skip
     two = fit_start(examples(np.where(labelled[..., None], xy, 500.0), features, labelled), before, np.array([0, 1, -1, 3]))  # fmt: skip
-    np.testing.assert_allclose(one.read_out.kernel, two.read_out.kernel)
-    np.testing.assert_allclose(one.read_out.bias, two.read_out.bias)
+    np.testing.assert_allclose(one.head.kernel, two.head.kernel)
+    np.testing.assert_allclose(one.head.bias, two.head.bias)
 
 
 # Views and parts

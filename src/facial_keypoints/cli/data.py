@@ -16,7 +16,9 @@ from facial_keypoints.errors import DataError
 if TYPE_CHECKING:
     from facial_keypoints.types import FaceDataset, KeypointSchema
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at, draw, fetch and convert faces.")
+data_app = typer.Typer(
+    no_args_is_help=True, help="Check, draw, download and convert labelled faces."
+)
 app.add_typer(data_app, name="data")
 
 DRAWN_FACES = 3000
@@ -39,7 +41,7 @@ def load_faces(
     channels: int | None = None,
     schema: KeypointSchema | None = None,
 ) -> FaceDataset:
-    """The labelled faces that a verb was asked to use: the user's, or drawn ones without a path."""
+    """Labelled faces of a path, or drawn ones without a path."""
     if data is None:
         from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 
@@ -60,7 +62,7 @@ def audit_command(
     ] = None,
     force: o.Force = False,
 ) -> None:
-    """Look at the data before training: missing labels, duplicates, doubtful labels, odd images.
+    """Check the data before training: missing labels, duplicates, suspected labels, odd images.
 
     Examples:
 
@@ -91,7 +93,7 @@ def audit_command(
                 test: FaceDataset | None = load_kaggle(data, part="test")
             except DataError:
                 test = None  # no test images beside the training ones: nothing to compare with
-        with log.status("looking at the faces"):
+        with log.status("checking the faces"):
             report = audit(dataset, test)
         if folder is not None:
             write_audit(report, folder)
@@ -140,13 +142,13 @@ def convert_command(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
     to: Annotated[Format, typer.Option(help="Format to write.")] = Format.coco,
     size: Annotated[
-        int | None, typer.Option(min=8, help="Bring every face to this many pixels a side.")
+        int | None, typer.Option(min=8, help="Side of the written images in pixels.")
     ] = None,
     force: o.Force = False,
 ) -> None:
     """Convert labelled faces from one format to another.
 
-    Annotated photos (COCO, .pts) are cut into one image a face, framed as the models know faces.
+    Annotated photos (COCO, .pts) are cut into one image per face, with the crop that the models expect.
 
     Examples:
 
@@ -163,7 +165,7 @@ def convert_command(
         dataset = load_dataset(
             source,
             size=None if size is None else (size, size),
-            channels=1 if to is Format.kaggle else None,  # Kaggle's format knows grey only
+            channels=1 if to is Format.kaggle else None,  # Kaggle's format has grey images only
         )
         save_dataset(dataset, folder, to.value)
     Console(stderr=True).print(f"wrote {len(dataset)} faces to {out}", soft_wrap=True)
@@ -202,7 +204,7 @@ def download_command(
             fetched = Path(kagglehub.competition_download("facial-keypoints-detection"))
         except Exception as error:  # of several HTTP libraries, none kagglehub's own
             raise DataError(
-                f"Kaggle did not hand the files over ({' '.join(str(error).split())[:200]}): accept the "
+                f"Kaggle did not give the files ({' '.join(str(error).split())[:200]}): accept the "
                 "competition's rules on its page and check your Kaggle credentials."
             ) from error
         for file in sorted(fetched.iterdir()):

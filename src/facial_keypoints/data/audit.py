@@ -1,14 +1,17 @@
-"""A look at the data before training: what is labelled, what is doubled, what looks wrong.
+"""Checks of a data set before training: what is labelled, which images are duplicates, which labels are suspect.
 
-Nothing is changed here. :func:`audit` measures and :func:`flagged_rows` names rows worth leaving out;
-:mod:`facial_keypoints.evaluation.audit_report` shows it to a person. Flags are meant to be few and right: robust statistics with wide
-limits, since heavy-tailed human labels are no mistakes.
+Nothing is changed here. :func:`audit` measures, :func:`flagged_rows` names rows to leave out, and
+:mod:`facial_keypoints.evaluation.audit_report` prints the result. Limits are wide and statistics robust,
+so that flags are few and mostly right: human labels have heavy tails that are no mistakes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,18 +33,18 @@ __all__ = ["AuditReport", "Flag", "StyleOffset", "audit", "flagged_rows"]
 NEAR_THRESHOLD = 0.97  # correlation of whole small images; copies that were resized or recompressed
 DISAGREEMENT_EYES = 0.2  # eye distances between two labels of one point on identical images
 BLANK_CONTRAST = 6.0  # grey levels, standard deviation of an image
-# Robust distances in units of the typical row's (its median is 1). Looked at on Kaggle's rows: below
-# these limits come turned heads, glasses and open mouths, which are no mistakes.
+# Robust distances in units of the median row's. On Kaggle's rows, what lies below these limits is
+# mostly right: large yaw, glasses, open mouths.
 SHAPE_LIMIT = 4.0  # about a point of a four-point face 15 of 96 pixels off
 PLACE_LIMIT = 8.0
 FACE_LIMIT = 4.0  # robust standard deviations of the reconstruction error
-_ENOUGH_ROWS = 30  # fewer rows tell nothing about what is usual
+_ENOUGH_ROWS = 30  # with fewer rows, what is usual cannot be estimated
 _COMPONENTS = 30  # principal components that describe usual faces
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One reason to look at a row.
+    """One reason to check a row.
 
     Args:
         row: Index into the data set.
@@ -49,7 +52,7 @@ class Flag:
         reason: Short name of the check: ``swapped``, ``outside``, ``shape``, ``placement``,
             ``blank``, ``no face``, ``copies disagree``.
         detail: One sentence for a person.
-        score: How far beyond usual; the limit is 1.
+        score: How far beyond the limit of the check, which is 1.
     """
 
     row: int
@@ -105,11 +108,11 @@ class AuditReport:
 
 
 def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
-    """Look a data set over.
+    """Check a data set.
 
     Args:
         dataset: Labelled faces.
-        test: Further images to look for among the training ones.
+        test: Further images that are searched for among the training ones.
 
     Returns:
         Counts, duplicates, offsets between label styles, and flagged rows.
@@ -122,19 +125,13 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
     images = image_features(dataset.images)
     near = near_pairs(images, images, NEAR_THRESHOLD)
     near = near[exact[near[:, 0]] != exact[near[:, 1]]]
-    copies = _copy_pairs(exact)
-    copy_flags, disagreeing = _disagreements(dataset, copies)
-    flags = [
-        *_blank_flags(dataset),
-        *_outside_flags(dataset),
-        *_swapped_flags(dataset),
-        *_shape_flags(dataset),
-        *_face_flags(dataset),
-        *copy_flags,
-    ]
+    disagreements, disagreeing = _disagreements(dataset, exact)
+    checks = (_blank, _outside, _swapped, _shapes, _faceless)
+    found = [*chain.from_iterable(check(dataset) for check in checks), *disagreements.values()]
+    ids = dataset.sample_ids
+    flags = [Flag(int(i), str(ids[i]), reason, text, float(s)) for i, reason, text, s in found]
     flags.sort(key=lambda flag: -flag.score)
     test_exact, test_near = _shared(dataset, test, images)
-    ids = dataset.sample_ids
     return AuditReport(
         source=dataset.source,
         rows=len(dataset),
@@ -165,67 +162,44 @@ def flagged_rows(report: AuditReport) -> NDArray[np.int64]:
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def _blank_flags(dataset: FaceDataset) -> list[Flag]:
+_Found = Iterator[tuple[Any, str, str, Any]]
+"""Row, reason, detail and score of each flag."""
+
+
+def _blank(dataset: FaceDataset) -> _Found:
     contrast = dataset.images.reshape(len(dataset), -1).std(axis=1)
-    return [
-        Flag(
-            int(i),
-            str(dataset.sample_ids[i]),
-            "blank",
-            f"The image is nearly of one colour (contrast {contrast[i]:.1f} of 255).",
-            float(BLANK_CONTRAST / max(contrast[i], 0.1)),
-        )
-        for i in np.flatnonzero(contrast < BLANK_CONTRAST)
-    ]
+    for i in np.flatnonzero(contrast < BLANK_CONTRAST):
+        detail = f"The image is nearly of one colour (contrast {contrast[i]:.1f} of 255)."
+        yield i, "blank", detail, BLANK_CONTRAST / max(contrast[i], 0.1)
 
 
-def _outside_flags(dataset: FaceDataset) -> list[Flag]:
-    xy = dataset.keypoints.xy
-    outside = dataset.keypoints.labeled & ~inside_image(xy, dataset.image_size)
-    flags = []
+def _outside(dataset: FaceDataset) -> _Found:
+    outside = dataset.keypoints.labeled & ~inside_image(dataset.keypoints.xy, dataset.image_size)
     for i in np.flatnonzero(outside.any(axis=1)):
         k = int(np.argmax(outside[i]))
-        flags.append(
-            Flag(
-                int(i),
-                str(dataset.sample_ids[i]),
-                "outside",
-                f"{dataset.schema.keypoint_names[k]} at ({xy[i, k, 0]:.1f}, {xy[i, k, 1]:.1f}) lies "
-                "outside the image.",
-                1.0,
-            )
-        )
-    return flags
+        x, y = dataset.keypoints.xy[i, k]
+        name = dataset.schema.keypoint_names[k]
+        yield i, "outside", f"{name} at ({x:.1f}, {y:.1f}) lies outside the image.", 1.0
 
 
-def _swapped_flags(dataset: FaceDataset) -> list[Flag]:
+def _swapped(dataset: FaceDataset) -> _Found:
     """Pairs of which the left point is on the right one's side."""
     schema = dataset.schema
     left = np.array([i for i, j in enumerate(schema.swap) if i < j], np.int64)
     if not len(left):
-        return []
+        return
     xy = dataset.keypoints.xy
     dx = xy[:, left, 0] - xy[:, np.array(schema.swap)[left], 0]
-    known = np.isfinite(dx)
-    # Which partner comes first says nothing about sides; what most rows do says what is right.
+    # Which partner comes first does not say which side it is on; the side in most rows is right.
     usual = np.where((dx > 0).sum(axis=0) >= (dx < 0).sum(axis=0), 1, -1)
-    wrong = known & (dx * usual < 0)
-    return [
-        Flag(
-            int(i),
-            str(dataset.sample_ids[i]),
-            "swapped",
-            f"{schema.keypoint_names[left[np.argmax(wrong[i])]]} and its partner are on each "
-            "other's side.",
-            2.0,
-        )
-        for i in np.flatnonzero(wrong.any(axis=1))
-    ]
+    wrong = dx * usual < 0
+    for i in np.flatnonzero(wrong.any(axis=1)):
+        name = schema.keypoint_names[left[np.argmax(wrong[i])]]
+        yield i, "swapped", f"{name} and its partner are on each other's side.", 2.0
 
 
-def _shape_flags(dataset: FaceDataset) -> list[Flag]:
-    """Rows whose points form an unusual face, or sit in an unusual place, for their style."""
-    flags: list[Flag] = []
+def _shapes(dataset: FaceDataset) -> _Found:
+    """Rows whose points form an unusual face, or lie in an unusual place, for their style."""
     for style in np.unique(dataset.styles):
         rows = np.flatnonzero((dataset.styles == style) & dataset.keypoints.labeled.any(axis=1))
         if len(rows) < _ENOUGH_ROWS:
@@ -245,42 +219,27 @@ def _shape_flags(dataset: FaceDataset) -> list[Flag]:
         shape = _robust_distance(residual.reshape(len(rows), -1), lost=4)
         place = _robust_distance(pose)
         for i in np.flatnonzero(shape > SHAPE_LIMIT):
-            k = _odd_point(xy[i], reference)
-            flags.append(
-                Flag(
-                    int(rows[i]),
-                    str(dataset.sample_ids[rows[i]]),
-                    "shape",
-                    f"The points form no usual face of style '{style}'; {names[k]} is furthest off.",
-                    float(shape[i] / SHAPE_LIMIT),
-                )
-            )
-        flags += [
-            Flag(
-                int(rows[i]),
-                str(dataset.sample_ids[rows[i]]),
-                "placement",
-                f"The face is unusually placed, sized or turned for style '{style}'.",
-                float(place[i] / PLACE_LIMIT),
-            )
-            for i in np.flatnonzero((place > PLACE_LIMIT) & (shape <= SHAPE_LIMIT))
-        ]
-    return flags
+            name = names[_odd_point(xy[i], reference)]
+            detail = f"The points form no usual face of style '{style}'; {name} is furthest off."
+            yield rows[i], "shape", detail, shape[i] / SHAPE_LIMIT
+        for i in np.flatnonzero((place > PLACE_LIMIT) & (shape <= SHAPE_LIMIT)):
+            detail = f"The face is unusually placed, sized or rotated for style '{style}'."
+            yield rows[i], "placement", detail, place[i] / PLACE_LIMIT
 
 
-def _face_flags(dataset: FaceDataset) -> list[Flag]:
-    """Images that, brought to common eyes, are not made of what other faces are made of."""
+def _faceless(dataset: FaceDataset) -> _Found:
+    """Images that, aligned by the eyes, differ from what principal components of faces can show."""
     features = face_features(dataset.images, dataset.keypoints)
     rows = np.flatnonzero(features.any(axis=1))
-    if len(rows) < 10 * _COMPONENTS:  # fewer faces do not span what faces can be
-        return []
+    if len(rows) < 10 * _COMPONENTS:  # too few to know how faces vary
+        return
     x = features[rows]
     inlier = np.ones(len(x), bool)
     error = np.zeros(len(x))
     even = np.arange(len(x)) % 2 == 0
-    for _ in range(2):  # the second time without what the first found odd
+    for _ in range(2):  # the second time without the outliers of the first
         for mine in (even, ~even):
-            # Components come from the other half: a row would describe itself with one of its own.
+            # Components come from the other half: an odd row would add a component of its own.
             others = x[~mine & inlier]
             mean = others.mean(axis=0)
             _, vectors = np.linalg.eigh(np.cov((others - mean).T))
@@ -291,40 +250,29 @@ def _face_flags(dataset: FaceDataset) -> list[Flag]:
     median = float(np.median(error))
     spread = max(1.4826 * float(np.median(np.abs(error - median))), 1e-6)
     score = (error - median) / spread
-    return [
-        Flag(
-            int(rows[i]),
-            str(dataset.sample_ids[rows[i]]),
-            "no face",
-            "Between the labelled eyes there is no usual face: wrong labels, or another image.",
-            float(score[i] / FACE_LIMIT),
-        )
-        for i in np.flatnonzero(score > FACE_LIMIT)
-    ]
+    detail = "Between the labelled eyes there is no usual face: wrong labels, or another image."
+    for i in np.flatnonzero(score > FACE_LIMIT):
+        yield rows[i], "no face", detail, score[i] / FACE_LIMIT
 
 
-def _copy_pairs(exact: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Each later copy with the first of its group."""
-    order = np.argsort(exact, kind="stable")
-    first: dict[int, int] = {}
-    pairs = []
-    for row in order.tolist():
-        group = int(exact[row])
-        if group in first:
-            pairs.append((first[group], row))
-        else:
-            first[group] = row
-    return pairs
+def _disagreements(
+    dataset: FaceDataset, exact: NDArray[np.int64]
+) -> tuple[dict[int, tuple[int, str, str, float]], int]:
+    """Flags by row for identical images with different labels, and the number of such pairs.
 
-
-def _disagreements(dataset: FaceDataset, pairs: list[tuple[int, int]]) -> tuple[list[Flag], int]:
-    """Flags for identical images with different labels, and the number of such pairs."""
+    Args:
+        dataset: N faces.
+        exact: (N,) group number of each image; identical ones share one.
+    """
     xy = dataset.keypoints.xy
     a, b = dataset.schema.norm_indices
-    eyes = np.nanmedian(np.linalg.norm(xy[:, a] - xy[:, b], axis=1)) if pairs else np.nan
-    flags: dict[int, Flag] = {}
+    first = np.unique(exact, return_index=True)[1][exact]
+    copies = [j for j in np.argsort(exact, kind="stable").tolist() if first[j] != j]
+    eyes = np.nanmedian(np.linalg.norm(xy[:, a] - xy[:, b], axis=1)) if copies else np.nan
+    flags = {}
     count = 0
-    for i, j in pairs:
+    for j in copies:
+        i = int(first[j])
         apart = np.linalg.norm(xy[i] - xy[j], axis=1)
         if not np.isfinite(apart).any():
             continue
@@ -333,15 +281,12 @@ def _disagreements(dataset: FaceDataset, pairs: list[tuple[int, int]]) -> tuple[
         if not apart[k] > DISAGREEMENT_EYES * eyes:
             continue
         for row, other in ((i, j), (j, i)):
-            flags[row] = Flag(
-                row,
-                str(dataset.sample_ids[row]),
-                "copies disagree",
+            detail = (
                 f"{dataset.schema.keypoint_names[k]} is {apart[k]:.1f} px from where the identical "
-                f"image {dataset.sample_ids[other]} has it.",
-                float(apart[k] / (DISAGREEMENT_EYES * eyes)),
+                f"image {dataset.sample_ids[other]} has it."
             )
-    return list(flags.values()), count
+            flags[row] = (row, "copies disagree", detail, apart[k] / (DISAGREEMENT_EYES * eyes))
+    return flags, count
 
 
 def _shared(
@@ -352,14 +297,15 @@ def _shared(
         return [], []
     both = exact_groups(np.concatenate([dataset.images, test.images]))
     train_key, test_key = both[: len(dataset)], both[len(dataset) :]
-    exact: list[tuple[str, str]] = []
-    for j in np.flatnonzero(np.isin(test_key, train_key)):
-        i = int(np.argmax(train_key == test_key[j]))
-        exact.append((str(dataset.sample_ids[i]), str(test.sample_ids[j])))
-    pairs = near_pairs(images, image_features(test.images), NEAR_THRESHOLD)
-    pairs = pairs[train_key[pairs[:, 0]] != test_key[pairs[:, 1]]]
-    near = [(str(dataset.sample_ids[i]), str(test.sample_ids[j])) for i, j in pairs]
-    return exact, near
+    shared = np.flatnonzero(np.isin(test_key, train_key))
+    exact = [(int(np.argmax(train_key == test_key[j])), int(j)) for j in shared]
+    near = near_pairs(images, image_features(test.images), NEAR_THRESHOLD)
+    near = near[train_key[near[:, 0]] != test_key[near[:, 1]]]
+
+    def named(pairs: Iterable[Sequence[int]]) -> list[tuple[str, str]]:
+        return [(str(dataset.sample_ids[i]), str(test.sample_ids[j])) for i, j in pairs]
+
+    return named(exact), named(near.tolist())
 
 
 # --- geometry of label sets -----------------------------------------------------------------------
@@ -368,20 +314,20 @@ def _shared(
 def _align(
     xy: NDArray[np.float64], reference: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Turn, scale and shift each row's points onto the reference, by least squares.
+    """Rotate, scale and shift each row's points onto the reference, by least squares.
 
     Returns:
         (N, K, 2) aligned points and (N, 4) pose: centre x, centre y, log scale, roll in radians.
     """
     matrix = fit_similarity(xy, reference)
     aligned = np.einsum("nij,nkj->nki", matrix[..., :2], xy) + matrix[:, np.newaxis, :, 2]
-    turn = matrix[:, 0, 0] + 1j * matrix[:, 1, 0]
-    scale = np.maximum(np.abs(turn), 1e-6)
-    return aligned, np.column_stack([np.nanmean(xy, axis=1), -np.log(scale), -np.angle(turn)])
+    factor = matrix[:, 0, 0] + 1j * matrix[:, 1, 0]
+    scale = np.maximum(np.abs(factor), 1e-6)
+    return aligned, np.column_stack([np.nanmean(xy, axis=1), -np.log(scale), -np.angle(factor)])
 
 
 def _odd_point(xy: NDArray[np.float64], reference: NDArray[np.float64]) -> int:
-    """The point (K, 2) without which the others fit the reference best."""
+    """Index of the point of (K, 2) without which the others fit the reference best."""
     others = np.repeat(xy[None], len(xy), axis=0)
     others[np.arange(len(xy)), np.arange(len(xy))] = np.nan
     misfit = np.nansum((_align(others, reference)[0] - reference) ** 2, axis=(1, 2))

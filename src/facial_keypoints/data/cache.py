@@ -1,9 +1,9 @@
 """Parsed data kept between runs, so the second load of a big text file is instant.
 
-One file per source in the user's cache folder (``FACIAL_KEYPOINTS_CACHE`` overrides it), holding
-plain numpy arrays without pickles. An entry counts only while the source's path, size and time of
-change are the ones it was made from and its checksum is right; anything else is silently read anew.
-A cache that cannot be written costs time and nothing else.
+One ``.npz`` file per source in the user's cache folder (``FACIAL_KEYPOINTS_CACHE`` overrides it). An entry
+counts only while the source's path, size and time of change are the ones it was made from and its
+checksums are right; otherwise the source is read again. A cache that cannot be written costs time
+and nothing else.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import json
 import logging
 import os
 import sys
-import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.errors import OutputError
+from facial_keypoints.files import atomic_path
 from facial_keypoints.types import FaceDataset
 
-__all__ = ["cache_folder", "data_digest", "read_cache", "write_cache"]
+__all__ = ["data_digest", "read_cache", "write_cache"]
 
 _LOG = logging.getLogger(__name__)
-_LAYOUT = 1  # raise when the stored arrays change their meaning: old entries are then ignored
+_LAYOUT = 2  # raise when the stored arrays change their meaning: old entries are then ignored
 
 Arrays = dict[str, NDArray[np.generic]]
 
 
-def cache_folder() -> Path:
+def _cache_folder() -> Path:
     """Where entries are kept: ``FACIAL_KEYPOINTS_CACHE`` or the platform's user cache folder."""
     if chosen := os.environ.get("FACIAL_KEYPOINTS_CACHE"):
         return Path(chosen)
@@ -44,21 +44,14 @@ def cache_folder() -> Path:
 
 
 def _entry(source: Path, options: tuple[str, ...]) -> Path:
-    key = "\0".join((str(source.resolve()), *options))
-    return (
-        cache_folder() / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()}.fkp"
-    )
+    key = "\0".join((str(source.resolve()), *options)).encode(errors="surrogateescape")
+    return _cache_folder() / f"{hashlib.sha256(key).hexdigest()}.npz"
 
 
-def _stamp(source: Path, options: tuple[str, ...]) -> dict[str, object]:
+def _stamp(source: Path, arrays: Arrays) -> str:
+    """What must hold for an entry to count; the entry's name covers path and options."""
     status = source.stat()
-    return {
-        "layout": _LAYOUT,
-        "source": os.fsencode(source.resolve()).hex(),
-        "options": list(options),
-        "size": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-    }
+    return json.dumps([_LAYOUT, status.st_size, status.st_mtime_ns, sorted(arrays)])
 
 
 def read_cache(source: Path, options: tuple[str, ...]) -> Arrays | None:
@@ -69,29 +62,15 @@ def read_cache(source: Path, options: tuple[str, ...]) -> Arrays | None:
         options: Everything else that the result depends on.
     """
     try:
-        stamp = _stamp(source, options)
         with _entry(source, options).open("rb") as handle:
-            head = json.loads(handle.readline(1 << 16))
-            if any(head.get(key) != value for key, value in stamp.items()):
-                return None
-            arrays: Arrays = {}
-            crc = 0
-            for name in head["names"]:
-                arrays[name] = np.load(handle, allow_pickle=False)
-                crc = zlib.crc32(np.ascontiguousarray(arrays[name]).data, crc)
-            return arrays if crc == head["crc"] else None
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        MemoryError,
-    ) as error:
-        if not isinstance(error, FileNotFoundError):
-            _LOG.debug("cache entry of %s ignored: %s", source, error)
+            entry = np.load(handle, allow_pickle=False)
+            arrays: Arrays = {name: entry[name] for name in entry.files}
+    except FileNotFoundError:
         return None
+    except Exception as error:  # what a damaged zip raises has no common base but Exception
+        _LOG.debug("cache entry of %s ignored: %s", source, error)
+        return None
+    return arrays if str(arrays.pop("stamp", "")) == _stamp(source, arrays) else None
 
 
 def write_cache(source: Path, options: tuple[str, ...], arrays: Arrays) -> None:
@@ -102,23 +81,11 @@ def write_cache(source: Path, options: tuple[str, ...], arrays: Arrays) -> None:
         options: Everything else that the result depends on.
         arrays: What to store, by name.
     """
-    temporary = ""
     try:
-        crc = 0
-        for value in arrays.values():
-            crc = zlib.crc32(np.ascontiguousarray(value).data, crc)
-        head = {**_stamp(source, options), "names": list(arrays), "crc": crc}
-        target = _entry(source, options)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=target.parent)
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(json.dumps(head).encode() + b"\n")
-            for value in arrays.values():
-                np.save(handle, value, allow_pickle=False)
-        Path(temporary).replace(target)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        with atomic_path(_entry(source, options)) as temporary:
+            stamp = np.array(_stamp(source, arrays))
+            np.savez(temporary, stamp=stamp, **arrays)  # type: ignore[arg-type]
+    except (OSError, OutputError) as error:
         _LOG.warning("the cache of %s was not written: %s", source, error)
 
 

@@ -1,12 +1,12 @@
-"""Which images show the same thing: exact copies, near copies, frames of one person.
+"""Which images show the same thing: exact copies, near copies, images of one person from one session.
 
 Rows of one group must stay on one side of a split, or a model is scored on images it has seen.
 
-Two likenesses, both correlations of small images, so brightness and contrast do not count: of the
-whole image (copies, resized or recompressed copies) and, where eye centres are known, of the face
-turned and scaled to common eyes with slow light removed (frames of one person at one sitting, however
-the crop moved). Thresholds were chosen by looking at the groups on Kaggle's rows: below 0.90 strangers
-chain into one blob, above it a sitting falls apart.
+Two similarities are used, both correlations of small images, so brightness and contrast do not count:
+of whole images (copies, resized or recompressed copies) and, where eye centres are known, of faces
+aligned by the eyes with slow changes of light removed (one person in one session, wherever the crop
+lies). The thresholds were chosen on Kaggle's rows: below 0.90 different people join in one group,
+above it the images of one session fall apart.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
 ]
 
 IMAGE_THRESHOLD = 0.95  # correlation of whole images: Kaggle's pairs above are copies
-FACE_THRESHOLD = 0.90  # correlation of aligned faces: one person at one sitting
-_SITTING_ROWS = 8  # so many linked rows make a sitting, whose mean face is worth comparing with
-_SITTING_THRESHOLD = 0.80  # correlation of two mean faces: sittings of one person, mostly
-_STRAGGLER_THRESHOLD = 0.85  # correlation with a mean face; at 0.80 strangers join
-_LARGEST_SHARE = 0.2  # a bigger group is a chain of strangers: cut at stricter thresholds
+FACE_THRESHOLD = 0.90  # correlation of aligned faces: one person in one session
+_SESSION_ROWS = 8  # groups of so many rows are a session, which has a mean face to compare with
+_SESSION_THRESHOLD = 0.80  # correlation of two mean faces: mostly sessions of one person
+_ROW_THRESHOLD = 0.85  # correlation of a row with a mean face; at 0.80 other people join
+_LARGEST_SHARE = 0.2  # of all rows; a bigger group joins different people: use a stricter threshold
 _SIDE = 24  # pixels of the small images
 _BLOCK = 256  # rows compared with all others at once; bounds memory for 50,000 images
 
@@ -51,7 +51,7 @@ def image_features(images: ImageArray) -> NDArray[np.float32]:
 
 
 def face_features(images: ImageArray, keypoints: Keypoints) -> NDArray[np.float32]:
-    """(N, 576) small faces brought to common eyes, slow light removed, mean 0 and length 1.
+    """(N, 576) small faces aligned by the eyes, slow changes of light removed, mean 0 and length 1.
 
     Rows without both eye centres (the schema's ``norm_pair``), or with eyes in one place, are 0.
     """
@@ -64,9 +64,8 @@ def face_features(images: ImageArray, keypoints: Keypoints) -> NDArray[np.float3
         if not span >= 2.0:  # pixels; also skips NaN
             continue
         matrix = fit_similarity(np.stack([left[i], right[i]]), target)
-        smooth = cv2.GaussianBlur(
-            to_channels(image, 1), (0, 0), max(span / _SIDE, 0.3)
-        )  # no aliasing
+        # Blurred first, against aliasing.
+        smooth = cv2.GaussianBlur(to_channels(image, 1), (0, 0), max(span / _SIDE, 0.3))
         crop = CropTransform(matrix, (_SIDE, _SIDE))
         face = warp_image(smooth[..., np.newaxis], crop)[..., 0].astype(np.float32)
         features[i] = face - cv2.GaussianBlur(face, (0, 0), 5.0)
@@ -121,12 +120,13 @@ def duplicate_groups(images: ImageArray, keypoints: Keypoints | None = None) -> 
     spaces = [(image_features(images[first]), IMAGE_THRESHOLD)]
     if keypoints is not None:
         spaces.append((face_features(images[first], keypoints.subset(first)), FACE_THRESHOLD))
-    groups = np.arange(len(first))
-    largest = max(_LARGEST_SHARE * len(first), _SITTING_ROWS)
+    rows = np.arange(len(first))
+    groups = rows
+    largest = max(_LARGEST_SHARE * len(first), _SESSION_ROWS)
     for features, threshold in spaces:
-        groups = _union(groups, _components(features, threshold, largest))
+        groups = _merge(groups, rows, _components(features, threshold, largest))
     if keypoints is not None:
-        groups = _join_sittings(groups, spaces[1][0], largest)
+        groups = _join_sessions(groups, spaces[1][0], largest)
     of_row = groups[exact]
     _, appearance, inverse = np.unique(of_row, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(appearance))[inverse], np.int64)
@@ -135,7 +135,7 @@ def duplicate_groups(images: ImageArray, keypoints: Keypoints | None = None) -> 
 def _components(
     features: NDArray[np.float32], threshold: float, largest: float
 ) -> NDArray[np.int64]:
-    """Connected components of the likeness above a threshold, raised where one grows too big."""
+    """Connected components of rows that correlate above a threshold, raised where one is too big."""
     labels = np.arange(len(features))
     for start in range(0, len(features), _BLOCK):
         rows, others = np.nonzero(features[start : start + _BLOCK] @ features.T > threshold)
@@ -170,31 +170,26 @@ def join_groups(first: NDArray[np.generic], second: NDArray[np.generic]) -> NDAr
     for grouping in (first, second):
         _, index, inverse = np.unique(grouping, return_index=True, return_inverse=True)
         labels.append(index[inverse])
-    return _union(labels[0], labels[1])
+    return _merge(labels[0], np.arange(len(first)), labels[1])
 
 
-def _union(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Components of two partitions together."""
-    return _merge(first, np.arange(len(second)), second)
-
-
-def _join_sittings(
+def _join_sessions(
     groups: NDArray[np.int64], features: NDArray[np.float32], largest: float
 ) -> NDArray[np.int64]:
-    """Join big groups with alike mean faces, and rows with the mean face that they resemble."""
+    """Join sessions whose mean faces are alike, and single rows with the session that they resemble."""
     sizes = np.bincount(groups, minlength=len(groups))
-    big = np.flatnonzero(sizes >= _SITTING_ROWS)
+    big = np.flatnonzero(sizes >= _SESSION_ROWS)
     if not len(big):
         return groups
     means = _unit(np.stack([features[groups == g].mean(axis=0) for g in big]))
-    likeness = features @ means.T
-    best = likeness.argmax(axis=1)
-    alone = sizes[groups] < _SITTING_ROWS
-    near = np.flatnonzero(alone & (likeness.max(axis=1) > _STRAGGLER_THRESHOLD))
+    correlation = features @ means.T
+    best = correlation.argmax(axis=1)
+    alone = sizes[groups] < _SESSION_ROWS
+    near = np.flatnonzero(alone & (correlation.max(axis=1) > _ROW_THRESHOLD))
     joined = _merge(groups, near, big[best[near]])
-    a, b = np.nonzero(np.triu(means @ means.T > _SITTING_THRESHOLD, 1))
+    a, b = np.nonzero(np.triu(means @ means.T > _SESSION_THRESHOLD, 1))
     together = _merge(joined, big[a], big[b])
-    # Mean faces of strangers can be alike too (drawn faces are): then sittings stay apart.
+    # Mean faces of different people can be alike too (drawn faces are): then sessions stay apart.
     return joined if np.bincount(together).max() > largest else together
 
 

@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 
 from facial_keypoints.data.cache import read_cache, write_cache
 from facial_keypoints.errors import DataError
-from facial_keypoints.files import write_text
+from facial_keypoints.io import tables
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
-from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints
+from facial_keypoints.types import FaceDataset, FloatArray, Keypoints
 
 __all__ = [
     "COMPETITION",
     "Lookup",
+    "label_cells",
     "load_kaggle",
     "load_lookup",
     "requested_styles",
@@ -51,7 +52,7 @@ _LONGEST_LINE = 1 << 26  # bytes; a 4096 x 4096 image fits, an endless line does
 _LARGEST_COORDINATE = 1e6  # pixels; anything beyond is a slip and would overflow float32 sums
 _NO_LABEL = frozenset({"", "nan", "na", "n/a", "null"})
 _LOOKUP_COLUMNS = ("RowId", "ImageId", "FeatureName", "Location")
-_COORDINATES = tuple(f"{name}_{axis}" for name in KAGGLE15.keypoint_names for axis in "xy")
+_COORDINATES = KAGGLE15.coordinate_names
 
 
 def load_kaggle(
@@ -158,17 +159,13 @@ def _find_table(location: Path, name: str, stack: ExitStack) -> _Table:
             return _find_in_folder(location, name, stack)
         if not location.is_file():
             raise DataError(f"{location} does not exist; give Kaggle's folder, zip or csv file.")
-        if location.stat().st_size == 0:
-            raise DataError(f"{location} is empty; download it again.")
-        handle = stack.enter_context(location.open("rb"))
-        if handle.peek(4).startswith(b"PK\x03\x04"):
-            table = _find_in_zip(handle, name, str(location), location, stack)
-            if table is None:
-                raise DataError(f"{location} holds no {name}; give the folder or zip that has it.")
-            return table
+        if zipfile.is_zipfile(location):
+            if table := _find_in_zip(location, name, str(location), location, stack):
+                return table
+            raise DataError(f"{location} holds no {name}; give the folder or zip that has it.")
         if location.suffix.lower() == ".zip":
             raise DataError(f"{location} is not a zip file, or damaged; download it again.")
-        return _Table(handle, str(location), location)
+        return _Table(stack.enter_context(location.open("rb")), str(location), location)
     except OSError as error:
         raise DataError(f"{location} cannot be read: {error.strerror or error}.") from error
 
@@ -180,11 +177,8 @@ def _find_in_folder(folder: Path, name: str, stack: ExitStack) -> _Table:
             return _find_table(candidate, name, stack)
     if (inner := folder / COMPETITION).is_dir():
         return _find_in_folder(inner, name, stack)
-    for bundle in sorted(folder.glob("*.zip")):
-        handle = stack.enter_context(bundle.open("rb"))
-        if handle.peek(4).startswith(b"PK\x03\x04") and (
-            table := _find_in_zip(handle, name, str(bundle), bundle, stack)
-        ):
+    for bundle in filter(zipfile.is_zipfile, sorted(folder.glob("*.zip"))):
+        if table := _find_in_zip(bundle, name, str(bundle), bundle, stack):
             return table
     raise DataError(
         f"{folder} holds neither {name} nor {stem}.zip; "
@@ -193,11 +187,11 @@ def _find_in_folder(folder: Path, name: str, stack: ExitStack) -> _Table:
 
 
 def _find_in_zip(
-    handle: IO[bytes], name: str, label: str, file: Path, stack: ExitStack
+    zipped: Path | IO[bytes], name: str, label: str, file: Path, stack: ExitStack
 ) -> _Table | None:
-    """The table inside an open zip, also in a zip inside it; ``None`` when it is not there."""
+    """The table inside a zip, also in a zip inside it; ``None`` when it is not there."""
     with _damage_named(label):
-        archive = stack.enter_context(zipfile.ZipFile(handle))
+        archive = stack.enter_context(zipfile.ZipFile(zipped))
         for member in archive.namelist():
             windows = PureWindowsPath(member)  # splits at both kinds of slash, knows drive letters
             if ".." in windows.parts or windows.drive or windows.root:
@@ -356,7 +350,7 @@ def _parse_pixels(text: str, side: int, place: str) -> bytes:
     for number, word in enumerate(words, start=1):
         if not (word.isascii() and word.isdigit() and len(word) <= 3 and int(word) <= 255):
             raise DataError(
-                f"{place}: pixel {number} is '{_shown(word)}', not a whole number from 0 to 255."
+                f"{place}: pixel {number} is '{_printable(word)}', not a whole number from 0 to 255."
             )
     return bytes(map(int, words))  # tabs or the like between them
 
@@ -371,7 +365,7 @@ def _parse_labels(fields: list[str], place: str) -> list[float]:
             value = math.inf
         if abs(value) > _LARGEST_COORDINATE or "_" in field:  # Python reads 1_0 as 10
             raise DataError(
-                f"{place} {column}: '{_shown(field)}' is not a coordinate in pixels; leave the "
+                f"{place} {column}: '{_printable(field)}' is not a coordinate in pixels; leave the "
                 "field empty where there is no label."
             )
         row.append(value)
@@ -387,16 +381,12 @@ def _parse_labels(fields: list[str], place: str) -> list[float]:
 def _parse_id(field: str, place: str) -> str:
     word = field.strip()
     if not (word.isascii() and word.isdigit() and len(word) <= 18):
-        raise DataError(f"{place}: '{_shown(field)}' is not a whole number.")
+        raise DataError(f"{place}: '{_printable(field)}' is not a whole number.")
     return str(int(word))
 
 
-def _shown(field: str) -> str:
-    return _printable(field[:40])
-
-
 def _printable(text: str) -> str:
-    """A foreign name fit for a message: short, on one line, without control characters."""
+    """Foreign text fit for a message: short, on one line, without control characters."""
     return "".join(c if c.isprintable() else "?" for c in text[:80])
 
 
@@ -463,7 +453,7 @@ def load_lookup(path: str | os.PathLike[str]) -> Lookup:
             feature = fields[2].strip()
             if feature not in index:
                 raise DataError(
-                    f"{place} FeatureName: '{_shown(feature)}' is no keypoint coordinate of "
+                    f"{place} FeatureName: '{_printable(feature)}' is no keypoint coordinate of "
                     "Kaggle's training.csv."
                 )
             points.append(index[feature])
@@ -530,9 +520,8 @@ def write_submission(
             f"of image {lookup.image_ids[row]}, which the model did not predict."
         )
     values = np.clip(values, 0.0, float(side))
-    lines = ["RowId,Location"]
-    lines += [f"{row},{value:.5f}" for row, value in zip(lookup.row_ids, values, strict=True)]
-    write_text(Path(path), "".join(f"{line}\n" for line in lines))
+    rows = ([row, f"{value:.5f}"] for row, value in zip(lookup.row_ids, values, strict=True))
+    tables.write_table(Path(path), ["RowId", "Location"], rows)
 
 
 def write_table(
@@ -555,18 +544,16 @@ def write_table(
             "Kaggle's format holds square grey images with kaggle15 keypoints, received "
             f"{dataset.images.shape[1:]} with {dataset.schema.name}."
         )
-    lines = [",".join((*_COORDINATES, "Image") if part == "train" else ("ImageId", "Image"))]
     words = np.array([str(i) for i in range(256)], object)
-    for number, pixels in enumerate(_flat(dataset.images), start=1):
-        image = " ".join(words[pixels])
-        if part == "train":
-            row = dataset.keypoints.xy[number - 1].reshape(-1)
-            labels = ["" if math.isnan(v) else f"{v:.10g}" for v in row.tolist()]
-            lines.append(",".join((*labels, image)))
-        else:
-            lines.append(f"{number},{image}")
-    write_text(Path(path), "".join(f"{line}\n" for line in lines))
+    images = (" ".join(words[image.ravel()]) for image in dataset.images)
+    if part == "train":
+        labels = map(label_cells, dataset.keypoints.xy)
+        rows = ([*cells, image] for cells, image in zip(labels, images, strict=True))
+        tables.write_table(Path(path), [*_COORDINATES, "Image"], rows)
+    else:
+        tables.write_table(Path(path), ["ImageId", "Image"], enumerate(images, start=1))
 
 
-def _flat(images: ImageArray) -> ImageArray:
-    return images.reshape(len(images), int(np.prod(images.shape[1:])))  # -1 fails on no rows
+def label_cells(xy: FloatArray) -> list[str]:
+    """The 30 cells of the coordinates (15, 2) of a face, empty where not labelled."""
+    return ["" if math.isnan(v) else f"{v:.10g}" for v in xy.ravel().tolist()]

@@ -40,10 +40,8 @@ class Split:
         Raises:
             OutputError: The file cannot be written.
         """
-        write_json(
-            Path(path),
-            {"seed": self.seed, **{name: getattr(self, name).tolist() for name in _PARTS}},
-        )
+        parts = {name: getattr(self, name).tolist() for name in _PARTS}
+        write_json(Path(path), {"seed": self.seed, **parts})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Split:
@@ -88,7 +86,7 @@ def split_dataset(
 
 
 def split_into_folds(dataset: FaceDataset, folds: int, *, seed: int = 0) -> list[Split]:
-    """Splits of a cross-validation: each row is tested in one, and chooses the epoch in another.
+    """Splits of a cross-validation: each row is a test row in one, and a validation row in another.
 
     The rows are dealt into ``folds`` parts of about one size, by group and style as
     :func:`split_dataset` does. Split number i tests part i, chooses on the part after it, and

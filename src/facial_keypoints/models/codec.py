@@ -1,8 +1,8 @@
-"""Between keypoints and what networks answer: targets, pixels, confidence.
+"""Keypoints to what networks predict and back: targets, pixels, confidence.
 
-The pair :func:`encode` and :func:`decode` is that of the study's networks. Networks of the ``landmark``
-family answer input pixels as they are, and the log of their expected error besides. Needs no Keras:
-the functions take arrays of numpy and tensors alike.
+The codec :func:`encode` and :func:`decode` is that of the study's networks. Networks of the ``landmark``
+family predict input pixels and the log of their expected error. Keras is not needed: the functions take
+arrays of numpy and tensors alike.
 """
 
 from __future__ import annotations

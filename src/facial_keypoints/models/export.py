@@ -1,10 +1,10 @@
-"""Keras model to an ONNX file that answers pixels, checked against Keras before it counts.
+"""Keras model to an ONNX file that gives pixels, compared with Keras before it is kept.
 
-The file follows one contract, which :mod:`facial_keypoints.models.runtime`, the web page and anyone with
-ONNX Runtime relies on: input ``image`` (N, H, W, C) uint8; outputs ``xy`` (N, S, K, 2) float32 in
+The file follows one contract, on which :mod:`facial_keypoints.models.runtime`, the web page and users of
+ONNX Runtime rely: input ``image`` (N, H, W, C) uint8; outputs ``xy`` (N, S, K, 2) float32 in
 input pixels and, where the model estimates it, ``confidence`` (N, S, K) float32 in [0, 1]; metadata
-key ``facial_keypoints_spec`` with the model's description as JSON, and, where the model knows them,
-``facial_keypoints_training_digests`` with the digests of the images that it learnt from.
+key ``facial_keypoints_spec`` with the model's description as JSON, and, where they are known,
+``facial_keypoints_training_digests`` with the digests of the training images.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OPSET = 17
 """Of the ONNX standard; ONNX Runtime Web and every onnxruntime since 1.12 run it."""
 
 LARGEST_DIFFERENCE_PX = 1e-2
-"""Between Keras and ONNX on the same images; float32 arithmetic in another order stays below."""
+"""Between Keras and ONNX on the same images; float32 rounding in another order stays below it."""
 
 
 def export_onnx(
@@ -62,7 +62,7 @@ def export_onnx(
         The model's description, as it stands in the file.
 
     Raises:
-        ModelError: The model cannot be opened, cannot be expressed in ONNX, or answers otherwise there.
+        ModelError: The model cannot be opened, cannot be expressed in ONNX, or gives other points there.
         MissingExtraError: Keras or the converter is not installed.
         OutputError: The file cannot be written.
     """
@@ -78,9 +78,8 @@ def export_onnx(
     decoded = load_decoded(path, spec)
     with atomic_path(Path(out)) as temporary:
         _convert(decoded, spec, temporary)
-        _finish(
-            temporary, metadata, sorted(decoded.output)
-        )  # the order that Keras flattens them in
+        # Keras writes the outputs in the order of their names.
+        _finish(temporary, metadata, sorted(decoded.output))
         difference = _difference(reference, load_runtime(temporary), samples)
         if not difference < LARGEST_DIFFERENCE_PX:
             raise ModelError(
@@ -182,16 +181,16 @@ def _difference(keras_model: Runtime, onnx_model: Runtime, samples: ImageArray |
     differences = []
     for images in sets:
         for batch in (images, images[:1]):
-            expected, sure = keras_model.run(batch)
+            expected, expected_confidence = keras_model.run(batch)
             xy, confidence = onnx_model.run(batch)
             differences.append(np.abs(xy - expected).max())
-            if sure is not None and confidence is not None:
-                differences.append(np.abs(confidence - sure).max())
+            if expected_confidence is not None and confidence is not None:
+                differences.append(np.abs(confidence - expected_confidence).max())
     return float(np.max(differences))  # NaN stays NaN, which is not below any limit
 
 
 def _drawn(spec: ModelSpec) -> ImageArray:
-    """Faces of this package's own drawing at the model's input size."""
+    """Drawn faces at the model's input size."""
     from facial_keypoints.crops import letterbox
     from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 

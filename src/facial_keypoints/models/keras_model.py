@@ -1,7 +1,7 @@
-"""Opening saved Keras networks, and the step from what they answer to pixels and confidence.
+"""Opening saved Keras networks, and decoding their output to pixels and confidence.
 
-The decoding is part of the graph, written once, and used by the Keras runtime and by the ONNX
-export alike, so the two cannot differ.
+Decoding is part of the graph and is shared by the Keras runtime and the ONNX export, so that the two
+cannot differ.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from facial_keypoints.models.spec import ModelSpec
 
 __all__ = ["load_decoded", "load_keras_model", "with_decoding"]
 
-_ = (landmark, study, tuned)  # imported to register what loading looks up by name
+_ = (landmark, study, tuned)  # imported because Keras finds their layers by name
 
 
 class _Decoding(layers.Layer):  # type: ignore[misc]
-    """A step from what a network answers to input pixels.
+    """A layer from the output of a network to input pixels.
 
     Args:
         input_size: (height, width) of the input in pixels.
@@ -39,7 +39,7 @@ class DecodeTargets(_Decoding):
 
     def call(self, targets: Any) -> Any:
         """See :func:`facial_keypoints.models.codec.decode`."""
-        # Its constants are made here: tf2onnx turns those captured outside a layer into missing inputs.
+        # Constants must be made in the layer: tf2onnx makes missing inputs of captured ones.
         return ops.expand_dims(decode(targets, self.input_size), 1)
 
 
@@ -53,10 +53,10 @@ class DecodePoints(_Decoding):
 
 
 def with_decoding(model: keras.Model, spec: ModelSpec) -> keras.Model:
-    """The model from uint8 images to decoded answers.
+    """The model from uint8 images to decoded predictions.
 
     Args:
-        model: A network as ``spec.output`` says.
+        model: A network whose output is as ``spec.output`` says.
         spec: Its description.
 
     Returns:
@@ -64,13 +64,13 @@ def with_decoding(model: keras.Model, spec: ModelSpec) -> keras.Model:
         where the network estimates its error, ``"confidence": (N, S, K)`` in [0, 1].
 
     Raises:
-        ModelError: The network does not answer what its description says.
+        ModelError: The network does not fit its description.
     """
     s, k = len(spec.styles), spec.schema.num_keypoints
     expected: dict[str, tuple[int, ...]] = {"coordinates": (k, 2), "points": (s, k, 3)}
     if spec.output not in expected:
         raise ModelError(
-            f"the model '{spec.name}' answers in the form '{spec.output}', which this version does not "
+            f"the model '{spec.name}' has outputs of the form '{spec.output}', which this version does not "
             "know: update facial-keypoints."
         )
     wanted = ((None, *spec.input_size, spec.channels), (None, *expected[spec.output]))

@@ -97,7 +97,7 @@ def is_onnx(path: Path) -> bool:
 
 
 def open_onnx(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Open an ONNX file for answering on the processor.
+    """Open an ONNX file for prediction on the processor.
 
     Args:
         path: The file.
@@ -118,7 +118,7 @@ def open_onnx(path: Path, threads: int | None = None) -> onnxruntime.InferenceSe
     # Threads that spin while they wait take the cores from those that read images: a quarter
     # fewer files a second on two cores, and the processor busy for nothing in between.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # what goes wrong is told in our own sentence
+    options.log_severity_level = 4  # errors are reported by ModelError below
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base but Exception

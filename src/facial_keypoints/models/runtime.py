@@ -1,7 +1,7 @@
 """One method for every model file: images at input size in, input pixels and confidence out.
 
-An ONNX file of this package carries its decoding in the graph and its description in the metadata,
-so prediction needs no training library; Keras is imported only when a Keras model is opened.
+An ONNX file of this package has its decoding in the graph and its description in the metadata, so
+prediction needs no training library; Keras is imported only when a Keras model is opened.
 """
 
 from __future__ import annotations
@@ -25,12 +25,7 @@ from facial_keypoints.models.spec import (
 )
 from facial_keypoints.types import ImageArray
 
-__all__ = [
-    "Runtime",
-    "load_runtime",
-    "read_spec",
-    "read_training_digests",
-]
+__all__ = ["Runtime", "load_runtime", "read_spec", "read_training_digests"]
 
 Answer = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
@@ -40,10 +35,10 @@ class Runtime(Protocol):
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model says about itself."""
+        """The model's description."""
 
     def run(self, images: ImageArray) -> Answer:
-        """Answer one batch.
+        """Predict one batch.
 
         Args:
             images: (B, H, W, C) uint8 of exactly the model's input size.
@@ -73,7 +68,7 @@ def load_runtime(
 
 
 def read_spec(model: str | os.PathLike[str]) -> ModelSpec:
-    """What a model says about itself; Keras is not needed for it.
+    """A model's description; Keras is not needed for it.
 
     Raises:
         ModelError: As for :func:`load_runtime`.
@@ -83,11 +78,11 @@ def read_spec(model: str | os.PathLike[str]) -> ModelSpec:
 
 
 def read_training_digests(model: str | os.PathLike[str]) -> frozenset[bytes] | None:
-    """Digests of the images that a model learnt from, or that chose its epoch.
+    """Digests of the images that a model was trained on, or that chose its epoch.
 
     Returns:
         What :func:`facial_keypoints.data.duplicates.image_digests` gives for these images at the
-        model's input size; ``None`` if the file does not tell them.
+        model's input size; ``None`` if the file has none.
 
     Raises:
         ModelError: As for :func:`load_runtime`.
@@ -111,37 +106,34 @@ class _OnnxModel:
         self._check(path)
 
     def digests(self) -> frozenset[bytes] | None:
-        """Of the images that the model learnt from, where the file tells them."""
+        """Of the training images; ``None`` if the file has none."""
         text = self._session.get_modelmeta().custom_metadata_map.get(DIGESTS_KEY)
         return None if text is None else digests_from_text(text)
 
     def _check(self, path: Path) -> None:
         """Compare the graph with the description that it carries."""
         spec, k = self.spec, self.spec.schema.num_keypoints
-        shapes = {node.name: node.shape for node in self._session.get_outputs()}
         inputs = self._session.get_inputs()
-        expected = {"xy": [len(spec.styles), k, 2], "confidence": [len(spec.styles), k]}
-        fits = (
-            len(inputs) == 1
-            and inputs[0].name == "image"
-            and inputs[0].shape[1:] == [*spec.input_size, spec.channels]
-            and "xy" in shapes
-            and all(
-                len(shapes[name]) == len(shape) + 1
-                and all(
-                    isinstance(a, str | None) or a == b
-                    for a, b in zip(shapes[name][1:], shape, strict=True)
-                )
-                for name, shape in expected.items()
-                if name in shapes
+        shapes = {node.name: node.shape[1:] for node in (*inputs, *self._session.get_outputs())}
+        expected = {
+            "image": [*spec.input_size, spec.channels],
+            "xy": [len(spec.styles), k, 2],
+            "confidence": [len(spec.styles), k],
+        }
+
+        def fits(name: str) -> bool:  # axes without a size in the graph fit any
+            shape, wanted = shapes[name], expected[name]
+            return len(shape) == len(wanted) and all(
+                isinstance(a, str | None) or a == b for a, b in zip(shape, wanted, strict=True)
             )
-        )
-        if not fits:
+
+        known = [name for name in expected if name in shapes]
+        if len(inputs) != 1 or known[:2] != ["image", "xy"] or not all(map(fits, known)):
             raise ModelError(
                 f"{path} has inputs and outputs other than its description says: export it again."
             )
         self._input_type = np.uint8 if inputs[0].type == "tensor(uint8)" else np.float32
-        self._outputs = [name for name in expected if name in shapes]
+        self._outputs = known[1:]
 
     def run(self, images: ImageArray) -> Answer:
         _check_images(images, self.spec)

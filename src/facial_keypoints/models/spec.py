@@ -1,8 +1,8 @@
-"""What a model file says about itself: schema, label styles, input, version, data.
+"""The description of a model in its file: schema, label styles, input, version, data.
 
-The same JSON travels inside a ``.keras`` archive (as an extra member), inside an ONNX file's
-metadata, and beside the weights of a run. Digests of the images that the model learnt from travel in
-the two files as well, so that nobody measures a model on them without knowing it.
+The same JSON is an extra member of a ``.keras`` archive, part of an ONNX file's metadata, and a file
+beside the weights of a run. The two model files also hold digests of the training images, so that
+``evaluate`` can leave those images out.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class ModelSpec:
     Args:
         name: Recipe that trained it.
         schema: Its keypoints.
-        styles: Label styles that it answers in, in the order of its style axis; one empty name for
-            a model that knows no styles.
+        styles: Label styles that it predicts, in the order of its style axis; one empty name for a
+            model without styles.
         input_size: (height, width) of its input in pixels.
         channels: 1 grey or 3 RGB.
         data_digest: SHA-256 of the pixels and labels it was trained on.
         confidence: What its confidence means; empty if it gives none.
-        output: What the bare Keras network answers, which decoding turns into pixels: ``coordinates``
-            (N, K, 2), targets of the study, or ``points`` (N, S, K, 3) input pixels with the log
-            of the expected error. ONNX files always answer decoded.
+        output: Output of the Keras network before decoding: ``coordinates`` (N, K, 2), targets of the
+            study, or ``points`` (N, S, K, 3), input pixels with the log of the expected error. ONNX
+            files are always decoded.
         version: Version of this package that wrote it.
     """
 
@@ -100,9 +100,7 @@ class ModelSpec:
                 version=str(value.get("version", "")),
             )
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ModelError(
-                f"the model's description of itself cannot be read ({error!r})."
-            ) from error
+            raise ModelError(f"the model's description cannot be read ({error!r}).") from error
 
 
 def embed_spec(keras_file: Path, spec: ModelSpec) -> None:
@@ -112,12 +110,12 @@ def embed_spec(keras_file: Path, spec: ModelSpec) -> None:
 
 
 def embed_digests(keras_file: Path, digests: Iterable[bytes]) -> None:
-    """Add the digests of the images that the model learnt from to a ``.keras`` archive.
+    """Add the digests of the training images to a ``.keras`` archive.
 
     Args:
         keras_file: The archive.
         digests: What :func:`facial_keypoints.data.duplicates.image_digests` gave for the training and
-            validation images at the model's input size; doubles and order do not count.
+            validation images at the model's input size; duplicates and order do not count.
     """
     with zipfile.ZipFile(keras_file, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(_DIGESTS_MEMBER, digests_to_text(digests))

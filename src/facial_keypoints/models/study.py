@@ -1,8 +1,8 @@
 """The networks of the study, a fully connected one and a convolutional one, and its error as a metric.
 
 Both take raw grey images (B, H, W, 1) with values 0-255, scale them to [0, 1] inside the graph,
-and answer (B, K, 2) coordinates as the study's targets: (x - W/2) / (W/2), so (x - 48) / 48 on
-96-pixel images. They know nothing of files, label styles or training.
+and give (B, K, 2) coordinates as the study's targets: (x - W/2) / (W/2), so (x - 48) / 48 on
+96-pixel images.
 
 Layer sizes are those of the Keras study on Kaggle's *Facial Keypoints Detection*.
 """
@@ -82,11 +82,11 @@ def build_cnn(num_keypoints: int, input_size: tuple[int, int], *, name: str = "c
 def build_specialists(
     experts: Sequence[keras.Model], groups: Sequence[Sequence[int]], input_size: tuple[int, int]
 ) -> keras.Model:
-    """One model that asks each expert for its own keypoints and puts the answers in schema order.
+    """One model of experts for different keypoints, whose outputs are put in schema order.
 
     Args:
         experts: One model per group, (B, H, W, 1) -> (B, len(group), 2).
-        groups: Keypoint indices that each expert answers; together 0..K-1, each once.
+        groups: Keypoint indices that each expert predicts; together 0..K-1, each once.
         input_size: (height, width) of the images in pixels.
 
     Raises:
@@ -98,8 +98,7 @@ def build_specialists(
     inputs = keras.Input((*input_size, 1), name="image")
     answers = [expert(inputs) for expert in experts]
     together = layers.Concatenate(axis=1)(answers) if len(answers) > 1 else answers[0]
-    # Slices are layers that every backend and the ONNX export know; a gather with a captured
-    # constant is not.
+    # Slices work with every backend and the ONNX export; a gather with a captured constant does not.
     singles = [together[:, order.index(k) : order.index(k) + 1] for k in range(len(order))]
     outputs = layers.Concatenate(axis=1, name="xy")(singles) if len(singles) > 1 else singles[0]
     return keras.Model(inputs, outputs, name="specialists")
@@ -120,7 +119,7 @@ class RmsePixels(keras.metrics.Metric):  # type: ignore[misc]
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add (B, K, 2) targets and answers with weights (B, K)."""
+        """Add (B, K, 2) targets and predictions with weights (B, K)."""
         half = ops.convert_to_tensor(self.half_size, dtype="float32")
         error = (ops.cast(y_true, "float32") - ops.cast(y_pred, "float32")) * half
         squared = ops.mean(ops.square(error), axis=-1)

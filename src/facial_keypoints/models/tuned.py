@@ -1,8 +1,7 @@
-"""A trained backbone with new points on it, and how a network's points hang on its features.
+"""A trained backbone with a new head, and the head of a network as an affine function.
 
 In every network of the ``landmark`` family the points are an affine function of the features before
-its last dense layer. Knowing that function, points of an old network can be carried over to a new
-head, mixed and corrected, without a single training step.
+its last dense layer, so points can be carried over to a new head, mixed and corrected without training.
 """
 
 from __future__ import annotations
@@ -18,31 +17,31 @@ from numpy.typing import NDArray
 
 from facial_keypoints.errors import ModelError
 
-__all__ = ["ReadOut", "backbone", "build_tuned", "read_out"]
+__all__ = ["LinearHead", "backbone", "build_tuned", "linear_head"]
 
 HEAD, POINTS = "head", "points"  # names of the last two layers, as in models.landmark
 
 
 @keras.saving.register_keras_serializable(package="facial_keypoints")
 class AnchoredPoints(layers.Layer):  # type: ignore[misc]
-    """Numbers of a head to points of one label style.
+    """Output of the head to points of one label style.
 
     Args:
-        anchor_xy: K places in input pixels that the numbers move the points away from.
-        pixels: How far a number of 1 moves a point.
+        anchor_xy: K places in input pixels, where an output of 0 puts the points.
+        pixels: How far an output of 1 moves a point.
 
     Output: ``(B, 1, K, 3)``: x, y in input pixels and the log of the Laplace scale in pixels.
     """
 
     def __init__(self, anchor_xy: Sequence[Sequence[float]], pixels: float, **kwargs: Any) -> None:
-        # Coordinates of up to 96 would lose a quarter of a pixel in bfloat16.
+        # In bfloat16, coordinates of up to 96 would be rounded to quarters of a pixel.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.anchor_xy = [[float(x), float(y)] for x, y in anchor_xy]
         self.pixels = float(pixels)
 
     def call(self, inputs: Any) -> Any:
         """Map ``(B, 3 K)`` to ``(B, 1, K, 3)``."""
-        # Made here: tf2onnx turns constants captured outside a layer into missing inputs.
+        # Constants must be made in the layer: tf2onnx makes missing inputs of captured ones.
         anchor = np.asarray(self.anchor_xy, np.float32)
         numbers = ops.reshape(inputs, (-1, 1, len(anchor), 3))
         xy = anchor + self.pixels * numbers[..., :2]
@@ -54,8 +53,8 @@ class AnchoredPoints(layers.Layer):  # type: ignore[misc]
 
 
 @dataclass(frozen=True, eq=False)
-class ReadOut:
-    """Points as an affine function of F features: ``features @ kernel + bias``.
+class LinearHead:
+    """The head: points as an affine function of F features: ``features @ kernel + bias``.
 
     Args:
         kernel: (F, S, K, 3) float64.
@@ -85,8 +84,8 @@ def backbone(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer(HEAD).input, name="backbone")
 
 
-def read_out(model: keras.Model) -> ReadOut:
-    """How the points of a network hang on its features."""
+def linear_head(model: keras.Model) -> LinearHead:
+    """The head of a network."""
     head, points = model.get_layer(HEAD), model.get_layer(POINTS)
     kernel, bias = (np.asarray(ops.convert_to_numpy(w), np.float64) for w in head.weights)
     width = kernel.shape[1]
@@ -96,17 +95,17 @@ def read_out(model: keras.Model) -> ReadOut:
 
     rest = answer(np.zeros((1, width), np.float32))[0]
     slope = answer(np.eye(width, dtype=np.float32)) - rest
-    return ReadOut(np.tensordot(kernel, slope, axes=1), np.tensordot(bias, slope, axes=1) + rest)
+    return LinearHead(np.tensordot(kernel, slope, axes=1), np.tensordot(bias, slope, axes=1) + rest)
 
 
 def build_tuned(
-    features: keras.Model, start: ReadOut, anchor_xy: NDArray[np.floating[Any]]
+    features: keras.Model, start: LinearHead, anchor_xy: NDArray[np.floating[Any]]
 ) -> keras.Model:
-    """A network with new points on a backbone, whose layers it shares.
+    """A network with a new head on a backbone, whose layers it shares.
 
     Args:
         features: The backbone.
-        start: (F, 1, K, 3): what the new head answers at first.
+        start: (F, 1, K, 3): the new head before training.
         anchor_xy: (K, 2) mean places of the points, input pixels.
 
     Returns:

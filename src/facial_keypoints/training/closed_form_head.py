@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.models.tuned import ReadOut
+from facial_keypoints.models.tuned import LinearHead
 from facial_keypoints.types import BoolArray
 
 __all__ = ["FOLDS", "Examples", "Start", "fit_start"]
@@ -55,7 +55,7 @@ class Start:
     """A head for the new points.
 
     Args:
-        read_out: The new points on the old features.
+        head: The new points on the old features.
         anchor_xy: (K, 2) mean place of each point, input pixels.
         out_of_fold: (N, K, 2) answers for plain images by fits that did not see the face.
         style: Index of the old label style that it started from.
@@ -63,7 +63,7 @@ class Start:
         choices: What cross-validation chose for them, in words.
     """
 
-    read_out: ReadOut
+    head: LinearHead
     anchor_xy: FloatMap
     out_of_fold: FloatMap
     style: int
@@ -71,7 +71,7 @@ class Start:
     choices: dict[str, str]
 
 
-def fit_start(examples: Examples, before: ReadOut, known: NDArray[np.int64]) -> Start:
+def fit_start(examples: Examples, before: LinearHead, known: NDArray[np.int64]) -> Start:
     """Fit the head.
 
     Args:
@@ -108,7 +108,7 @@ def fit_start(examples: Examples, before: ReadOut, known: NDArray[np.int64]) -> 
         np.nanmean(error[:, seen] + 1e-3, axis=0) / np.nanmean(expected[:, seen], axis=0)
     )
     return Start(
-        ReadOut(kernel, bias),
+        LinearHead(kernel, bias),
         anchor,
         guesses[choice, :, columns].transpose(1, 0, 2) + answer[plain, :, :2],
         style,
@@ -133,7 +133,7 @@ def _best_choice(distance: FloatMap) -> int:
     return best
 
 
-def _best_style(examples: Examples, before: ReadOut, known: NDArray[np.int64]) -> int:
+def _best_style(examples: Examples, before: LinearHead, known: NDArray[np.int64]) -> int:
     """The style that fits best once each point's constant offset is taken away."""
     shared = np.flatnonzero((known >= 0) & examples.labelled.any(axis=0))
     if not len(shared):
@@ -145,8 +145,8 @@ def _best_style(examples: Examples, before: ReadOut, known: NDArray[np.int64]) -
 
 
 def _prior(
-    examples: Examples, before: ReadOut, known: NDArray[np.int64], style: int
-) -> tuple[ReadOut, FloatMap]:
+    examples: Examples, before: LinearHead, known: NDArray[np.int64], style: int
+) -> tuple[LinearHead, FloatMap]:
     """The head before any correction: the old point, or one place for all faces; and mean places."""
     new = known < 0
     weight = examples.labelled[..., None]
@@ -158,13 +158,13 @@ def _prior(
     # A point that the old model does not know is as uncertain as the face as a whole.
     kernel[:, 0, new, 2] = before.kernel[:, style, :, 2].mean(axis=1)[:, None]
     bias[0, new, 2] = before.bias[style, :, 2].mean()
-    return ReadOut(kernel, bias), anchor
+    return LinearHead(kernel, bias), anchor
 
 
 class _Ridge:
     """Regression of residuals on old points and features, solved in the space of the examples."""
 
-    def __init__(self, examples: Examples, before: ReadOut, residual: FloatMap) -> None:
+    def __init__(self, examples: Examples, before: LinearHead, residual: FloatMap) -> None:
         self.examples, self.residual = examples, residual
         self.centre = examples.features.mean(axis=0)
         self.f = examples.features - self.centre

@@ -29,7 +29,7 @@ from facial_keypoints.models.codec import CONFIDENCE
 from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.registry import find_model
 from facial_keypoints.models.spec import ModelSpec, read_embedded_digests, read_embedded_spec
-from facial_keypoints.models.tuned import backbone, build_tuned, read_out
+from facial_keypoints.models.tuned import backbone, build_tuned, linear_head
 from facial_keypoints.schemas import select_keypoints
 from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.training.closed_form_head import FOLDS, Examples, fit_start
@@ -118,12 +118,12 @@ def finetune(
         known = np.array([old_names.index(n) if n in old_names else -1 for n in new_names])
 
         network = load_keras_model(base_file)
-        features, before = backbone(network), read_out(network)
+        features, before = backbone(network), linear_head(network)
         say(f"looking at {len(dataset)} faces")
         examples = _examples(dataset, features, seed)
         say("fitting the points")
         start = fit_start(examples, before, known)
-        model = build_tuned(features, start.read_out, start.anchor_xy)
+        model = build_tuned(features, start.head, start.anchor_xy)
         base_xy = before(examples.features[: len(dataset)])[:, start.style, known, :2]
         base_xy[:, known < 0] = np.nan
 

@@ -56,9 +56,8 @@ def read(path: Path, schema: KeypointSchema | None, group_by: str | None) -> Lab
 
 def write(dataset: FaceDataset, folder: Path, names: Sequence[str]) -> None:
     """Write ``faces.csv`` for images that are there already."""
-    columns = [f"{n}_{axis}" for n in dataset.schema.keypoint_names for axis in "xy"]
     rows = (
         [name, *("" if math.isnan(v) else f"{v:.9g}" for v in xy.ravel())]
         for name, xy in zip(names, dataset.keypoints.xy, strict=True)
     )
-    write_table(folder / "faces.csv", ["image", *columns], rows)
+    write_table(folder / "faces.csv", ["image", *dataset.schema.coordinate_names], rows)

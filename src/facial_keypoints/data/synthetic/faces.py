@@ -7,15 +7,14 @@ them. ``geometry`` says where things are, ``render`` paints them.
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.data.kaggle import write_table
-from facial_keypoints.data.synthetic.geometry import NARROW, WIDE, Framing, sample_faces
+from facial_keypoints.data.kaggle import label_cells, write_table
+from facial_keypoints.data.synthetic.geometry import NARROW, WIDE, Spread, sample_faces
 from facial_keypoints.data.synthetic.render import render_faces
 from facial_keypoints.files import output_folder
 from facial_keypoints.io import tables
@@ -28,7 +27,7 @@ __all__ = ["draw_faces", "draw_kaggle_like", "write_kaggle_folder"]
 # Pixels painted at once: 10 images of size 96. One float32 grid is then 369 KB, so that the few in
 # use at a time stay in the second-level cache.
 _BATCH_PIXELS = 92_160
-_PEOPLE_A = 18  # persons who take turns in the full rows; the real rows show 18
+_PEOPLE_A = 18  # persons in the full rows, shown one after the other; the real rows show 18
 _IMAGES_A = 40  # images of each before another 18 persons come
 _DUPLICATE_EVERY = 29  # of the four-point rows; the real ones repeat more often
 _TEST_OFFSET = 1_000_000  # rows and persons of test images are numbered from here
@@ -37,13 +36,19 @@ _FOUR_POINT_OFFSET = 10_000_000  # and those of four-point rows from here
 # had 1.7 px RMS with heavy tails; 1.0 px is their bulk. Full rows were labelled with more care.
 _NOISE_PX = {"kaggle-a": 0.4, "kaggle-b": 1.0}
 
+# Kaggle's full rows miss the lower lip most; eye centres and the nose's tip almost never.
+_OFTEN_MISSING = (
+    "mouth_center_bottom_lip", "left_eyebrow_outer_end", "right_eyebrow_outer_end",
+    "mouth_left_corner", "mouth_right_corner",
+)  # fmt: skip
+
 
 def _paint(
     rows: NDArray[np.int64],
     identities: NDArray[np.int64],
     *,
     seed: int,
-    framing: Framing,
+    spread: Spread,
     image_size: int,
 ) -> tuple[ImageArray, NDArray[np.float32], NDArray[np.float32]]:
     """Images (N, S, S, 1), their 15 points by style A and their 4 by style B, (N, 15, 2) each."""
@@ -61,7 +66,7 @@ def _paint(
     batch = max(1, _BATCH_PIXELS // image_size**2)
     for start in range(0, n, 64 * batch):
         many = slice(start, start + 64 * batch)
-        faces = sample_faces(rows[many], identities[many], seed=seed, framing=framing)
+        faces = sample_faces(rows[many], identities[many], seed=seed, spread=spread)
         full[many], four[many] = faces.keypoints_xy(image_size), faces.four_point_xy(image_size)
         for first in range(0, len(faces), batch):
             few = slice(first, first + batch)
@@ -83,8 +88,8 @@ def draw_faces(
         count: N, number of images; 0 gives an empty set.
         seed: Not negative. Image i of a seed is the same whatever ``count`` is.
         image_size: Side S of the square images in pixels, at least 24.
-        images_per_person: How often each person is shown; 16 persons take turns. Rows of one
-            person share a group.
+        images_per_person: How often each person is shown; 16 persons are shown one after the
+            other. Rows of one person share a group.
 
     Returns:
         N faces: images (N, S, S, 1) uint8, keypoints in pixels, none missing.
@@ -103,7 +108,7 @@ def draw_faces(
         )
     rows = np.arange(count, dtype=np.int64)
     people = rows // (16 * images_per_person) * 16 + rows % 16
-    images, full, _ = _paint(rows, people, seed=seed, framing=WIDE, image_size=image_size)
+    images, full, _ = _paint(rows, people, seed=seed, spread=WIDE, image_size=image_size)
     return FaceDataset(
         images=images,
         keypoints=Keypoints(full, KAGGLE15),
@@ -151,10 +156,10 @@ def draw_kaggle_like(
 
     image_size = 96
     images_a, xy_a, _ = _paint(
-        a + offset, people_a + offset, seed=seed, framing=NARROW, image_size=image_size
+        a + offset, people_a + offset, seed=seed, spread=NARROW, image_size=image_size
     )
     own = shown[~repeats] + offset + _FOUR_POINT_OFFSET
-    images_b, _, xy_b = _paint(own, own, seed=seed, framing=WIDE, image_size=image_size)
+    images_b, _, xy_b = _paint(own, own, seed=seed, spread=WIDE, image_size=image_size)
     place = np.cumsum(~repeats) - 1  # row -> its image among those painted
     images_b, xy_b = images_b[place[shown]], xy_b[place[shown]]
 
@@ -187,18 +192,8 @@ def _missing_points(rng: np.random.Generator, style: str) -> list[int]:
         return [KAGGLE15.index("mouth_center_bottom_lip")] if draw < 0.005 else []
     if draw >= 0.04:
         return []
-    # Kaggle's full rows miss the lower lip most; eye centres and the nose's tip almost never.
-    choices = [
-        KAGGLE15.index(name)
-        for name in (
-            "mouth_center_bottom_lip",
-            "left_eyebrow_outer_end",
-            "right_eyebrow_outer_end",
-            "mouth_left_corner",
-            "mouth_right_corner",
-        )
-    ]
-    return [int(k) for k in rng.choice(choices, size=1 if draw < 0.03 else 2, replace=False)]
+    choices = [KAGGLE15.index(name) for name in _OFTEN_MISSING]
+    return list(rng.choice(choices, size=1 if draw < 0.03 else 2, replace=False))
 
 
 def write_kaggle_folder(
@@ -245,12 +240,11 @@ def _write_answers(directory: Path, faces: FaceDataset) -> None:
         asked = STYLE_B_POINTS if style == "kaggle-b" else names
         for name in (f"{point}_{axis}" for point in asked for axis in "xy"):
             lookup.append([len(lookup) + 1, i + 1, name, None])
-        values = faces.keypoints.xy[i].ravel().tolist()
-        truth.append([i + 1, *("" if math.isnan(v) else f"{v:.10g}" for v in values)])
+        truth.append([i + 1, *label_cells(faces.keypoints.xy[i])])
     tables.write_table(
         directory / "IdLookupTable.csv", ["RowId", "ImageId", "FeatureName", "Location"], lookup
     )
     sample = ([row[0], 0] for row in lookup)
     tables.write_table(directory / "SampleSubmission.csv", ["RowId", "Location"], sample)
-    columns = [f"{name}_{axis}" for name in names for axis in "xy"]
-    tables.write_table(directory / "test_labels.csv", ["ImageId", *columns], truth)
+    columns = ["ImageId", *KAGGLE15.coordinate_names]
+    tables.write_table(directory / "test_labels.csv", columns, truth)

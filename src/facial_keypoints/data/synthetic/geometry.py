@@ -2,9 +2,9 @@
 
 Face coordinates (u, v) lie on the front of a head seen straight on: the origin midway between the
 eyes, u to the image's right, v down, one unit about a pixel of a 96 x 96 image. The surface is
-the paraboloid ``Z = DEPTH - Q u^2 - P (v - PIVOT)^2``; yaw and pitch turn it, roll, scale and shift
-place it in the image. Both directions of that map have a closed form, which is why the keypoints
-are exact. This module draws no pixels.
+the paraboloid ``Z = DEPTH - Q u^2 - P (v - PIVOT)^2``; yaw and pitch rotate it, roll, scale and shift
+place it in the image. Both directions of that map have a closed form, so the keypoints are exact.
+This module draws no pixels.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.geometry import resize_xy
-from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 
-__all__ = ["NARROW", "WIDE", "FaceParameters", "Framing", "sample_faces"]
+__all__ = ["NARROW", "WIDE", "FaceParameters", "Spread", "sample_faces"]
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 
 REFERENCE_SIZE = 96  # side in pixels of the image that face units refer to
-# Paraboloid fitted by eye to an ellipsoid of half axes 37 (ear to ear), 56 (height), 40 (depth).
+# Paraboloid fitted roughly to an ellipsoid of half axes 37 (ear to ear), 56 (height), 40 (depth).
 DEPTH, PIVOT, Q, P = 40.0, 10.0, 0.0165, 0.004
 
 # name: (mean, standard deviation, lowest, highest). Means follow Kaggle's full rows (eyes at
@@ -80,18 +80,18 @@ _IMAGE_CHOICES = (
 
 
 @dataclass(frozen=True)
-class Framing:
+class Spread:
     """How much pose and crop vary between images.
 
     Args:
-        yaw_deg: Standard deviation of the turn left and right; clipped at 35 degrees.
-        pitch_deg: Standard deviation of the nod; clipped at 18 degrees.
-        roll_deg: Standard deviation of the tilt in the image; clipped at 15 degrees.
+        yaw_deg: Standard deviation; clipped at 35 degrees.
+        pitch_deg: Standard deviation; clipped at 18 degrees.
+        roll_deg: Standard deviation; clipped at 15 degrees.
         shift: Standard deviation of the face's place, in 1/96 of the image.
         zoom: Relative standard deviation of its size.
         size: Mean size; 1 puts the eyes about 36.5/96 of the image apart.
-        by_eyes: True: the crop is laid by the eyes (as in Kaggle's full rows, whose eyes hardly
-            move); False: by the whole face, as a face detector does it.
+        by_eyes: True: the eyes fix the crop (as in Kaggle's full rows, whose eyes hardly move);
+            False: the whole face does, as with a face detector.
     """
 
     yaw_deg: float
@@ -105,8 +105,8 @@ class Framing:
 
 # Spread of the eye centres in Kaggle's rows: 1.7 px where all points are labelled, 4 px in the
 # four-point rows; eye distances 36.5 +- 2.4 and 35.6 +- 4; tilts 2.8 and 6.5 degrees.
-NARROW = Framing(9.0, 7.0, 2.8, 1.6, 0.05, 1.0, by_eyes=True)
-WIDE = Framing(14.0, 7.5, 6.0, 2.8, 0.08, 0.96, by_eyes=False)
+NARROW = Spread(9.0, 7.0, 2.8, 1.6, 0.05, 1.0, by_eyes=True)
+WIDE = Spread(14.0, 7.5, 6.0, 2.8, 0.08, 0.96, by_eyes=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,7 @@ class FaceParameters:
         y = plane_y - PIVOT
         w = (y + DEPTH * sin_pitch) / cos_pitch
         c = plane_x - (DEPTH - P * w * w) * sin_yaw
-        # Where the surface turns away there is no root; the floor stretches the rim instead.
+        # Points behind the rim have no root; the lower limit of 0.02 stretches the rim there.
         u = 2.0 * c / (cos_yaw + np.sqrt(np.maximum(cos_yaw**2 - 4.0 * Q * sin_yaw * c, 0.02)))
         d = y + (DEPTH - Q * u * u) * sin_pitch
         root = np.sqrt(np.maximum(cos_pitch**2 + 4.0 * P * sin_pitch * d, 0.02))
@@ -178,11 +178,22 @@ class FaceParameters:
             v = nose_v - np.tan(self["pitch"]) * self.ridge(v)
         return np.tan(self["yaw"]) * self.ridge(v), v
 
-    def _image_point(self, u: Floats, v: Floats) -> Floats:
+    def face_to_image(self, u: Floats, v: Floats) -> tuple[Floats, Floats]:
+        """Face coordinates to image pixels (at size 96)."""
         x, y = self.face_to_plane(u, v)
         cos, sin = np.cos(self["roll"]) * self["scale"], np.sin(self["roll"]) * self["scale"]
-        px, py = cos * x - sin * y + self["shift_x"], sin * x + cos * y + self["shift_y"]
-        return np.stack([px, py], axis=-1).reshape(len(self), 2)
+        return cos * x - sin * y + self["shift_x"], sin * x + cos * y + self["shift_y"]
+
+    def _image_points(
+        self, points: Mapping[str, tuple[Floats, Floats]], image_size: int
+    ) -> NDArray[np.float32]:
+        """(N, 15, 2) pixels of an image of some size; NaN for the points that are not given."""
+        xy = np.full((len(self), KAGGLE15.num_keypoints, 2), np.nan, np.float32)
+        for name, place in points.items():
+            xy[:, KAGGLE15.index(name)] = np.column_stack(
+                [value.ravel() for value in self.face_to_image(*place)]
+            )
+        return resize_xy(xy, image_size / REFERENCE_SIZE).astype(np.float32)
 
     def face_points(self) -> dict[str, tuple[Floats, Floats]]:
         """Face coordinates (u, v), each (N, 1, 1), of the 15 keypoints by name."""
@@ -208,13 +219,11 @@ class FaceParameters:
         points["mouth_center_bottom_lip"] = (middle, self["lip_bottom"])
         return points
 
-    def keypoints_xy(self, image_size: int) -> Floats:
+    def keypoints_xy(self, image_size: int) -> NDArray[np.float32]:
         """(N, 15, 2) the 15 points by the rules of full rows (style A), pixels of the image."""
-        points = self.face_points()
-        xy = [self._image_point(*points[name]) for name in KAGGLE15.keypoint_names]
-        return _rescale(np.stack(xy, axis=1), image_size)
+        return self._image_points(self.face_points(), image_size)
 
-    def four_point_xy(self, image_size: int) -> Floats:
+    def four_point_xy(self, image_size: int) -> NDArray[np.float32]:
         """(N, 15, 2) by the rules of four-point rows (style B); the other 11 points are NaN.
 
         The nose's point is its base and the mouth's point its centre, 2.5 to 4 face units above the
@@ -224,20 +233,9 @@ class FaceParameters:
         middle = 0.0 * self["mouth_v"]
         half_lips = (self["lip_bottom"] - self["lip_top"]) / 2.0
         points["nose_tip"] = self.nose_to_face(self["nose_v"] + self["nose_base"])
-        points["mouth_center_bottom_lip"] = (
-            middle,
-            self["lip_bottom"] - np.clip(0.62 * half_lips, 2.6, 3.9),
-        )
-        xy = np.full((len(self), KAGGLE15.num_keypoints, 2), np.nan, np.float32)
-        for name in ("left_eye_center", "right_eye_center", "nose_tip", "mouth_center_bottom_lip"):
-            xy[:, KAGGLE15.index(name)] = self._image_point(*points[name])
-        return _rescale(xy, image_size)
-
-
-def _rescale(xy: Floats, image_size: int) -> Floats:
-    """Pixels of a 96-pixel image to those of an ``image_size`` one, centres to centres."""
-    factor = image_size / REFERENCE_SIZE
-    return resize_xy(xy, factor).astype(np.float32)
+        lower = self["lip_bottom"] - np.clip(0.62 * half_lips, 2.6, 3.9)
+        points["mouth_center_bottom_lip"] = (middle, lower)
+        return self._image_points({name: points[name] for name in STYLE_B_POINTS}, image_size)
 
 
 def _draws(
@@ -263,7 +261,7 @@ def _draws(
 
 
 def sample_faces(
-    rows: NDArray[np.int64], identities: NDArray[np.int64], *, seed: int, framing: Framing
+    rows: NDArray[np.int64], identities: NDArray[np.int64], *, seed: int, spread: Spread
 ) -> FaceParameters:
     """Draw the parameters of N images.
 
@@ -272,16 +270,16 @@ def sample_faces(
         identities: (N,) number of the person shown; fixes what belongs to the person.
         seed: Seed of the whole set. The same seed, row and identity give the same image
             whatever else is drawn with it.
-        framing: Spread of pose and crop.
+        spread: Spread of pose and crop.
     """
     values = _draws(_IDENTITY, _IDENTITY_CHOICES, (seed, 1), identities)
     pose = dict.fromkeys(("yaw", "pitch", "roll", "zoom", "dx", "dy"), (0.0, 1.0, -3.0, 3.0))
     values |= _draws({**_IMAGE, **pose}, _IMAGE_CHOICES, (seed, 2), rows)
 
     for name, degrees, limit in (
-        ("yaw", framing.yaw_deg, 35.0),
-        ("pitch", framing.pitch_deg, 18.0),
-        ("roll", framing.roll_deg, 15.0),
+        ("yaw", spread.yaw_deg, 35.0),
+        ("pitch", spread.pitch_deg, 18.0),
+        ("roll", spread.roll_deg, 15.0),
     ):
         values[name] = np.deg2rad(np.clip(degrees * values[name], -limit, limit)).astype(np.float32)
 
@@ -316,20 +314,20 @@ def sample_faces(
     )
     values["gaze_v"] = np.where(closed, 0.9, values["gaze_v"]).astype(np.float32)
 
-    # Lay the crop: first the pose alone, then scale and shift so that the face fills the image.
+    # The crop: first the pose alone, then scale and shift so that the face fills the image.
     zero = np.zeros_like(values["yaw"])
     values |= {"shift_x": zero, "shift_y": zero, "scale": zero + 1.0}
     points = FaceParameters(values).keypoints_xy(REFERENCE_SIZE)
     eyes = points[:, :2].mean(axis=1)
     distance = np.hypot(*(points[:, 0] - points[:, 1]).T).reshape(-1, 1, 1)
-    zoom = framing.size * (1.0 + framing.zoom * values["zoom"])
-    values["scale"] = (zoom * (36.5 / distance if framing.by_eyes else 1.0)).astype(np.float32)
-    if framing.by_eyes:
+    zoom = spread.size * (1.0 + spread.zoom * values["zoom"])
+    values["scale"] = (zoom * (36.5 / distance if spread.by_eyes else 1.0)).astype(np.float32)
+    if spread.by_eyes:
         anchor, target = eyes, (48.0, 37.0)
     else:
         anchor, target = points.mean(axis=1), (48.0, 49.5)
     for axis, name in enumerate("xy"):
-        jitter = np.clip(values[f"d{name}"], -2.5, 2.5) * framing.shift
+        jitter = np.clip(values[f"d{name}"], -2.5, 2.5) * spread.shift
         place = anchor[:, axis].reshape(-1, 1, 1) * values["scale"]
         values[f"shift_{name}"] = (target[axis] + jitter - place).astype(np.float32)
     return FaceParameters(values)

@@ -85,7 +85,7 @@ def _grain() -> Floats:
 
 
 def _cut_sheets(sheet: Floats, size: int, at_x: Floats, at_y: Floats) -> Floats:
-    """(N, size, size) pieces of a sheet, from places given as fractions of it."""
+    """(N, size, size) parts of a sheet, from places given as fractions of it."""
     while len(sheet) < 2 * size:  # mirrored copies join without a seam
         sheet = np.block([[sheet, sheet[:, ::-1]], [sheet[::-1], sheet[::-1, ::-1]]])
     room = len(sheet) - size
@@ -262,11 +262,11 @@ class _Canvas:
         if len(rows) == 0:
             return
         band = slice(int(rows[0]), int(rows[-1]) + 1)
-        # The far ear slips behind the head as it turns.
+        # The far ear slips behind the head with growing yaw.
         from_middle = self.x[:, band] - 8.0 * sin
         right = from_middle > 0
-        hidden = 14 * np.where(right, np.maximum(sin, 0.0), np.maximum(-sin, 0.0))
-        ex = (np.abs(from_middle) - self.half - 0.2 + hidden) / (0.75 * p["ear"])
+        behind = 14 * np.where(right, np.maximum(sin, 0.0), np.maximum(-sin, 0.0))
+        ex = (np.abs(from_middle) - self.half - 0.2 + behind) / (0.75 * p["ear"])
         r2 = ex * ex + ey[:, band] ** 2
         lit = 0.72 + np.where(right, 0.15, -0.15) * p["light_x"] - 0.30 * _bump(r2 * 2.2)
         share = _cover((np.sqrt(r2) - 1) * 5, self.soft)
@@ -362,9 +362,9 @@ class _Canvas:
         base = p["nose_v"] + p["nose_base"]
         du = (np.abs(self.nu) - 0.52 * p["nose_width"]) / (0.25 * p["nose_width"])
         dv = (self.nv - base + 0.9 + 0.4 * np.abs(du)) / 1.15
-        look = np.clip(0.55 + 1.4 * np.sin(p["pitch"]), 0.15, 0.8)
+        shown = np.clip(0.55 + 1.4 * np.sin(p["pitch"]), 0.15, 0.8)
         patch = self.nose_at.cut(albedo)
-        _blend(patch, 0.04, _cover(np.sqrt(du * du + dv * dv) - 0.85, 0.8) * look)
+        _blend(patch, 0.04, _cover(np.sqrt(du * du + dv * dv) - 0.85, 0.8) * shown)
         self.nose_at.paste(albedo, patch)
 
     def brows(self, albedo: Floats) -> None:
@@ -390,10 +390,7 @@ class _Canvas:
     def _window(self, u: Floats, v: Floats, half_u: float, half_v: float) -> _Window:
         """A rectangle around (u, v) big enough for any pose."""
         p = self.p
-        x, y = p.face_to_plane(u, v)
-        cos, sin = np.cos(p["roll"]) * p["scale"], np.sin(p["roll"]) * p["scale"]
-        cx = centres_to_edges(cos * x - sin * y + p["shift_x"]) / self.unit
-        cy = centres_to_edges(sin * x + cos * y + p["shift_y"]) / self.unit
+        cx, cy = (centres_to_edges(place) / self.unit for place in p.face_to_image(u, v))
         most = float(p["scale"].max())
         w = min(int(2 * half_u * most / self.unit) + 2, self.size)
         h = min(int(2 * half_v * most / self.unit) + 2, self.size)
@@ -483,10 +480,8 @@ class _Canvas:
         """Stubble, beard or moustache, on men only; the lips stay free."""
         p = self.p
         kind = p["beard"]
-        grown, stubble = (
-            (kind < 0.24).astype(np.float32),
-            ((kind > 0.24) & (kind < 0.5)).astype(np.float32),
-        )
+        grown = (kind < 0.24).astype(np.float32)
+        stubble = ((kind > 0.24) & (kind < 0.5)).astype(np.float32)
         whiskers = np.maximum(p["moustache"] < 0.14, grown)
         v, ua = self.v, self.ua
         base = p["nose_v"] + p["nose_base"] + 2.5

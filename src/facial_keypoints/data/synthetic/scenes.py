@@ -1,7 +1,6 @@
 """Photos of drawn faces: several in one image, at known places, for demonstrations and tests.
 
-Only as real as they need to be: what they show is an image with faces of different sizes and turns in
-front of something that is none.
+The faces differ in size and roll; the background holds shapes that are no faces.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def draw_scene(
     *,
     seed: int = 0,
     image_size: tuple[int, int] = (360, 640),
-    turn_deg: float = 12.0,
+    roll_deg: float = 12.0,
 ) -> tuple[ImageArray, Keypoints]:
     """Draw a photo with faces side by side, each with room of its own.
 
@@ -33,7 +32,7 @@ def draw_scene(
         count: N, number of faces; 0 gives an empty room.
         seed: Not negative; the same seed gives the same photo.
         image_size: (height, width) in pixels.
-        turn_deg: Faces are turned in the image by up to so many degrees.
+        roll_deg: Largest roll of a face to either side, degrees.
 
     Returns:
         The photo (H, W, 3) uint8 RGB, and its N faces in pixels, from left to right, style
@@ -59,7 +58,7 @@ def draw_scene(
         )
     side = 192
     faces = draw_faces(count, seed=seed, image_size=side)
-    # Soft towards the edge, so that no straight border gives the place of a face away.
+    # Faces fade out towards the edge: a straight border would show a detector where a face is.
     rows, columns = np.mgrid[0:side, 0:side] / (side - 1) * 2.0 - 1.0
     shape = np.clip((1.0 - np.maximum(np.abs(rows), np.abs(columns))) / 0.16, 0.0, 1.0)
     for i in range(count):
@@ -69,7 +68,7 @@ def draw_scene(
             height / 2 + rng.uniform(-0.5, 0.5) * (height - size),
         ])  # fmt: skip
         scale = size / side
-        linear = rotation(np.deg2rad(rng.uniform(-turn_deg, turn_deg)), scale)
+        linear = rotation(np.deg2rad(rng.uniform(-roll_deg, roll_deg)), scale)
         offset = middle - linear @ np.full(2, (side - 1) / 2)
         place = CropTransform(np.column_stack([linear, offset]), (height, width))
         tint = _TINTS[rng.integers(len(_TINTS))]
@@ -84,7 +83,7 @@ def draw_scene(
 
 
 def _room(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A wall in changing light with rectangles and discs that are no faces, float (H, W, 3)."""
+    """A wall in changing light with rectangles and discs, float (H, W, 3)."""
     low, high = rng.uniform(60, 120, 3), rng.uniform(120, 200, 3)
     share = np.linspace(0.0, 1.0, height)[:, np.newaxis, np.newaxis]
     wall = np.ascontiguousarray(np.broadcast_to(low + share * (high - low), (height, width, 3)))

@@ -1,12 +1,12 @@
-"""How far a turned head changes the measures, and how well the turn is told, on drawn faces.
+"""How far yaw changes the measures, and the error of the yaw that they give, on drawn faces.
 
-The drawn faces know their turn. Points are exact here: what is left is the turn alone.
+The points and the yaw of drawn faces are exact, so only the effect of yaw is seen.
 
-    python benchmarks/measure_turn.py [--faces 1000] [--data DATA]
+    python benchmarks/measure_yaw.py [--faces 1000] [--data DATA]
 
 With real faces (``wild/labels.csv.gz`` in DATA) also how far their noses stand before their eyes: the tip
 lies o eye distances beside the middle of the eyes, and the squared ratio of face length to eye distance
-grows in proportion to 1 + (o / depth)², since the eye distance shrinks with the cosine of the turn and the
+grows in proportion to 1 + (o / depth)², since the eye distance shrinks with the cosine of the yaw and the
 tip moves with its sine.
 """
 
@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from facial_keypoints.data.synthetic.geometry import FaceParameters, Framing, sample_faces
+from facial_keypoints.data.synthetic.geometry import FaceParameters, Spread, sample_faces
 from facial_keypoints.inference.measure.measures import NOSE_DEPTH, Measurements, measure
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import Keypoints
 
-# No nod, no turn by chance: the turn is set below.
-FRONTAL = Framing(0.0, 0.0, 3.0, 2.0, 0.05, 1.0, by_eyes=True)
-NODDING = Framing(18.0, 7.5, 6.0, 2.8, 0.08, 0.96, by_eyes=False)
+# Without random pitch and yaw: the yaw is set below.
+FRONTAL = Spread(0.0, 0.0, 3.0, 2.0, 0.05, 1.0, by_eyes=True)
+ANY_POSE = Spread(18.0, 7.5, 6.0, 2.8, 0.08, 0.96, by_eyes=False)
 SHOWN = (
     "inner_canthal", "outer_canthal", "canthal_index", "left_palpebral_fissure",
     "right_palpebral_fissure", "left_canthal_tilt", "right_canthal_tilt", "left_brow_inner_height",
@@ -62,7 +62,7 @@ def nose_depths(labels: Path) -> None:
     print("\nDepth of the nose's tip before the eyes, in eye distances:")
     for name in ("helen_afw", "mtfl", "ytf"):
         rows = (sets == name) & np.isfinite(offset) & np.isfinite(length)
-        # Annotators have a habit of one side or the other.
+        # Annotators put the tip to one side: take the median away.
         o, squared = (
             np.abs(offset[rows] - np.median(offset[rows])),
             (length[rows] / apart[rows]) ** 2,
@@ -87,29 +87,29 @@ def main() -> None:
     args = parser.parse_args()
     count = args.faces
     rows = np.arange(count)
-    faces = sample_faces(rows, rows, seed=5, framing=FRONTAL)
+    faces = sample_faces(rows, rows, seed=5, spread=FRONTAL)
     frontal = measured(faces)
-    turns = (5, 10, 15, 20, 25, 30)
-    print("Median change by a turn to the person's left, from the same face seen straight on.\n")
-    print("| measure | straight on | " + " | ".join(f"{t}°" for t in turns) + " |")
-    print("|---" * (len(turns) + 2) + "|")
+    yaws = (5, 10, 15, 20, 25, 30)
+    print("Median change by yaw to the person's left, from the same face seen straight on.\n")
+    print("| measure | straight on | " + " | ".join(f"{t}°" for t in yaws) + " |")
+    print("|---" * (len(yaws) + 2) + "|")
     changes = []
-    for turn in turns:
-        turned = FaceParameters({**faces.values, "yaw": np.full((count, 1, 1), np.deg2rad(turn))})
-        changes.append(measured(turned))
+    for yaw in yaws:
+        rotated = FaceParameters({**faces.values, "yaw": np.full((count, 1, 1), np.deg2rad(yaw))})
+        changes.append(measured(rotated))
     for name in SHOWN:
         cells = [f"{np.median(c[name] - frontal[name]):+.3f}" for c in changes]
         print(f"| {name} | {np.median(frontal[name]):.3f} | " + " | ".join(cells) + " |")
-    told = " | ".join(f"{np.median(c['head_yaw']):.1f}" for c in changes)
-    print(f"| head_yaw (told) | {np.median(frontal['head_yaw']):.1f} | {told} |")
+    measured_yaw = " | ".join(f"{np.median(c['head_yaw']):.1f}" for c in changes)
+    print(f"| head_yaw (measured) | {np.median(frontal['head_yaw']):.1f} | {measured_yaw} |")
 
-    mixed = sample_faces(rows, rows, seed=6, framing=NODDING)
+    mixed = sample_faces(rows, rows, seed=6, spread=ANY_POSE)
     true = np.degrees(mixed["yaw"].ravel())
     parallax = np.tan(np.radians(measured(mixed)["head_yaw"])) * NOSE_DEPTH
     tangent = np.tan(np.radians(true))
     depth = float((parallax * tangent).sum() / (tangent * tangent).sum())
     print(
-        f"\nThe turn on {count} faces that also nod and tilt (turns of {true.std():.0f}° in the mean square):"
+        f"\nThe yaw on {count} faces with pitch and roll as well (yaw of {true.std():.0f}° in the mean square):"
     )
     for label, value in (
         (f"as shipped, {NOSE_DEPTH}", NOSE_DEPTH),
