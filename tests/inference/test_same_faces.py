@@ -138,7 +138,7 @@ def test_tracking_finds_the_same_faces(
 def test_tracking_leaves_out_the_boxes_that_predict_leaves_out(predictor: Predictor) -> None:
     """One of the boxes has so little confidence that it is just kept; most are left out."""
     from facial_keypoints.inference.tracker import Tracker
-    from facial_keypoints.io.videos import ImageFrame
+    from facial_keypoints.io.videos import Frame
 
     shipped = load_detector(threads=1, threshold=0.02)
 
@@ -146,5 +146,5 @@ def test_tracking_leaves_out_the_boxes_that_predict_leaves_out(predictor: Predic
     grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis], 3, axis=2)
     found = Predictor(predictor.runtime, detector=shipped).predict(grey)
     assert 3 == len(found) < len(shipped.detect(grey)[0])
-    tracked = Tracker(Predictor(predictor.runtime, detector=shipped)).update(ImageFrame(grey))
+    tracked = Tracker(Predictor(predictor.runtime, detector=shipped)).update(Frame(grey))
     assert sorted(tracked.scores) == sorted(found.scores)

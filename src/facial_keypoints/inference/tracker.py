@@ -455,7 +455,7 @@ def draw_tracks(image: ImageArray, prediction: Prediction) -> ImageArray:
     """
     if prediction.track_ids is None:
         raise ValueError("drawing tracks needs a prediction with track ids.")
-    drawn = draw_keypoints(image, prediction.keypoints, color_by_confidence=True)
+    drawn = draw_keypoints(image, prediction.keypoints)
     for track, box in zip(prediction.track_ids, prediction.boxes, strict=True):
         color = _TRACK_COLORS[(int(track) - 1) % len(_TRACK_COLORS)]
         drawn = draw_boxes(drawn, box[np.newaxis], labels=[f"{track}"], color=color)
