@@ -1,10 +1,10 @@
 """Refinement: predicting again on a better crop, and test-time augmentation (TTA).
 
-A model that learnt from well-framed crops is worse on others: on a face that is small in its crop, cut off
+A model that learnt from well-crops_TMP crops is worse on others: on a face that is small in its crop, cut off
 by it, or away from its middle. So the first answer frames a better crop, and the model is asked again.
 
 - Faces of photos and of video frames are always refined.
-- Crops are refined where they need it: a face that is small in its crop is framed by its first answer; one
+- Crops are refined where they need it: a face that is small in its crop is crops_TMP by its first answer; one
   of low confidence, a few in a hundred, is searched for in shifted and scaled views.
 - TTA then takes the mean over eight moved views of the refined face.
 
@@ -41,10 +41,10 @@ LOW_CONFIDENCE = 0.6
 four-point rows, none of its full rows."""
 
 MARGIN = 0.1
-"""Mean confidence that another view must have more; at 0, answers changed for the worse too."""
+"""Mean confidence that another view must have more; at 0, outputs changed for the worse too."""
 
 SMALL = 0.3
-"""Size of a face, as a share of the crop's side, below which it is framed again; Kaggle's have 0.38."""
+"""Size of a face, as a share of the crop's side, below which it is crops_TMP again; Kaggle's have 0.38."""
 
 WORSE = 0.1
 """Loss of mean confidence from which the refinement of a tracked face is not taken."""
@@ -58,7 +58,7 @@ _VIEWS = (
 # Angle in degrees, zoom and place of the moves of TTA; two and two are opposite.
 _MOVES = ((8.0, 1.08, 0.03, -0.02), (-8.0, 0.93, -0.03, 0.02), (4.0, 0.95, -0.02, -0.03), (-4.0, 1.05, 0.02, 0.03))  # fmt: skip
 
-Answers = NDArray[np.float32]
+Outputs = NDArray[np.float32]
 Images = Sequence[ImageArray] | ImageArray
 Cut = Callable[[ImageArray, CropTransform, int], ImageArray]
 
@@ -84,7 +84,7 @@ def check_tta(spec: ModelSpec) -> None:
 
 def predict_views(
     runtime: Runtime, images: Images, views: Sequence[CropTransform], *, cut: Cut = cut_crop
-) -> Answers:
+) -> Outputs:
     """Predict one view of each image, without refinement.
 
     Args:
@@ -94,16 +94,16 @@ def predict_views(
         cut: Cuts what a view shows out of its image.
 
     Returns:
-        (N, S, K, 3) answers in all S label styles, in pixels of the images.
+        (N, S, K, 3) outputs in all S label styles, in pixels of the images.
     """
     spec = runtime.spec
     seen = np.zeros((len(views), *spec.input_size, spec.channels), np.uint8)
     for i, (image, view) in enumerate(zip(images, views, strict=True)):
         seen[i] = cut(image, view, spec.channels)
-    answers = _run(runtime, seen)
-    for answer, view in zip(answers, views, strict=True):
+    outputs = _run(runtime, seen)
+    for answer, view in zip(outputs, views, strict=True):
         answer[..., :2] = view.inverse().apply(answer[..., :2])
-    return answers
+    return outputs
 
 
 def refine_boxes(
@@ -113,8 +113,8 @@ def refine_boxes(
     style: int,
     *,
     tta: bool = False,
-) -> tuple[Answers, NDArray[np.float32]]:
-    """Predict the faces in boxes of a photo, then again in crops framed and turned by the first answers.
+) -> tuple[Outputs, NDArray[np.float32]]:
+    """Predict the faces in boxes of a photo, then again in crops crops_TMP and turned by the first outputs.
 
     The mean of both is taken where both crops frame the face alike, else the second answer; so boxes of
     any convention will do. A model without eyes and mouth corners is asked once.
@@ -127,7 +127,7 @@ def refine_boxes(
         tta: Take the mean over eight moved views of each refined face.
 
     Returns:
-        (N, K, 3) answers in pixels of the image, and (N,) the mean confidence in the label style where it
+        (N, K, 3) outputs in pixels of the image, and (N,) the mean confidence in the label style where it
         is lowest.
 
     Raises:
@@ -140,22 +140,22 @@ def refine_boxes(
     lowest = _confidence(first).min(axis=1)
     if not crops or not has_face_box(spec.schema):
         return first[:, style], lowest
-    framed = _framed(spec, first[:, style])
-    second = predict_views(runtime, images, framed)
-    alike = np.array([_alike(*pair) for pair in zip(crops, framed, strict=True)])
+    crops_TMP = _face_views(spec, first[:, style])
+    second = predict_views(runtime, images, crops_TMP)
+    alike = np.array([_alike(*pair) for pair in zip(crops, crops_TMP, strict=True)])
     share = np.where(alike, 0.5, 1.0).astype(np.float32)
     refined = first + share.reshape(-1, 1, 1, 1) * (second - first)
     lowest += share * (_confidence(second).min(axis=1) - lowest)
     if not tta:
         return refined[:, style], lowest
-    own = [a if same else b for a, b, same in zip(crops, framed, alike, strict=True)]
-    framings = own, _framed(spec, refined[:, style])
-    return _average(runtime, images, framings, np.full(len(boxes), style)), lowest
+    own = [a if same else b for a, b, same in zip(crops, crops_TMP, alike, strict=True)]
+    view_sets = own, _face_views(spec, refined[:, style])
+    return _average(runtime, images, view_sets, np.full(len(boxes), style)), lowest
 
 
 def refine_tracks(
     runtime: Runtime, image: ImageArray, faces: FloatArray, style: int, *, tta: bool = False
-) -> Answers:
+) -> Outputs:
     """Predict the faces of a video frame where they should be, then again where they were found.
 
     The second crop lies on the face alike in each frame, which keeps the points steady. Its answer is not
@@ -169,22 +169,22 @@ def refine_tracks(
         tta: Take the mean over eight moved views of each refined face.
 
     Returns:
-        (N, K, 3) answers in pixels of the frame.
+        (N, K, 3) outputs in pixels of the frame.
     """
     spec, images = runtime.spec, [image] * len(faces)
-    first = predict_views(runtime, images, _framed(spec, faces))[:, style]
-    framed = _framed(spec, first)
-    second = predict_views(runtime, images, framed)[:, style]
+    first = predict_views(runtime, images, _face_views(spec, faces))[:, style]
+    crops_TMP = _face_views(spec, first)
+    second = predict_views(runtime, images, crops_TMP)[:, style]
     worse = _confidence(second) < _confidence(first) - WORSE
-    refined: Answers = np.where(worse[:, np.newaxis, np.newaxis], first, second)
+    refined: Outputs = np.where(worse[:, np.newaxis, np.newaxis], first, second)
     if not tta or not len(faces):
         return refined
-    return _average(runtime, images, (framed, _framed(spec, refined)), np.full(len(faces), style))
+    return _average(runtime, images, (crops_TMP, _face_views(spec, refined)), np.full(len(faces), style))
 
 
 def refine_crops(
     runtime: Runtime, images: ImageArray, styles: NDArray[np.integer], *, tta: bool = False
-) -> Answers:
+) -> Outputs:
     """Predict crops of one face each, and those again that are badly framed.
 
     Args:
@@ -195,83 +195,83 @@ def refine_crops(
         tta: Take the mean over eight moved views of each face that is found: about nine times the time.
 
     Returns:
-        (N, K, 3) answers in pixels of the crops.
+        (N, K, 3) outputs in pixels of the crops.
     """
     spec = runtime.spec
-    answers: Answers = _run(runtime, images)[np.arange(len(images)), styles]
-    # What well framed means is known for the family of the shipped model alone.
+    outputs: Outputs = _run(runtime, images)[np.arange(len(images)), styles]
+    # What well crops_TMP means is known for the family of the shipped model alone.
     if not len(images) or not supports_tta(spec):
-        return answers
-    low = _confidence(answers) < LOW_CONFIDENCE
+        return outputs
+    low = _confidence(outputs) < LOW_CONFIDENCE
     found = ~low
     for i in np.flatnonzero(low):
-        better = _try_views(runtime, images[i], answers[i], int(styles[i]))
+        better = _try_views(runtime, images[i], outputs[i], int(styles[i]))
         if better is not None:
-            found[i], answers[i] = True, better
+            found[i], outputs[i] = True, better
     smallest = 0.1 * spec.input_size[1]
-    small = ~low & (face_sizes(answers[..., :2], spec.schema) < SMALL * min(spec.input_size))
+    small = ~low & (face_sizes(outputs[..., :2], spec.schema) < SMALL * min(spec.input_size))
     rows = np.flatnonzero(small)
     if len(rows):
-        views = _framed(spec, answers[rows], smallest=smallest)
+        views = _face_views(spec, outputs[rows], smallest=smallest)
         again = predict_views(runtime, images[rows], views, cut=_warp)
-        answers[rows] = again[np.arange(len(rows)), styles[rows]]
+        outputs[rows] = again[np.arange(len(rows)), styles[rows]]
     rows = np.flatnonzero(found)  # what was found in no view has nothing to average
     if tta and len(rows):
-        # Two framings err differently; where the crop's own is bad, a turned one takes its place.
-        first = _framed(spec, answers[rows], smallest=smallest)
+        # Two view_sets err differently; where the crop's own is bad, a turned one takes its place.
+        first = _face_views(spec, outputs[rows], smallest=smallest)
         own = [
             f if bad else _whole(spec) for f, bad in zip(first, (low | small)[rows], strict=True)
         ]
-        framings = own, _framed(spec, answers[rows], upright=False, smallest=smallest)
-        answers[rows] = _average(runtime, images[rows], framings, styles[rows], cut=_warp)
-    return answers
+        view_sets = own, _face_views(spec, outputs[rows], upright=False, smallest=smallest)
+        outputs[rows] = _average(runtime, images[rows], view_sets, styles[rows], cut=_warp)
+    return outputs
 
 
-def _run(runtime: Runtime, batch: ImageArray) -> Answers:
-    """(N, S, K, 3) answers about images at the model's input size, in its pixels."""
+def _run(runtime: Runtime, batch: ImageArray) -> Outputs:
+    """(N, S, K, 3) outputs about images at the model's input size, in its pixels."""
     xy, confidence = runtime.run(batch)
     if confidence is None:
         confidence = np.full(xy.shape[:-1], np.nan, np.float32)
     return np.concatenate([xy, confidence[..., np.newaxis]], axis=-1)
 
 
-def _confidence(answers: Answers) -> NDArray[np.float32]:
+def _confidence(outputs: Outputs) -> NDArray[np.float32]:
     """Mean confidence over the keypoints."""
-    return np.asarray(answers[..., 2].mean(axis=-1))
+    return np.asarray(outputs[..., 2].mean(axis=-1))
 
 
-def _try_views(runtime: Runtime, image: ImageArray, first: Answers, style: int) -> Answers | None:
+def _try_views(runtime: Runtime, image: ImageArray, first: Outputs, style: int) -> Outputs | None:
     """A better answer (K, 3) for one crop of low confidence; ``None`` where no view has clearly more."""
     spec = runtime.spec
     views = [_moved(_whole(spec), 0.0, *view) for view in _VIEWS]
     found = predict_views(runtime, [image] * len(views), views, cut=_warp)[:, style]
-    best: Answers = found[_confidence(found).argmax()]
+    best: Outputs = found[_confidence(found).argmax()]
     if _confidence(best) < _confidence(first) + MARGIN:
         return None
-    framed = _framed(spec, best[np.newaxis], smallest=0.1 * spec.input_size[1])
-    last: Answers = predict_views(runtime, [image], framed, cut=_warp)[0, style]
+    crops_TMP = _face_views(spec, best[np.newaxis], smallest=0.1 * spec.input_size[1])
+    last: Outputs = predict_views(runtime, [image], crops_TMP, cut=_warp)[0, style]
     return last if _confidence(last) > _confidence(best) else best
 
 
 def _average(
     runtime: Runtime,
     images: Images,
-    framings: Sequence[Sequence[CropTransform]],
+    view_sets: Sequence[Sequence[CropTransform]],
     styles: NDArray[np.integer],
     *,
     cut: Cut = cut_crop,
-) -> Answers:
+) -> Outputs:
     """(N, K, 3) means over the moved views of each framing of the images."""
     rows = np.arange(len(images))
     found = [
         predict_views(runtime, images, [_moved(v, *move) for v in views], cut=cut)[rows, styles]
-        for views in framings
+        for views in view_sets
         for move in _MOVES
     ]
     return np.asarray(np.mean(found, axis=0), np.float32)
 
 
-def _framed(
+def _face_views(
     spec: ModelSpec, faces: FloatArray, *, upright: bool = True, smallest: float = 2.0
 ) -> list[CropTransform]:
     """Views of (N, K, 2 or 3) faces with the eyes where Kaggle's crops have them."""
