@@ -9,7 +9,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import FaceOptions, Faces, place_below
+from facial_keypoints.cli.faces import FaceOptions, Faces, Images, place_below
 from facial_keypoints.cli.progress import make_log
 from facial_keypoints.errors import OutputError
 
@@ -20,15 +20,7 @@ if TYPE_CHECKING:
 
 @app.command("predict")
 def predict_command(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="Images, folders (with all below them), patterns like 'faces/*.jpg', or - for a "
-            "list on standard input, one path a line.",
-            show_default=False,
-        ),
-    ],
+    inputs: Images,
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Table to write: .csv, .parquet or .json.")
     ],
@@ -45,8 +37,7 @@ def predict_command(
     draw: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for copies of the images with the points drawn, at the paths they were "
-            "named by."
+            help="Folder for copies of the images with the points drawn, at the images' own paths."
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Faces computed at once (--crops).")] = 128,
@@ -54,7 +45,7 @@ def predict_command(
 ) -> None:
     """Find faces and their keypoints in photos and write them as a table, in pixels of each photo.
 
-    One row a face. A photo without faces has no row. Images that cannot be read are listed, the
+    The table has one row per face. A photo without faces has no row. Images that cannot be read are listed, the
     others are still predicted, and the exit code is 1.
 
     Examples:
@@ -102,7 +93,7 @@ def predict_command(
 
 
 def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
-    """Write the image with its points below the folder, at the path it was named by."""
+    """Write the image with its points drawn into the folder, at the image's own path."""
     from facial_keypoints.io.drawing import draw_prediction
     from facial_keypoints.io.images import WRITABLE_SUFFIXES, read_image, write_image
 
@@ -113,7 +104,7 @@ def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
         raise OutputError(
             f"--draw {folder} would overwrite the image {source}: choose another folder."
         )
-    # Read again rather than kept: a batch of decoded photos would fill gigabytes.
+    # Read again: keeping a batch of decoded photos would take gigabytes.
     drawn = draw_prediction(read_image(source, max_pixels=max_pixels), prediction)
     write_image(target, drawn)
 
@@ -126,7 +117,8 @@ def export_command(
 ) -> None:
     """Export a trained model to ONNX, which needs no training library to run.
 
-    The file answers in pixels and describes itself; it is kept only if it agrees with Keras.
+    The model in the file returns pixels, and its metadata describes it. The file is kept only if its
+    results agree with Keras.
 
     Examples:
 
@@ -154,7 +146,7 @@ def models_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the models that come with the package, or show what one model says about itself.
+    """List the models that come with the package, or show the description of one model.
 
     Examples:
 
