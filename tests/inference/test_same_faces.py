@@ -108,13 +108,13 @@ def test_the_service_finds_the_same_faces(
         create_app(predictor, Limits(), threads=1), base_url="http://localhost"
     ) as client:
 
-        def asked(query: str) -> list[float]:
+        def scores_of(query: str) -> list[float]:
             reply = client.post(f"/v1/predict?{query}", content=file.read_bytes(), headers={"content-type": "image/png"})  # fmt: skip
-            (answer,) = reply.json()["images"]
-            return [face["score"] for face in answer["faces"]]
+            (image,) = reply.json()["images"]
+            return [face["score"] for face in image["faces"]]
 
-        assert asked("") == pytest.approx(scores, abs=1e-3)
-        assert asked("min_score=0.6") == pytest.approx(scores[:1], abs=1e-3)
+        assert scores_of("") == pytest.approx(scores, abs=1e-3)
+        assert scores_of("min_score=0.6") == pytest.approx(scores[:1], abs=1e-3)
 
 
 def test_tracking_finds_the_same_faces(

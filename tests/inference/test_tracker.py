@@ -77,7 +77,7 @@ def test_a_moving_face_keeps_its_number_and_the_detector_rests(predictor: Predic
     np.testing.assert_allclose(found[7].boxes, face_boxes(found[7].keypoints.xy, KAGGLE15))
 
 
-def test_the_detector_runs_in_every_frame_if_asked(predictor: Predictor) -> None:
+def test_the_detector_runs_in_every_frame_with_an_interval_of_0(predictor: Predictor) -> None:
     _, _, detector = follow(predictor, lambda t: [(0, (90, 60))], 10, detect_every_s=0.0)
     assert detector.calls == 10
 
@@ -99,7 +99,7 @@ def test_the_time_between_frames_counts(predictor: Predictor) -> None:
     assert max(error(p, 0, xy[0]) for p, xy in zip(found, truth, strict=True)) < 0.12
 
 
-def test_no_faces_give_empty_predictions_and_the_detector_keeps_looking(
+def test_no_faces_give_empty_predictions_and_the_detector_keeps_running(
     predictor: Predictor,
 ) -> None:
     found, _, detector = follow(predictor, lambda t: [], 5, smoothing=None)
