@@ -31,7 +31,7 @@ from facial_keypoints.inference.detector import FaceDetector, load_detector
 from facial_keypoints.inference.smoothing import OneEuroFilter, Smoother
 from facial_keypoints.inference.tracker import draw_tracks, track_frames
 from facial_keypoints.io.tables import columns, open_table, rows
-from facial_keypoints.io.videos import Frame, ImageFrame, open_video, write_video
+from facial_keypoints.io.videos import Frame, open_video, write_video
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import Prediction
 
@@ -219,10 +219,10 @@ def swinging(kind: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     return images, truth, np.gradient(shift, times)
 
 
-def frames_of(images: list[np.ndarray]) -> Iterator[ImageFrame]:
+def frames_of(images: list[np.ndarray]) -> Iterator[Frame]:
     """Frames of images."""
     for i, image in enumerate(images):
-        yield ImageFrame(image, i, i / RATE)
+        yield Frame(image, i, i / RATE)
 
 
 def smoothed(xy: np.ndarray, settings: OneEuro | None) -> np.ndarray:

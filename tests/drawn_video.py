@@ -12,7 +12,7 @@ import numpy as np
 
 from facial_keypoints.data.synthetic.faces import draw_faces
 from facial_keypoints.geometry import face_boxes
-from facial_keypoints.io.videos import ImageFrame
+from facial_keypoints.io.videos import Frame
 from facial_keypoints.schemas import KAGGLE15
 
 SIDE = 96
@@ -60,14 +60,14 @@ def film(
     rate: float = 25.0,
     seen: Callable[[float], Sequence[int]] | None = None,
     truth: list[np.ndarray] | None = None,
-) -> Iterable[ImageFrame]:
+) -> Iterable[Frame]:
     """Frames of faces that move along ``path(time)``; the detector sees those that ``seen`` lists."""
     for i in range(count):
         image, points = scene(path(i / rate))
         detector.points = points if seen is None else points[list(seen(i / rate))]
         if truth is not None:
             truth.append(points)
-        yield ImageFrame(image, i, i / rate)
+        yield Frame(image, i, i / rate)
 
 
 def write(

@@ -1,6 +1,6 @@
-"""Pixels of images brought to another size, place or number of channels; faces cut out of photos.
+"""Resizing, warping and converting images; cutting faces out of photos.
 
-Where things are is worked out in :mod:`facial_keypoints.geometry`; here OpenCV moves the pixels.
+:mod:`facial_keypoints.geometry` computes the transforms; here OpenCV applies them to pixels.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ __all__ = [
 ]
 
 CROP_SIZE = (96, 96)
-"""(height, width) of crops unless another is asked for: Kaggle's, and the shipped model's."""
+"""Default (height, width) of crops: that of Kaggle's images and of the shipped model's input."""
 
 _ROOM = 1.6
-"""Side of the crop around points that tell no face box, in extents of these points."""
+"""Side of the crop around points without a face box, relative to the extent of the points."""
 
 # Of the 68 points: the rims of the eyes, the nose's tip and the mouth's corners; left is the person's own.
 _FROM_68 = {
@@ -58,7 +58,7 @@ def checked_image(image: ImageArray) -> ImageArray:
         image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
 
     Raises:
-        ValueError: The array is no such image, or has no pixels.
+        ValueError: The array has another dtype or shape, or no pixels.
     """
     channels_last = image[..., np.newaxis] if image.ndim == 2 else image
     if image.dtype != np.uint8 or channels_last.ndim != 3 or channels_last.shape[2] not in (1, 3):
@@ -72,7 +72,7 @@ def checked_image(image: ImageArray) -> ImageArray:
 
 
 def to_channels(image: ImageArray, channels: int) -> ImageArray:
-    """An image (H, W, 1 or 3) uint8 as grey (``channels`` 1) or RGB (3); itself where it is so already."""
+    """Convert an image (H, W, 1 or 3) uint8 to grey (``channels`` 1) or RGB (3), if it is not so already."""
     if image.shape[2] == channels:
         return image
     code = cv2.COLOR_RGB2GRAY if channels == 1 else cv2.COLOR_GRAY2RGB
@@ -81,27 +81,27 @@ def to_channels(image: ImageArray, channels: int) -> ImageArray:
 
 
 def resize_image(image: ImageArray, size: tuple[int, int]) -> ImageArray:
-    """Resize a whole image (H, W, C) to (height, width); itself where it has that size already.
+    """Resize a whole image (H, W, C) to (height, width), if it has not that size already.
 
-    Averages over areas when shrinking, where single samples would make noise of fine detail.
+    Shrinking averages over areas; single samples would turn fine detail into noise.
     """
     if image.shape[:2] == size:
         return image
     shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
-    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized: NDArray[Any] = cv2.resize(image, (size[1], size[0]), interpolation=way)
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized: NDArray[Any] = cv2.resize(image, (size[1], size[0]), interpolation=method)
     return resized.reshape(*size, image.shape[2])
 
 
 def warp_image(
     image: NDArray[Any], crop: CropTransform, *, border: int = cv2.BORDER_REPLICATE
 ) -> NDArray[Any]:
-    """What a crop transform shows of an image, sampled once: for crops that hardly shrink what they show.
+    """Cut a crop by sampling each pixel once: for crops that hardly shrink the image.
 
     Args:
         image: (H, W, C) of any number type.
-        crop: From image pixels to crop pixels; any turn and scale.
-        border: What is beyond the image: OpenCV's border mode; ``cv2.BORDER_CONSTANT`` is black.
+        crop: From image pixels to crop pixels, with any rotation and scale.
+        border: OpenCV's border mode for pixels outside the image; ``cv2.BORDER_CONSTANT`` is black.
 
     Returns:
         (height, width, C) of the crop's ``input_size``.
@@ -117,9 +117,9 @@ def warp_image(
 def letterbox(
     image: ImageArray, input_size: tuple[int, int], channels: int
 ) -> tuple[ImageArray, CropTransform]:
-    """Bring a whole image to a model's input: as large as fits, in the middle, edges repeated.
+    """Scale a whole image into a model's input: as large as fits, in the middle, its edges repeated around it.
 
-    The aspect ratio stays, so that a face in a crop that is not square keeps its shape.
+    The aspect ratio stays the same.
 
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
@@ -130,7 +130,7 @@ def letterbox(
         (height, width, channels) uint8, and the map from image pixels to input pixels.
 
     Raises:
-        ValueError: The array is no such image.
+        ValueError: The array has another dtype or shape.
     """
     array = checked_image(image)
     height, width = array.shape[:2]
@@ -153,11 +153,13 @@ def letterbox(
 def cut_crop(
     image: ImageArray, crop: CropTransform, channels: int, *, border: int = cv2.BORDER_REPLICATE
 ) -> ImageArray:
-    """Cut what a crop transform shows out of an image; beyond its edges they are repeated.
+    """Cut a crop out of an image; outside the image, its edges are repeated.
+
+    A crop that shrinks the image much is averaged over areas.
 
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
-        crop: From image pixels to crop pixels; any turn and scale.
+        crop: From image pixels to crop pixels, with any rotation and scale.
         channels: 1 grey or 3 RGB.
         border: As for :func:`warp_image`.
 
@@ -168,7 +170,7 @@ def cut_crop(
     height, width = crop.input_size
     corners = edges_to_centres(np.array([[0, 0], [width, 0], [0, height], [width, height]]))
     seen = crop.inverse().apply(corners)
-    # Only what is seen is touched, with two pixels more for the interpolation: photos are large.
+    # Photos are large: work only on the part that is seen, and two pixels more for the interpolation.
     limit = np.array([array.shape[1], array.shape[0]])
     low = np.clip(np.floor(seen.min(axis=0)) - 2, 0, limit - 1).astype(int)
     high = np.clip(np.ceil(seen.max(axis=0)) + 3, low + 1, limit).astype(int)
@@ -177,7 +179,6 @@ def cut_crop(
     matrix[:, 2] += matrix[:, :2] @ low
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     if scale < 0.7:
-        # Averaged over areas first: single samples of a large face would make noise of fine detail.
         rows, columns = (max(1, round(n * scale)) for n in part.shape[:2])
         back = resize_transform((rows, columns), (part.shape[0], part.shape[1])).matrix
         part = resize_image(part, (rows, columns))
@@ -193,16 +194,16 @@ def face_box(
 ) -> NDArray[np.float32] | None:
     """The square to cut a labelled face out by.
 
-    By its eyes and mouth where they are labelled, as Kaggle's crops are made; else the annotation's
-    own box made square; else the labelled points with room around them.
+    It is the face box, if eyes and mouth are labelled; if not, the annotation's own box made square; if there
+    is none, a square around the labelled points with room around them.
 
     Args:
         xy: (K, 2) points in pixels of the photo, NaN = not labelled.
-        schema: Theirs.
+        schema: Their schema.
         bbox: The annotation's box, COCO's ``x, y, width, height``.
 
     Returns:
-        (4,) xyxy, or ``None`` where nothing tells the place of the face.
+        (4,) xyxy, or ``None`` without a box and with fewer than two labelled points.
     """
     if schema.keypoint_names == IBUG68.keypoint_names:
         five = np.stack([xy[_FROM_68[name]].mean(axis=0) for name in FIVE.keypoint_names])

@@ -1,13 +1,13 @@
 """Coordinates, boxes and the places of faces; numpy only.
 
-Two spaces: **image** (pixels of the original image) and **input** (pixels of a model's input or of
+There are two spaces: **image** (pixels of the original image) and **input** (pixels of a model's input or of
 another crop). A pixel's centre has integer coordinates, so the image's left edge is at -0.5. Boxes are
-xyxy, and count from the edges: the whole image is (0, 0, W, H). The half pixel between centres and edges
-is written in this module only. Functions return new arrays, and let NaN pass through.
+xyxy and count from the edges: the whole image is (0, 0, W, H). Only this module adds or subtracts the half
+pixel between centres and edges. Functions return new arrays; NaN stays NaN.
 
-The **face box** is the square that a crop of Kaggle shows: upright, from the hairline to the chin, a little
-wider than the cheeks, its middle column between the eyes. All networks of this package learnt from such
-crops. Everything follows from four points, the eye centres and the mouth's corners.
+The **face box** is the square that Kaggle's images show of a face: upright, from the hairline to the chin, a
+little wider than the cheeks, with the eyes' middle at half its width. All networks of this package were
+trained on such crops. It is computed from four points: the eye centres and the mouth's corners.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ __all__ = [
 ]
 
 FACE_SIZE, EYE_LINE = 36.2 / 96, 37.0 / 96
-"""Size of the face and height of its eyes, as shares of the face box's side; means of Kaggle's full rows."""
+"""Distance between the eyes, and from the top to the eyes, as shares of the face box's side: means of Kaggle's
+fully labelled rows."""
 
 FACE_LENGTH = 1.0 / 0.93
-"""Distance from the eyes to the mouth's corners of a face whose eyes are 1 apart, seen from the front."""
+"""Distance from the eyes to the mouth's corners in a front view, where the distance between the eyes is 1."""
 
 _FACE_POINTS = ("left_eye_center", "right_eye_center", "mouth_left_corner", "mouth_right_corner")
 
 
-# --- pixels and their edges ---------------------------------------------------------------------------
+# --- pixel centres and edges --------------------------------------------------------------------------
 
 
 def centres_to_edges(xy: NDArray[Any]) -> NDArray[Any]:
@@ -61,7 +62,7 @@ def edges_to_centres(xy: NDArray[Any]) -> NDArray[Any]:
 
 
 def resize_xy(xy: NDArray[Any], scale: float) -> NDArray[Any]:
-    """Points of an image that becomes ``scale`` times as large: pixel centres go to pixel centres.
+    """Points (..., 2) after their image was resized to ``scale`` times its size.
 
     Example:
         >>> resize_xy(np.array([0.5, 2.5]), 0.5)
@@ -71,7 +72,7 @@ def resize_xy(xy: NDArray[Any], scale: float) -> NDArray[Any]:
 
 
 def resize_transform(image_size: tuple[int, int], input_size: tuple[int, int]) -> CropTransform:
-    """The transform of a plain resize of the whole image, as :func:`resize_xy` maps points.
+    """The transform that resizes the whole image; it maps points as :func:`resize_xy` does.
 
     Args:
         image_size: (height, width) before.
@@ -96,7 +97,7 @@ def inside_image(xy: FloatArray, image_size: tuple[int, int]) -> BoolArray:
         return (x >= 0.0) & (x <= width) & (y >= 0.0) & (y <= height)
 
 
-# --- flips and turns ----------------------------------------------------------------------------------
+# --- flips and rotations ------------------------------------------------------------------------------
 
 
 def flip_images(images: ImageArray) -> ImageArray:
@@ -112,7 +113,7 @@ def flip_xy(xy: FloatArray, width: int, schema: KeypointSchema) -> FloatArray:
     Args:
         xy: Points in pixels of an image that is ``width`` wide.
         width: Width of that image in pixels.
-        schema: Says who is whose left/right partner.
+        schema: Names the left/right partners.
     """
     flipped = xy[..., list(schema.swap), :].copy()
     flipped[..., 0] = (width - 1) - flipped[..., 0]
@@ -120,20 +121,20 @@ def flip_xy(xy: FloatArray, width: int, schema: KeypointSchema) -> FloatArray:
 
 
 def rotation(angle: float, scale: float = 1.0) -> NDArray[np.float64]:
-    """(2, 2) matrix that turns clockwise, as an image is seen, by ``angle`` radians, and scales."""
+    """(2, 2) matrix that rotates an image clockwise by ``angle`` radians, and scales it."""
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     return np.array([[cos, -sin], [sin, cos]])
 
 
 def fit_similarity(source: FloatArray, target: FloatArray) -> NDArray[np.float64]:
-    """The shift, turn and scale that bring points nearest to their targets, by least squares.
+    """The similarity (shift, rotation and scale) that brings points nearest to their targets, by least squares.
 
-    Umeyama's solution (IEEE PAMI 13(4):376-380, 1991); in the plane, where points are complex numbers,
-    turn and scale are one factor. Never mirrors.
+    Umeyama's solution (IEEE PAMI 13(4):376-380, 1991). Points are taken as complex numbers, for which rotation
+    and scale are one factor. Never mirrors.
 
     Args:
-        source: (..., K, 2) points; NaN does not count.
-        target: (..., K, 2) where they should be.
+        source: (..., K, 2) points; those with NaN are left out.
+        target: (..., K, 2) their targets.
 
     Returns:
         (..., 2, 3) matrices; their scale is 0 where fewer than two different points are known.
@@ -169,7 +170,7 @@ def iou(a: FloatArray, b: FloatArray) -> NDArray[np.float64]:
 
 
 def nms(boxes: FloatArray, scores: FloatArray, threshold: float) -> NDArray[np.int64]:
-    """Non-maximum suppression: of any two boxes with too large an IoU, keep the one of the better score.
+    """Non-maximum suppression: of boxes that overlap too much, keep the one with the best score.
 
     Args:
         boxes: (N, 4) xyxy.
@@ -213,7 +214,7 @@ def box_to_crop(box_xyxy: FloatArray, input_size: tuple[int, int]) -> CropTransf
 
 
 def has_face_box(schema: KeypointSchema) -> bool:
-    """Whether a schema has the four points that a face box follows from."""
+    """Whether a schema has the four points that a face box is computed from."""
     return set(_FACE_POINTS) <= set(schema.keypoint_names)
 
 
@@ -228,11 +229,11 @@ def _parts(
 
 
 def face_sizes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float64]:
-    """Sizes of faces: the eyes' distance, or what the face's length says of it where yaw hides it.
+    """Sizes of faces: the distance between the eyes, estimated from the face's length where yaw shortens it.
 
     Args:
         xy: (..., K, 2) points.
-        schema: Theirs; it must have the four points (:func:`has_face_box`).
+        schema: Their schema, with the four points (:func:`has_face_box`).
 
     Returns:
         (...) sizes in the unit of the points; NaN where one of the four is NaN.
@@ -247,8 +248,8 @@ def face_boxes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float32]:
     """The face boxes of faces whose points are known.
 
     Args:
-        xy: (N, K, 2) points, pixels of an image.
-        schema: Theirs; it must have the four points.
+        xy: (N, K, 2) points in pixels of an image.
+        schema: Their schema, with the four points.
 
     Returns:
         (N, 4) xyxy in pixels of the image; NaN where one of the four points is NaN.
@@ -270,12 +271,12 @@ def face_crop(
     """The crop that shows a face as Kaggle's images do.
 
     Args:
-        xy: (K, 2) points of the face, pixels of an image.
-        schema: Theirs; it must have the four points.
+        xy: (K, 2) points of the face in pixels of an image.
+        schema: Their schema, with the four points.
         input_size: (height, width) of the crop.
-        upright: Turn the crop with the face, so that its eyes are level; else it shows the face box.
-        smallest: Least size of the face in pixels of the image: points that fell together must
-            not blow the crop up without bound.
+        upright: Rotate the crop so that the eyes are level; if not, it shows the face box.
+        smallest: Least size of the face in pixels of the image, so that nearly equal points do not enlarge
+            the crop without bound.
 
     Raises:
         ValueError: One of the four points is NaN.

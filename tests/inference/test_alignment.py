@@ -188,7 +188,7 @@ def fkp(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_align_writes_a_image_a_face_with_the_matrix_that_maps_back(tmp_path: Path) -> None:
+def test_align_writes_an_image_per_face_with_the_matrix_that_maps_back(tmp_path: Path) -> None:
     folder, out = tmp_path / "faces", tmp_path / "aligned"
     (folder / "more").mkdir(parents=True)
     images = draw_faces(4, seed=3, image_size=160).images[..., 0]
@@ -221,7 +221,7 @@ def test_align_writes_a_image_a_face_with_the_matrix_that_maps_back(tmp_path: Pa
         xy = np.array([[float(face[f"{n}_x"]), float(face[f"{n}_y"])] for n in TEMPLATE_POINTS])
         landed = moved(xy, matrix)
         assert np.abs(landed - template_points(64, 0.1)).max() < 8
-        # The least-squares fit of what predict answers, to the digits that its table has.
+        # The least-squares fit of the points of predict, to the digits that its table has.
         assert fit_similarity(xy, template_points(64, 0.1)) == pytest.approx(matrix, abs=2e-3)
     again = fkp(*words)
     assert again.returncode == 1
@@ -252,7 +252,7 @@ def test_align_finds_the_faces_of_photos_and_an_empty_photo_is_no_failure(tmp_pa
         assert 0 < float(row["score"]) <= 1
 
 
-def test_align_looks_for_faces_as_it_is_told(tmp_path: Path) -> None:
+def test_align_takes_the_flags_that_find_faces(tmp_path: Path) -> None:
     Image.fromarray(draw_scene(3, seed=1)[0]).save(tmp_path / "three.png")
 
     def found(*words: str) -> list[float]:

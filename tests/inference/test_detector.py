@@ -43,13 +43,13 @@ def test_drawn_faces_are_found_where_they_are_and_nothing_else_is(detector, seed
 @pytest.mark.parametrize(
     "image", [np.zeros((120, 160, 3), np.uint8), draw_scene(0, seed=21)[0]], ids=["black", "room"]
 )
-def test_a_image_without_faces_gives_no_boxes(detector, image):
+def test_an_image_without_faces_gives_no_boxes(detector, image):
     boxes, scores = detector.detect(image)
     assert boxes.shape == (0, 4)
     assert scores.shape == (0,)
 
 
-def test_grey_and_colour_answer_alike(detector):
+def test_grey_and_colour_give_nearly_the_same_boxes(detector):
     photo, _ = draw_scene(2, seed=31)
     gray = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     want = detector.detect(photo)[0]
@@ -68,7 +68,7 @@ def test_boxes_grow_with_the_photo(detector):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (3000, 2), (33, 65), (700, 31)])
-def test_any_size_of_image_is_answered(detector, shape):
+def test_any_size_of_image_is_searched(detector, shape):
     boxes, scores = detector.detect(np.full((*shape, 3), 127, np.uint8))
     assert boxes.shape == (len(scores), 4)
     assert np.isfinite(boxes).all()
@@ -158,7 +158,7 @@ def test_a_users_own_file_is_loaded_by_its_path(tmp_path, detector):
     np.testing.assert_array_equal(load_detector(copy).detect(photo)[0], detector.detect(photo)[0])
 
 
-def test_yunet_answers_in_our_framing(tmp_path, monkeypatch):
+def test_yunet_gives_face_boxes(tmp_path, monkeypatch):
     """Eyes 36.2 px apart and level: the box is 96 px wide with the eyes' middle at (48, 37)."""
 
     class Net:

@@ -32,7 +32,6 @@ from facial_keypoints.inference.measure.measures import (
     SMALLEST_SCALE,
     TURNED_DEG,
     error_scales,
-    mirrored_name,
 )
 from facial_keypoints.inference.measure.table import read_faces
 from facial_keypoints.schemas import FIVE, KAGGLE15
@@ -60,8 +59,8 @@ POINTS = {
 
 def face(confidence: float | None = None, **moved: tuple[float, float]) -> Keypoints:
     xy = np.array([[{**POINTS, **moved}[name] for name in KAGGLE15.keypoint_names]], np.float32)
-    sure = None if confidence is None else np.full((1, 15), confidence, np.float32)
-    return Keypoints(xy, KAGGLE15, confidence=sure)
+    known = None if confidence is None else np.full((1, 15), confidence, np.float32)
+    return Keypoints(xy, KAGGLE15, confidence=known)
 
 
 def drawn(count: int = 20, confidence: float = 0.9) -> Keypoints:
@@ -178,7 +177,7 @@ def test_confidence_goes_back_to_the_scale_it_came_from() -> None:
     b = np.array([0.4, 0.7, 1.5, 4.0])
     confidence = 1 - (1 + 3 / b) * np.exp(-3 / b)
     assert error_scales(confidence) == pytest.approx(b, rel=1e-3)
-    # Written with four digits, a sure point says 1: not that there is no error.
+    # With four digits a high confidence is written as 1, which does not mean that there is no error.
     assert error_scales(np.array([1.0])) == pytest.approx(SMALLEST_SCALE)
     assert np.isnan(error_scales(np.array([np.nan]))).all()
 
@@ -199,18 +198,18 @@ def test_error_bars_agree_with_drawing_from_the_points_density() -> None:
         noise = distance * np.concatenate([np.cos(angle), np.sin(angle)], axis=2)
         many = Keypoints((one.xy + noise).astype(np.float32), KAGGLE15)
         spread = np.std(measure(many, ipd_mm=60).values, axis=0)
-        told = found.sigma[0, [found.index(n) for n in measure(many, ipd_mm=60).names]]
-        sure = told > 1e-9  # the given distance of the pupils has no error
-        assert told[sure] == pytest.approx(spread[sure], rel=0.12)
+        sigma = found.sigma[0, [found.index(n) for n in measure(many, ipd_mm=60).names]]
+        uncertain = sigma > 1e-9  # the given distance of the pupils has no error
+        assert sigma[uncertain] == pytest.approx(spread[uncertain], rel=0.12)
 
 
-def test_error_bars_grow_with_doubt_and_combine_with_the_neutral_faces() -> None:
-    calm, sure, unsure = drawn(4, 0.95), drawn(4, 0.95), drawn(4, 0.6)
-    a, b = measure(sure, neutral=calm), measure(unsure, neutral=calm)
+def test_error_bars_grow_with_low_confidence_and_combine_with_the_neutral_faces() -> None:
+    rest, high, low = drawn(4, 0.95), drawn(4, 0.95), drawn(4, 0.6)
+    a, b = measure(high, neutral=rest), measure(low, neutral=rest)
     assert (b.sigma > a.sigma).all()
     smile = a.index("smile")
-    exact_rest = Keypoints(calm.xy, KAGGLE15, confidence=np.ones((4, 15), np.float32))
-    assert (measure(sure, neutral=exact_rest).sigma[:, smile] < a.sigma[:, smile]).all()
+    exact_rest = Keypoints(rest.xy, KAGGLE15, confidence=np.ones((4, 15), np.float32))
+    assert (measure(high, neutral=exact_rest).sigma[:, smile] < a.sigma[:, smile]).all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -221,14 +220,14 @@ def test_error_bars_grow_with_doubt_and_combine_with_the_neutral_faces() -> None
     st.floats(-500, 500),
     st.booleans(),
 )
-def test_turning_scaling_and_moving_the_image_changes_no_measure_but_roll(
-    turn: float, scale: float, dx: float, dy: float, sure: bool
+def test_rotating_scaling_and_moving_the_image_changes_no_measure_but_roll(
+    angle: float, scale: float, dx: float, dy: float, confident: bool
 ) -> None:
     before = drawn(6, 0.9)
-    cos, sin = scale * np.cos(np.deg2rad(turn)), scale * np.sin(np.deg2rad(turn))
+    cos, sin = scale * np.cos(np.deg2rad(angle)), scale * np.sin(np.deg2rad(angle))
     xy = before.xy @ np.array([[cos, sin], [-sin, cos]]) + [dx, dy]
     after = Keypoints(
-        xy.astype(np.float32), KAGGLE15, confidence=before.confidence if sure else None
+        xy.astype(np.float32), KAGGLE15, confidence=before.confidence if confident else None
     )
     a, b = measure(before, ipd_mm=61), measure(after, ipd_mm=61)
     kept = [i for i, name in enumerate(a.names) if name != "head_roll"]
@@ -236,9 +235,9 @@ def test_turning_scaling_and_moving_the_image_changes_no_measure_but_roll(
     ratios = [i for i in kept if a.units[i] == "ratio"]
     assert b.values[:, ratios] == pytest.approx(a.values[:, ratios], abs=1e-3)
     roll = a.index("head_roll")
-    rolled = (b.values[:, roll] - a.values[:, roll] - turn + 180) % 360 - 180
+    rolled = (b.values[:, roll] - a.values[:, roll] - angle + 180) % 360 - 180
     assert rolled == pytest.approx(np.zeros(6), abs=0.05)
-    if sure:
+    if confident:
         assert b.sigma == pytest.approx(a.sigma, rel=0.01, abs=1e-4)
 
 
@@ -247,12 +246,13 @@ def test_a_mirrored_face_swaps_left_and_right() -> None:
     mirrored = Keypoints(flip_xy(before.xy, 96, KAGGLE15), KAGGLE15, confidence=before.confidence)
     a, b = measure(before, mm_per_px=1), measure(mirrored, mm_per_px=1)
     for name in a.names:
-        partner, sign = mirrored_name(name)
-        assert b[partner] == pytest.approx(sign * a[name], abs=2e-3), name
-    assert mirrored_name("right_canthal_tilt") == ("left_canthal_tilt", 1.0)
+        side, _, rest = name.partition("_")
+        partner = {"left": f"right_{rest}", "right": f"left_{rest}"}.get(side, name)
+        signed = name.startswith(("asymmetry", "nose_dev", "mouth_dev", "head_"))
+        assert b[partner] == pytest.approx(-a[name] if signed else a[name], abs=2e-3), name
 
 
-def test_the_turn_of_drawn_heads_is_told_with_its_sign_and_marked() -> None:
+def test_the_yaw_of_drawn_heads_has_the_right_sign_and_is_marked() -> None:
     rows = np.arange(200)
     spread = Spread(0.0, 4.0, 5.0, 2.0, 0.05, 1.0, by_eyes=True)
     heads = sample_faces(rows, rows, seed=2, spread=spread)
@@ -265,7 +265,7 @@ def test_the_turn_of_drawn_heads_is_told_with_its_sign_and_marked() -> None:
 
     for degrees in (-30, -20, 20, 30):
         told = turned(degrees)["head_yaw"]  # type: ignore[index]
-        # Drawn noses stand off less than real ones, so their turn is told 0.75 times as large.
+        # Drawn noses stand off less than real ones, so their yaw is estimated 0.75 times as large.
         assert np.median(told) == pytest.approx(0.75 * degrees, rel=0.1)
         assert np.quantile(np.abs(told / degrees - 0.75), 0.9) < 0.25
     straight, far = turned(0), turned(35)
@@ -274,7 +274,7 @@ def test_the_turn_of_drawn_heads_is_told_with_its_sign_and_marked() -> None:
     assert np.abs(far["head_yaw"]).min() > 0.6 * TURNED_DEG  # type: ignore[index]
 
 
-def test_doubtful_points_and_a_turned_neutral_face_are_marked() -> None:
+def test_uncertain_points_and_a_turned_neutral_face_are_marked() -> None:
     assert measure(face(0.5)).warnings == (("uncertain",),)
     aside = face(nose_tip=(64, 60))
     assert measure(face(), neutral=aside).warnings == (("neutral turned",),)
@@ -502,7 +502,7 @@ def test_measure_finds_the_faces_of_photos(tmp_path: Path) -> None:
     assert "2 were found" in refused.stderr
 
 
-def test_measure_looks_for_faces_as_it_is_told(tmp_path: Path) -> None:
+def test_measure_takes_the_flags_that_find_faces(tmp_path: Path) -> None:
     Image.fromarray(draw_scene(3, seed=1)[0]).save(tmp_path / "three.png")
 
     def found(*words: str) -> list[float]:

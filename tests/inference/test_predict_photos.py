@@ -42,7 +42,7 @@ def scene() -> tuple[np.ndarray, Keypoints, np.ndarray]:
     return photo, faces, face_boxes(faces.xy, KAGGLE15)
 
 
-def asked(detector: Told) -> Predictor:
+def predictor_with(detector: Told) -> Predictor:
     return load_predictor(threads=1, detector=detector)
 
 
@@ -52,9 +52,9 @@ def errors(found: Prediction, faces: Keypoints) -> np.ndarray:
     return apart / face_sizes(faces.xy, KAGGLE15)
 
 
-def test_the_faces_of_a_photo_are_answered_in_its_pixels(scene) -> None:
+def test_the_faces_of_a_photo_are_predicted_in_its_pixels(scene) -> None:
     photo, faces, boxes = scene
-    found = asked(Told(boxes)).predict(photo, source="party.jpg")
+    found = predictor_with(Told(boxes)).predict(photo, source="party.jpg")
     assert errors(found, faces).max() < 0.09
     np.testing.assert_allclose(found.boxes, boxes)
     assert found.scores.tolist() == pytest.approx([0.9] * 3)
@@ -66,14 +66,14 @@ def test_boxes_of_other_conventions_lead_to_the_same_points(scene, scale: float)
     photo, faces, boxes = scene
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]) / 2 * scale
-    found = asked(Told([])).predict_boxes(photo, np.hstack([middle - half, middle + half]))
+    found = predictor_with(Told([])).predict_boxes(photo, np.hstack([middle - half, middle + half]))
     assert errors(found, faces).max() < 0.09
     assert np.isnan(found.scores).all()
 
 
-def test_tta_asks_eight_views_more_and_finds_the_same_faces(scene) -> None:
+def test_tta_predicts_eight_more_views_and_finds_the_same_faces(scene) -> None:
     photo, faces, boxes = scene
-    plain = asked(Told(boxes))
+    plain = predictor_with(Told(boxes))
     averaged = Predictor(plain.runtime, tta=True, detector=Told(boxes)).predict(photo)
     assert errors(averaged, faces).max() < 0.09
     apart = np.abs(averaged.keypoints.xy - plain.predict(photo).keypoints.xy)
@@ -85,7 +85,7 @@ def test_a_face_turned_by_40_degrees_is_refined_upright() -> None:
     turn = cv2.getRotationMatrix2D((200, 200), 40, 0.8)
     turned = cv2.warpAffine(photo, turn, (400, 400))
     there = Keypoints((faces.xy @ turn[:, :2].T + turn[:, 2]).astype(np.float32), KAGGLE15)
-    found = asked(Told(face_boxes(there.xy, KAGGLE15))).predict(turned)
+    found = predictor_with(Told(face_boxes(there.xy, KAGGLE15))).predict(turned)
     assert errors(found, there).max() < 0.09
 
 
@@ -94,7 +94,7 @@ def test_grey_and_colour_give_nearly_the_same(scene) -> None:
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     detector = Told(boxes)
     colour, flat, deep = (
-        asked(detector).predict(p).keypoints.xy for p in (photo, grey, grey[..., None])
+        predictor_with(detector).predict(p).keypoints.xy for p in (photo, grey, grey[..., None])
     )
     assert np.abs(colour - flat).max() < 1.0
     np.testing.assert_array_equal(flat, deep)
@@ -103,23 +103,23 @@ def test_grey_and_colour_give_nearly_the_same(scene) -> None:
 
 def test_best_first_least_score_and_most_faces(scene) -> None:
     photo, _, boxes = scene
-    predictor = asked(Told(boxes, [0.5, 0.9, 0.7]))
+    predictor = predictor_with(Told(boxes, [0.5, 0.9, 0.7]))
     assert predictor.predict(photo).scores.tolist() == pytest.approx([0.9, 0.7, 0.5])
     assert predictor.predict(photo, min_score=0.6).scores.tolist() == pytest.approx([0.9, 0.7])
     assert predictor.predict(photo, max_faces=1).scores.tolist() == pytest.approx([0.9])
 
 
 def test_no_faces_are_an_empty_prediction(scene) -> None:
-    found = asked(Told([])).predict(scene[0])
+    found = predictor_with(Told([])).predict(scene[0])
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
 
 
-def test_a_face_that_the_image_cuts_off_is_still_answered(scene) -> None:
+def test_a_face_that_the_image_cuts_off_is_still_predicted(scene) -> None:
     photo, faces, boxes = scene
     # The image ends in the middle of the third face.
     end = int((boxes[2, 0] + boxes[2, 2]) / 2)
-    found = asked(Told(boxes)).predict(np.ascontiguousarray(photo[:, :end]))
+    found = predictor_with(Told(boxes)).predict(np.ascontiguousarray(photo[:, :end]))
     assert errors(found, faces)[:2].max() < 0.09
     assert np.isfinite(found.keypoints.xy).all()
     assert found.keypoints.confidence[2].mean() < found.keypoints.confidence[:2].mean()
@@ -132,7 +132,7 @@ def test_tiny_and_huge_faces() -> None:
         size = round(240 * scale)
         other = cv2.resize(photo, (size, size), interpolation=how)
         there = Keypoints((faces.xy + 0.5) * scale - 0.5, KAGGLE15)
-        found = asked(Told(face_boxes(there.xy, KAGGLE15))).predict(other)
+        found = predictor_with(Told(face_boxes(there.xy, KAGGLE15))).predict(other)
         assert errors(found, there).max() < 0.1
 
 
@@ -141,15 +141,15 @@ def test_tiny_and_huge_faces() -> None:
 )
 def test_what_is_no_image_is_refused(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="image must"):
-        asked(Told([])).predict(image)
+        predictor_with(Told([])).predict(image)
 
 
 def test_a_box_without_area_is_refused(scene) -> None:
     with pytest.raises(ValueError, match="x0 < x1"):
-        asked(Told([])).predict_boxes(scene[0], np.array([[10, 10, 10, 10]]))
+        predictor_with(Told([])).predict_boxes(scene[0], np.array([[10, 10, 10, 10]]))
 
 
-def test_files_are_answered_in_order_and_bad_ones_named(scene, tmp_path: Path) -> None:
+def test_files_are_predicted_in_order_and_bad_ones_named(scene, tmp_path: Path) -> None:
     photo, _, boxes = scene
     files = []
     for i in range(5):
@@ -158,9 +158,9 @@ def test_files_are_answered_in_order_and_bad_ones_named(scene, tmp_path: Path) -
             files[i].write_bytes(b"no image")
         else:
             Image.fromarray(photo[: 200 + i]).save(files[i])
-    answers = list(asked(Told(boxes)).predict_photos(files, readers=2))
-    assert isinstance(answers[2], ImageError)
-    sizes = [a.image_size[0] for a in answers if isinstance(a, Prediction)]
+    results = list(predictor_with(Told(boxes)).predict_photos(files, readers=2))
+    assert isinstance(results[2], ImageError)
+    sizes = [a.image_size[0] for a in results if isinstance(a, Prediction)]
     assert sizes == [200, 201, 203, 204]
 
 
@@ -217,7 +217,7 @@ def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_the_command_answers_photos_in_all_formats_alike(scene, tmp_path: Path) -> None:
+def test_the_command_predicts_photos_in_all_formats_alike(scene, tmp_path: Path) -> None:
     photo, faces, boxes = scene
     Image.fromarray(photo).save(tmp_path / "a.png")
     Image.fromarray(np.full((60, 80), 128, np.uint8)).save(tmp_path / "empty.png")
@@ -264,8 +264,8 @@ def test_what_has_no_face_in_it_is_left_out_and_a_face_counts_once(scene) -> Non
     nothing = np.array([[150, 250, 240, 340]], np.float32)  # a piece of the wall
     shifted = boxes[:1] + 6
     detector = Told(np.vstack([nothing, shifted, boxes]), [0.99, 0.4, 0.9, 0.8, 0.7])
-    found = asked(detector).predict(photo)
+    found = predictor_with(detector).predict(photo)
     assert found.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
     assert errors(found, faces).max() < 0.09
-    # Boxes that the caller gives are answered, whatever is in them.
-    assert len(asked(detector).predict_boxes(photo, nothing)) == 1
+    # Boxes that the caller gives are predicted, whatever they show.
+    assert len(predictor_with(detector).predict_boxes(photo, nothing)) == 1

@@ -46,8 +46,8 @@ class SpotRuntime:
         xy = xy + np.stack(
             np.broadcast_arrays(10 * np.arange(s)[:, None], np.arange(k)[None]), axis=-1
         ).astype(np.float32)
-        sure = np.broadcast_to(np.arange(k) / 10, xy.shape[:3]).astype(np.float32)
-        return xy, sure if self.spec.confidence else None
+        known = np.broadcast_to(np.arange(k) / 10, xy.shape[:3]).astype(np.float32)
+        return xy, known if self.spec.confidence else None
 
 
 def spot(
@@ -58,7 +58,7 @@ def spot(
     return image
 
 
-def test_answers_are_pixels_of_the_original_image() -> None:
+def test_predictions_are_in_pixels_of_the_original_image() -> None:
     # A 2x2 block of a 64-pixel image is one pixel of the 32-pixel input.
     found = Predictor(SpotRuntime(), style="kaggle-b").predict_crops(
         [spot(64, 64, 40, 20, size=2), spot(64, 64, 0, 0, size=2, channels=3)], sources=["a", "b"]
@@ -71,7 +71,7 @@ def test_answers_are_pixels_of_the_original_image() -> None:
     assert [p.source for p in found] == ["a", "b"]
 
 
-def test_a_wide_image_is_answered_in_its_own_pixels() -> None:
+def test_a_wide_image_is_predicted_in_its_own_pixels() -> None:
     # 64x32: scaled by a half and put in the middle, 8 rows below the top.
     [found] = Predictor(SpotRuntime(), style="kaggle-b").predict_crops(
         [spot(32, 64, 40, 20, size=2)]
@@ -90,7 +90,7 @@ def test_the_style_is_the_callers_choice_and_kaggle_a_by_default() -> None:
         Predictor(SpotRuntime(), style="ibug")
 
 
-def test_a_model_without_styles_answers_in_its_only_one() -> None:
+def test_a_model_without_styles_predicts_in_its_only_one() -> None:
     plain = replace(SPEC, styles=("",))
     assert Predictor(SpotRuntime(plain)).style == ""
     with pytest.raises(ModelError, match="without styles"):
@@ -99,11 +99,11 @@ def test_a_model_without_styles_answers_in_its_only_one() -> None:
 
 def test_confidence_is_passed_on_or_not_made_up() -> None:
     image = [spot(32, 32, 5, 5)]
-    [sure] = Predictor(SpotRuntime()).predict_crops(image)
-    assert sure.keypoints.confidence is not None
-    np.testing.assert_allclose(sure.keypoints.confidence[0], np.arange(5) / 10, atol=1e-6)
-    [unsure] = Predictor(SpotRuntime(replace(SPEC, confidence=""))).predict_crops(image)
-    assert unsure.keypoints.confidence is None
+    [known] = Predictor(SpotRuntime()).predict_crops(image)
+    assert known.keypoints.confidence is not None
+    np.testing.assert_allclose(known.keypoints.confidence[0], np.arange(5) / 10, atol=1e-6)
+    [without] = Predictor(SpotRuntime(replace(SPEC, confidence=""))).predict_crops(image)
+    assert without.keypoints.confidence is None
 
 
 @pytest.mark.parametrize(("count", "batches"), [(0, [0]), (1, [1]), (7, [3, 3, 1])])
@@ -122,7 +122,7 @@ def test_a_batch_is_cut_into_steps_and_each_row_has_its_style(
     assert found.xy[:, 0].tolist() == expected
 
 
-def test_styles_must_be_one_a_image() -> None:
+def test_styles_must_be_one_per_image() -> None:
     with pytest.raises(ValueError, match="one entry per image"):
         Predictor(SpotRuntime()).predict_batch(np.zeros((2, 32, 32, 1), np.uint8), styles=["a"])
 
@@ -135,7 +135,7 @@ def test_tta_is_refused_where_the_model_cannot() -> None:
             Predictor(SpotRuntime(spec), tta=True)
 
 
-def test_a_image_too_small_for_a_face_is_refused() -> None:
+def test_an_image_too_small_for_a_face_is_refused() -> None:
     predictor = Predictor(SpotRuntime())
     for shape in ((1, 1), (7, 100), (100, 7)):
         with pytest.raises(ImageError, match="too few for a face"):
@@ -172,7 +172,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_files_are_answered_in_order_with_the_bad_ones_in_their_place(
+def test_files_are_predicted_in_order_with_the_bad_ones_in_their_place(
     folder: Path, batch_size: int
 ) -> None:
     runtime = SpotRuntime()
@@ -183,15 +183,15 @@ def test_files_are_answered_in_order_with_the_bad_ones_in_their_place(
     assert len(found) == 23
     assert max(runtime.batches) <= batch_size
     assert sum(runtime.batches) == 20
-    for file, answer in zip(files, found, strict=True):
+    for file, result in zip(files, found, strict=True):
         if "x" in file.name:
-            assert isinstance(answer, ImageError)
-            assert file.name in str(answer)
+            assert isinstance(result, ImageError)
+            assert file.name in str(result)
         else:
-            assert isinstance(answer, Prediction)
-            assert answer.source == str(file)
+            assert isinstance(result, Prediction)
+            assert result.source == str(file)
             i = int(file.stem)
-            np.testing.assert_allclose(answer.keypoints.xy[0, 0], (2 * i, i), atol=1 + i / 16)
+            np.testing.assert_allclose(result.keypoints.xy[0, 0], (2 * i, i), atol=1 + i / 16)
 
 
 def test_files_are_taken_only_as_they_are_needed(folder: Path) -> None:
@@ -204,11 +204,11 @@ def test_files_are_taken_only_as_they_are_needed(folder: Path) -> None:
             taken += 1
             yield file
 
-    answers = Predictor(SpotRuntime()).predict_files(endless(), batch_size=5)
+    results = Predictor(SpotRuntime()).predict_files(endless(), batch_size=5)
     for _ in range(12):
-        next(answers)
+        next(results)
     assert taken < 40
-    answers.close()
+    results.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
 
 
@@ -245,7 +245,7 @@ def test_predict_writes_a_table_lists_bad_images_and_exits_1(
     assert "--force" in again.stderr
 
 
-def test_a_list_on_standard_input_and_patterns_are_answered(
+def test_a_list_on_standard_input_and_patterns_are_predicted(
     folder: Path, model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.json"
@@ -377,7 +377,7 @@ def brightest_x(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1).argmax(axis=1) % images.shape[2]
 
 
-def test_submit_answers_each_image_in_the_style_it_asks_for_without_keras(
+def test_submit_predicts_each_image_in_its_style_without_keras(
     kaggle: Path, kaggle_model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "submission.csv"
@@ -387,15 +387,15 @@ def test_submit_answers_each_image_in_the_style_it_asks_for_without_keras(
     styles = requested_styles(lookup, faces.sample_ids)
     assert set(styles) == {"kaggle-a", "kaggle-b"}
     with out.open(newline="") as handle:
-        answers = {int(row["RowId"]): float(row["Location"]) for row in csv.DictReader(handle)}
+        results = {int(row["RowId"]): float(row["Location"]) for row in csv.DictReader(handle)}
     expected = np.minimum(brightest_x(faces.images) + (styles == "kaggle-a"), 96)
     rows = lookup.rows_of(faces.sample_ids)
     for row_id, row, axis in zip(lookup.row_ids, rows, lookup.axes, strict=True):
         if axis == 0:
-            assert answers[int(row_id)] == expected[row]
+            assert results[int(row_id)] == expected[row]
 
 
-def test_evaluate_answers_each_row_in_its_style_without_keras(
+def test_evaluate_predicts_each_row_in_its_style_without_keras(
     kaggle: Path, kaggle_model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "report.json"

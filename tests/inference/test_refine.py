@@ -24,7 +24,7 @@ FACE = np.array([[18.0, -11], [-18, -11], [0, 8], [12, 27], [-12, 27]])
 
 
 class SpotModel:
-    """Finds a face drawn as one spot per point; blind beyond its framing, and then it says so."""
+    """Finds a face drawn as one spot per point; outside the range of sizes it knows, its confidence is low."""
 
     def __init__(self, schema=FIVE):
         self.spec = ModelSpec(
@@ -35,11 +35,11 @@ class SpotModel:
             output="points",
             confidence="0.9 or 0.2",
         )
-        self.asked = 0
+        self.predicted = 0
 
     def run(self, images):
-        self.asked += len(images)
-        xy, sure = [], []
+        self.predicted += len(images)
+        xy, confidence = [], []
         for image in images[..., 0].astype(float):
             found = np.full((5, 2), (SIDE - 1) / 2)
             for k in range(5):
@@ -53,9 +53,9 @@ class SpotModel:
             middle, size = found.mean(axis=0), np.linalg.norm(found[0] - found[1])
             well = np.abs(middle - 47.5).max() < 12 and 24 < size < 60
             xy.append(found)
-            sure.append(np.full(5, 0.9 if well else 0.2))
+            confidence.append(np.full(5, 0.9 if well else 0.2))
         xy = np.asarray(xy, np.float32).reshape(-1, 1, 5, 2).repeat(2, axis=1)
-        return xy, np.asarray(sure, np.float32).reshape(-1, 1, 5).repeat(2, axis=1)
+        return xy, np.asarray(confidence, np.float32).reshape(-1, 1, 5).repeat(2, axis=1)
 
 
 def draw(offset=(0, 0), scale=1.0):
@@ -69,71 +69,71 @@ def draw(offset=(0, 0), scale=1.0):
     return image, points
 
 
-def ask(model, image, **options):
-    """The first answer in style b, and the points and confidences of the refined one."""
+def refined(model, image, **options):
+    """The first prediction in style b, and the points and confidences of the refined one."""
     first = model.run(image)[0][:, 1]
-    model.asked = 0
+    model.predicted = 0
     found = refine_crops(model, image, np.array([1]), **options)
     return first, (found[..., :2], found[..., 2])
 
 
-def test_a_well_framed_face_is_asked_once_and_answered_as_before():
+def test_a_face_in_a_good_crop_is_predicted_once():
     model = SpotModel()
     image, _ = draw()
-    first, (xy, sure) = ask(model, image)
-    assert model.asked == 1
+    first, (xy, confidence) = refined(model, image)
+    assert model.predicted == 1
     np.testing.assert_array_equal(xy, first)
-    assert sure.min() == np.float32(0.9)
+    assert confidence.min() == np.float32(0.9)
 
 
 def test_an_off_middle_face_is_found_in_a_shifted_view():
     model = SpotModel()
     image, points = draw(offset=(16, -14))
-    first, (xy, sure) = ask(model, image)
-    assert model.asked > 10
-    assert sure.mean() > 0.8
+    first, (xy, confidence) = refined(model, image)
+    assert model.predicted > 10
+    assert confidence.mean() > 0.8
     assert np.abs(xy[0] - points).max() < 2.5
     assert first.shape == xy.shape
 
 
-def test_a_small_but_certain_face_is_framed_by_its_own_answer():
+def test_a_small_face_of_high_confidence_gets_a_crop_from_its_own_points():
     model = SpotModel()
     image, points = draw(scale=0.7)  # eyes 25 px apart
-    _, (xy, _) = ask(model, image)
-    assert model.asked == 2
+    _, (xy, _) = refined(model, image)
+    assert model.predicted == 2
     assert np.abs(xy[0] - points).max() < 3.0
 
 
-def test_tta_asks_eight_views_of_a_well_framed_face():
+def test_tta_predicts_eight_views_of_a_face_in_a_good_crop():
     model = SpotModel()
     image, _ = draw(offset=(4, -6))
-    first, (xy, sure) = ask(model, image, tta=True)
-    assert model.asked == 1 + 8
+    first, (xy, confidence) = refined(model, image, tta=True)
+    assert model.predicted == 1 + 8
     # Turned, scaled and shifted views all came back to the place, none of them untouched.
     assert 0.0 < np.abs(xy - first).max() < 0.3
-    assert sure.min() > 0.8
+    assert confidence.min() > 0.8
 
 
-def test_tta_frames_a_badly_framed_face_first():
+def test_tta_refines_a_badly_cropped_face_first():
     model = SpotModel()
     image, points = draw(scale=0.7)
-    _, (xy, sure) = ask(model, image, tta=True)
-    assert model.asked == 2 + 8
+    _, (xy, confidence) = refined(model, image, tta=True)
+    assert model.predicted == 2 + 8
     assert np.abs(xy[0] - points).max() < 1.5
-    assert sure.min() > 0.8
+    assert confidence.min() > 0.8
 
 
 def test_tta_leaves_alone_what_no_view_shows():
     model = SpotModel()
-    first, (xy, _) = ask(model, np.zeros((1, SIDE, SIDE, 1), np.uint8), tta=True)
+    first, (xy, _) = refined(model, np.zeros((1, SIDE, SIDE, 1), np.uint8), tta=True)
     np.testing.assert_array_equal(xy, first)
 
 
-def test_a_hopeless_image_keeps_its_first_answer():
+def test_an_image_without_a_face_keeps_its_first_prediction():
     model = SpotModel()
-    first, (xy, sure) = ask(model, np.zeros((1, SIDE, SIDE, 1), np.uint8))
+    first, (xy, confidence) = refined(model, np.zeros((1, SIDE, SIDE, 1), np.uint8))
     np.testing.assert_array_equal(xy, first)
-    assert sure.max() == pytest.approx(0.2)
+    assert confidence.max() == pytest.approx(0.2)
 
 
 def test_images_are_not_changed_and_no_faces_are_fine():
@@ -149,13 +149,13 @@ def test_a_schema_without_eyes_and_mouth_is_left_alone():
     nose = KeypointSchema("dots", ("a", "b", "c", "d", "e"), (0, 1, 2, 3, 4), ("a", "b"))
     model = SpotModel(nose)
     image, _ = draw(offset=(16, -14))
-    first, (xy, _) = ask(model, image)
-    assert model.asked == 1
+    first, (xy, _) = refined(model, image)
+    assert model.predicted == 1
     np.testing.assert_array_equal(xy, first)
     assert not supports_tta(model.spec)
 
 
-def test_tta_needs_a_confidence_and_a_model_that_answers_points():
+def test_tta_needs_a_confidence_and_a_model_that_predicts_points():
     spec = SpotModel().spec
     assert supports_tta(spec)
     assert not supports_tta(replace(spec, confidence=""))
@@ -170,19 +170,19 @@ def place(image, at):
     return photo, np.array([[x, y, x + 2 * SIDE, y + 2 * SIDE]], np.float32)
 
 
-@pytest.mark.parametrize(("tta", "asked"), [(False, 2), (True, 10)])
-def test_faces_in_boxes_are_refined_in_pixels_of_the_photo(tta, asked):
+@pytest.mark.parametrize(("tta", "predicted"), [(False, 2), (True, 10)])
+def test_faces_in_boxes_are_refined_in_pixels_of_the_photo(tta, predicted):
     image, points = draw(offset=(4, -6))
     photo, box = place(image, (150, 100))
     model = SpotModel()
     found, lowest = refine_boxes(model, photo, box, 1, tta=tta)
-    assert model.asked == asked
+    assert model.predicted == predicted
     assert np.abs(found[0, :, :2] - (2 * points + 0.5 + [150, 100])).max() < 3.0
     assert found[0, :, 2].min() == pytest.approx(0.9)
     assert lowest[0] == pytest.approx(0.9)
 
 
-def test_a_box_that_frames_the_face_otherwise_counts_by_its_second_answer_only():
+def test_a_box_unlike_the_refined_crop_gives_the_second_prediction_only():
     image, _ = draw()
     photo, box = place(image, (150, 100))
     large = box + 60 * np.array([-1, -1, 1, 1])  # eyes nearer to each other than the model knows
@@ -199,7 +199,7 @@ def test_a_box_that_frames_the_face_otherwise_counts_by_its_second_answer_only()
     assert found[0, :, 2].min() == pytest.approx(0.9)
 
 
-def test_a_tracked_face_keeps_its_first_answer_where_the_second_is_worse():
+def test_a_tracked_face_keeps_its_first_prediction_where_the_second_is_worse():
     image, points = draw()
     photo, _ = place(image, (150, 100))
     there = (2 * points + 0.5 + [150, 100])[np.newaxis]
@@ -209,11 +209,11 @@ def test_a_tracked_face_keeps_its_first_answer_where_the_second_is_worse():
 
         def run(self, images):
             xy, confidence = super().run(images)
-            return xy, confidence - 0.5 * (self.asked > len(images))
+            return xy, confidence - 0.5 * (self.predicted > len(images))
 
     model = Tired()
     found = refine_tracks(model, photo, there + 3, 1)
-    assert model.asked == 2
+    assert model.predicted == 2
     assert found[0, :, 2].min() == pytest.approx(0.9)
     averaged = refine_tracks(SpotModel(), photo, there + 3, 1, tta=True)
     assert np.abs(averaged[0, :, :2] - there[0]).max() < 3.0

@@ -102,13 +102,13 @@ def test_the_service_finds_the_same_faces(
         create_app(predictor, Limits(), threads=1), base_url="http://localhost"
     ) as client:
 
-        def asked(query: str) -> list[float]:
+        def scores_of(query: str) -> list[float]:
             reply = client.post(f"/v1/predict?{query}", content=file.read_bytes(), headers={"content-type": "image/png"})  # fmt: skip
-            (answer,) = reply.json()["images"]
-            return [face["score"] for face in answer["faces"]]
+            (image,) = reply.json()["images"]
+            return [face["score"] for face in image["faces"]]
 
-        assert asked("") == pytest.approx(scores, abs=1e-3)
-        assert asked("min_score=0.6") == pytest.approx(scores[:1], abs=1e-3)
+        assert scores_of("") == pytest.approx(scores, abs=1e-3)
+        assert scores_of("min_score=0.6") == pytest.approx(scores[:1], abs=1e-3)
 
 
 def test_tracking_finds_the_same_faces(
@@ -132,7 +132,7 @@ def test_tracking_finds_the_same_faces(
 def test_tracking_leaves_out_the_boxes_that_predict_leaves_out(predictor: Predictor) -> None:
     """One of the boxes has so little confidence that it is just kept; most are left out."""
     from facial_keypoints.inference.tracker import Tracker
-    from facial_keypoints.io.videos import ImageFrame
+    from facial_keypoints.io.videos import Frame
 
     shipped = load_detector(threads=1, threshold=0.02)
 
@@ -140,5 +140,5 @@ def test_tracking_leaves_out_the_boxes_that_predict_leaves_out(predictor: Predic
     grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis], 3, axis=2)
     found = Predictor(predictor.runtime, detector=shipped).predict(grey)
     assert 3 == len(found) < len(shipped.detect(grey)[0])
-    tracked = Tracker(Predictor(predictor.runtime, detector=shipped)).update(ImageFrame(grey))
+    tracked = Tracker(Predictor(predictor.runtime, detector=shipped)).update(Frame(grey))
     assert sorted(tracked.scores) == sorted(found.scores)

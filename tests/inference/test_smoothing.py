@@ -71,7 +71,7 @@ def test_near_and_far_faces_are_treated_alike() -> None:
     np.testing.assert_allclose(near, 50.0 * filtered(raw, times, OneEuro()) + 100.0, atol=1e-9)
 
 
-def test_turning_the_image_turns_the_answer() -> None:
+def test_rotating_the_points_rotates_the_result() -> None:
     raw, times = noise(), steps()
     turn = np.array([[0.6, -0.8], [0.8, 0.6]])
     out = filtered(raw, times, OneEuro())

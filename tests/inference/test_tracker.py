@@ -24,7 +24,7 @@ from facial_keypoints.errors import ModelError
 from facial_keypoints.geometry import face_boxes, face_sizes
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.inference.tracker import Tracker, draw_tracks, track_frames, track_video
-from facial_keypoints.io.videos import ImageFrame, open_video
+from facial_keypoints.io.videos import Frame, open_video
 from facial_keypoints.schemas import KAGGLE15, KeypointSchema
 from facial_keypoints.types import Prediction
 
@@ -77,7 +77,7 @@ def test_a_moving_face_keeps_its_number_and_the_detector_rests(predictor: Predic
     np.testing.assert_allclose(found[7].boxes, face_boxes(found[7].keypoints.xy, KAGGLE15))
 
 
-def test_the_detector_runs_in_every_frame_if_asked(predictor: Predictor) -> None:
+def test_the_detector_runs_in_every_frame_with_an_interval_of_0(predictor: Predictor) -> None:
     _, _, detector = follow(predictor, lambda t: [(0, (90, 60))], 10, detect_every_s=0.0)
     assert detector.calls == 10
 
@@ -99,7 +99,7 @@ def test_the_time_between_frames_counts(predictor: Predictor) -> None:
     assert max(error(p, 0, xy[0]) for p, xy in zip(found, truth, strict=True)) < 0.12
 
 
-def test_no_faces_give_empty_predictions_and_the_detector_keeps_looking(
+def test_no_faces_give_empty_predictions_and_the_detector_keeps_running(
     predictor: Predictor,
 ) -> None:
     found, _, detector = follow(predictor, lambda t: [], 5, smoothing=None)
@@ -196,7 +196,7 @@ def test_a_box_without_a_face_begins_no_track(predictor: Predictor) -> None:
             return np.array([[20, 30, 110, 120]], np.float32), np.array([0.9], np.float32)
 
     tracker = Tracker(Predictor(predictor.runtime, detector=Wall()))
-    assert len(tracker.update(ImageFrame(scene([])[0]))) == 0
+    assert len(tracker.update(Frame(scene([])[0]))) == 0
 
 
 def test_a_face_that_leaves_the_image_is_lost(predictor: Predictor) -> None:
@@ -214,7 +214,7 @@ def test_smoothing_makes_a_still_noisy_face_steadier(predictor: Predictor) -> No
     frames = []
     for i in range(30):
         noisy = np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
-        frames.append(ImageFrame(noisy, i, i / 25))
+        frames.append(Frame(noisy, i, i / 25))
     jitter = {}
     for smoothing in (None, "default"):
         detector = Places()
@@ -285,7 +285,7 @@ def test_drawn_tracks_show_box_and_points(predictor: Predictor) -> None:
     image, points = scene([(0, (90, 60))])
     detector = Places()
     detector.points = points
-    prediction = Tracker(Predictor(predictor.runtime, detector=detector)).update(ImageFrame(image))
+    prediction = Tracker(Predictor(predictor.runtime, detector=detector)).update(Frame(image))
     drawn = draw_tracks(image, prediction)
     assert drawn.shape == image.shape
     changed = (drawn != image).any(axis=2)

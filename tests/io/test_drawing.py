@@ -66,26 +66,19 @@ def test_points_far_outside_and_no_faces_draw_nothing():
     far = Keypoints(np.full((1, 5, 2), 1e9, np.float32), FIVE)
     none = Keypoints(np.zeros((0, 5, 2), np.float32), FIVE)
     for keypoints in (far, none):
-        assert (draw_keypoints(flat(7), keypoints, names=True) == 7).mean() > 0.9
-    assert (draw_keypoints(flat(7), none, names=True, edges=True) == 7).all()
+        assert (draw_keypoints(flat(7), keypoints) == 7).mean() > 0.9
+    assert (draw_keypoints(flat(7), none, edges=True) == 7).all()
 
 
 def test_confidence_colours_points_only_where_there_is_one():
     assert confidence_color(1.0) == POINT_COLOR
     assert confidence_color(0.0) != POINT_COLOR
-    sure = Keypoints(XY, FIVE, confidence=np.array([[1, 0, 1, 1, 0]], np.float32))
-    drawn = draw_keypoints(flat(0), sure, color_by_confidence=True)
+    known = Keypoints(XY, FIVE, confidence=np.array([[1, 0, 1, 1, 0]], np.float32))
+    drawn = draw_keypoints(flat(0), known)
     assert tuple(drawn[30, 70]) == POINT_COLOR
     assert tuple(drawn[30, 30]) == confidence_color(0.0)
-    plain = draw_keypoints(flat(0), Keypoints(XY, FIVE), color_by_confidence=True)
+    plain = draw_keypoints(flat(0), Keypoints(XY, FIVE))
     assert tuple(plain[30, 30]) == POINT_COLOR
-
-
-def test_names_are_written_beside_the_points():
-    keypoints = Keypoints(XY, FIVE)
-    assert (
-        draw_keypoints(flat(50), keypoints, names=True) != draw_keypoints(flat(50), keypoints)
-    ).any()
 
 
 def test_edges_join_labelled_points_only():
@@ -123,7 +116,7 @@ def test_a_prediction_draws_its_points_and_the_boxes_of_a_detector_only():
     assert without[10, 50].max() == 0
 
 
-def test_a_image_of_another_size_or_type_is_refused():
+def test_an_image_of_another_size_or_type_is_refused():
     with pytest.raises(ValueError, match="size"):
         draw_prediction(flat(0), prediction([0.9], size=(50, 50)))
     with pytest.raises(ValueError, match="uint8"):

@@ -134,7 +134,7 @@ def png(width: int, height: int, data: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def test_one_pixel_is_a_image() -> None:
+def test_one_pixel_is_an_image() -> None:
     assert read_image(png(1, 1, zlib.compress(b"\x00\x07"))).tolist() == [[[7, 7, 7]]]
 
 

@@ -12,7 +12,7 @@ av = pytest.importorskip("av")
 
 from drawn_video import write
 from facial_keypoints.errors import DataError, OutputError
-from facial_keypoints.io.videos import ContactSheet, ImageFrame, open_video, write_video
+from facial_keypoints.io.videos import ContactSheet, Frame, open_video, write_video
 
 
 def flat(count: int, size: tuple[int, int] = (120, 160)) -> list[np.ndarray]:
@@ -118,7 +118,7 @@ def test_grey_is_the_brightness_of_the_colours(tmp_path: Path) -> None:
     with open_video(path) as video:
         frame = next(iter(video))
     rgb, grey = frame.rgb(), frame.grey()
-    expected = ImageFrame(rgb).grey()
+    expected = Frame(rgb).grey()
     assert np.abs(grey.astype(int) - expected).mean() < 2.0
     assert grey.min() < 110 < grey.max()
 
@@ -167,14 +167,14 @@ def test_a_video_that_changes_its_size_ends_there(tmp_path: Path, codec: str, ki
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "bmp", "tiff"])
-def test_a_image_is_no_video(tmp_path: Path, suffix: str) -> None:
+def test_an_image_is_no_video(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"face.{suffix}"
     Image.fromarray(flat(1)[0]).save(path)
     with pytest.raises(DataError, match=r"is an image, not a video.*predict"):
         open_video(path)
 
 
-def test_a_image_with_a_videos_name_is_no_video(tmp_path: Path) -> None:
+def test_an_image_with_a_videos_name_is_no_video(tmp_path: Path) -> None:
     Image.fromarray(flat(1)[0]).save(tmp_path / "a.png")
     shutil.copy(tmp_path / "a.png", tmp_path / "a.mp4")
     with pytest.raises(DataError, match="is an image, not a video"):
@@ -273,11 +273,11 @@ def test_a_failure_leaves_no_half_video(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("count", "shape"), [(3, 3), (12, 12), (500, 12)])
 def test_a_contact_sheet_shows_moments_from_start_to_end(count: int, shape: int) -> None:
-    sheet = ContactSheet(columns=4, rows=3, width=64)
-    asked = 0
+    sheet = ContactSheet(width=64)
+    wanted = 0
     for i in range(count):
         if sheet.wants():
-            asked += 1
+            wanted += 1
             sheet.add(np.full((90, 160, 3), 250 * i // count, np.uint8), i / 25)
     image = sheet.image()
     columns, rows = min(4, shape), -(-shape // 4)
@@ -286,7 +286,7 @@ def test_a_contact_sheet_shows_moments_from_start_to_end(count: int, shape: int)
     assert np.all(np.diff(np.array(cells[:shape], int)) > 0)
     assert cells[0] < 10
     assert cells[shape - 1] >= 220 - 250 // shape * (count < 12)
-    assert asked <= min(count, 80)  # a long video is not converted frame by frame
+    assert wanted <= min(count, 80)  # a long video is not converted frame by frame
 
 
 def test_an_empty_contact_sheet_is_refused() -> None:
@@ -295,8 +295,8 @@ def test_an_empty_contact_sheet_is_refused() -> None:
 
 
 def test_images_in_memory_are_frames() -> None:
-    frame = ImageFrame(flat(1)[0], 3, 0.5)
+    frame = Frame(flat(1)[0], 3, 0.5)
     assert (frame.index, frame.time_s, frame.size) == (3, 0.5, (120, 160))
     assert frame.grey().shape == (120, 160, 1)
     with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
-        ImageFrame(np.zeros((4, 4), np.uint8))
+        Frame(np.zeros((4, 4), np.uint8))

@@ -9,27 +9,19 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import FaceOptions, Faces, place_below
+from facial_keypoints.cli.faces import FaceOptions, Faces, Images, place_below
 from facial_keypoints.cli.progress import make_log
 
 
 @app.command("align")
 def align_command(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="Images, folders (with all below them), patterns like 'faces/*.jpg', or - for a "
-            "list on standard input, one path a line.",
-            show_default=False,
-        ),
-    ],
+    inputs: Images,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the aligned faces.")],
     size: Annotated[int, typer.Option(min=8, max=4096, help="Side of each face in pixels.")] = 112,
     margin: Annotated[
         float,
         typer.Option(
-            min=0, max=10, help="More around the face, as a share of the side, each side."
+            min=0, max=10, help="Extra room on every side, relative to the template's side."
         ),
     ] = 0.0,
     model: o.Model = "default",
@@ -46,11 +38,11 @@ def align_command(
 ) -> None:
     """Cut faces out upright, on the five-point template that face-recognition networks take.
 
-    Writes an image per face, NAME_face0.png, NAME_face1.png and so on, at the paths that the images
-    were named by, and faces.csv: source, face, file, the matrix (a, b, tx, c, d, ty) from pixels of the
+    Writes an image per face, NAME_face0.png, NAME_face1.png and so on, at the images' own paths, and
+    faces.csv: source, face, file, the matrix (a, b, tx, c, d, ty) from pixels of the
     image to pixels of the aligned face (x' = a x + b y + tx, y' = c x + d y + ty), and the score.
 
-    Images that cannot be read are listed, the others are still done, and the exit code is 1.
+    Images that cannot be read are listed, the others are still aligned, and the exit code is 1.
 
     Examples:
 
@@ -90,7 +82,7 @@ def align_command(
             stem = _stem(prediction.source, taken)
             if not len(prediction):
                 continue
-            # Read again rather than kept: a queue of decoded photos would fill gigabytes.
+            # Read again: keeping a queue of decoded photos would take gigabytes.
             image = read_image(prediction.source, max_pixels=max_pixels)
             aligned = align(image, prediction, size=size, margin=margin)
             for i, face in enumerate(aligned.images):
@@ -114,7 +106,7 @@ def align_command(
 
 
 def _stem(source: str, taken: set[Path]) -> Path:
-    """Where the faces of an image go below the output folder, without ``_face0.png``."""
+    """Path of an image's faces in the output folder, without ``_face0.png``."""
     path = place_below(Path(), source)
     stem = path.with_suffix("")
     if stem in taken:  # a.jpg beside a.png

@@ -1,4 +1,4 @@
-"""How verbs find the faces of images: their flags as one value, and the loop over the images."""
+"""What the verbs that find faces share: their flags as one value, and the loop over the images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from facial_keypoints.inference.predictor import Predictor
     from facial_keypoints.types import Prediction
 
-__all__ = ["FaceOptions", "Faces", "place_below"]
+__all__ = ["FaceOptions", "Faces", "Images", "place_below"]
+
+Images = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="Images, folders (with all below them), patterns like 'faces/*.jpg', or - for a "
+        "list on standard input, one path per line.",
+        show_default=False,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -29,8 +39,8 @@ class FaceOptions:
 
     Args:
         model: As for ``load_predictor``.
-        crops: Each image is one face: no detector is asked.
-        boxes: Table of boxes to take instead of a detector's.
+        crops: Each image is one face; no detector runs.
+        boxes: Table of boxes to use instead of a detector's.
         detector: As for ``load_predictor``.
         min_score: As for ``Predictor.predict``.
         max_faces: As for ``Predictor.predict``.
@@ -40,7 +50,7 @@ class FaceOptions:
         threads: Threads to compute with; every core when left out.
 
     Raises:
-        typer.BadParameter: They do not go together.
+        typer.BadParameter: Some of them cannot be combined.
     """
 
     model: str = "default"
@@ -63,14 +73,14 @@ class FaceOptions:
             )
         if self.boxes is not None and detects:
             raise typer.BadParameter(
-                "--boxes asks no detector: --detector and --min-score do not go with it."
+                "--boxes replaces the detector: --detector and --min-score do not go with it."
             )
 
     def load_predictor(self, *, threads: int | None) -> Predictor:
-        """The predictor that they ask for.
+        """Open the predictor with these options.
 
         Args:
-            threads: Threads that compute one photo, or one batch of crops.
+            threads: Threads for one photo, or for one batch of crops.
         """
         from facial_keypoints.inference.predictor import load_predictor
 
@@ -84,7 +94,7 @@ class FaceOptions:
 
 
 class Faces:
-    """Predictions of images one after the other; images that cannot be read are listed and passed over.
+    """Predictions of images one after the other; images that cannot be read are listed and skipped.
 
     Args:
         inputs: Images, folders, patterns, or ``-``.
@@ -104,13 +114,13 @@ class Faces:
         from facial_keypoints.io.images import find_images
         from facial_keypoints.io.tables import read_boxes
 
-        # Pillow warns of metadata that nobody asked for; an image that it cannot read is an error.
+        # Pillow warns of odd metadata, which is not used; an image that it cannot read is an error.
         warnings.filterwarnings("ignore", module="PIL")
         # Photos are predicted whole, one per thread; crops in batches, each computed by every thread.
         predictor = options.load_predictor(threads=options.threads if options.crops else 1)
         self.schema = predictor.spec.schema
         self.done = self.bad = 0
-        # Made here, so that what it imports is there before an output is begun.
+        # Made here, so that its imports succeed before an output is begun.
         self._log, self._progress = log, make_progress("predicting", log)
         files, self._total = find_images(inputs), None
         boxes = None
@@ -124,11 +134,11 @@ class Faces:
                 )
             files, self._total = iter(listed), len(listed)
         elif "-" not in inputs:
-            # Counted first, so that the bar knows the end; standard input can be read only once.
+            # Counted first for the progress bar; standard input can be read only once.
             self._total, files = sum(1 for _ in files), find_images(inputs)
         if self._total == 0:
             raise DataError(f"there is no image in {', '.join(inputs)}.")
-        self._answers = (
+        self._found = (
             predictor.predict_files(
                 files,
                 batch_size=batch_size,
@@ -147,18 +157,18 @@ class Faces:
         )
 
     def __iter__(self) -> Iterator[Prediction]:
-        with closing(self._answers), self._progress as bar:
-            for answer in bar.track(self._answers, total=self._total):
+        with closing(self._found), self._progress as bar:
+            for found in bar.track(self._found, total=self._total):
                 self.done += 1
-                if isinstance(answer, ImageError):
+                if isinstance(found, ImageError):
                     self.bad += 1
-                    self._log.print(f"skipped {answer}")
-                    continue
-                yield answer
+                    self._log.print(f"skipped {found}")
+                else:
+                    yield found
 
     @contextmanager
     def writing(self, table: Path) -> Iterator[None]:
-        """Ctrl-C in this block ends the command with a line that says so.
+        """End the command with a message after Ctrl-C in this block.
 
         Raises:
             typer.Exit: With 130, after Ctrl-C.
@@ -171,7 +181,7 @@ class Faces:
 
 
 def place_below(folder: Path, source: str) -> Path:
-    """Where what is made of an image goes in an output folder: at the path the image was named by."""
+    """Path in an output folder for a file made from an image: the image's own path below the folder."""
     path = Path(source)
     return folder.joinpath(
         *("up" if part == ".." else part for part in path.parts if part != path.anchor)

@@ -47,7 +47,7 @@ def measure_command(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Of a video's table: the time at which each tracked face rests, instead of --neutral.",
+            help="For the table of a video: time at which each tracked face rests, instead of --neutral.",
         ),
     ] = None,
     ipd_mm: Annotated[
@@ -58,11 +58,13 @@ def measure_command(
     ] = None,
     mm_per_px: Annotated[
         float | None,
-        typer.Option(help="Or: millimetres that a pixel shows at the distance of the face."),
+        typer.Option(help="Or: millimetres per pixel at the distance of the face."),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Of a video's table: figure of curves over time (.png, .svg, .pdf)."),
+        typer.Option(
+            help="For the table of a video: figure of curves over time (.png, .svg, .pdf)."
+        ),
     ] = None,
     model: o.Model = "default",
     crops: o.Crops = False,
@@ -76,7 +78,7 @@ def measure_command(
     threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
-    """Measure faces: distances as ratios, angles, asymmetry, turn of the head, with error bars.
+    """Measure faces: distances as ratios, angles, asymmetry and head pose, with error bars.
 
     **Not a medical device**: the numbers are for information only and must not be used for diagnosis.
     They come from one image without depth; faces that are turned are marked in the column warnings.
@@ -174,7 +176,7 @@ def _find(inputs: list[str], options: FaceOptions, log: Console) -> tuple[FaceTa
 
 
 def _neutral(image: Path, options: FaceOptions, log: Console) -> Keypoints:
-    # The boxes are those of the inputs.
+    # --boxes holds boxes of the inputs only.
     found = list(Faces([str(image)], replace(options, boxes=None), log=log))
     if len(found) != 1 or len(found[0]) != 1:
         count = sum(len(each) for each in found)
@@ -197,7 +199,7 @@ def _times(faces: FaceTable) -> list[float]:
 
 
 def _tracks(faces: FaceTable) -> NDArray[Any]:
-    """Who each row shows; one face where the table does not say."""
+    """Track of each row; the same for all rows if the table has no tracks."""
     import numpy as np
 
     tracks = faces.column("track") or [0] * len(faces.rows)
@@ -205,7 +207,7 @@ def _tracks(faces: FaceTable) -> NDArray[Any]:
 
 
 def _resting(faces: FaceTable, times: list[float], seconds: float) -> Keypoints:
-    """Of each row the face of the same track whose time is nearest."""
+    """For each row, the face of the same track at the time nearest to ``seconds``."""
     import numpy as np
 
     tracks = _tracks(faces)

@@ -9,7 +9,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import FaceOptions, Faces, place_below
+from facial_keypoints.cli.faces import FaceOptions, Faces, Images, place_below
 from facial_keypoints.cli.progress import make_log
 from facial_keypoints.errors import OutputError
 
@@ -19,15 +19,7 @@ if TYPE_CHECKING:
 
 @app.command("predict")
 def predict_command(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="Images, folders (with all below them), patterns like 'faces/*.jpg', or - for a "
-            "list on standard input, one path a line.",
-            show_default=False,
-        ),
-    ],
+    inputs: Images,
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Table to write: .csv, .parquet or .json.")
     ],
@@ -44,8 +36,7 @@ def predict_command(
     draw: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for copies of the images with the points drawn, at the paths they were "
-            "named by."
+            help="Folder for copies of the images with the points drawn, at the images' own paths."
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Faces computed at once (--crops).")] = 128,
@@ -53,7 +44,7 @@ def predict_command(
 ) -> None:
     """Find faces and their keypoints in photos and write them as a table, in pixels of each photo.
 
-    One row a face. A photo without faces has no row. Images that cannot be read are listed, the
+    The table has one row per face. A photo without faces has no row. Images that cannot be read are listed, the
     others are still predicted, and the exit code is 1.
 
     Examples:
@@ -101,7 +92,7 @@ def predict_command(
 
 
 def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
-    """Write the image with its points below the folder, at the path it was named by."""
+    """Write the image with its points drawn into the folder, at the image's own path."""
     from facial_keypoints.io.drawing import draw_prediction
     from facial_keypoints.io.images import WRITABLE_SUFFIXES, read_image, write_image
 
@@ -112,6 +103,6 @@ def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
         raise OutputError(
             f"--draw {folder} would overwrite the image {source}: choose another folder."
         )
-    # Read again rather than kept: a batch of decoded photos would fill gigabytes.
+    # Read again: keeping a batch of decoded photos would take gigabytes.
     drawn = draw_prediction(read_image(source, max_pixels=max_pixels), prediction)
     write_image(target, drawn)

@@ -1,4 +1,4 @@
-"""What commands say while they work: lines and a bar on standard error."""
+"""Log lines and progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["make_log", "make_progress"]
 
 
 def make_log() -> Console:
-    """Standard error, taking text as it is: names of files may hold brackets."""
+    """A console on standard error without markup, since file names may contain brackets."""
     from rich.console import Console
 
     return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 def make_progress(word: str, log: Console) -> Progress:
-    """A bar that counts and tells the time left; nothing is drawn where there is no terminal."""
+    """A bar with count and remaining time; without a terminal nothing is drawn."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

@@ -66,12 +66,12 @@ def serve_command(
         int, typer.Option(min=1, help="Pixels of one image, at most.")
     ] = 50_000_000,
     max_faces: Annotated[
-        int, typer.Option(min=1, help="Faces answered of one image, the best ones.")
+        int, typer.Option(min=1, help="Faces returned for one image, the best ones.")
     ] = 100,
 ) -> None:
     """Start a local service: a page for people at /, a REST interface for programs at /v1.
 
-    Works offline and keeps nothing: no image is written to disk or logged. On Ctrl-C it answers the
+    Works offline and keeps nothing: no image is written to disk or logged. On Ctrl-C it finishes the
     requests that have begun, then stops. The REST interface describes itself at /docs.
 
     Examples:
@@ -86,7 +86,7 @@ def serve_command(
 
     from facial_keypoints.models.registry import find_model, is_onnx
 
-    # Pillow warns of metadata that nobody asked for; an image that it cannot read is an error.
+    # Pillow warns of odd metadata, which is not used; an image that it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
     path = find_model(model)
     if not is_onnx(path):
@@ -119,7 +119,7 @@ def serve_command(
     limits = Limits(pixels=max_pixels, faces=max_faces)
     log = make_log()
     listening = open_socket(host, port)
-    # Each thread answers images of its own and computes with one thread.
+    # Each thread of the service predicts whole images with one thread.
     predictor = load_predictor(model, threads=1, detector=detector)
     name, finder = path.stem, predictor.detector
     files = {name: path}

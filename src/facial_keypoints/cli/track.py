@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from facial_keypoints.io.videos import ContactSheet, Frame, VideoWriter
     from facial_keypoints.types import Prediction
 
-LOG_SECONDS = 20.0  # without a terminal, a line now and then says that work goes on
+LOG_SECONDS = 20.0  # between two log lines where there is no terminal for a bar
 
 
 @app.command("track")
@@ -51,14 +51,12 @@ def track_command(
         Path | None,
         typer.Option(help="Image to write of a dozen moments with their times, .jpg or .png."),
     ] = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="The points as they were found, without smoothing.")
-    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Do not smooth the points.")] = False,
     min_cutoff: Annotated[
         float | None,
         typer.Option(
             min=0.001,
-            help="Smoothing of a point at rest: a low pass of so many Hz; less is steadier.",
+            help="Smoothing of a point at rest: cutoff of a low pass in Hz; less gives less jitter.",
             show_default="1",
         ),
     ] = None,
@@ -66,8 +64,8 @@ def track_command(
         float | None,
         typer.Option(
             min=0,
-            help="Hz by which it opens for each face size (distance of the eyes) a second of speed; "
-            "more lags less.",
+            help="Hz by which the cutoff grows per face size (distance between the eyes) a second; more "
+            "gives less lag.",
             show_default="10",
         ),
     ] = None,
@@ -75,15 +73,15 @@ def track_command(
         float,
         typer.Option(
             min=0,
-            help="Seconds after which the detector looks for new faces; in between it runs only to "
-            "confirm a face. 0 is every frame.",
+            help="Seconds between two searches for new faces; in between the detector runs only to "
+            "confirm a face. 0 searches every frame.",
         ),
     ] = 1.0,
     model: o.Model = "default",
     detector: o.Detector = "default",
     min_score: o.MinScore = None,
     max_faces: Annotated[
-        int | None, typer.Option(min=1, help="Follow at most so many, the largest.")
+        int | None, typer.Option(min=1, help="Follow at most so many faces, the largest.")
     ] = None,
     style: o.Style = None,
     tta: o.Tta = False,
@@ -120,10 +118,7 @@ def track_command(
     options = FaceOptions(model=model, detector=detector, style=style, tta=tta)
     predictor = options.load_predictor(threads=threads)
     tracker = Tracker(
-        predictor,
-        detect_every_s=detect_every,
-        max_faces=max_faces,
-        min_score=min_score,
+        predictor, detect_every_s=detect_every, max_faces=max_faces, min_score=min_score
     )
     moments = None if sheet is None else ContactSheet()
     stopped: DataError | None = None
@@ -147,7 +142,7 @@ def track_command(
                 if interrupted.is_set():
                     break
         except DataError as error:
-            stopped = error  # leaving the blocks as if done is what keeps the outputs
+            stopped = error  # raised below, once the outputs are kept
     if sheet is not None and moments is not None and done:
         from facial_keypoints.io.images import write_image
 
@@ -165,7 +160,7 @@ def track_command(
 
 
 def _check_outputs(video: str, outputs: Sequence[Path | None], *, force: bool) -> None:
-    """Say no before the work, not after it."""
+    """Refuse outputs that cannot be written before the work begins."""
     from facial_keypoints.files import refuse_existing
     from facial_keypoints.io.images import WRITABLE_SUFFIXES
 
@@ -181,7 +176,7 @@ def _check_outputs(video: str, outputs: Sequence[Path | None], *, force: bool) -
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """Ctrl-C as an event, so that it comes between frames and leaves no half row; twice, it ends all."""
+    """Turn Ctrl-C into an event that is handled between frames; a second Ctrl-C ends at once."""
     event = threading.Event()
 
     def note(*_: object) -> None:

@@ -1,6 +1,6 @@
-"""Faces brought to the five-point template that face-recognition networks expect.
+"""Aligning faces to the five-point template that face-recognition networks expect.
 
-Eyes, nose and mouth land on fixed places by a shift, a turn and one scale; the matrices are kept, so
+A similarity (shift, rotation and scale) brings eyes, nose and mouth to fixed places. Its matrix is returned too, so
 that points can be mapped there and back.
 """
 
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 ALIGNED_COLUMNS = ("source", "face", "file", "a", "b", "tx", "c", "d", "ty", "score")
-"""Of the table beside aligned faces."""
+"""Columns of the table that belongs to aligned faces."""
 
 TEMPLATE_SIZE = 112
 TEMPLATE_POINTS = (
@@ -47,7 +47,7 @@ TEMPLATE_POINTS = (
     "mouth_right_corner",
     "mouth_left_corner",
 )
-"""The template's order goes by the image, left first, and so by the person, right first."""
+"""The template lists the left of the image first, which is the person's right."""
 
 TEMPLATE = np.array(
     [
@@ -64,7 +64,7 @@ al., CVPR 2019) and InsightFace train on, which warp with OpenCV and so use the 
 
 @dataclass(frozen=True, eq=False)
 class AlignedFaces:
-    """N faces on the template.
+    """N aligned faces.
 
     Args:
         images: (N, size, size, 3) uint8 RGB; black beyond the image.
@@ -85,7 +85,7 @@ class AlignedFaces:
         return np.asarray(np.isfinite(self.matrices).all(axis=(1, 2)))
 
     def transform(self, face: int) -> CropTransform:
-        """The map of one face as an object with ``apply`` and ``inverse``.
+        """The transform of one face, from the image to the aligned face.
 
         Raises:
             ValueError: The face could not be aligned.
@@ -94,14 +94,14 @@ class AlignedFaces:
 
 
 def template_points(size: int = TEMPLATE_SIZE, margin: float = 0.0) -> NDArray[np.float64]:
-    """The template in another size and with more around it.
+    """The template in another size and with a margin.
 
     An image of twice the size is the same view with twice the pixels: centres go to centres, so x
     becomes (x + 0.5) s − 0.5. (InsightFace multiplies by s alone, which is half a pixel off at s = 2.)
 
     Args:
         size: Side of the aligned image in pixels.
-        margin: Extra on every side, as a share of the template's side; 0 is the template's own view.
+        margin: Extra room on every side, relative to the template's side.
 
     Returns:
         (5, 2) pixels, in the order of :data:`TEMPLATE_POINTS`.
@@ -125,22 +125,20 @@ def align(
     size: int = TEMPLATE_SIZE,
     margin: float = 0.0,
 ) -> AlignedFaces:
-    """Cut faces out of an image, brought to the template.
-
-    Faces that are much larger than ``size`` are averaged over areas, not sampled.
+    """Cut faces out of an image, aligned to the template.
 
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
         faces: N faces in pixels of that image, with eye centres, nose tip and mouth corners.
         size: Side of the aligned images.
-        margin: Extra on every side, as a share of the template's own view.
+        margin: Extra room on every side, relative to the template's side.
 
     Returns:
         N aligned faces; none gives an empty result.
 
     Raises:
-        DataError: The five points are not among the faces' points.
-        ValueError: ``image`` is no such image, or a number is out of range.
+        DataError: The faces' schema lacks one of the five points.
+        ValueError: ``image`` has another dtype or shape, or a number is out of range.
 
     Example:
         >>> align(image, predictor.predict(image)).images.shape  # doctest: +SKIP
@@ -151,7 +149,7 @@ def align(
     if missing := [name for name in TEMPLATE_POINTS if name not in schema.keypoint_names]:
         raise DataError(
             f"aligning needs the eye centres, the nose tip and the mouth corners, but '{schema.name}' "
-            f"has no {missing[0]}: use the model 'default' or another one that answers them."
+            f"has no {missing[0]}: use the model 'default' or another one that predicts them."
         )
     image = checked_image(image)
     target = template_points(size, margin)
@@ -159,8 +157,7 @@ def align(
     images = np.zeros((len(points), size, size, 3), np.uint8)
     matrices = np.full((len(points), 2, 3), np.nan)
     for i, matrix in enumerate(fit_similarity(points, target)):
-        # Too few known points leave no scale, nor do points in an impossible order (eyes and mouth that
-        # cross).
+        # The scale is 0 for too few known points, and for points in an impossible order.
         if np.hypot(matrix[0, 0], matrix[1, 0]) < 1e-6:
             continue
         matrices[i] = matrix

@@ -1,4 +1,4 @@
-"""How fast a model is on this machine: crops one by one and in batches, and whole photos."""
+"""Speed of a model on this machine: single crops, batches of crops, and whole photos."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from facial_keypoints.data.synthetic.scenes import draw_scene
-from facial_keypoints.inference.predictor import Predictor, load_predictor
+from facial_keypoints.inference.predictor import load_predictor
 
 __all__ = ["Speed", "measure_speed"]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One figure.
+    """Speed of one task.
 
     Args:
-        task: What was done again and again.
-        threads: Threads it was done with.
-        median_ms: Milliseconds that it took half of the times.
-        best_ms: Milliseconds that it took at best: what a quiet machine would show.
-        per_second: Faces or photos a second, by the median.
+        task: What was repeated.
+        threads: Threads that it used.
+        median_ms: Median time in milliseconds.
+        best_ms: Shortest time in milliseconds, as on a machine that does nothing else.
+        per_second: Faces or photos a second, from the median.
     """
 
     task: str
@@ -65,20 +66,15 @@ def measure_speed(
             0, 256, (faces, *spec.input_size, spec.channels), np.uint8
         )
         task = "one face" if faces == 1 else f"batch of {faces} faces"
-        found.append(_time(task, count, faces, _runs(predictor, images), seconds))
+        work = partial(predictor.runtime.run, images)
+        found.append(_time(task, count, faces, work, seconds))
     if photos:
         predictor = load_predictor(model, threads=1)
         photo, _ = draw_scene(3, image_size=(480, 640))
-        for task, work in (
-            ("finding faces in a photo of 640×480", lambda: predictor.detector.detect(photo)),
-            ("the same and their keypoints", lambda: predictor.predict(photo)),
-        ):
-            found.append(_time(task, 1, 1, work, seconds))
+        find, predict = partial(predictor.detector.detect, photo), partial(predictor.predict, photo)
+        found.append(_time("finding faces in a photo of 640×480", 1, 1, find, seconds))
+        found.append(_time("the same and their keypoints", 1, 1, predict, seconds))
     return found
-
-
-def _runs(predictor: Predictor, images: np.ndarray) -> Callable[[], object]:
-    return lambda: predictor.runtime.run(images)
 
 
 def _time(

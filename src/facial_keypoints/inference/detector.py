@@ -1,6 +1,6 @@
-"""Finding the faces of a photo: a small network that comes with the package, or a user's own YuNet.
+"""Finding the faces of a photo, with the shipped network or a user's own YuNet.
 
-Knows images and boxes, nothing of keypoints models. A box is the square *face box* of
+Knows images and boxes, but no keypoint models. A box is the square *face box* of
 :mod:`facial_keypoints.geometry`: roughly from the hairline to the chin.
 """
 
@@ -126,7 +126,7 @@ class OnnxFaceDetector:
                 "repository made."
             )
         self.about: dict[str, Any] = json.loads(metadata[DETECTOR_KEY])
-        """What the file says of itself."""
+        """Settings and description from the file's metadata."""
         about = self.about
         self.threshold = float(about["threshold"] if threshold is None else threshold)
         self.longest_side = int(about["longest_side"] if longest_side is None else longest_side)
@@ -170,7 +170,7 @@ class YuNetFaceDetector:
     """OpenCV's ``FaceDetectorYN`` with a model file of the user's own.
 
     YuNet's boxes are tighter and follow the face's outline; these are made from its eyes and mouth
-    corners instead, so that they are framed like all others.
+    corners instead, so that they are face boxes like those of the shipped detector.
 
     Args:
         path: A YuNet ``.onnx`` file.
@@ -190,7 +190,7 @@ class YuNetFaceDetector:
             self._net: Any = cv2.FaceDetectorYN.create(
                 str(path), "", (320, 320), 0.7 if threshold is None else threshold, overlap
             )
-            # Whether the file holds a YuNet shows only when it is asked.
+            # Only a first run shows whether the file holds a YuNet.
             self._net.detect(np.zeros((320, 320, 3), np.uint8))
         except cv2.error as error:
             reason = " ".join(str(error).split())[:160]

@@ -1,6 +1,6 @@
-"""From images to keypoints in the pixels of the original image.
+"""From images to keypoints in pixels of the original image.
 
-Knows runtimes and images, not how models are stored nor where predictions go.
+Knows runtimes and images, but not how models are stored or where predictions go.
 """
 
 from __future__ import annotations
@@ -20,12 +20,7 @@ from facial_keypoints.crops import checked_image, letterbox
 from facial_keypoints.errors import ImageError, ModelError
 from facial_keypoints.geometry import face_sizes, has_face_box
 from facial_keypoints.inference.detector import FaceDetector, load_detector
-from facial_keypoints.inference.refine import (
-    check_tta,
-    refine_boxes,
-    refine_crops,
-    refine_tracks,
-)
+from facial_keypoints.inference.refine import check_tta, refine_boxes, refine_crops, refine_tracks
 from facial_keypoints.io.images import MAX_PIXELS, in_order, read_image
 from facial_keypoints.models.runtime import Runtime, load_runtime
 from facial_keypoints.models.spec import ModelSpec
@@ -41,18 +36,18 @@ from facial_keypoints.types import (
 __all__ = ["SMALLEST_SIDE", "FittedCrop", "Predictor", "load_predictor"]
 
 SMALLEST_SIDE = 8
-"""Pixels; in a smaller image even two eyes and a mouth would share pixels."""
+"""Least height and width in pixels of an image of a face."""
 
 
 @dataclass(frozen=True, eq=False)
 class FittedCrop:
-    """One image at the model's input, and the way back; small, however large the image was.
+    """An image of one face scaled to the model's input, which is small however large the image was.
 
     Args:
-        image: (H, W, C) uint8 at the model's input.
-        transform: From pixels of the image to pixels of the input.
-        image_size: (height, width) of the image.
-        source: Its name.
+        image: (H, W, C) uint8 of the model's input size.
+        transform: From pixels of the original image to pixels of the input.
+        image_size: (height, width) of the original image.
+        source: Name of the image.
     """
 
     image: ImageArray
@@ -62,31 +57,30 @@ class FittedCrop:
 
 
 MIN_FACE_CONFIDENCE = 0.15
-"""Least mean confidence of a detected face's keypoints, in the label style where it is lowest. A box that
-shows no face gets less, nearly every face far more. Chosen on held-out images together with the score from
-which the shipped detector reports boxes (``docs/experiments.md``, *Photos: from boxes to points*)."""
+"""Least mean confidence of a detected face's keypoints, in the label style where it is lowest. Boxes without a
+face get less, nearly all faces far more. Chosen on held-out images together with the shipped detector's
+threshold (``docs/experiments.md``, *Photos: from boxes to points*)."""
 
 # Mean distance of the keypoints of two detected faces, in face sizes, below which they are duplicates.
 _DUPLICATE_DISTANCE = 0.35
 
 
 class Predictor:
-    """A model with the choices of how to use it.
+    """Predicts keypoints with a model and, in photos, a face detector.
 
-    Badly framed crops and all faces of photos are refined: :mod:`facial_keypoints.inference.refine`.
+    Faces of photos and poor crops are refined: :mod:`facial_keypoints.inference.refine`.
 
     Args:
         runtime: The loaded model.
-        style: Label style to answer in. When left out: ``kaggle-a`` if the model has it, else its
+        style: Label style of the predictions. When left out: ``kaggle-a`` if the model has it, if not its
             first.
-        tta: Test-time augmentation: take the mean over eight moved views of each face. Better; a crop
-            takes about nine times the time, a face of a photo or video about five times.
-        detector: Finds the faces of photos; the one that comes with the package, opened when the
-            first photo comes, when left out.
-        threads: Threads that a photo is searched with; every core when left out.
+        tta: Test-time augmentation: take the mean over eight moved views of each face. More accurate; a crop
+            takes about nine times as long, a face of a photo or video about five times.
+        detector: Finds the faces of photos. When left out, the shipped one is opened when it is needed.
+        threads: Threads of the shipped detector; every core when left out.
 
     Raises:
-        ModelError: The model does not answer in that style, or cannot use TTA.
+        ModelError: The model does not have that style, or cannot use TTA.
 
     Example:
         >>> predictor = load_predictor()  # doctest: +SKIP
@@ -109,7 +103,7 @@ class Predictor:
         if style not in styles:
             known = ", ".join(styles) if any(styles) else "none: it was trained without styles"
             raise ModelError(
-                f"the model '{runtime.spec.name}' does not answer in the label style '{style}'; its "
+                f"the model '{runtime.spec.name}' does not have the label style '{style}'; its "
                 f"styles: {known}."
             )
         if tta:
@@ -122,10 +116,10 @@ class Predictor:
 
     @property
     def detector(self) -> FaceDetector:
-        """What finds the faces of photos.
+        """The face detector.
 
         Raises:
-            ModelError: None was given, and this build comes without one.
+            ModelError: None was given, and this build has no shipped one.
         """
         if self._detector is None:
             self._detector = load_detector(threads=self._threads)
@@ -133,14 +127,14 @@ class Predictor:
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model says about itself."""
+        """The model's description."""
         return self.runtime.spec
 
     def check_fits(self, faces: FaceDataset) -> None:
-        """Make sure that the model can be asked about these faces as they are.
+        """Check that the model can predict these faces as they are.
 
         Raises:
-            ModelError: Its input size, channels or keypoints are others.
+            ModelError: Their image size, channels or keypoints differ from the model's.
         """
         spec = self.spec
         if (faces.image_size, faces.images.shape[3]) != (spec.input_size, spec.channels):
@@ -153,7 +147,7 @@ class Predictor:
             )
         if faces.schema.keypoint_names != spec.schema.keypoint_names:
             raise ModelError(
-                f"the model '{spec.name}' answers the schema '{spec.schema.name}', but the data is "
+                f"the model '{spec.name}' predicts the schema '{spec.schema.name}', but the data is "
                 f"labelled in '{faces.schema.name}': convert the data or choose another model."
             )
 
@@ -164,12 +158,12 @@ class Predictor:
         styles: Sequence[str] | NDArray[np.str_] | None = None,
         batch_size: int = 256,
     ) -> Keypoints:
-        """Answer images that are at the model's input size already.
+        """Predict images of one face each that have the model's input size already.
 
         Args:
             images: (N, H, W, C) uint8.
-            styles: (N,) label style of each answer; the predictor's own where a style is unknown to
-                the model, and for all when left out.
+            styles: (N,) label style of each prediction; the predictor's own where the model does not know a
+                style, and for all when left out.
             batch_size: Images computed at once.
 
         Returns:
@@ -210,24 +204,29 @@ class Predictor:
 
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB, upright.
-            min_score: Least score of a face. The detector reports none below its own threshold: 0.4 of the
-                shipped one.
-            max_faces: Keep only so many, those of the best score.
+            min_score: Least score of a face. The detector reports none below its own threshold, which is
+                0.4 for the shipped one.
+            max_faces: Keep only so many, those with the best scores.
             source: Name of the image.
 
         Returns:
-            The faces in pixels of the photo, best score first; none is N = 0.
+            The faces in pixels of the photo, best score first; N = 0 without faces.
 
         Raises:
-            ModelError: This build comes without a detector and none was given.
-            ValueError: The array is no such image.
+            ModelError: No detector was given, and this build has no shipped one.
+            ValueError: The array has another dtype or shape.
         """
         image = checked_image(image)
-        boxes, scores = self.detector.detect(np.broadcast_to(image, (*image.shape[:2], 3)))
-        if min_score is not None:
-            boxes, scores = boxes[scores >= min_score], scores[scores >= min_score]
-        found = self.predict_detected(image, boxes, scores, source=source)
+        found = self.predict_detected(image, *self.detect(image, min_score), source=source)
         return found.subset(np.arange(len(found))[:max_faces])
+
+    def detect(
+        self, image: ImageArray, min_score: float | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The detector's boxes (N, 4) and scores (N,) of an image (H, W, 1 or 3), from ``min_score``."""
+        boxes, scores = self.detector.detect(np.broadcast_to(image, (*image.shape[:2], 3)))
+        kept = scores >= (min_score or 0.0)
+        return boxes[kept], scores[kept]
 
     def predict_detected(
         self,
@@ -237,11 +236,11 @@ class Predictor:
         *,
         source: str = "",
     ) -> Prediction:
-        """Predict the keypoints of detected boxes and keep those boxes that show a face, each face once.
+        """Predict the keypoints of detected boxes, and keep only boxes that show a face, and each face once.
 
-        A box is left out where the mean confidence of its keypoints is below
-        :data:`MIN_FACE_CONFIDENCE`; a model without confidence keeps it. Of two boxes whose keypoints
-        nearly coincide the one with the better score stays.
+        A box shows no face if the mean confidence of its keypoints is below :data:`MIN_FACE_CONFIDENCE`; a
+        model without confidence keeps all boxes. Of boxes whose keypoints nearly coincide, the one with the
+        best score stays.
 
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
@@ -253,12 +252,12 @@ class Predictor:
             At most N faces in pixels of the image, best score first.
 
         Raises:
-            ValueError: The array is no such image, or a box has no area.
+            ValueError: The array has another dtype or shape, or a box has no area.
         """
         image = checked_image(image)
         best = np.argsort(-scores, kind="stable")
         keypoints, lowest = self._refine(image, boxes[best])
-        found = _prediction(image, keypoints, boxes[best], scores[best], source)
+        found = _prediction(image.shape[:2], keypoints, boxes[best], scores[best], source)
         return found.subset(self._faces(keypoints, lowest))
 
     def _faces(self, found: Keypoints, confidence: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -283,34 +282,34 @@ class Predictor:
         scores: NDArray[np.float32] | None = None,
         source: str = "",
     ) -> Prediction:
-        """Predict the faces of a photo whose places are known.
+        """Predict the faces of a photo in given boxes.
 
-        Each face is refined (:func:`facial_keypoints.inference.refine.refine_boxes`), so boxes of any
-        convention will do.
+        Each face is refined (:func:`facial_keypoints.inference.refine.refine_boxes`), so boxes may be wider or
+        narrower than the shipped detector's.
 
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
             boxes: (N, 4) xyxy, edges in pixels of the photo; they may reach beyond it.
-            scores: (N,) scores of whatever found them; NaN when left out.
+            scores: (N,) scores of the boxes; NaN when left out.
             source: Name of the image.
 
         Returns:
-            N faces in pixels of the photo, with the boxes as they were given.
+            N faces in pixels of the photo, with the given boxes.
 
         Raises:
-            ValueError: The array is no image, or a box has no area.
+            ValueError: The array has another dtype or shape, or a box has no area.
         """
         image = checked_image(image)
         given = np.asarray(boxes, np.float32).reshape(-1, 4)
-        return _prediction(image, self._refine(image, given)[0], given, scores, source)
+        return _prediction(image.shape[:2], self._refine(image, given)[0], given, scores, source)
 
     def predict_tracked(self, image: ImageArray, faces: FloatArray) -> Keypoints:
-        """Predict faces of a video frame near where they should be.
+        """Predict faces of a video frame near their expected places.
 
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
-            faces: (N, K, 2) points near those of each face, in pixels of the frame; they must include
-                the eye centres and the mouth's corners.
+            faces: (N, K, 2) expected points of each face, in pixels of the frame, with the eye centres and the
+                mouth's corners.
 
         Returns:
             N faces in pixels of the frame, refined
@@ -323,16 +322,15 @@ class Predictor:
     def _refine(
         self, image: ImageArray, boxes: NDArray[np.float32]
     ) -> tuple[Keypoints, NDArray[np.float32]]:
-        """The faces in boxes, and (N,) their mean confidence in the style where it is lowest."""
+        """The faces in boxes, and (N,) their mean confidence in the label style where it is lowest."""
         style = self.spec.styles.index(self.style)
         found, lowest = refine_boxes(self.runtime, image, boxes, style, tta=self.tta)
         return self._keypoints(found), lowest
 
-    def _keypoints(self, answers: NDArray[np.float32]) -> Keypoints:
-        """Of (N, K, 3) answers."""
-        spec = self.spec
-        confidence = answers[..., 2] if spec.confidence else None
-        return Keypoints(answers[..., :2], spec.schema, confidence=confidence)
+    def _keypoints(self, outputs: NDArray[np.float32]) -> Keypoints:
+        """From (N, K, 3): x, y and confidence."""
+        confidence = outputs[..., 2] if self.spec.confidence else None
+        return Keypoints(outputs[..., :2], self.spec.schema, confidence=confidence)
 
     def predict_photos(
         self,
@@ -346,57 +344,51 @@ class Predictor:
     ) -> Generator[Prediction | ImageError]:
         """Find faces and keypoints in photo files, one after the other.
 
-        Memory does not grow with the number of files: each reading thread holds one photo.
+        Memory does not grow with the number of files: each thread holds one photo.
 
         Args:
-            files: Paths, taken as they are needed.
-            boxes: (N, 4) boxes of the faces of each file by its resolved path, instead of a
-                detector (:func:`facial_keypoints.io.tables.read_boxes`); a file not named has none.
+            files: Paths, taken when they are needed.
+            boxes: (N, 4) boxes of each file's faces by its resolved path, instead of the detector's
+                (:func:`facial_keypoints.io.tables.read_boxes`); a file that is missing there has no faces.
             min_score: As for :meth:`predict`.
             max_faces: As for :meth:`predict`.
-            readers: Threads, each of which reads, searches and answers whole photos; the number of
-                cores when left out. Open the model with ``threads=1`` then.
+            readers: Threads that each process whole photos; the number of cores when left out. The model
+                should be opened with ``threads=1``.
             max_pixels: Refuse larger images.
 
         Yields:
-            For each file in order its prediction, or the error that says why there is none.
+            For each file, in order, its prediction or the error that says why there is none.
         """
 
-        def answer(file: str | os.PathLike[str]) -> Prediction | ImageError:
+        def predict(file: str | os.PathLike[str]) -> Prediction | ImageError:
             name = os.fspath(file)
             try:
                 image = read_image(file, channels=3, max_pixels=max_pixels)
-                if boxes is None:
-                    return self.predict(
-                        image, min_score=min_score, max_faces=max_faces, source=name
-                    )
-                given = boxes.get(str(Path(file).resolve()), np.zeros((0, 4), np.float32))
-                return self.predict_boxes(image, given[:max_faces], source=name)
             except ImageError as error:
                 return error
+            if boxes is None:
+                return self.predict(image, min_score=min_score, max_faces=max_faces, source=name)
+            given = boxes.get(str(Path(file).resolve()), np.zeros((0, 4), np.float32))
+            return self.predict_boxes(image, given[:max_faces], source=name)
 
         threads = readers or available_cores()
         if boxes is None:
-            _ = self.detector  # opened here, once: a missing one is no fault of the first photo
-        reading = in_order(answer, files, threads=threads, ahead=4 * threads)
-        with closing(reading):  # whoever stops early stops the readers with it
+            _ = self.detector  # opened once, before the threads begin
+        reading = in_order(predict, files, threads=threads, ahead=4 * threads)
+        with closing(reading):  # stops the threads when this generator is closed early
             yield from reading
 
     def predict_crops(
         self, images: Sequence[ImageArray], *, sources: Sequence[str] | None = None
     ) -> list[Prediction]:
-        """Answer images that are one face each.
-
-        An image is brought to the model's input whole: as large as fits, in the middle, its edges
-        repeated where it is not as wide as high.
+        """Predict images of one face each, scaled to the model's input as :func:`letterbox` does.
 
         Args:
             images: Images of any size, (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
             sources: Name of each image.
 
         Returns:
-            One prediction per image, of one face whose box is the whole image, in the pixels
-            of that image.
+            One prediction per image, in its pixels: one face, whose box is the whole image.
 
         Raises:
             ImageError: An image is smaller than 8×8.
@@ -414,19 +406,19 @@ class Predictor:
         readers: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Generator[Prediction | ImageError]:
-        """Answer image files that are one face each, one after the other.
+        """Predict image files of one face each, one after the other.
 
-        Memory does not grow with the number of files: no more than two batches of small input
-        images, and one decoded image per reader, exist at any time.
+        Memory does not grow with the number of files: at most two batches of small input images, and one
+        decoded image per reader, exist at any time.
 
         Args:
-            files: Paths, taken as they are needed.
+            files: Paths, taken when they are needed.
             batch_size: Images computed at once.
             readers: Threads that read and decode; the number of cores when left out.
             max_pixels: Refuse larger images.
 
         Yields:
-            For each file in order its prediction, or the error that says why there is none.
+            For each file, in order, its prediction or the error that says why there is none.
         """
 
         def prepare(file: str | os.PathLike[str]) -> FittedCrop | ImageError:
@@ -436,24 +428,22 @@ class Predictor:
             except ImageError as error:
                 return error
 
-        # One more batch is read while this one is computed.
-        reading = in_order(
-            prepare, files, threads=readers or available_cores(), ahead=2 * batch_size
-        )
-        with closing(reading):  # whoever stops early stops the readers with it
+        # The next batch is read while this one is computed.
+        threads = readers or available_cores()
+        reading = in_order(prepare, files, threads=threads, ahead=2 * batch_size)
+        with closing(reading):  # stops the threads when this generator is closed early
             while batch := list(islice(reading, batch_size)):
-                answers = iter(
-                    self.predict_fitted([crop for crop in batch if isinstance(crop, FittedCrop)])
-                )
+                crops = [item for item in batch if isinstance(item, FittedCrop)]
+                found = iter(self.predict_fitted(crops))
                 for item in batch:
-                    yield next(answers) if isinstance(item, FittedCrop) else item
+                    yield next(found) if isinstance(item, FittedCrop) else item
 
     def fit_crop(self, image: ImageArray, source: str = "") -> FittedCrop:
-        """Bring an image of one face to the model's input, for :meth:`predict_fitted`.
+        """Scale an image of one face to the model's input, for :meth:`predict_fitted`.
 
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
-            source: Its name.
+            source: Name of the image.
 
         Raises:
             ImageError: It is smaller than 8×8.
@@ -468,45 +458,31 @@ class Predictor:
         return FittedCrop(image, transform, (height, width), source)
 
     def predict_fitted(self, crops: Sequence[FittedCrop]) -> list[Prediction]:
-        """Answer images of one face each at once, as :meth:`predict_crops` does."""
+        """Predict images of one face each at once, as :meth:`predict_crops` does."""
         if not crops:
             return []
         found = self.predict_batch(np.stack([crop.image for crop in crops]))
         predictions = []
         for i, crop in enumerate(crops):
             face = found.subset(slice(i, i + 1))
+            xy = np.asarray(crop.transform.inverse().apply(face.xy), np.float32)
+            points = Keypoints(xy, face.schema, confidence=face.confidence)
             height, width = crop.image_size
-            predictions.append(
-                Prediction(
-                    keypoints=Keypoints(
-                        np.asarray(crop.transform.inverse().apply(face.xy), np.float32),
-                        face.schema,
-                        confidence=face.confidence,
-                    ),
-                    boxes=np.array([[0, 0, width, height]], np.float32),
-                    scores=np.full(1, np.nan, np.float32),
-                    image_size=crop.image_size,
-                    source=crop.source,
-                )
-            )
+            box = np.array([[0, 0, width, height]], np.float32)
+            predictions.append(_prediction(crop.image_size, points, box, None, crop.source))
         return predictions
 
 
 def _prediction(
-    image: ImageArray,
+    image_size: tuple[int, int],
     keypoints: Keypoints,
     boxes: NDArray[np.float32],
     scores: NDArray[np.float32] | None,
     source: str,
 ) -> Prediction:
+    scores = np.full(len(boxes), np.nan) if scores is None else scores
     return Prediction(
-        keypoints=keypoints,
-        boxes=boxes,
-        scores=np.full(len(boxes), np.nan, np.float32)
-        if scores is None
-        else np.asarray(scores, np.float32),
-        image_size=(image.shape[0], image.shape[1]),
-        source=source,
+        keypoints, boxes, np.asarray(scores, np.float32), image_size=image_size, source=source
     )
 
 
@@ -518,19 +494,18 @@ def load_predictor(
     threads: int | None = None,
     detector: FaceDetector | str | os.PathLike[str] | None = None,
 ) -> Predictor:
-    """Open a model and make a predictor of it.
+    """Open a model for prediction.
 
     Args:
         model: ``default`` or another shipped name, a run folder, a ``.keras`` or an ``.onnx`` file.
         style: As for :class:`Predictor`.
         tta: As for :class:`Predictor`.
         threads: As for :func:`facial_keypoints.models.runtime.load_runtime`; for the detector as well.
-        detector: Finds the faces of photos: one of your own, or what
-            :func:`facial_keypoints.inference.detector.load_detector` opens; the one that comes with the
-            package when left out.
+        detector: Finds the faces of photos: an object, or a name or file for
+            :func:`facial_keypoints.inference.detector.load_detector`; the shipped one when left out.
 
     Raises:
-        ModelError: There is no such model or detector, it is corrupt, it does not know the style, or
+        ModelError: There is no such model or detector, it is corrupt, it does not have the style, or
             it cannot use TTA.
         MissingExtraError: It is a Keras model and Keras is not installed.
     """

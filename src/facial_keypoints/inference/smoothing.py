@@ -1,9 +1,9 @@
-"""Steadier points over time: the One-Euro filter, a low pass that opens when a point moves.
+"""Smoothing points over time: the One-Euro filter, a low pass whose cutoff grows with a point's speed.
 
 After Casiez, Roussel and Vogel, *1€ Filter: A Simple Speed-based Low-pass Filter for Noisy Input in
-Interactive Systems*, CHI 2012. A point at rest is smoothed strongly, since its jitter shows; one that
-moves weakly, since there its lag shows. Speeds are taken in sizes of the face a second, so that the
-same settings suit near and far faces, and in real time, so that they suit any frame rate.
+Interactive Systems*, CHI 2012. A point at rest is smoothed strongly, against jitter; a moving point weakly,
+against lag. Speeds are in face sizes per second, so the same settings suit near and far faces at any
+frame rate.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class OneEuro:
     """Settings of the filter; the defaults are measured, see ``benchmarks/track_video.py``.
 
     Args:
-        min_cutoff: Hz, the low pass of a point at rest; smaller is steadier.
-        beta: Hz by which it opens per face size a second of speed; larger lags less.
-        derivative_cutoff: Hz, the low pass of the speed itself.
+        min_cutoff: Cutoff in Hz for a point at rest; a smaller value gives less jitter.
+        beta: Hz by which the cutoff grows per face size a second; a larger value gives less lag.
+        derivative_cutoff: Cutoff in Hz for the speed itself.
 
     Raises:
         ValueError: A cutoff is not above 0, or beta is below 0.
@@ -54,10 +54,6 @@ class OneEuroFilter:
 
     def __init__(self, settings: OneEuro | None = None) -> None:
         self.settings = settings or OneEuro()
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what was; the next points pass as they are."""
         self._time_s = math.nan
         self._raw: NDArray[np.float64] = np.empty((0, 2))
         self._smooth = self._speed = self._raw
@@ -67,12 +63,12 @@ class OneEuroFilter:
 
         Args:
             xy: (K, 2) points in any unit; NaN is not known.
-            time_s: Time of the frame in seconds. Not later than the one before: the points pass
-                as they are, and the filter starts anew.
+            time_s: Time of the frame in seconds. If it is not later than the one before, the filter starts
+                again.
             size: Size of the face in the unit of the points.
 
         Returns:
-            (K, 2); a point that was unknown before passes as it is, one that is unknown stays so.
+            (K, 2) smoothed points. The first points, and those after a NaN, are not changed; NaN stays NaN.
         """
         raw = np.asarray(xy, np.float64)
         step = time_s - self._time_s
@@ -92,7 +88,7 @@ class OneEuroFilter:
 
 
 def _share(cutoff: float | NDArray[np.float64], step: float) -> float | NDArray[np.float64]:
-    """What the newest sample counts in a first-order low pass after ``step`` seconds."""
+    """Weight of the newest sample in a first-order low pass after ``step`` seconds."""
     return 1.0 / (1.0 + 1.0 / (2.0 * math.pi * cutoff * step))
 
 
@@ -103,10 +99,10 @@ def _mixed(
 
 
 class Smoother:
-    """Filters for all tracks of a video; a track that is missing from a frame starts anew.
+    """Filters for all tracks of a video; a track that is missing from a frame starts again.
 
     Args:
-        settings: Of every filter.
+        settings: Settings of every filter.
     """
 
     def __init__(self, settings: OneEuro | None = None) -> None:
@@ -114,14 +110,14 @@ class Smoother:
         self._filters: dict[int, OneEuroFilter] = {}
 
     def __call__(self, prediction: Prediction) -> Prediction:
-        """The prediction of the next frame with steadier points, and the face boxes of these.
+        """Smooth the prediction of the next frame: its points, and the face boxes that follow from them.
 
         Raises:
-            ValueError: It carries no track ids.
+            ValueError: It has no track ids.
         """
         if prediction.track_ids is None:
             raise ValueError(
-                "smoothing needs a prediction with track ids, as the tracker gives it."
+                "smoothing needs a prediction with track ids, as the tracker makes it."
             )
         points = prediction.keypoints
         ids = [int(i) for i in prediction.track_ids]

@@ -1,14 +1,13 @@
-"""Faces followed through a video: each keeps its number, and the detector is asked only when needed.
+"""Tracking the faces of a video: each keeps its number, and the detector runs only when it is needed.
 
-In a new frame each face is looked for where it was, moved on as it moved before, in a crop framed by its
-last points, and refined where it was found: two passes of the keypoint network. The detector runs
-about once a second for new faces, at once where a face has to be confirmed (low confidence, a jump, a
-change of size) and where there is no face at all. New faces are checked as ``Predictor.predict`` does. A
-face that is lost keeps its number for a few seconds and gets it back if a face of its size appears
-where it must be by then.
+In a new frame each face is predicted at its expected place, which follows from its last points and their speed,
+and then refined. The detector runs about once a second for new faces, and at once when there is no face or a
+face has to be confirmed (very low confidence, a jump, a change of size). New faces are checked as
+``Predictor.predict`` does. A lost face keeps its number for a few seconds, and gets it back if a face of its size
+appears near its expected place. ``docs/tracking.md`` has the details.
 
-Knows frames and the predictor, not where frames come from nor where tracks go. Who a person is it
-does not know: someone who leaves and comes back elsewhere, or after a cut, is a new track.
+Knows frames and the predictor, but not where frames come from or where tracks go. It does not recognise people:
+someone who comes back elsewhere, or after a cut, is a new track.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from facial_keypoints.types import ImageArray, Keypoints, Prediction
 __all__ = ["Tracker", "draw_tracks", "track_frames", "track_video"]
 
 DETECT_EVERY_S = 1.0
-"""Seconds after which the detector looks for new faces."""
+"""Seconds between two runs of the detector that only search for new faces."""
 
 _SOON_S = 0.2
-"""Seconds until it looks again while a face is uncertain or was just lost."""
+"""The same while a face is uncertain or was just lost."""
 
 _KEPT_S = 3.0
 """Seconds that a lost face keeps its number."""
 
 _COAST_S = 1.0
-"""Seconds that a lost face is thought to go on as it moved."""
+"""Seconds for which a lost face is expected to keep its speed."""
 
 _LOW_CONFIDENCE = 0.5
 """Mean confidence of a face's keypoints below which the detector has to confirm it."""
@@ -48,18 +47,20 @@ _LOW_CONFIDENCE = 0.5
 _VERY_LOW_CONFIDENCE = 0.25
 """Mean confidence below which the detector has to confirm it at once."""
 
-# In sizes of the face (the eyes' distance), which is 0.38 of the crop's side.
-_JUMP = 0.6  # farther than a face goes from where its motion puts it: uncertain
-_GROWTH = 1.35  # in one frame: uncertain
-_SAME = 0.35  # mean distance of points below which two answers are one face
+# In sizes of the face (the distance between the eyes), which is 0.38 of the crop's side.
+_JUMP = 0.6  # distance from the expected place above which a face is uncertain
+_GROWTH = 1.35  # change of size in one frame above which a face is uncertain
+_SAME = 0.35  # mean distance of points below which two predictions are one face
 
 _OVERLAP = 0.25
-"""Least common area (intersection over union) of a detector's box and the box of a track."""
+"""Least IoU of a detector's box and the box of a track."""
 
 _MOTION_S = 0.12
 """Seconds over which a track's speed is averaged."""
 
 _DEFAULT_SMOOTHING = OneEuro()
+
+_Points = NDArray[np.float32]
 
 _TRACK_COLORS = (
     (76, 195, 255), (255, 157, 46), (138, 226, 120), (240, 120, 190), (250, 225, 90), (160, 150, 255),
@@ -68,26 +69,21 @@ _TRACK_COLORS = (
 
 @dataclass(eq=False)
 class _Track:
-    """One face: where it was last, and how it moved."""
+    """One face: its last points (K, 2) with their confidence (K,), and its speed in pixels a second."""
 
     number: int
-    xy: NDArray[np.float32]
-    confidence: NDArray[np.float32] | None
+    xy: _Points
+    confidence: _Points
     time_s: float
     velocity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
 
-    def guess(self, time_s: float) -> NDArray[np.float32]:
-        """Where its points are if it goes on as it moved."""
+    def expected(self, time_s: float) -> _Points:
+        """Its points (K, 2) at a later time if it keeps its speed."""
         ahead = min(time_s - self.time_s, _COAST_S)
         return (self.xy + self.velocity * ahead).astype(np.float32)
 
-    def move(
-        self,
-        xy: NDArray[np.float32],
-        confidence: NDArray[np.float32] | None,
-        time_s: float,
-    ) -> None:
-        """Take the points of a new frame, and learn the speed from them."""
+    def move(self, xy: _Points, confidence: _Points, time_s: float) -> None:
+        """Take the points of a new frame and update the speed."""
         step = time_s - self.time_s
         if step > 0:
             speed = (xy.mean(axis=0, dtype=np.float64) - self.xy.mean(axis=0)) / step
@@ -97,18 +93,18 @@ class _Track:
 
 @dataclass(eq=False)
 class _Sighting:
-    """What one frame shows of a track."""
+    """What one frame shows of a track; the confidence is NaN for a model that gives none."""
 
     track: _Track
-    guess: NDArray[np.float32]
-    xy: NDArray[np.float32]
-    confidence: NDArray[np.float32] | None
+    expected: _Points
+    xy: _Points
+    confidence: _Points
     jumped: bool = False
     score: float = float("nan")
 
     @property
     def uncertain(self) -> bool:
-        return self.jumped or _mean_confidence(self.confidence) < _LOW_CONFIDENCE
+        return self.jumped or bool(self.confidence.mean() < _LOW_CONFIDENCE)
 
 
 class Tracker:
@@ -116,8 +112,8 @@ class Tracker:
 
     Args:
         predictor: Finds the faces and their keypoints; its schema must have eyes and mouth corners.
-        detect_every_s: Seconds after which the detector looks for new faces; 0 looks in each frame.
-        max_faces: Follow at most so many, the largest that are there when one is free.
+        detect_every_s: Seconds between two runs of the detector for new faces; 0 runs it in each frame.
+        max_faces: Follow at most so many faces; when fewer are followed, the largest new ones are taken.
         min_score: Least score of a new face, as for :meth:`Predictor.predict`.
 
     Raises:
@@ -160,7 +156,7 @@ class Tracker:
 
     @property
     def track_count(self) -> int:
-        """How many different faces were followed so far."""
+        """Number of different faces followed so far."""
         return self._count
 
     def update(self, frame: Frame, *, source: str = "") -> Prediction:
@@ -171,8 +167,8 @@ class Tracker:
             source: Name of the video.
 
         Returns:
-            The faces that are there, by track number; scores only where the detector ran and saw
-            them, else NaN.
+            The faces of the frame, by track number; their score is NaN where the detector did not run or
+            did not find them.
         """
         now = frame.time_s
         image = frame.grey() if self._predictor.spec.channels == 1 else frame.rgb()
@@ -181,46 +177,39 @@ class Tracker:
         if self._should_detect(sightings, now):
             sightings = self._detect(frame, image, sightings)
             self._detected_s = now
-        self._keep(sightings, now)
+        for sighting in sightings:
+            sighting.track.move(sighting.xy, sighting.confidence, now)
+        self._scores = {sighting.track.number: sighting.score for sighting in sightings}
         return self._prediction(frame, source)
 
     def _follow(self, image: ImageArray, now: float) -> list[_Sighting]:
-        """Look for each face where it should be."""
+        """Predict each face at its expected place."""
         if not self._active:
             return []
-        guesses = [track.guess(now) for track in self._active]
-        found = self._predictor.predict_tracked(image, np.stack(guesses))
-        xy, confidence = found.xy, found.confidence
-        moved, grown = self._change(np.stack(guesses), xy)
+        expected = np.stack([track.expected(now) for track in self._active])
+        found = self._predictor.predict_tracked(image, expected)
+        moved, grown = self._change(expected, found.xy)
         jumped = (moved > _JUMP) | (grown > _GROWTH) | (grown < 1.0 / _GROWTH)
-        return [
-            _Sighting(
-                track,
-                guesses[i],
-                xy[i],
-                None if confidence is None else confidence[i],
-                bool(jumped[i]),
-            )
-            for i, track in enumerate(self._active)
-        ]
+        columns = (self._active, expected, found.xy, _confidence(found), jumped.tolist())
+        return [_Sighting(*row) for row in zip(*columns, strict=True)]
 
-    def _sizes(self, xy: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _sizes(self, xy: _Points) -> NDArray[np.float64]:
         return np.maximum(face_sizes(xy, self._predictor.spec.schema), 1e-6)
 
     def _change(
-        self, before: NDArray[np.float32], after: NDArray[np.float32]
+        self, before: _Points, after: _Points
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """How far faces (N, K, 2) moved, in sizes, and how many times as large they became."""
+        """How far faces (N, K, 2) moved, in sizes, and by what factor their size changed."""
         sizes = self._sizes(before)
         shift = np.linalg.norm(after.mean(axis=1) - before.mean(axis=1), axis=-1)
         return shift / sizes, self._sizes(after) / sizes
 
-    def _same(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    def _same(self, a: _Points, b: _Points) -> bool:
         apart = float(np.linalg.norm(a - b, axis=-1).mean())
         return apart < _SAME * min(float(self._sizes(a)), float(self._sizes(b)))
 
     def _drop_duplicates(self, sightings: list[_Sighting]) -> list[_Sighting]:
-        """Where two tracks have come to one face, it is the one's whose motion led there."""
+        """Of tracks that have reached the same face, keep the one whose motion led there."""
         kept: list[_Sighting] = []
         for sighting in sorted(sightings, key=self._surprise):
             if any(self._same(sighting.xy, other.xy) for other in kept):
@@ -230,8 +219,8 @@ class Tracker:
         return kept
 
     def _surprise(self, sighting: _Sighting) -> tuple[float, int]:
-        """How far from its motion a face was found, in fifths of its size; then the older first."""
-        moved, _ = self._change(sighting.guess[np.newaxis], sighting.xy[np.newaxis])
+        """Distance from the expected place, in fifths of the face's size; then the older track first."""
+        moved, _ = self._change(sighting.expected[np.newaxis], sighting.xy[np.newaxis])
         return float(np.round(5.0 * moved[0])), sighting.track.number
 
     def _lose(self, track: _Track) -> None:
@@ -241,7 +230,7 @@ class Tracker:
     def _should_detect(self, sightings: list[_Sighting], now: float) -> bool:
         waited = now - self._detected_s
         if not sightings or any(
-            sighting.jumped or _mean_confidence(sighting.confidence) < _VERY_LOW_CONFIDENCE
+            sighting.jumped or sighting.confidence.mean() < _VERY_LOW_CONFIDENCE
             for sighting in sightings
         ):
             return True
@@ -251,20 +240,20 @@ class Tracker:
     def _detect(
         self, frame: Frame, image: ImageArray, sightings: list[_Sighting]
     ) -> list[_Sighting]:
-        """Confirm what is followed by the detector's boxes, and begin tracks at the others."""
-        boxes, scores = self._predictor.detector.detect(frame.rgb())
-        if self._min_score is not None:
-            boxes, scores = boxes[scores >= self._min_score], scores[scores >= self._min_score]
-        pairs = _pairs(self._boxes([sighting.xy for sighting in sightings]), boxes)
+        """Confirm the followed faces by the detector's boxes, and begin tracks at the other boxes."""
+        boxes, scores = self._predictor.detect(frame.rgb(), self._min_score)
+        schema = self._predictor.spec.schema
+        xy = np.array([s.xy for s in sightings], np.float32).reshape(-1, schema.num_keypoints, 2)
+        pairs = _pairs(face_boxes(xy, schema), boxes)
         for i, j in pairs.items():
             sighting = sightings[i]
             sighting.score = float(scores[j])
             if sighting.uncertain:
-                # The box is a better place to look than where the track has got to.
-                answer = self._predictor.predict_boxes(image, boxes[j : j + 1]).keypoints
-                confidence = None if answer.confidence is None else answer.confidence[0]
-                if _mean_confidence(confidence) >= _mean_confidence(sighting.confidence):
-                    sighting.xy, sighting.confidence = answer.xy[0], confidence
+                # The box may lie better on the face than the track's expected place.
+                found = self._predictor.predict_boxes(image, boxes[j : j + 1]).keypoints
+                confidence = _confidence(found)[0]
+                if not confidence.mean() < sighting.confidence.mean():  # true for NaN
+                    sighting.xy, sighting.confidence = found.xy[0], confidence
         kept = []
         for i, sighting in enumerate(sightings):
             if sighting.uncertain and i not in pairs:
@@ -279,20 +268,18 @@ class Tracker:
         frame: Frame,
         image: ImageArray,
         kept: list[_Sighting],
-        boxes: NDArray[np.float32],
-        scores: NDArray[np.float32],
+        boxes: _Points,
+        scores: _Points,
     ) -> list[_Sighting]:
-        """Tracks for boxes that belong to none and show a face: of lost faces where they fit, else new ones."""
+        """Continue lost tracks, or begin new ones, at boxes that have no track and show a face."""
         if not len(boxes):
             return []
         found = self._predictor.predict_detected(image, boxes, scores)
-        answer = found.keypoints
+        faces, confidences = found.keypoints.xy, _confidence(found.keypoints)
         begun: list[_Sighting] = []
-        order = np.argsort(-self._sizes(answer.xy), kind="stable")
-        lost = self._recognised(answer.xy, frame.time_s)
-        for j in order:
-            confidence = None if answer.confidence is None else answer.confidence[j]
-            xy = answer.xy[j]
+        lost = self._find_lost(faces, frame.time_s)
+        for j in np.argsort(-self._sizes(faces), kind="stable"):
+            xy, confidence = faces[j], confidences[j]
             if any(self._same(xy, sighting.xy) for sighting in kept):
                 continue
             if self._max_faces is not None and len(kept) + len(begun) >= self._max_faces:
@@ -303,17 +290,17 @@ class Tracker:
                 track = _Track(self._count, xy, confidence, frame.time_s)
             else:
                 self._lost.remove(track)
-                # What it did while nobody saw it says nothing of its speed.
+                # Its speed while it was lost is not known.
                 track.xy, track.time_s, track.velocity = xy, frame.time_s, np.zeros(2)
             self._active.append(track)
             begun.append(_Sighting(track, xy, xy, confidence, score=float(found.scores[j])))
         return begun
 
-    def _recognised(self, xy: NDArray[np.float32], now: float) -> dict[int, _Track]:
-        """The lost track of each face (N, K, 2), where there is one; the nearest pairs first."""
+    def _find_lost(self, xy: _Points, now: float) -> dict[int, _Track]:
+        """The lost track of each face (N, K, 2) that fits one, matched greedily by distance."""
         candidates: list[tuple[float, int, _Track]] = []
         for track in self._lost:
-            moved, grown = self._change(np.broadcast_to(track.guess(now), xy.shape), xy)
+            moved, grown = self._change(np.broadcast_to(track.expected(now), xy.shape), xy)
             fits = (moved < 1.0 + now - track.time_s) & (np.abs(np.log(grown)) < np.log(1.6))
             candidates += [(float(moved[j]), int(j), track) for j in np.flatnonzero(fits)]
         chosen: dict[int, _Track] = {}
@@ -322,29 +309,15 @@ class Tracker:
                 chosen[j] = track
         return chosen
 
-    def _keep(self, sightings: list[_Sighting], now: float) -> None:
-        for sighting in sightings:
-            sighting.track.move(sighting.xy, sighting.confidence, now)
-        self._scores = {sighting.track.number: sighting.score for sighting in sightings}
-
-    def _boxes(self, faces: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        if not faces:
-            return np.zeros((0, 4), np.float32)
-        return face_boxes(np.stack(faces), self._predictor.spec.schema)
-
     def _prediction(self, frame: Frame, source: str) -> Prediction:
         tracks = sorted(self._active, key=lambda track: track.number)
         schema = self._predictor.spec.schema
         xy = np.array([t.xy for t in tracks], np.float32).reshape(-1, schema.num_keypoints, 2)
-        confidence = [t.confidence for t in tracks if t.confidence is not None]
+        confidence = None
+        if tracks and self._predictor.spec.confidence:
+            confidence = np.array([t.confidence for t in tracks])
         return Prediction(
-            keypoints=Keypoints(
-                xy,
-                schema,
-                confidence=np.array(confidence)
-                if confidence and len(confidence) == len(tracks)
-                else None,
-            ),
+            keypoints=Keypoints(xy, schema, confidence=confidence),
             boxes=face_boxes(xy, schema),
             scores=np.array([self._scores[t.number] for t in tracks], np.float32),
             image_size=frame.size,
@@ -355,13 +328,14 @@ class Tracker:
         )
 
 
-def _mean_confidence(confidence: NDArray[np.float32] | None) -> float:
-    """Mean confidence; 1 for a model that gives none."""
-    return 1.0 if confidence is None else float(confidence.mean())
+def _confidence(keypoints: Keypoints) -> _Points:
+    """(N, K) confidence; NaN for a model that gives none."""
+    known = keypoints.confidence
+    return np.full(keypoints.xy.shape[:2], np.nan, np.float32) if known is None else known
 
 
-def _pairs(tracks: NDArray[np.float32], boxes: NDArray[np.float32]) -> dict[int, int]:
-    """Which box each track has, the largest overlaps first; best for all is no better for few faces."""
+def _pairs(tracks: _Points, boxes: _Points) -> dict[int, int]:
+    """Indices of tracks and of their boxes, matched greedily by IoU."""
     overlap = iou(tracks, boxes)
     chosen: dict[int, int] = {}
     for flat in np.argsort(-overlap, axis=None, kind="stable"):
@@ -385,7 +359,7 @@ def track_frames(
     Args:
         frames: In order of time.
         tracker: A fresh one.
-        smoothing: Settings of the filter; ``None`` gives the points as they were found.
+        smoothing: Settings of the filter; ``None`` for no smoothing.
         source: Name of the video.
 
     Yields:
@@ -411,7 +385,7 @@ def track_video(
     Args:
         source: A file of any kind that FFmpeg reads, or a camera's number (``"0"``).
         predictor: Finds the faces and their keypoints; the shipped models when left out.
-        smoothing: Settings of the filter; ``None`` gives the points as they were found.
+        smoothing: Settings of the filter; ``None`` for no smoothing.
         detect_every_s: As for :class:`Tracker`.
         max_faces: As for :class:`Tracker`.
         min_score: As for :class:`Tracker`.
@@ -421,8 +395,8 @@ def track_video(
         a frame without faces gives N = 0.
 
     Raises:
-        DataError: As :func:`facial_keypoints.io.videos.open_video` says; after the last good frame where
-            the video stops in the middle.
+        DataError: As for :func:`facial_keypoints.io.videos.open_video`. If the video stops in the middle,
+            after its last good frame.
         MissingExtraError: PyAV is not installed.
 
     Example:
@@ -451,11 +425,11 @@ def draw_tracks(image: ImageArray, prediction: Prediction) -> ImageArray:
         A new (H, W, 3) RGB image.
 
     Raises:
-        ValueError: The prediction carries no track ids.
+        ValueError: The prediction has no track ids.
     """
     if prediction.track_ids is None:
         raise ValueError("drawing tracks needs a prediction with track ids.")
-    drawn = draw_keypoints(image, prediction.keypoints, color_by_confidence=True)
+    drawn = draw_keypoints(image, prediction.keypoints)
     for track, box in zip(prediction.track_ids, prediction.boxes, strict=True):
         color = _TRACK_COLORS[(int(track) - 1) % len(_TRACK_COLORS)]
         drawn = draw_boxes(drawn, box[np.newaxis], labels=[f"{track}"], color=color)

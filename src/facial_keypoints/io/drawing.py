@@ -1,8 +1,8 @@
 """Points, boxes and names drawn onto a copy of an image; OpenCV only, no matplotlib.
 
 Coordinates are pixels of that image, an integer is the centre of a pixel. Marks scale with the
-faces and the image, are placed to a sixteenth of a pixel, and have a dark rim under a light fill,
-so they show on dark and on light skin.
+faces and the image, are placed to a sixteenth of a pixel, and have a dark rim around a light fill,
+so that they show on dark and on light skin.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Color = tuple[int, int, int]
 POINT_COLOR: Color = (255, 157, 46)  # RGB, the prediction's orange of the figures
 BOX_COLOR: Color = (76, 195, 255)
 _RIM: Color = (16, 20, 24)
-_UNSURE: Color = (108, 92, 231)  # violet: apart from orange for every kind of colour vision
+_LOW_COLOR: Color = (108, 92, 231)  # violet: differs from orange for every kind of colour vision
 _SHIFT = 4  # OpenCV's fixed point: coordinates in 1/16 px
 _SMALL_BOX = 40.0  # pixels
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -69,32 +69,18 @@ def _radius(xy: FloatArray, image_size: tuple[int, int]) -> float:
 
 
 def confidence_color(confidence: float) -> Color:
-    """RGB from violet (0, unsure) to the point colour (1, sure)."""
-    share = float(np.clip(confidence, 0.0, 1.0))
-    red, green, blue = (
-        round(low + share * (high - low)) for low, high in zip(_UNSURE, POINT_COLOR, strict=True)
-    )
-    return red, green, blue
+    """RGB from violet (confidence 0) to the point colour (1)."""
+    low, high = np.array(_LOW_COLOR), np.array(POINT_COLOR)
+    red, green, blue = np.rint(low + np.clip(confidence, 0.0, 1.0) * (high - low)).tolist()
+    return int(red), int(green), int(blue)
 
 
-def draw_keypoints(
-    image: ImageArray,
-    keypoints: Keypoints,
-    *,
-    color: Color = POINT_COLOR,
-    color_by_confidence: bool = False,
-    names: bool = False,
-    edges: bool = False,
-) -> ImageArray:
-    """Draw the points of N faces.
+def draw_keypoints(image: ImageArray, keypoints: Keypoints, *, edges: bool = False) -> ImageArray:
+    """Draw the points of N faces, coloured by confidence (:func:`confidence_color`) where there is one.
 
     Args:
         image: (H, W), (H, W, 1) grey or (H, W, 3) RGB uint8; not changed.
         keypoints: In pixels of ``image``; NaN points are left out, points outside it not visible.
-        color: RGB of the points.
-        color_by_confidence: Colour by confidence instead (:func:`confidence_color`), where there
-            is one.
-        names: Write each keypoint's name beside it.
         edges: Join the schema's edges by lines, below the points.
 
     Returns:
@@ -105,30 +91,24 @@ def draw_keypoints(
     """
     canvas = _canvas(image)
     size = canvas.shape[0], canvas.shape[1]
-    confidence = keypoints.confidence if color_by_confidence else None
+    confidence = keypoints.confidence
     for n, xy in enumerate(keypoints.xy):
         radius = _radius(xy, size)
         labeled = keypoints.labeled[n]
         if edges:
             for a, b in keypoints.schema.edges:
                 if labeled[a] and labeled[b]:
-                    _line(canvas, xy[a], xy[b], radius, color)
+                    _line(canvas, xy[a], xy[b], radius)
         for k in np.flatnonzero(labeled):
-            shade = color if confidence is None else confidence_color(float(confidence[n, k]))
-            _dot(canvas, xy[k], radius, shade)
-        if names:
-            for k in np.flatnonzero(labeled):
-                name = keypoints.schema.keypoint_names[k].replace("_", " ")
-                _text(canvas, name, xy[k] + (2 * radius, -radius), max(6.0, 3.2 * radius))
+            color = POINT_COLOR if confidence is None else confidence_color(confidence[n, k])
+            _dot(canvas, xy[k], radius, color)
     return canvas
 
 
-def _line(
-    canvas: ImageArray, start: FloatArray, end: FloatArray, radius: float, color: Color
-) -> None:
+def _line(canvas: ImageArray, start: FloatArray, end: FloatArray, radius: float) -> None:
     first, second = _fixed(start), _fixed(end)
     weight = max(1, round(0.45 * radius))
-    for thickness, shade in ((weight + 1, _RIM), (weight, color)):
+    for thickness, shade in ((weight + 1, _RIM), (weight, POINT_COLOR)):
         cv2.line(canvas, first, second, shade, thickness, cv2.LINE_AA, _SHIFT)
 
 
@@ -139,9 +119,9 @@ def draw_boxes(
     labels: Sequence[str] = (),
     color: Color = BOX_COLOR,
 ) -> ImageArray:
-    """Draw N boxes, with a line of text above each where given and where it could be read.
+    """Draw N boxes, each with its label above it.
 
-    Boxes below 40 pixels get a thin line without a rim and no text, which would hide small faces.
+    A box narrower than 40 pixels gets a thin line without a rim and no label: they would hide the face.
 
     Args:
         image: (H, W), (H, W, 1) grey or (H, W, 3) RGB uint8; not changed.
@@ -174,13 +154,7 @@ def draw_boxes(
     return canvas
 
 
-def draw_prediction(
-    image: ImageArray,
-    prediction: Prediction,
-    *,
-    names: bool = False,
-    edges: bool = False,
-) -> ImageArray:
+def draw_prediction(image: ImageArray, prediction: Prediction) -> ImageArray:
     """Draw what a predictor found: boxes with scores, points coloured by confidence where known.
 
     Boxes without a score come from no detector (a crop that is one face already) and are left out.
@@ -188,8 +162,6 @@ def draw_prediction(
     Args:
         image: The image, uint8 grey or RGB; not changed.
         prediction: Boxes and points in its pixels; no faces draw nothing.
-        names: Write each keypoint's name.
-        edges: Join the schema's edges.
 
     Returns:
         A new (H, W, 3) RGB image.
@@ -208,6 +180,4 @@ def draw_prediction(
         prediction.boxes[detected],
         labels=[f"{score:.2f}" for score in prediction.scores[detected]],
     )
-    return draw_keypoints(
-        drawn, prediction.keypoints, color_by_confidence=True, names=names, edges=edges
-    )
+    return draw_keypoints(drawn, prediction.keypoints)

@@ -1,9 +1,8 @@
-"""Image files to arrays, in order, by several threads; arrays to image files.
+"""Finding, reading and writing image files.
 
-No other module calls a decoder or an encoder. Pillow does both, not OpenCV: it tells size and kind from
-the header before it decodes anything, knows the EXIF orientation, transparency and 16 bits of every
-format, and refuses what is cut off whatever its version. ``benchmarks/decode_images.py`` measures
-what that costs.
+No other module decodes or encodes images. It is done by Pillow rather than OpenCV: Pillow reads size and format
+from the header before it decodes anything, handles EXIF orientation, transparency and 16 bits in every
+format, and refuses files that are cut off. ``benchmarks/decode_images.py`` measures the cost.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ __all__ = [
 ]
 
 MAX_PIXELS = 128_000_000
-"""Pixels of the largest image that is decoded unless asked otherwise: the largest phone camera
-that is common takes 108 million; decoded in colour, this many fill 384 MB."""
+"""Pixels of the largest image that is decoded by default. Phone cameras have up to 108 million; in
+colour, 128 million fill 384 MB."""
 
 # Formats of photographs. EPS, PDF and the like would start other programs.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -55,10 +54,10 @@ IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp",
     ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".jp2", ".avif",
 })  # fmt: skip
-"""Names that a folder is searched for; a file named by itself may have any name."""
+"""Suffixes of the files that are taken from a folder; a file that is named itself may have any name."""
 
 WRITABLE_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
-"""Names that :func:`write_image` writes, in small letters, with Pillow's names of their formats."""
+"""Suffixes that :func:`write_image` takes, in small letters, with Pillow's names of their formats."""
 
 MEDIA_TYPES = {
     "image/jpeg": ("JPEG", "MPO"), "image/jpg": ("JPEG", "MPO"), "image/pjpeg": ("JPEG", "MPO"),
@@ -84,13 +83,13 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image that is no file of this machine: in a table, an archive, a store of objects.
+    """An image that is not a file on this machine but in a table, an archive or an object store.
 
-    It may be given wherever a path of an image may be, and goes by its name there.
+    Functions that take the path of an image take it as well.
 
     Attributes:
-        name: What tables and messages call it.
-        read: Gives the bytes of the file; raises ``OSError`` where it cannot.
+        name: Its name in tables and messages.
+        read: Returns the bytes of the image file, or raises ``OSError``.
     """
 
     name: str
@@ -110,18 +109,18 @@ def read_image(
 ) -> ImageArray:
     """Read one image, upright as its EXIF orientation says.
 
-    Of an animated image the first frame is read; what is transparent becomes white; 16-bit grey
-    is divided by 257.
+    Of an animated image the first frame is read; transparent pixels become white; 16-bit grey values are
+    divided by 257.
 
     Args:
-        source: A file, the bytes of one, or one that is stored elsewhere.
-        channels: 1 for grey, 3 for RGB, ``None`` for what the file holds: a grey one gives 1.
-        max_pixels: Refuse larger images, told from the header before anything is decoded.
-        name: What to call the image in messages; the path when left out.
-        media_type: Refuse what has another format: a key of :data:`MEDIA_TYPES`.
+        source: A path, the bytes of a file, or an image that is stored elsewhere.
+        channels: 1 for grey, 3 for RGB, ``None`` for 1 if the file is grey and 3 if not.
+        max_pixels: Refuse larger images, before they are decoded.
+        name: Name of the image in messages; the path when left out.
+        media_type: A key of :data:`MEDIA_TYPES`: refuse an image of another format.
 
     Returns:
-        (H, W, channels) uint8, H and W as the image is seen upright.
+        (H, W, channels) uint8, upright.
 
     Raises:
         ValueError: ``channels`` is another number.
@@ -131,12 +130,12 @@ def read_image(
         raise ValueError(f"channels must be 1 (grey), 3 (RGB) or None, received {channels}.")
     shown = name or ("image" if isinstance(source, bytes) else os.fspath(source))
     try:
-        if isinstance(source, StoredImage):
+        if isinstance(source, bytes):
+            content = source
+        elif isinstance(source, StoredImage):
             content = source.read()
         else:
-            content = (
-                source if isinstance(source, bytes) else read_content(Path(source), max_pixels)
-            )
+            content = read_content(Path(source), max_pixels)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"{shown}: cannot be read ({reason}).") from error
@@ -171,21 +170,23 @@ def read_image(
 
 
 def read_content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Read an image's file, unless it is larger than such an image can be.
+    """Read an image file, unless it is larger than an image of ``max_pixels`` can be.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no file, or too large.
+        ValueError: It is not a regular file, or too large.
     """
     if path.exists() and not path.is_file():
         raise ValueError("not a file")  # a pipe or a device may never end
-    if path.stat().st_size > 16 * max_pixels:  # twice 16-bit RGBA without compression
+    if (
+        path.stat().st_size > 16 * max_pixels
+    ):  # bytes: twice as many as uncompressed 16-bit RGBA has
         raise ValueError("the file is too large for an image")
     return path.read_bytes()
 
 
 def _open(content: bytes) -> Image.Image:
-    """Read the header, without Pillow's own limit: it is one for the whole process, and only warns."""
+    """Read the header, without Pillow's own limit of pixels, which is global and only warns."""
     with _header_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -198,10 +199,11 @@ def _to_array(image: Image.Image, channels: int | None) -> ImageArray:
     if channels is None:
         channels = 1 if image.mode in _GREY else 3
     if channels == 1 and image.format in ("JPEG", "MPO") and image.mode == "RGB":
-        image.draft("L", image.size)  # a grey answer needs no colours decoded
-    _turn_upright(image)
-    mode = image.mode
-    if mode.startswith("I"):  # 16 bits a pixel, in 16 or 32
+        image.draft("L", image.size)  # the decoder then skips the colours
+    image.load()
+    with suppress(*_DAMAGE):  # damaged EXIF data holds no orientation
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):  # 16 bits a pixel, in 16 or 32
         values = np.asarray(image).astype(np.float32) / 257.0
         grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)[..., np.newaxis]
         return np.repeat(grey, channels, axis=2)
@@ -211,18 +213,11 @@ def _to_array(image: Image.Image, channels: int | None) -> ImageArray:
         image = Image.alpha_composite(white, image)
     wanted = "L" if channels == 1 else "RGB"
     if channels == 1 and image.mode not in ("L", "1"):
-        image = image.convert("RGB")  # CMYK, palette and Lab know no direct way to grey
+        image = image.convert("RGB")  # CMYK, palette and Lab cannot be converted to grey directly
     if image.mode != wanted:
         image = image.convert(wanted)
     array: ImageArray = np.array(image, np.uint8)
     return array.reshape(image.height, image.width, channels)
-
-
-def _turn_upright(image: Image.Image) -> None:
-    image.load()
-    # EXIF data that cannot be read says nothing about the orientation.
-    with suppress(*_DAMAGE):
-        ImageOps.exif_transpose(image, in_place=True)
 
 
 def encode_image(image: ImageArray, suffix: str = ".png", *, quality: int = 95) -> bytes:
@@ -230,7 +225,7 @@ def encode_image(image: ImageArray, suffix: str = ".png", *, quality: int = 95) 
 
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
-        suffix: A key of :data:`WRITABLE_SUFFIXES`, in small or capital letters; PNG loses nothing.
+        suffix: A key of :data:`WRITABLE_SUFFIXES`, in small or capital letters; PNG is lossless.
         quality: Of a JPEG, 1 to 95.
 
     Raises:
@@ -239,7 +234,7 @@ def encode_image(image: ImageArray, suffix: str = ".png", *, quality: int = 95) 
     """
     if (kind := WRITABLE_SUFFIXES.get(suffix.lower())) is None:
         raise ValueError(f"suffix must be {', '.join(WRITABLE_SUFFIXES)}, received '{suffix}'.")
-    # Level 1 takes a third of the default's time for a tenth more bytes.
+    # Level 1 takes a third of the default level's time; files are a tenth larger.
     options = {"quality": quality} if kind == "JPEG" else {"compress_level": 1}
     pixels = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
     content = io.BytesIO()
@@ -248,10 +243,10 @@ def encode_image(image: ImageArray, suffix: str = ".png", *, quality: int = 95) 
 
 
 def write_image(path: str | os.PathLike[str], image: ImageArray, *, quality: int = 95) -> None:
-    """Write an image file under a temporary name and rename it; its folder is made.
+    """Write an image file under a temporary name and rename it; a missing folder is made.
 
     Args:
-        path: The file; its suffix, one of :data:`WRITABLE_SUFFIXES`, says the format.
+        path: The file; its suffix, one of :data:`WRITABLE_SUFFIXES`, gives the format.
         image: As for :func:`encode_image`.
         quality: Likewise.
 
@@ -265,14 +260,17 @@ def write_image(path: str | os.PathLike[str], image: ImageArray, *, quality: int
 
 
 def find_images(inputs: Iterable[str]) -> Iterator[Path]:
-    """The images that the inputs name, one at a time.
+    """Find the images that the inputs name.
 
-    Folders are searched with all below them, in order of name, for files with an image's suffix;
-    hidden files are passed over. A pattern with ``*``, ``?`` or ``[]`` stands for what it matches,
-    ``**`` for any depth. ``-`` reads one path a line from standard input.
+    A folder gives the files in it and below it with a suffix of :data:`IMAGE_SUFFIXES`, in order of name,
+    without hidden files. A pattern with ``*``, ``?`` or ``[]`` gives the files that match; ``**`` stands for
+    folders of any depth. ``-`` reads one path per line from standard input.
+
+    Yields:
+        Paths, one at a time.
 
     Raises:
-        DataError: An input names nothing.
+        DataError: There is no such file or folder, or no file matches.
     """
     for name in inputs:
         path = Path(name)
@@ -285,7 +283,7 @@ def find_images(inputs: Iterable[str]) -> Iterator[Path]:
                 raise DataError(f"there is no image or folder {name}.")
             yield path
         else:
-            # Path.glob knows no absolute patterns.
+            # Path.glob does not take absolute patterns.
             matches = sorted(p for p in glob.iglob(name, recursive=True) if not Path(p).is_dir())  # noqa: PTH207
             if not matches:
                 raise DataError(f"no file matches {name}.")
@@ -296,7 +294,7 @@ def _in_folder(folder: Path) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
             found = sorted(
-                # A link to a folder above would go round for ever, so links are not followed.
+                # Links are not followed: one to a folder above would never end.
                 (e.name, e.is_dir(follow_symlinks=False))
                 for e in entries
                 if not e.name.startswith(".")
@@ -313,10 +311,10 @@ def _in_folder(folder: Path) -> Iterator[Path]:
 def in_order(
     function: Callable[[_T], _R], items: Iterable[_T], *, threads: int, ahead: int
 ) -> Generator[_R]:
-    """Results of ``function`` in the order of ``items``, worked out by threads.
+    """Results of ``function`` in the order of ``items``, computed by threads.
 
-    Never more than ``ahead`` results are under way or waiting, so memory does not grow with the
-    number of items. When the reader stops early, what has not begun is dropped.
+    At most ``ahead`` results are computed or waiting at any time, so memory does not grow with the number
+    of items. When the generator is closed early, calls that have not begun are dropped.
     """
     pending: deque[Future[_R]] = deque()
     pool = ThreadPoolExecutor(threads)

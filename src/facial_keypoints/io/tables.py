@@ -1,9 +1,9 @@
 """Tables and lists: csv, json or parquet out, and back in as text.
 
-The rows of ``predict`` and ``track``: ``source, face, x0, y0, x1, y1, score``, then for each keypoint
-``NAME_x, NAME_y, NAME_confidence``; pixels of the original image. Of a video: ``time_s, frame, track``
-in place of ``source, face``. What is not known is empty (null). The three formats hold the same
-numbers: pixels to a thousandth, scores and confidences to four digits.
+A row of ``predict`` is one face: ``source, face, x0, y0, x1, y1, score``, then for each keypoint
+``NAME_x, NAME_y, NAME_confidence``, in pixels of the original image. A row of ``track`` begins with
+``time_s, frame, track`` instead of ``source, face``. A value that is not known is empty (null). The three
+formats hold the same numbers: pixels with three decimals, scores and confidences with four.
 
 A csv is read as text, so ``001`` stays ``001``, from whatever program saved it: UTF-8 or UTF-16 with or
 without a byte-order mark or Windows' cp1252, with commas, semicolons or tabs, with decimal points or commas.
@@ -56,7 +56,7 @@ __all__ = [
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 
 _ROW_GROUP = 4096
-"""Rows held back until they are written to parquet together: some 10 MB as Python numbers."""
+"""Rows that are written to parquet together; until then they take some 10 MB of memory."""
 
 Value = Any
 """A cell: text, a number or ``None``; parquet knows dates and more."""
@@ -83,8 +83,13 @@ class Table(NamedTuple):
 class TableWriter(Protocol):
     """A table that is being written."""
 
+    def __init__(self, path: Path, names: Sequence[str], notes: Mapping[str, Any]) -> None: ...
+
     def write(self, rows: Iterable[Sequence[Value]]) -> None:
         """Append rows; each has a value, or ``None``, for every column."""
+
+    def close(self) -> None:
+        """Write what is held back, and close the file."""
 
 
 def columns(schema: KeypointSchema, *, video: bool = False) -> list[str]:
@@ -96,28 +101,19 @@ def columns(schema: KeypointSchema, *, video: bool = False) -> list[str]:
 
 
 def rows(prediction: Prediction) -> list[list[Value]]:
-    """One list of values per face, in the order of :func:`columns`; ``None`` is not known.
+    """One list of values per face, in the order of :func:`columns`; ``None`` where a value is not known.
 
-    A prediction with track ids gives rows of a video.
+    A prediction with track ids gives the rows of a video.
     """
     points = prediction.keypoints
     n, k = points.xy.shape[:2]
     confidence = np.full((n, k), np.nan) if points.confidence is None else points.confidence
     # float64, so that rounding gives the number that the text shows.
-    values = np.concatenate(
-        [
-            np.round(prediction.boxes.astype(np.float64), 3),
-            np.round(prediction.scores.astype(np.float64), 4)[:, np.newaxis],
-            np.concatenate(
-                [
-                    np.round(points.xy.astype(np.float64), 3),
-                    np.round(confidence.astype(np.float64), 4)[..., np.newaxis],
-                ],
-                axis=2,
-            ).reshape(n, 3 * k),
-        ],
-        axis=1,
+    boxes, xy = (np.round(v.astype(np.float64), 3) for v in (prediction.boxes, points.xy))
+    scores, confidence = (
+        np.round(v.astype(np.float64), 4)[..., np.newaxis] for v in (prediction.scores, confidence)
     )
+    values = np.hstack([boxes, scores, np.dstack([xy, confidence]).reshape(n, 3 * k)])
     names: list[list[Value]]
     if prediction.track_ids is not None:
         time_s = round(prediction.time_s, 6)
@@ -131,14 +127,8 @@ def rows(prediction: Prediction) -> list[list[Value]]:
 
 
 def as_text(name: str) -> str:
-    """A file's name for a table: it may hold bytes that are no text, a table cannot."""
+    """A file's name as text for a table; bytes in it that are no text become replacement characters."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-class _Table(TableWriter, Protocol):
-    def __init__(self, path: Path, names: Sequence[str], notes: Mapping[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class _CsvTable:
@@ -158,10 +148,12 @@ class _JsonTable:
     """An array with an object a row, each on a line of its own; with notes, ``faces`` of an object."""
 
     def __init__(self, path: Path, names: Sequence[str], notes: Mapping[str, Any]) -> None:
-        self._handle = path.open("w", encoding="utf-8", errors="replace")
+        self._handle = path.open("w", encoding="utf-8", errors="replace", newline="")
         self._names = names
-        head = json.dumps(notes, ensure_ascii=False)[:-1] + ',\n"faces": ' if notes else ""
-        self._separator, self._end = head + "[\n", "]}\n" if notes else "]\n"
+        if notes:
+            self._handle.write(json.dumps(notes, ensure_ascii=False)[:-1] + ',\n"faces": ')
+        self._handle.write("[")
+        self._separator, self._end = "\n", "]}\n" if notes else "]\n"
 
     def write(self, rows: Iterable[Sequence[Value]]) -> None:
         for row in rows:
@@ -173,13 +165,12 @@ class _JsonTable:
             self._separator = ",\n"
 
     def close(self) -> None:
-        is_empty = self._separator != ",\n"
-        self._handle.write((self._separator.rstrip() if is_empty else "\n") + self._end)
-        self._handle.close()
+        with self._handle:
+            self._handle.write(self._end if self._separator == "\n" else f"\n{self._end}")
 
 
 class _ParquetTable:
-    """Columns have the types of the first rows that are written together."""
+    """The first group of rows decides the columns' types."""
 
     def __init__(self, path: Path, names: Sequence[str], notes: Mapping[str, Any]) -> None:
         self._path, self._names = path, names
@@ -219,7 +210,7 @@ def arrow_schema(names: Sequence[str], rows: Sequence[Sequence[Value]] = ()) -> 
 
     Args:
         names: Of the columns.
-        rows: What the table holds; numbers where they do not tell.
+        rows: What the table holds; a column without values is taken to hold numbers.
 
     Raises:
         OutputError: A column holds values of several kinds.
@@ -241,7 +232,7 @@ def arrow_schema(names: Sequence[str], rows: Sequence[Sequence[Value]] = ()) -> 
     return pa.schema(fields)
 
 
-_WRITERS: dict[str, type[_Table]] = {
+_WRITERS: dict[str, type[TableWriter]] = {
     ".csv": _CsvTable,
     ".json": _JsonTable,
     ".parquet": _ParquetTable,
@@ -280,8 +271,8 @@ def open_table(
     Args:
         path: Its suffix chooses the format: ``.csv``, ``.parquet`` or ``.json``.
         names: Of the columns.
-        notes: What is said of the whole table. JSON is then an object of the notes and the rows as
-            ``faces``; parquet carries them in its metadata; csv has no room for them.
+        notes: Facts about the whole table. JSON becomes an object of the notes and, as ``faces``, the
+            rows; parquet has them in its metadata; csv leaves them out.
 
     Raises:
         OutputError: The suffix is another, or the file cannot be written.
@@ -297,7 +288,7 @@ def open_table(
 
 
 def write_table(path: Path, names: Sequence[str], rows: Iterable[Sequence[Value]]) -> None:
-    """Write a table whose rows are all there, as :func:`open_table` does."""
+    """Write a table at once, as :func:`open_table` does."""
     with open_table(path, names) as table:
         table.write(rows)
 
@@ -305,15 +296,15 @@ def write_table(path: Path, names: Sequence[str], rows: Iterable[Sequence[Value]
 def read_table(path: Path) -> Table:
     """Read a table that this module, or another program, wrote.
 
-    Cells of a csv are text as it stands there, but that keypoints, boxes, scores and times get decimal
-    points where a file without separating commas has decimal commas; rows without any text are left out.
+    Cells of a csv stay text. Only in a csv that is not separated by commas, decimal commas of keypoints,
+    boxes, scores and times become points. Empty rows are left out.
 
     Args:
         path: Its suffix says the format: ``.csv``, ``.parquet`` or ``.json``, an array of objects.
 
     Raises:
-        DataError: There is no such file, its suffix is another, or it cannot be read; while the rows
-            are read: one has another number of values than there are columns.
+        DataError: There is no such file, its suffix is another, or it cannot be read. While the rows
+            are read: a row has more or fewer values than there are columns.
         MissingExtraError: It is ``.parquet``, and pyarrow is not installed.
     """
     suffix = path.suffix.lower()
@@ -355,7 +346,7 @@ def _read_json(path: Path) -> Table:
 
 
 def column_names(path: Path) -> list[str]:
-    """Columns of a csv, from its first line alone: it may be larger than memory, or no table.
+    """Columns of a csv, from its first line: the file may be larger than memory, or no table.
 
     Raises:
         DataError: It cannot be read.
@@ -430,30 +421,26 @@ def read_list(handle: Any) -> Iterator[str]:
 
     Args:
         handle: Binary file or standard input's buffer, in UTF-8 or, with a byte-order mark, UTF-16. Bytes
-            of a name that are no text stay what they are, as Python keeps them in file names.
+            that are no text are kept as Python keeps them in file names.
 
     Raises:
-        DataError: It says that it is UTF-16 and is not.
+        DataError: It has UTF-16's byte-order mark but is not UTF-16.
     """
-    # A pipe gives what is there, so that work begins before its end.
-    read = getattr(handle, "read1", handle.read)
-    chunk = handle.read(2)
-    decoder = codecs.getincrementaldecoder(_encoding(chunk))("surrogateescape")
-    rest = ""
+    reader = handle if hasattr(handle, "peek") else io.BufferedReader(handle)
+    encoding = _encoding(reader.peek(2))
+    text = io.TextIOWrapper(reader, encoding, errors="surrogateescape", newline="\n")
     try:
-        while chunk:
-            *lines, rest = (rest + decoder.decode(chunk)).split("\n")
-            yield from (line.rstrip("\r") for line in lines if line.strip())
-            chunk = read(1 << 16)
-        rest += decoder.decode(b"", final=True)
+        for line in text:
+            if line.strip():
+                yield line.rstrip("\r\n")
     except UnicodeError as error:
         raise DataError(f"a list of names is neither UTF-8 nor UTF-16 ({error}).") from error
-    if rest.strip():
-        yield rest.rstrip("\r")
+    finally:
+        text.detach()  # the handle is the caller's to close
 
 
 def numbers(names: Sequence[str], cells: Sequence[Value], place: str) -> list[float]:
-    """The numbers in cells of a row; NaN where one is empty or says that nothing is known.
+    """The numbers in cells of a row; NaN where a cell is empty, ``NA``, ``null`` or the like.
 
     Args:
         names: Of the columns.
@@ -481,11 +468,11 @@ def _number(value: Value) -> float:
 
 
 def as_number(name: str, value: Value) -> Value:
-    """A cell of a csv as the number that ``predict`` or ``track`` wrote there; all else stays as it is.
+    """The number that ``predict`` or ``track`` wrote in a cell of a csv; other cells stay as they are.
 
     Args:
         name: Of the column: faces, frames and tracks are whole numbers, boxes, scores and times decimal ones.
-        value: The cell; ``None`` where a number is not known. ``007`` is no number of a track.
+        value: The cell; an empty one becomes ``None``, and a track ``007`` stays text.
     """
     if not isinstance(value, str) or name not in (*_WHOLE, *_DECIMAL):
         return value
@@ -502,7 +489,7 @@ def as_number(name: str, value: Value) -> Value:
 
 
 def read_boxes(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Read the boxes of faces, as ``predict`` writes them or another detector found them.
+    """Read the boxes of faces from a table of ``predict`` or of another detector.
 
     Args:
         path: A table with the columns ``source, x0, y0, x1, y1``; others are ignored. A relative
@@ -527,11 +514,8 @@ def read_boxes(path: Path) -> dict[str, NDArray[np.float32]]:
     boxes: dict[str, list[list[float]]] = {}
     for count, row in enumerate(table.rows, start=1):
         name, *cells = (row[i] for i in at)
-        try:
-            x0, y0, x1, y1 = box = [_number(cell) for cell in cells]
-        except (TypeError, ValueError):
-            box = []
-        if not box or not all(map(math.isfinite, box)) or not (x0 < x1 and y0 < y1):
+        x0, y0, x1, y1 = box = numbers(wanted[1:], cells, f"{path}, row {count}")
+        if not (all(map(math.isfinite, box)) and x0 < x1 and y0 < y1):
             raise DataError(
                 f"{path}, row {count}: no box with x0 < x1 and y0 < y1: "
                 f"{', '.join(map(str, cells))}."

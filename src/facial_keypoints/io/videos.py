@@ -1,7 +1,7 @@
-"""Video in and out: frames with their times from a file or a camera, H.264 mp4 and contact sheets.
+"""Reading videos and cameras frame by frame; writing H.264 mp4 and contact sheets.
 
-Frames come one at a time, upright, and are converted to grey or colour only when asked, so memory does
-not grow with the length. Knows nothing of faces.
+Frames come one at a time and upright, so memory does not grow with the length of a video; their pixels are
+converted only when ``rgb()`` or ``grey()`` is called. Knows nothing of faces.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Self
 
 import cv2
 import numpy as np
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ContactSheet",
     "Frame",
-    "ImageFrame",
     "Video",
     "VideoWriter",
     "open_video",
@@ -40,79 +39,31 @@ __all__ = [
 
 VIDEO_SUFFIXES = (".mp4",)
 
+_COLUMNS, _MOMENTS = 4, 12
+"""Images in a row of a contact sheet, and on all of it."""
+
 _CLOCK = 90_000
-"""Ticks a second of written videos, MPEG's own: holds the times of 24, 25, 30 and 29.97 frames a second
-exactly, and any other to 11 microseconds."""
+"""Ticks a second in written videos, as in MPEG: exact for 24, 25, 30 and 29.97 frames a second."""
 
 _SHORT_SECONDS, _SHORT_SHARE = 0.5, 0.02
-"""A video that ends this much, and this share, before its declared end was cut off; less is the rounding
-of containers and the sound that goes on."""
+"""A video was cut off if it ends earlier than declared by this many seconds and by this share of its length.
+Less comes from rounding in containers and from sound that lasts longer than the images."""
 
-# What libavformat takes images and text (as ANSI art!) for.
+# Formats and brands by which libavformat opens single images as if they were videos.
 _IMAGE_FORMATS = ("image2", "gif", "ico")
 _IMAGE_BRANDS = ("avif", "heic", "heix", "mif1")
 
 
-class Frame(Protocol):
-    """One moment of a video."""
-
-    @property
-    def index(self) -> int:
-        """Its number, from 0."""
-
-    @property
-    def time_s(self) -> float:
-        """Its presentation time in seconds."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels, upright."""
-
-    def rgb(self) -> ImageArray:
-        """(H, W, 3) uint8."""
-
-    def grey(self) -> ImageArray:
-        """(H, W, 1) uint8, 0 black to 255 white."""
-
-
-class Video(Protocol):
-    """Frames that are read one after the other, once."""
-
-    @property
-    def name(self) -> str:
-        """For messages and tables."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of every frame in pixels, upright."""
-
-    @property
-    def rate(self) -> float:
-        """Frames a second on average."""
-
-    @property
-    def frame_count(self) -> int | None:
-        """Number of frames, estimated where the file does not say; ``None`` where nothing does."""
-
-    def __iter__(self) -> Iterator[Frame]: ...
-
-    def __enter__(self) -> Video: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class ImageFrame:
-    """A frame that is an image in memory.
+class Frame:
+    """One moment of a video.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        index: Its number.
-        time_s: Its time in seconds.
+        image: (H, W, 3) uint8 RGB, upright.
+        index: Its number, from 0.
+        time_s: Its presentation time in seconds.
+
+    Raises:
+        ValueError: ``image`` has another dtype or shape.
     """
 
     def __init__(self, image: ImageArray, index: int = 0, time_s: float = 0.0) -> None:
@@ -120,92 +71,103 @@ class ImageFrame:
             raise ValueError(
                 f"image must be uint8 with shape (H, W, 3), received {image.dtype} {image.shape}."
             )
-        self.image = image
+        self._image = image
         self.index = index
         self.time_s = time_s
-
-    @property
-    def size(self) -> tuple[int, int]:
+        self.size = (int(image.shape[0]), int(image.shape[1]))
         """(height, width) in pixels."""
-        return int(self.image.shape[0]), int(self.image.shape[1])
 
     def rgb(self) -> ImageArray:
-        """The image."""
-        return self.image
+        """(H, W, 3) uint8."""
+        return self._image
 
     def grey(self) -> ImageArray:
-        """(H, W, 1) uint8."""
-        return to_channels(self.image, 1)
+        """(H, W, 1) uint8, 0 black to 255 white."""
+        return to_channels(self._image, 1)
 
 
-class _DecodedFrame:
-    """A frame of a file, as the decoder gave it until it is asked for pixels."""
+class Video:
+    """Frames that are read one after the other, once; to be closed by ``with``.
 
-    def __init__(self, frame: VideoFrame, index: int, time_s: float, turn: _Turn) -> None:
-        self._frame = frame
-        self._turn = turn
-        self.index = index
-        self.time_s = time_s
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._turn.size((self._frame.height, self._frame.width))
-
-    def rgb(self) -> ImageArray:
-        return self._turn.apply(self._turn.pixels(self._frame, "rgb24"))
-
-    def grey(self) -> ImageArray:
-        # The brightness is stored by itself: three times faster than through colours.
-        return self._turn.apply(self._turn.pixels(self._frame, "gray"))[..., np.newaxis]
-
-
-class _Turn:
-    """How frames stand upright: the display matrix of the container; and the converter they share.
-
-    Args:
-        matrix: The (a, b, c, d) of x' = a x + c y, y' = b x + d y; only quarter turns and mirrors are
-            told apart, others are taken for the nearest.
+    Attributes:
+        name: For messages and tables.
+        size: (height, width) of every frame in pixels, upright.
+        rate: Frames a second on average.
+        frame_count: Number of frames, estimated where the file does not give it; ``None`` where it cannot be
+            known.
     """
 
-    def __init__(self, matrix: tuple[int, int, int, int] | None = None) -> None:
+    name: str
+    size: tuple[int, int]
+    rate: float
+    frame_count: int | None = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the file or the camera."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _DecodedFrame(Frame):
+    """A frame of a file, whose pixels are converted when they are needed."""
+
+    def __init__(self, frame: VideoFrame, index: int, time_s: float, upright: _Upright) -> None:
+        self._frame = frame
+        self._upright = upright
+        self.index = index
+        self.time_s = time_s
+        self.size = upright.size
+
+    def rgb(self) -> ImageArray:
+        return self._upright.pixels(self._frame, "rgb24")
+
+    def grey(self) -> ImageArray:
+        # Videos store brightness by itself: three times as fast as converting from RGB.
+        return self._upright.pixels(self._frame, "gray")[..., np.newaxis]
+
+
+class _Upright:
+    """Converts frames to upright pixels, as the display matrix of a file's first frame says.
+
+    Only quarter turns and mirrors are recognised; another matrix counts as the nearest of these.
+    """
+
+    def __init__(self, first: VideoFrame) -> None:
         from av.video.reformatter import VideoReformatter
 
-        a, b, c, d = matrix or (1, 0, 0, 1)
+        matrix: Any = first.side_data.get("DISPLAYMATRIX")
+        # x' = a x + c y, y' = b x + d y
+        a, b, _, c, d, *_ = (
+            (1, 0, 0, 0, 1) if matrix is None else struct.unpack("=9i", bytes(matrix))
+        )
         self._swapped = abs(b) + abs(c) > abs(a) + abs(d)
         self._mirrored, self._upside_down = (c < 0, b < 0) if self._swapped else (a < 0, d < 0)
-        # One for all frames: it keeps what it worked out for this size and format.
+        self.size = (first.width, first.height) if self._swapped else (first.height, first.width)
+        # One for all frames: it keeps its tables for this size and format.
         self._converter: VideoReformatter = VideoReformatter()
 
-    @classmethod
-    def of(cls, frame: VideoFrame) -> _Turn:
-        data: Any = frame.side_data.get("DISPLAYMATRIX")
-        if data is not None:
-            a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))
-            return cls((a, b, c, d))
-        return cls()
-
-    def size(self, stored: tuple[int, int]) -> tuple[int, int]:
-        return (stored[1], stored[0]) if self._swapped else stored
-
     def pixels(self, frame: VideoFrame, kind: str) -> ImageArray:
-        array: ImageArray = np.asarray(
-            self._converter.reformat(frame, format=kind, threads=1).to_ndarray(), np.uint8
-        )
-        return array
-
-    def apply(self, image: ImageArray) -> ImageArray:
+        """(H, W, 3) for ``rgb24``, (H, W) for ``gray``, uint8."""
+        image: Any = self._converter.reformat(frame, format=kind, threads=1).to_ndarray()
         if self._swapped:
-            image = np.asarray(cv2.transpose(image), np.uint8)
+            image = cv2.transpose(image)
         if self._mirrored or self._upside_down:
             code = -1 if self._mirrored and self._upside_down else int(self._mirrored)
-            image = np.asarray(cv2.flip(image, code), np.uint8)
-        return image
+            image = cv2.flip(image, code)
+        return np.asarray(image, np.uint8)
 
 
-class _VideoFile:
-    """Frames of a file, decoded as they are asked for.
+class _VideoFile(Video):
+    """Frames of a file, decoded when they are needed.
 
-    The first is decoded at once: only it tells the size and the turn for certain.
+    The first is decoded at once: only a frame gives the true size and display matrix.
     """
 
     def __init__(self, path: Path) -> None:
@@ -226,14 +188,17 @@ class _VideoFile:
                     "unknown kind."
                 )
         except BaseException:
-            self._container.close()
+            self.close()
             raise
         self._first = first
-        self._turn = _Turn.of(first)
-        self._stored = (first.height, first.width)
-        self.size = self._turn.size(self._stored)
+        self._upright = _Upright(first)
+        self.size = self._upright.size
         self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
-        self._end_s = self._declared_end()
+        self._end_s = end_s = self._declared_end()
+        if end_s is None and self._container.duration:
+            end_s = self._container.duration / av.time_base
+        estimate = None if end_s is None else max(1, round(end_s * self.rate))
+        self.frame_count = self._stream.frames or estimate
 
     def _video_stream(self) -> Any:
         from av.stream import Disposition
@@ -263,7 +228,7 @@ class _VideoFile:
         return streams[0]
 
     def _declared_end(self) -> float | None:
-        """Seconds at which the file says that its images end; ``None`` where it does not."""
+        """Seconds at which the frames end, as the file declares it; ``None`` where it does not."""
         stream = self._stream
         if stream.duration and stream.time_base:
             start = float((stream.start_time or 0) * stream.time_base) - self._start_s
@@ -276,17 +241,8 @@ class _VideoFile:
             return None
         return 3600 * hours + 60 * minutes + seconds
 
-    @property
-    def frame_count(self) -> int | None:
-        if self._stream.frames:
-            return int(self._stream.frames)
-        end = self._end_s
-        if end is None and self._container.duration:
-            end = self._container.duration / _av().time_base
-        return None if end is None else max(1, round(end * self.rate))
-
     def _decode(self) -> Iterator[VideoFrame]:
-        """Frames, past damaged ones, up to the end or to where nothing more can be read."""
+        """Whole frames, up to the end or to where nothing more can be read."""
         av = _av()
         while True:
             try:
@@ -294,7 +250,7 @@ class _VideoFile:
             except StopIteration:
                 return
             except av.FFmpegError:
-                # What the decoder still holds was whole.
+                # The decoder still holds whole frames.
                 yield from self._stream.codec_context.decode(None)
                 return
             self._read += bool(packet.size)
@@ -306,27 +262,25 @@ class _VideoFile:
     def __iter__(self) -> Iterator[Frame]:
         step = 1.0 / self.rate
         index, time_s = 0, -step
-        frame: VideoFrame | None = self._first
-        while frame is not None:
-            if (frame.height, frame.width) != self._stored:
+        first = self._first
+        for index, frame in enumerate(chain([first], self._frames)):
+            if (frame.height, frame.width) != (first.height, first.width):
                 raise DataError(
-                    f"{self.name}: its frames change from {self._stored[1]}×{self._stored[0]} to "
+                    f"{self.name}: its frames change from {first.width}×{first.height} to "
                     f"{frame.width}×{frame.height} pixels at frame {index}: the frames before are used; "
                     "bring all to one size first (ffmpeg does, with -vf scale)."
                 )
             # Some files give no times, or the same one twice.
             own = None if frame.pts is None or frame.time is None else frame.time - self._start_s
             time_s = own if own is not None and own > time_s else time_s + step
-            yield _DecodedFrame(frame, index, time_s, self._turn)
-            index += 1
-            frame = next(self._frames, None)
-        self._check_end(index, time_s + step)
+            yield _DecodedFrame(frame, index, time_s, self._upright)
+        self._check_end(index + 1, time_s + step)
 
     def _check_end(self, count: int, end_s: float) -> None:
         short = self._end_s is not None and self._end_s - end_s > max(
             _SHORT_SECONDS, _SHORT_SHARE * self._end_s
         )
-        # An AVI without its index is taken to end where the file ends; its header knows better.
+        # Without its index, an AVI seems to end where the file ends; its header has the true count.
         declared = self._stream.frames if self._container.format.name == "avi" else 0
         short |= declared - self._read > max(_SHORT_SECONDS * self.rate, _SHORT_SHARE * declared)
         if short:
@@ -340,18 +294,15 @@ class _VideoFile:
                 f"{count} are used."
             )
 
-    def __enter__(self) -> _VideoFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._container.close()
 
 
-class _Camera:
-    """Frames of a camera, timed by the clock, until the reader stops."""
+class _Camera(Video):
+    """Frames of a camera, timed by the clock, without an end."""
 
     def __init__(self, number: int) -> None:
-        # OpenCV complains of missing devices by itself, several lines each.
+        # OpenCV would log several lines for a missing device.
         level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
@@ -367,23 +318,19 @@ class _Camera:
         self.name = f"camera {number}"
         self.size = (int(image.shape[0]), int(image.shape[1]))
         self.rate = float(self._capture.get(cv2.CAP_PROP_FPS)) or 30.0
-        self.frame_count: int | None = None
         self._first = image
 
     def __iter__(self) -> Iterator[Frame]:
         start, index, image = time.monotonic(), 0, self._first
         while True:
             rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-            yield ImageFrame(rgb, index, time.monotonic() - start)
+            yield Frame(rgb, index, time.monotonic() - start)
             index += 1
             there, image = self._capture.read()
             if not there:
                 raise DataError(f"{self.name}: it gives no more images after {index} frames.")
 
-    def __enter__(self) -> _Camera:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._capture.release()
 
 
@@ -408,7 +355,7 @@ def _open_container(path: Path) -> Any:
             )
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty.")
-        # With "file:", a name with a colon is no address.
+        # Without "file:", FFmpeg would take a name with a colon for an address.
         return av.open(f"file:{path}", metadata_errors="replace")
     except PermissionError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
@@ -421,8 +368,8 @@ def _open_container(path: Path) -> Any:
 def open_video(source: str | os.PathLike[str]) -> Video:
     """Open a video file, or a camera by its number.
 
-    Frames are upright as the container's rotation says; their times are the container's, counted
-    from its start, so that a variable frame rate is kept. All frames have one size.
+    Frames are turned upright as the container says. Their times are the container's, counted from its start,
+    so a variable frame rate is kept. All frames have one size.
 
     Args:
         source: A file of any kind that FFmpeg reads; or a number, ``"0"`` for the first camera.
@@ -447,20 +394,20 @@ def open_video(source: str | os.PathLike[str]) -> Video:
 
 
 class VideoWriter:
-    """Frames into an H.264 mp4 that every player shows, each at its own time.
+    """Writes frames to an H.264 mp4, each at its own time.
 
-    Odd sizes grow by a repeated row or column, which H.264's colours need; coordinates stay.
+    H.264 stores colours for 2×2 pixels, so an odd height or width grows by one repeated row or column at the
+    bottom or the right; coordinates stay the same.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], rate: float) -> None:
-        av = _av()
-        self._av = av
+        av = self._av = _av()
         height, width = size
-        self._padding = (height % 2, width % 2)
+        self._padding = ((0, height % 2), (0, width % 2), (0, 0))
         self._container = av.open(
             f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}
         )
-        # libx264 comes with the wheels; a build of FFmpeg without it has at least MPEG-4.
+        # libx264 is part of PyAV's wheels; every build of FFmpeg has MPEG-4.
         name = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         fps = Fraction(rate).limit_denominator(1001)
         stream = self._container.add_stream(name, rate=max(fps, Fraction(1, 10)))
@@ -471,7 +418,7 @@ class VideoWriter:
         else:
             stream.bit_rate = max(500_000, int(0.2 * width * height * rate))
         stream.codec_context.time_base = Fraction(1, _CLOCK)
-        # Said, since players take large videos without a word for another kind: BT.601, 16 to 235.
+        # BT.601, 16 to 235. Players would assume other colours for large videos.
         stream.codec_context.colorspace, stream.codec_context.color_range = 6, 1
         self._stream = stream
         self._last = -1
@@ -483,10 +430,8 @@ class VideoWriter:
             image: (H, W, 3) uint8 RGB of the video's size.
             time_s: Later than the frame before.
         """
-        down, right = self._padding
-        if down or right:
-            image = np.pad(image, ((0, down), (0, right), (0, 0)), mode="edge")
-        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        image = np.ascontiguousarray(np.pad(image, self._padding, mode="edge"))
+        frame = self._av.VideoFrame.from_ndarray(image, format="rgb24")
         self._last = max(self._last + 1, round(time_s * _CLOCK))
         frame.pts, frame.time_base = self._last, Fraction(1, _CLOCK)
         self._mux(frame)
@@ -496,7 +441,7 @@ class VideoWriter:
             self._container.mux(packet)
 
     def close(self) -> None:
-        """Write what the encoder still holds."""
+        """Write the frames that the encoder still holds, and close the file."""
         try:
             if self._last >= 0:
                 self._mux(None)
@@ -506,12 +451,12 @@ class VideoWriter:
 
 @contextmanager
 def write_video(path: Path, size: tuple[int, int], *, rate: float = 25.0) -> Iterator[VideoWriter]:
-    """Write a video; it appears at ``path`` when the block succeeds, whole.
+    """Write a video; the whole file appears at ``path`` when the block succeeds.
 
     Args:
         path: Its name ends in ``.mp4``.
         size: (height, width) of the frames.
-        rate: Frames a second on average; a hint for the encoder, each frame has its own time.
+        rate: Frames a second on average, a hint for the encoder: each frame has its own time.
 
     Raises:
         OutputError: The name ends otherwise, or the file cannot be written.
@@ -533,27 +478,23 @@ def write_video(path: Path, size: tuple[int, int], *, rate: float = 25.0) -> Ite
 
 
 class ContactSheet:
-    """Some moments of a video of unknown length on one image, spread evenly over it.
+    """Twelve moments of a video of unknown length on one image, spread evenly over it.
 
-    Every n-th frame is kept, small; when there are twice as many as wanted, every other one is dropped
-    and n doubles. So memory stays flat.
+    Every n-th frame is kept, small. When there are twice as many as needed, every other one is dropped
+    and n doubles, so memory does not grow.
 
     Args:
-        columns: Images in a row.
-        rows: Rows.
-        width: Width of each in pixels.
+        width: Width of each moment in pixels.
     """
 
-    def __init__(self, columns: int = 4, rows: int = 3, width: int = 320) -> None:
-        self._columns = columns
-        self._wanted = columns * rows
+    def __init__(self, width: int = 320) -> None:
         self._width = width
         self._step = 1
         self._seen = 0
         self._kept: list[ImageArray] = []
 
     def wants(self) -> bool:
-        """Whether the next frame is one to :meth:`add`; to be asked once a frame."""
+        """Whether to :meth:`add` the next frame; call this once for each frame."""
         wanted = self._seen % self._step == 0
         self._seen += 1
         return wanted
@@ -561,7 +502,7 @@ class ContactSheet:
     def add(self, image: ImageArray, time_s: float) -> None:
         """Keep a frame, (H, W, 3) uint8 RGB, with its time written on it."""
         height, width = image.shape[:2]
-        # A tall video is brought to the area of a wide one.
+        # A tall video gets the same area as a wide one.
         scale = self._width / max(width, height * 9 / 16 if height <= width else height * 0.75)
         small = resize_image(image, (max(2, round(height * scale)), max(2, round(width * scale))))
         text, font = f"{time_s:.1f} s", cv2.FONT_HERSHEY_SIMPLEX
@@ -569,7 +510,7 @@ class ContactSheet:
             at = (6, small.shape[0] - 8)
             cv2.putText(small, text, at, font, 0.5, color, thickness, cv2.LINE_AA)
         self._kept.append(small)
-        if len(self._kept) >= 2 * self._wanted:
+        if len(self._kept) >= 2 * _MOMENTS:
             self._kept, self._step = self._kept[::2], 2 * self._step
 
     def image(self) -> ImageArray:
@@ -580,17 +521,11 @@ class ContactSheet:
         """
         if not self._kept:
             raise ValueError("a contact sheet needs at least one frame.")
-        count = min(self._wanted, len(self._kept))
+        count = min(_MOMENTS, len(self._kept))
         chosen = np.linspace(0, len(self._kept) - 1, count).round().astype(int)
-        shown = [self._kept[i] for i in chosen]
-        columns = min(self._columns, count)
-        gap = 4
-        height, width = shown[0].shape[:2]
-        rows = -(-count // columns)
-        sheet = np.full(
-            (rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8
-        )
-        for i, small in enumerate(shown):
-            top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
-            sheet[top : top + height, left : left + width] = small
-        return sheet
+        gap, white = ((4, 0), (4, 0), (0, 0)), 255
+        cells = [np.pad(self._kept[i], gap, constant_values=white) for i in chosen]
+        columns = min(_COLUMNS, count)
+        cells += [np.full_like(cells[0], white)] * (-count % columns)
+        rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
+        return np.pad(np.vstack(rows), ((0, 4), (0, 4), (0, 0)), constant_values=white)

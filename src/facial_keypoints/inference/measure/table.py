@@ -1,7 +1,7 @@
-"""Tables of points in, tables of measures out.
+"""Reading tables of points, as ``predict`` and ``track`` write them, and writing tables of measures.
 
-Reads what ``predict`` and ``track`` write. The columns that are no points (source, box, time, track, ...)
-are kept as they are; then come ``NAME`` and ``NAME_sigma`` of each measure, and ``warnings``.
+Columns other than points (source, box, time, track, ...) are copied; then come ``NAME`` and ``NAME_sigma`` of
+each measure, and ``warnings``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 NUM_OTHERS = 7
-"""The first columns of predict's tables are no points: source, face, box, score."""
+"""Columns before the points in tables of predict: source, face, box, score."""
 
 _POINTS = [f"{point}_{axis}" for point in KAGGLE15.keypoint_names for axis in "xy"]
 _CONFIDENCES = [f"{point}_confidence" for point in KAGGLE15.keypoint_names]
@@ -47,7 +47,7 @@ _CONFIDENCES = [f"{point}_confidence" for point in KAGGLE15.keypoint_names]
 
 @dataclass(frozen=True, eq=False)
 class FaceTable:
-    """Points of N faces with what else the table says of them.
+    """Points of N faces, and the table's other columns.
 
     Args:
         keypoints: N faces with the points of ``kaggle15``.
@@ -60,7 +60,7 @@ class FaceTable:
     rows: list[list[Value]]
 
     def column(self, name: str) -> list[Value] | None:
-        """N values of a column, or ``None`` where there is none of this name."""
+        """N values of a column, or ``None`` if there is no column of this name."""
         if name not in self.names:
             return None
         at = self.names.index(name)
@@ -68,7 +68,7 @@ class FaceTable:
 
 
 def read_faces(path: str | os.PathLike[str]) -> FaceTable:
-    """Read a table with a row a face and columns ``NAME_x``, ``NAME_y`` and ``NAME_confidence``.
+    """Read a table with a row per face and columns ``NAME_x``, ``NAME_y`` and ``NAME_confidence``.
 
     Raises:
         DataError: It cannot be read or has no columns for the 15 points.
@@ -77,7 +77,7 @@ def read_faces(path: str | os.PathLike[str]) -> FaceTable:
     path = Path(path)
     table = read_table(path)
     names = table.names
-    if not names:  # json without rows names no columns
+    if not names:  # json without rows has no columns
         return FaceTable(Keypoints(np.zeros((0, 15, 2), np.float32), KAGGLE15), [], [])
     if missing := [name for name in _POINTS if name not in names]:
         raise DataError(
@@ -116,12 +116,11 @@ def table_of(predictions: Sequence[Prediction], schema: KeypointSchema) -> FaceT
     """The faces of images as a table: source, face, box and score, as ``predict`` writes them."""
     k = schema.num_keypoints
     xy = [each.keypoints.xy for each in predictions]
-    sure = [each.keypoints.confidence for each in predictions]
-    known = [each for each in sure if each is not None]
+    known = [c for each in predictions if (c := each.keypoints.confidence) is not None]
     keypoints = Keypoints(
         np.concatenate(xy) if xy else np.zeros((0, k, 2), np.float32),
         schema,
-        confidence=np.concatenate(known) if known and len(known) == len(sure) else None,
+        confidence=np.concatenate(known) if known and len(known) == len(xy) else None,
     )
     others = [row[:NUM_OTHERS] for each in predictions for row in rows(each)]
     return FaceTable(keypoints, columns(schema)[:NUM_OTHERS], others)
@@ -130,7 +129,7 @@ def table_of(predictions: Sequence[Prediction], schema: KeypointSchema) -> FaceT
 def measure_rows(found: Measurements) -> list[dict[str, float | str | None]]:
     """One mapping per face: ``NAME`` and ``NAME_sigma`` of each measure, and ``warnings``.
 
-    ``None`` is not known. Rounded to five digits, which are more than any error bar needs.
+    Values have five decimals, more than any error bar needs; ``None`` stands for NaN.
     """
     names = [column for name in found.names for column in (name, f"{name}_sigma")]
     values = np.round(np.stack([found.values, found.sigma], axis=2), 5).reshape(
@@ -146,11 +145,11 @@ def measure_rows(found: Measurements) -> list[dict[str, float | str | None]]:
 
 
 def write_measurements(path: Path, faces: FaceTable, found: Measurements) -> None:
-    """Write measures beside the columns that say whose they are; whole or not at all.
+    """Write measures beside the other columns of the faces; the file appears only when it is whole.
 
     Args:
         path: Its suffix chooses the format. JSON is an object with ``notice``, ``units`` and ``faces``;
-            parquet carries notice and units in its metadata; csv has room for neither.
+            parquet has notice and units in its metadata; csv has neither.
         faces: N faces.
         found: Their measures.
 
