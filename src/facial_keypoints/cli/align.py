@@ -9,14 +9,16 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import FaceOptions, Faces, Images, place_below
+from facial_keypoints.cli.faces import FaceOptions, Faces, Images, place_below, takes_face_options
 from facial_keypoints.cli.progress import make_log
 
 
 @app.command("align")
+@takes_face_options
 def align_command(
     inputs: Images,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the aligned faces.")],
+    options: FaceOptions,
     size: Annotated[int, typer.Option(min=8, max=4096, help="Side of each face in pixels.")] = 112,
     margin: Annotated[
         float,
@@ -24,16 +26,6 @@ def align_command(
             min=0, max=10, help="Extra room on every side, relative to the template's side."
         ),
     ] = 0.0,
-    model: o.Model = "default",
-    crops: o.Crops = False,
-    boxes: o.Boxes = None,
-    detector: o.Detector = "default",
-    min_score: o.MinScore = None,
-    max_faces: o.MaxFaces = None,
-    style: o.Style = None,
-    tta: o.Tta = False,
-    max_pixels: o.MaxPixels = o.MAX_PIXELS,
-    threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
     """Cut faces out upright, on the five-point template that face-recognition networks take.
@@ -58,18 +50,6 @@ def align_command(
     from facial_keypoints.io.images import read_image, write_image
     from facial_keypoints.io.tables import open_table
 
-    options = FaceOptions(
-        model=model,
-        crops=crops,
-        boxes=boxes,
-        detector=detector,
-        min_score=min_score,
-        max_faces=max_faces,
-        style=style,
-        tta=tta,
-        max_pixels=max_pixels,
-        threads=threads,
-    )
     make_folder(out, add=True)
     table = out / "faces.csv"
     refuse_existing(table, force=force)
@@ -83,7 +63,7 @@ def align_command(
             if not len(prediction):
                 continue
             # Read again: keeping a queue of decoded photos would take gigabytes.
-            image = read_image(prediction.source, max_pixels=max_pixels)
+            image = read_image(prediction.source, max_pixels=options.max_pixels)
             aligned = align(image, prediction, size=size, margin=margin)
             for i, face in enumerate(aligned.images):
                 if not aligned.aligned[i]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facial_keypoints.cli.options import MAX_PIXELS
+from facial_keypoints.cli import options as o
 from facial_keypoints.cli.progress import make_progress
 from facial_keypoints.errors import DataError, ImageError
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from facial_keypoints.inference.predictor import Predictor
     from facial_keypoints.types import Prediction
 
-__all__ = ["FaceOptions", "Faces", "Images", "place_below"]
+__all__ = ["FaceOptions", "Faces", "Images", "place_below", "takes_face_options"]
 
 Images = Annotated[
     list[str],
@@ -53,16 +55,16 @@ class FaceOptions:
         typer.BadParameter: Some of them cannot be combined.
     """
 
-    model: str = "default"
-    crops: bool = False
-    boxes: Path | None = None
-    detector: str = "default"
-    min_score: float | None = None
-    max_faces: int | None = None
-    style: str | None = None
-    tta: bool = False
-    max_pixels: int = MAX_PIXELS
-    threads: int | None = None
+    model: o.Model = "default"
+    crops: o.Crops = False
+    boxes: o.Boxes = None
+    detector: o.Detector = "default"
+    min_score: o.MinScore = None
+    max_faces: o.MaxFaces = None
+    style: o.Style = None
+    tta: o.Tta = False
+    max_pixels: o.MaxPixels = o.MAX_PIXELS
+    threads: o.Threads = None
 
     def __post_init__(self) -> None:
         detects = self.detector != "default" or self.min_score is not None
@@ -91,6 +93,25 @@ class FaceOptions:
             threads=threads,
             detector=None if self.crops or self.boxes else self.detector,
         )
+
+
+def takes_face_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command all flags of :class:`FaceOptions`, in place of its parameter ``options``."""
+    flags = inspect.signature(FaceOptions, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True)
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        options = FaceOptions(**{name: given.pop(name) for name in flags})
+        command(**given, options=options)
+
+    parameters: list[inspect.Parameter] = []
+    for each in own.parameters.values():
+        parameters += flags.values() if each.name == "options" else [each]
+    # Typer reads the flags of a command from its signature.
+    by_name = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    with_options.__signature__ = own.replace(parameters=by_name)  # type: ignore[attr-defined]
+    return with_options
 
 
 class Faces:

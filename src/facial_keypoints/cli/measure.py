@@ -10,7 +10,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import FaceOptions, Faces
+from facial_keypoints.cli.faces import FaceOptions, Faces, takes_face_options
 from facial_keypoints.cli.progress import make_log
 from facial_keypoints.errors import DataError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 @app.command("measure")
+@takes_face_options
 def measure_command(
     inputs: Annotated[
         list[str],
@@ -36,6 +37,7 @@ def measure_command(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Table to write: .csv, .parquet or .json.")
     ],
+    options: FaceOptions,
     neutral: Annotated[
         Path | None,
         typer.Option(
@@ -66,16 +68,6 @@ def measure_command(
             help="For the table of a video: figure of curves over time (.png, .svg, .pdf)."
         ),
     ] = None,
-    model: o.Model = "default",
-    crops: o.Crops = False,
-    boxes: o.Boxes = None,
-    detector: o.Detector = "default",
-    min_score: o.MinScore = None,
-    max_faces: o.MaxFaces = None,
-    style: o.Style = None,
-    tta: o.Tta = False,
-    max_pixels: o.MaxPixels = o.MAX_PIXELS,
-    threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
     """Measure faces: distances as ratios, angles, asymmetry and head pose, with error bars.
@@ -102,18 +94,6 @@ def measure_command(
     _check_scale(ipd_mm, mm_per_px)
     if neutral is not None and neutral_at is not None:
         raise typer.BadParameter("give --neutral or --neutral-at, not both.")
-    options = FaceOptions(
-        model=model,
-        crops=crops,
-        boxes=boxes,
-        detector=detector,
-        min_score=min_score,
-        max_faces=max_faces,
-        style=style,
-        tta=tta,
-        max_pixels=max_pixels,
-        threads=threads,
-    )
     has_table = any(Path(name).suffix.lower() in TABLE_SUFFIXES for name in inputs)
     if has_table and neutral is None and options != FaceOptions():
         raise typer.BadParameter(

@@ -9,7 +9,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import FaceOptions, Faces, Images, place_below
+from facial_keypoints.cli.faces import FaceOptions, Faces, Images, place_below, takes_face_options
 from facial_keypoints.cli.progress import make_log
 from facial_keypoints.errors import OutputError
 
@@ -18,21 +18,13 @@ if TYPE_CHECKING:
 
 
 @app.command("predict")
+@takes_face_options
 def predict_command(
     inputs: Images,
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Table to write: .csv, .parquet or .json.")
     ],
-    model: o.Model = "default",
-    crops: o.Crops = False,
-    boxes: o.Boxes = None,
-    detector: o.Detector = "default",
-    min_score: o.MinScore = None,
-    max_faces: o.MaxFaces = None,
-    style: o.Style = None,
-    tta: o.Tta = False,
-    max_pixels: o.MaxPixels = o.MAX_PIXELS,
-    threads: o.Threads = None,
+    options: FaceOptions,
     draw: Annotated[
         Path | None,
         typer.Option(
@@ -60,18 +52,6 @@ def predict_command(
     from facial_keypoints.files import make_folder, refuse_existing
     from facial_keypoints.io.tables import check_table, columns, open_table, rows
 
-    options = FaceOptions(
-        model=model,
-        crops=crops,
-        boxes=boxes,
-        detector=detector,
-        min_score=min_score,
-        max_faces=max_faces,
-        style=style,
-        tta=tta,
-        max_pixels=max_pixels,
-        threads=threads,
-    )
     check_table(out)
     refuse_existing(out, force=force)
     if draw is not None:
@@ -84,8 +64,8 @@ def predict_command(
             faces += len(prediction)
             table.write(rows(prediction))
             if draw is not None:
-                _draw(prediction, draw, max_pixels)
-    found = "" if crops else f", {faces} {'face' if faces == 1 else 'faces'}"
+                _draw(prediction, draw, options.max_pixels)
+    found = "" if options.crops else f", {faces} {'face' if faces == 1 else 'faces'}"
     log.print(f"wrote {out}: {images.done - images.bad} of {images.done} images{found}")
     if images.bad:
         raise typer.Exit(1)
