@@ -11,6 +11,12 @@ import pytest
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
 from facial_keypoints.types import FaceDataset, Keypoints
 
+TWO_GROUPS = {
+    "upper": tuple(name for name in KAGGLE15.keypoint_names if "eye" in name),
+    "lower": tuple(name for name in KAGGLE15.keypoint_names if "eye" not in name),
+}
+"""Groups for specialists in tests, where two networks show what six would."""
+
 
 def dotted_faces(count: int, *, height: int = 40, width: int = 32, seed: int = 0) -> FaceDataset:
     """Dark images whose brightest pixel is at the left eye's centre; H and W differ on purpose.

@@ -20,6 +20,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
+from command_line import command_line
 from facial_keypoints.batch import storage
 from facial_keypoints.batch import worker as worker_module
 from facial_keypoints.batch.inputs import Shard, find_shards, read_shard
@@ -675,11 +676,10 @@ def test_mistakes_on_one_machine_are_one_sentence(folder: Path, tmp_path: Path) 
         ((tmp_path / "nothing*", "-o", tmp_path / "x"), "no file matches"),
         ((folder, "-o", tmp_path / "x", "--address", "127.0.0.1:1"), "no Ray cluster answers"),
     ):
-        run = batch(*words)
-        log = run.communicate(timeout=200)[1]
-        assert run.returncode == 1
-        assert sentence in log
-        assert "Traceback" not in log
+        told = command_line("batch", "--crops", *words)
+        assert told.returncode == 1
+        assert sentence in told.stderr
+        assert "Traceback" not in told.stderr
 
 
 def test_storage_names() -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from command_line import command_line
 
 keras = pytest.importorskip("keras")
 onnx = pytest.importorskip("onnx")
@@ -63,12 +65,26 @@ def saved(path: Path, name: str = "fc") -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, ModelSpec]]:
+    """Run folders with a model in both forms, exported once each and to be read only."""
+
+    @cache
+    def folder_and_spec(name: str) -> tuple[Path, ModelSpec]:
+        run = tmp_path_factory.mktemp(name)
+        saved(run / "model.keras", name)
+        return run, export_onnx(run, run / "model.onnx")
+
+    return folder_and_spec
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_onnx_answers_what_keras_answers(name: str, tmp_path: Path) -> None:
-    file = saved(tmp_path / "model.keras", name)
-    spec = export_onnx(file, tmp_path / "model.onnx")
+def test_onnx_answers_what_keras_answers(
+    name: str, exported: Callable[[str], tuple[Path, ModelSpec]]
+) -> None:
+    run, spec = exported(name)
     assert spec == MODELS[name][1]
-    ours, theirs = load_runtime(tmp_path / "model.onnx"), load_runtime(file)
+    ours, theirs = load_runtime(run / "model.onnx"), load_runtime(run)
     assert ours.spec == theirs.spec == spec
     images = np.random.default_rng(5).integers(
         0, 256, (5, *spec.input_size, spec.channels), dtype=np.uint8
@@ -85,9 +101,10 @@ def test_onnx_answers_what_keras_answers(name: str, tmp_path: Path) -> None:
     assert np.ptp(theirs.run(images)[0], axis=0).max() > 0.01
 
 
-def test_the_file_keeps_to_the_contract(tmp_path: Path) -> None:
-    export_onnx(saved(tmp_path / "model.keras", "landmark"), tmp_path / "model.onnx")
-    model = onnx.load(str(tmp_path / "model.onnx"))
+def test_the_file_keeps_to_the_contract(
+    exported: Callable[[str], tuple[Path, ModelSpec]],
+) -> None:
+    model = onnx.load(str(exported("landmark")[0] / "model.onnx"))
     assert {o.version for o in model.opset_import if o.domain == ""} == {OPSET}
     assert model.ir_version <= 8
 
@@ -121,13 +138,6 @@ def test_outputs_get_the_contracts_names_whatever_the_converter_called_them(tmp_
     assert xy[0, 0, 0].tolist() == [9, 5]
     assert confidence is not None
     assert confidence[0, 0, 0] == 0.5
-
-
-def test_a_run_folder_is_exported(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    saved(tmp_path / "run" / "model.keras")
-    assert export_onnx(tmp_path / "run", tmp_path / "m.onnx") == STUDY
-    assert load_runtime(tmp_path / "run").spec == STUDY
 
 
 def test_the_studys_targets_become_pixels(tmp_path: Path) -> None:
@@ -240,15 +250,12 @@ def test_a_missing_converter_names_the_extra(
 
 def test_the_command_exports_and_refuses_to_overwrite(tmp_path: Path) -> None:
     file = saved(tmp_path / "model.keras")
-    command = [sys.executable, "-m", "facial_keypoints", "export", str(file), "-o"]
     for target, code, says in (
         ("m.onnx", 0, "wrote"),
         ("m.onnx", 1, "--force"),
         ("m.tflite", 1, "ends in .onnx"),
     ):
-        done = subprocess.run(
-            [*command, str(tmp_path / target)], capture_output=True, text=True, check=False
-        )
+        done = command_line("export", file, "-o", tmp_path / target)
         assert done.returncode == code, done.stderr
         assert says in done.stderr
         assert "Traceback" not in done.stderr
@@ -283,10 +290,12 @@ def test_reshaping_moves_before_the_scaling_and_nothing_else_changes() -> None:
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], (x * 0.5 + 2).reshape(2, 1, 4, 4))
 
 
-def test_the_export_keeps_the_digests_of_the_training_images(tmp_path: Path) -> None:
+def test_the_export_keeps_the_digests_of_the_training_images(
+    exported: Callable[[str], tuple[Path, ModelSpec]], tmp_path: Path
+) -> None:
+    run, _ = exported("fc")
+    assert read_training_digests(run) is read_training_digests(run / "model.onnx") is None
     file, out = saved(tmp_path / "model.keras"), tmp_path / "model.onnx"
-    export_onnx(file, out)
-    assert read_training_digests(file) is read_training_digests(out) is None
     digests = {b"12345", b"\0\0\0\0\0", b"abcd\n"}
     embed_digests(file, digests)
     export_onnx(file, out)

@@ -1,10 +1,13 @@
 """The commands of ``references/``, as typed in a clone."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from references import run_command
 
 CLONE = Path(__file__).parents[2]
 
@@ -27,11 +30,10 @@ def test_help_has_an_example(name):
 )
 def test_a_folder_without_data_is_told_in_one_sentence(name, message, tmp_path):
     (tmp_path / "data").mkdir()
-    answer = command(name, "--data", tmp_path / "data", "-o", tmp_path / "out")
-    assert answer.returncode == 1
-    assert "Traceback" not in answer.stderr
-    [line] = [line for line in answer.stderr.splitlines() if line.startswith("error: ")]
-    assert message in line
+    main = importlib.import_module(f"references.{name}.__main__").main
+    words = ["--data", str(tmp_path / "data"), "-o", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=f"^error: .*{message}.*$"):
+        run_command(lambda: main(words))
 
 
 def test_the_defaults_are_those_of_the_configuration():

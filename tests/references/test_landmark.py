@@ -134,24 +134,6 @@ def test_calibration_recovers_a_known_scale():
     np.testing.assert_array_equal(slope_shift[1], [1.0, 0.0])
 
 
-@pytest.mark.slow
-def test_the_whole_training_runs_and_resumes(faces, tmp_path):
-    fit = module.FitConfig(steps=4, batch_size=8)
-    config = module.DefaultConfig(
-        teacher_folds=(1,), teacher=fit, student=fit, polish=fit,
-        teacher_network=TINY, student_network=TINY,
-    )  # fmt: skip
-    lines: list[str] = []
-    first = module.train_default(faces, tmp_path, config, report=lines.append)
-    trained = [line for line in lines if line.startswith("training")]
-    assert len(trained) == 5
-    lines.clear()
-    again = module.train_default(faces, tmp_path, config, report=lines.append)
-    assert not [line for line in lines if line.startswith("training")]
-    for a, b in zip(first.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
 def test_honest_figures_need_a_teacher_that_has_not_seen_the_held_out_faces():
     with pytest.raises(ValueError, match="held_out_fold"):
         module.DefaultConfig(teacher_folds=(0, 2), held_out_fold=1)

@@ -9,6 +9,7 @@ from facial_keypoints.data.synthetic.faces import write_kaggle_folder
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.files import read_json
 from facial_keypoints.models.keras_backend import choose_backend
+from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.runtime import load_runtime, read_spec, read_training_digests
 
 choose_backend()
@@ -62,12 +63,15 @@ def test_one_call_leaves_a_detector_that_says_what_it_was_made_from(data, tmp_pa
         assert f"training {name}\n" in history
         assert f"{name}: epoch 1 loss " in history
 
-    # What is finished is kept; other settings are another run.
+    # What is finished is kept, and ends in the same detector; other settings are another run.
     lines.clear()
+    first = load_keras_model(run / "model.keras").get_weights()
     before = (run / "networks" / "student.weights.h5").stat().st_mtime_ns
     train_default_run(data, run, config=CONFIG, threads=1, resume=True, report=lines.append)
     assert not [line for line in lines if line.startswith("training")]
     assert (run / "networks" / "student.weights.h5").stat().st_mtime_ns == before
+    for a, b in zip(first, load_keras_model(run / "model.keras").get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
     with pytest.raises(OutputError, match="--resume"):
         train_default_run(data, run, config=CONFIG, threads=1)
     with pytest.raises(OutputError, match="begun with other config and seed"):

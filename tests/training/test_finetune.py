@@ -26,6 +26,7 @@ from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec
 from facial_keypoints.models.study import build_fc
 from facial_keypoints.models.tuned import LinearHead, backbone, build_tuned, linear_head
 from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.training import finetune as finetuning
 from facial_keypoints.training.augment import AugmentConfig
 from facial_keypoints.training.closed_form_head import Examples, fit_start
 from facial_keypoints.training.finetune import VIEWS, _examples, _Views, finetune
@@ -250,6 +251,13 @@ def test_a_tuned_model_can_be_tuned_again(base: Path, tmp_path: Path) -> None:
     assert error_px(run.answers, run.faces) < error_px(run.base_answers, run.faces) + 0.5
 
 
+@pytest.fixture
+def few_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two views of a face, where the error does not matter."""
+    monkeypatch.setattr(finetuning, "VIEWS", 2)
+
+
+@pytest.mark.usefixtures("few_views")
 def test_one_seed_gives_one_model(base: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         finetune(drawn(8), tmp_path / name, base=base, seed=1)
@@ -274,6 +282,7 @@ def test_other_points_and_points_labelled_on_one_side(base: Path, tmp_path: Path
     assert right.mean() < 3.0
 
 
+@pytest.mark.usefixtures("few_views")
 def test_interruption_leaves_what_was_there(base: Path, tmp_path: Path) -> None:
     def stop(words: str) -> None:
         if words.startswith("fitting"):
@@ -313,6 +322,7 @@ def test_what_cannot_be_tuned_is_refused(base: Path, tmp_path: Path) -> None:
         finetune(drawn(8), tmp_path / "run", base=fc)
 
 
+@pytest.mark.usefixtures("few_views")
 def test_the_command_line_tunes_on_a_users_files(base: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
@@ -342,6 +352,7 @@ def test_the_command_line_tunes_on_a_users_files(base: Path, tmp_path: Path) -> 
     assert told["training_faces"] == told["on_training_faces"]["overall"]["num_faces"] == 8
 
 
+@pytest.mark.usefixtures("few_views")
 def test_the_bases_training_faces_are_the_new_models_too(tmp_path: Path) -> None:
     spec = ModelSpec("tiny", KAGGLE15, (SIZE, SIZE), styles=KAGGLE15.styles, output="points")
     base = saved(tmp_path / "tiny.keras", build_network(TINY), spec)

@@ -4,15 +4,15 @@ import json
 import signal
 import subprocess
 import sys
-import time
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conftest import dotted_faces
+from conftest import TWO_GROUPS, dotted_faces
 
 keras = pytest.importorskip("keras")
 
@@ -24,6 +24,7 @@ from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.runtime import load_runtime, read_spec, read_training_digests
 from facial_keypoints.models.study import RmsePixels, build_cnn
+from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training import fit as training
 from facial_keypoints.training.fit import (
     build_expert,
@@ -31,18 +32,42 @@ from facial_keypoints.training.fit import (
     train,
 )
 from facial_keypoints.training.recipes import RECIPES, Recipe
-from facial_keypoints.training.run_folder import load_run
+from facial_keypoints.training.run_folder import Run, load_run
 from facial_keypoints.types import FaceDataset
 
 pytestmark = pytest.mark.backends
 
 FC = RECIPES["fc"].override(epochs=3, batch_size=16)
+SPECIALISTS = RECIPES["specialists"].override(epochs=2, specialist_epochs=2, batch_size=8)
+LARGE = dotted_faces(30, height=56, width=57)  # as small as the cnn takes
 
 
 def thirds(dataset: FaceDataset) -> Split:
     """Every third row tests, every third chooses, the rest train."""
     rows = np.arange(len(dataset))
     return Split(train=rows[rows % 3 == 0], val=rows[rows % 3 == 1], test=rows[rows % 3 == 2])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run, to be read only."""
+    faces = dotted_faces(60)
+    return train(faces, thirds(faces), FC, tmp_path_factory.mktemp("finished") / "run", seed=5)
+
+
+@pytest.fixture(scope="module")
+def two_groups() -> Iterator[None]:
+    """Specialists in two groups instead of six: each network costs seconds to build."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "SPECIALIST_GROUPS", TWO_GROUPS)
+        yield
+
+
+@pytest.fixture(scope="module")
+def specialists(two_groups: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of specialists, to be read only."""
+    folder = tmp_path_factory.mktemp("specialists") / "whole"
+    return train(LARGE, thirds(LARGE), SPECIALISTS, folder, seed=3)
 
 
 def weights_of(directory: Path) -> list[np.ndarray]:
@@ -91,9 +116,8 @@ def test_training_lowers_the_error(tmp_path: Path) -> None:
     assert run.history["rmse_px"][-1] < 0.8 * run.history["rmse_px"][0]
 
 
-def test_a_run_folder_explains_itself(tmp_path: Path) -> None:
-    faces = dotted_faces(60)
-    run = train(faces, thirds(faces), FC, tmp_path / "run", seed=5)
+def test_a_run_folder_explains_itself(finished: Run) -> None:
+    run = finished
     names = {p.name for p in run.directory.iterdir()} - {MARKER}
     assert names == {
         "settings.json", "run.json", "split.json", "schema.json", "history.csv", "model.keras",
@@ -104,7 +128,7 @@ def test_a_run_folder_explains_itself(tmp_path: Path) -> None:
     assert told["rows"] == {"train": 20, "val": 20, "test": 20}
     assert told["versions"]["keras"] == keras.__version__
     assert len((run.directory / "history.csv").read_text().splitlines()) == 4
-    assert run.split.test.tolist() == thirds(faces).test.tolist()
+    assert run.split.test.tolist() == thirds(dotted_faces(60)).test.tolist()
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_training(tmp_path: Path) -> None:
@@ -121,100 +145,129 @@ def test_the_best_epoch_is_kept_and_patience_ends_training(tmp_path: Path) -> No
 
 
 class Interrupt(keras.callbacks.Callback):
-    """Stop as Ctrl-C would, in the middle of an epoch."""
+    """Stop as Ctrl-C would, in the middle of training.
 
-    def __init__(self, epoch: int) -> None:
+    Args:
+        epoch: Before this epoch.
+        network: Of this network: 0 is the first that is trained.
+    """
+
+    def __init__(self, epoch: int, network: int = 0) -> None:
         super().__init__()
         self.epoch = epoch
+        self.network = network
+
+    def on_train_end(self, logs: object = None) -> None:
+        self.network -= 1
 
     def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
-        if epoch == self.epoch:
+        if epoch == self.epoch and self.network == 0:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", ["fc", "cnn-flip", "specialists"])
-def test_resumed_training_ends_with_the_same_weights(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def assert_resumed_is(
+    whole: Run,
+    faces: FaceDataset,
+    recipe: Recipe,
+    out: Path,
+    interrupt: Interrupt,
+    patch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    faces = dotted_faces(30, height=56, width=57)
-    recipe = Recipe(**{**vars(RECIPES[name]), "epochs": 4, "specialist_epochs": 2, "batch_size": 8})
-    whole = train(faces, thirds(faces), recipe, tmp_path / "whole", seed=3)
+    patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    seed = whole.record["seed"]
     with pytest.raises(KeyboardInterrupt):
-        train(faces, thirds(faces), recipe, tmp_path / "cut", seed=3, callbacks=[Interrupt(2)])
-    cut = train(faces, thirds(faces), recipe, tmp_path / "cut", seed=3, resume=True)
-    for x, y in zip(weights_of(whole.directory), weights_of(cut.directory), strict=True):
+        train(faces, thirds(faces), recipe, out, seed=seed, callbacks=[interrupt])
+    cut = train(faces, thirds(faces), recipe, out, seed=seed, resume=True)
+    for x, y in zip(weights_of(whole.directory), weights_of(out), strict=True):
         np.testing.assert_array_equal(x, y)
     assert whole.history["val_rmse_px"] == cut.history["val_rmse_px"]
 
 
+def test_resumed_training_ends_with_the_same_weights(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_resumed_is(finished, dotted_faces(60), FC, tmp_path / "cut", Interrupt(2), monkeypatch)
+
+
+def test_resumed_specialists_end_with_the_same_weights(
+    specialists: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Cut in the first specialist, with faces mirrored at random and batch normalisation.
+    cut = Interrupt(1, network=1)
+    assert_resumed_is(specialists, LARGE, SPECIALISTS, tmp_path / "cut", cut, monkeypatch)
+
+
 KILLED = """
-import sys
+import os, signal, sys
 sys.path[:0] = {tests!r}
 from facial_keypoints.models.keras_backend import choose_backend
 choose_backend()
+import keras
 from conftest import dotted_faces
-from test_fit import thirds, SLOW
+from test_fit import FC, thirds
 from facial_keypoints.training import fit as training
+
+class Kill(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.second = epoch == 2
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.second:
+            os.kill(os.getpid(), signal.SIGKILL)
+
 training.CHECKPOINT_SECONDS = 0.0
 faces = dotted_faces(60)
-training.train(faces, thirds(faces), SLOW, {out!r}, seed=1, resume=True)
+for name in {names!r}:
+    training.train(
+        faces, thirds(faces), FC, {out!r} + name, seed=1, resume=True,
+        callbacks=[Kill()] if {kill!r} else [],
+    )
 """
-SLOW = RECIPES["fc"].override(epochs=120, batch_size=4, patience=0)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no process is killed so there")
 def test_training_killed_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
     # All in processes of their own: what other tests did to this one must not count.
-    def command(out: Path) -> list[str]:
-        code = KILLED.format(
-            tests=[str(folder) for folder in Path(__file__).parents[:2]], out=str(out)
-        )
-        return [sys.executable, "-c", code]
+    def run(*names: str, kill: bool) -> int:
+        tests = [str(folder) for folder in Path(__file__).parents[:2]]
+        code = KILLED.format(tests=tests, out=f"{tmp_path}/", names=names, kill=kill)
+        return subprocess.run([sys.executable, "-c", code], timeout=200, check=False).returncode
 
-    out = tmp_path / "killed"
-    state = out / "checkpoint" / "latest" / "state.json"
-    process = subprocess.Popen(command(out))
-    deadline = time.monotonic() + 120
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "training ended before it could be killed"
-    assert not (out / "model.keras").exists()
-    subprocess.run(command(out), check=True, timeout=200)
-    subprocess.run(command(tmp_path / "whole"), check=True, timeout=200)
-    for x, y in zip(weights_of(tmp_path / "whole"), weights_of(out), strict=True):
+    assert run("killed", kill=True) == -signal.SIGKILL
+    state = json.loads((tmp_path / "killed/checkpoint/latest/state.json").read_text())
+    assert state["epoch"] == 2
+    assert not (tmp_path / "killed" / "model.keras").exists()
+    assert run("killed", "whole", kill=False) == 0
+    for x, y in zip(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"), strict=True):
         np.testing.assert_array_equal(x, y)
 
 
-def test_a_finished_run_is_returned_not_repeated(tmp_path: Path) -> None:
+def test_a_finished_run_is_returned_not_repeated(finished: Run) -> None:
     faces = dotted_faces(60)
-    first = train(faces, thirds(faces), FC, tmp_path / "run")
-    stamp = (tmp_path / "run" / "model.keras").stat().st_mtime_ns
-    second = train(faces, thirds(faces), FC, tmp_path / "run", resume=True)
-    assert (tmp_path / "run" / "model.keras").stat().st_mtime_ns == stamp
-    assert first.record == second.record
+    stamp = finished.model_path.stat().st_mtime_ns
+    again = train(faces, thirds(faces), FC, finished.directory, seed=5, resume=True)
+    assert finished.model_path.stat().st_mtime_ns == stamp
+    assert finished.record == again.record
 
 
-def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
+def test_an_existing_run_is_not_overwritten(finished: Run) -> None:
     faces = dotted_faces(60)
-    train(faces, thirds(faces), FC, tmp_path / "run")
     with pytest.raises(OutputError, match="--resume"):
-        train(faces, thirds(faces), FC, tmp_path / "run")
+        train(faces, thirds(faces), FC, finished.directory, seed=5)
     with pytest.raises(OutputError, match="begun with other seed"):
-        train(faces, thirds(faces), FC, tmp_path / "run", resume=True, seed=9)
+        train(faces, thirds(faces), FC, finished.directory, resume=True, seed=9)
 
 
 def test_a_run_of_another_split_is_not_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It has seen faces that now belong to the test.
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     faces = dotted_faces(60)
     split = thirds(faces)
     other = Split(train=split.test, val=split.val, test=split.train)
-    train(faces, split, FC, tmp_path / "whole")
     with pytest.raises(OutputError, match="begun with other split"):
-        train(faces, other, FC, tmp_path / "whole", resume=True)
+        train(faces, other, FC, finished.directory, seed=5, resume=True)
     with pytest.raises(KeyboardInterrupt):
         train(faces, split, FC, tmp_path / "cut", callbacks=[Interrupt(2)])
     with pytest.raises(OutputError, match="begun with other split"):
@@ -245,15 +298,12 @@ def test_an_expert_begins_with_the_answers_of_its_base() -> None:
     np.testing.assert_allclose(ours, theirs[:, [10, 3]], atol=1e-4)
 
 
-def test_a_warm_start_from_other_rows_is_refused(tmp_path: Path) -> None:
-    faces = dotted_faces(30, height=56, width=57)
-    cnn = Recipe(**{**vars(RECIPES["cnn"]), "epochs": 1, "batch_size": 8})
+def test_a_warm_start_from_other_rows_is_refused(finished: Run, tmp_path: Path) -> None:
+    faces = dotted_faces(60)
     split = thirds(faces)
     other = Split(train=split.test, val=split.val, test=split.train)
-    base = train(faces, other, cnn, tmp_path / "cnn")
-    recipe = RECIPES["specialists"].override(specialist_epochs=1)
     with pytest.raises(DataError, match="leak"):
-        train(faces, split, recipe, tmp_path / "out", warm_start=base.directory)
+        train(faces, other, SPECIALISTS, tmp_path / "out", warm_start=finished.directory)
 
 
 def test_small_images_get_a_sentence(tmp_path: Path) -> None:
@@ -291,36 +341,28 @@ def test_a_model_of_somebody_else_gets_a_sentence(tmp_path: Path) -> None:
         load_runtime(tmp_path / "m.keras")
 
 
-def test_the_spec_travels_inside_the_model_file(tmp_path: Path) -> None:
-    faces = dotted_faces(60)
-    run = train(faces, thirds(faces), FC, tmp_path / "run")
+def test_the_spec_travels_inside_the_model_file(finished: Run, tmp_path: Path) -> None:
     alone = tmp_path / "alone.keras"
-    alone.write_bytes(run.model_path.read_bytes())
+    alone.write_bytes(finished.model_path.read_bytes())
     assert zipfile.is_zipfile(alone)
     spec = read_spec(alone)
-    assert spec.schema == faces.schema
+    assert spec.schema == KAGGLE15
     assert spec.input_size == (40, 32)
-    assert spec == run.spec
+    assert spec == finished.spec
 
 
-def test_a_model_is_not_asked_about_images_of_another_size(tmp_path: Path) -> None:
-    faces = dotted_faces(60)
-    run = train(faces, thirds(faces), FC, tmp_path / "run")
+def test_a_model_is_not_asked_about_images_of_another_size(finished: Run) -> None:
     with pytest.raises(ModelError, match="32×40"):
-        load_predictor(run.directory).check_fits(dotted_faces(3, height=50))
+        load_predictor(finished.directory).check_fits(dotted_faces(3, height=50))
 
 
-@pytest.mark.slow
 def test_a_saved_network_of_networks_opens_where_training_was_never_imported(
-    tmp_path: Path,
+    specialists: Run,
 ) -> None:
     # The specialists are networks inside one, each saved with the metric that it was compiled with.
-    recipe = RECIPES["specialists"].override(epochs=1, specialist_epochs=1)
-    big = dotted_faces(30, height=56, width=56)
-    train(big, thirds(big), recipe, tmp_path / "run")
     code = (
         "import sys; from facial_keypoints.models.runtime import load_runtime; "
-        f"print(load_runtime({str(tmp_path / 'run')!r}).spec.name); "
+        f"print(load_runtime({str(specialists.directory)!r}).spec.name); "
         "assert 'facial_keypoints.training.fit' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

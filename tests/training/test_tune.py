@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 keras = pytest.importorskip("keras")
 
+from facial_keypoints.cli import app
 from facial_keypoints.cli.data import load_faces
 from facial_keypoints.cluster import ClusterError
 from facial_keypoints.data.synthetic.faces import write_kaggle_folder
@@ -114,7 +116,7 @@ def test_an_experiment_that_loses_a_node_and_its_driver_ends_with_the_same_weigh
     from ray_nodes import Nodes, kill_tree
 
     out = tmp_path / "out"
-    words = ("compare", "fc", "--data", data, "-o", out, "--seeds", "5", "--epochs", "4")
+    words = ("compare", "fc", "--data", data, "-o", out, "--seeds", "3", "--epochs", "4")
 
     def done() -> int:
         return len(list((out / "runs").glob("*/run.json")))
@@ -123,22 +125,20 @@ def test_an_experiment_that_loses_a_node_and_its_driver_ends_with_the_same_weigh
         nodes.add()
         doomed = nodes.add()
         run = start(*words, "--address", nodes.address)
-        until(lambda: done() >= 1, run)
         nodes.kill(doomed, at_work="ImplicitFunc")
-        nodes.add()
-        until(lambda: done() >= 2, run)
+        until(lambda: done() >= 1, run)
         kill_tree(run)
         run.communicate()
-        assert done() < 5, "killed too late to tell"
+        assert done() < 3, "killed too late to tell"
         again = start(*words, "--address", nodes.address, "--resume")
         log = again.communicate(timeout=300)[1]
         assert again.returncode == 0, log
     with (out / "runs.csv").open() as file:
-        assert [line["seed"] for line in csv.DictReader(file)] == ["0", "1", "2", "3", "4"]
+        assert [line["seed"] for line in csv.DictReader(file)] == ["0", "1", "2"]
     assert (out / "ensembles" / "fc" / "model.keras").is_file()
     # fc's sums do not depend on the number of threads, so this process may have as many as it likes.
     faces, split, _ = split_faces(load_faces(data))
-    for seed in (0, 4):
+    for seed in range(3):
         alone = train(
             faces, split, RECIPES["fc"].override(epochs=4), tmp_path / f"{seed}", seed=seed
         )
@@ -157,7 +157,7 @@ def test_a_sweep_keeps_the_best_and_goes_on_after_a_kill(data: Path, tmp_path: P
     from ray_nodes import kill_tree
 
     out, file = tmp_path / "out", tmp_path / "space.yaml"
-    file.write_text("learning_rate: [1e-9, 0.001, 0.01, 1e12]\n")
+    file.write_text("learning_rate: [0.001, 0.01, 1e12]\n")
     words = ("sweep", file, "--recipe", "fc", "--data", data, "-o", out)
     words += ("--epochs", "3", "--trials", "9")
     run = start(*words)
@@ -169,7 +169,7 @@ def test_a_sweep_keeps_the_best_and_goes_on_after_a_kill(data: Path, tmp_path: P
     assert again.returncode == 0, log
     with (out / "trials.csv").open() as table:
         trials = {float(line["learning_rate"]): line for line in csv.DictReader(table)}
-    assert sorted(trials) == [1e-9, 0.001, 0.01, 1e12]
+    assert sorted(trials) == [0.001, 0.01, 1e12]
     assert trials[1e12]["state"] == "failed"
     assert "diverged" in trials[1e12]["failure"]
     finished = {r: float(t["val_rmse_px"]) for r, t in trials.items() if t["state"] == "finished"}
@@ -180,6 +180,6 @@ def test_a_sweep_keeps_the_best_and_goes_on_after_a_kill(data: Path, tmp_path: P
     assert min(run_of_best.history["val_rmse_px"]) == pytest.approx(finished[best], abs=1e-4)
     assert (out / "report.json").is_file()
     assert "validation RMSE" in shown
-    refused = start(*words, "--resume", "--seed", "1")
-    assert "begun with other recipes and seeds" in refused.communicate(timeout=200)[1]
-    assert refused.returncode == 1
+    refused = CliRunner().invoke(app, [*map(str, words), "--resume", "--seed", "1"])
+    assert isinstance(refused.exception, OutputError)
+    assert "begun with other seeds and splits" in str(refused.exception)
