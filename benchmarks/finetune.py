@@ -189,10 +189,10 @@ def scratch(faces: FaceDataset, test: FaceDataset, folder: Path, seed: int) -> n
     """Answers of ``cnn-flip`` trained on the same faces until it has seen 20,000 images."""
     from facial_keypoints.data.splits import Split
     from facial_keypoints.training.fit import predict_keypoints, train
-    from facial_keypoints.training.recipes import get_recipe
+    from facial_keypoints.training.recipes import RECIPES
 
     none = np.empty(0, np.int64)
-    recipe = get_recipe("cnn-flip").override(epochs=20_000 // len(faces), batch_size=32, patience=0)
+    recipe = RECIPES["cnn-flip"].override(epochs=20_000 // len(faces), batch_size=32, patience=0)
     run = train(
         faces, Split(np.arange(len(faces)), none, none), recipe, folder, seed=seed, force=True
     )

@@ -16,7 +16,9 @@ from facial_keypoints.errors import DataError
 if TYPE_CHECKING:
     from facial_keypoints.types import FaceDataset, KeypointSchema
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at, draw, fetch and convert faces.")
+data_app = typer.Typer(
+    no_args_is_help=True, help="Audit, draw, download and convert labelled faces."
+)
 app.add_typer(data_app, name="data")
 
 DRAWN_FACES = 3000
@@ -39,7 +41,7 @@ def load_faces(
     channels: int | None = None,
     schema: KeypointSchema | None = None,
 ) -> FaceDataset:
-    """The labelled faces that a verb was asked to use: the user's, or drawn ones without a path."""
+    """The labelled faces for a verb: the user's, or drawn ones without a path."""
     if data is None:
         from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 
@@ -60,7 +62,7 @@ def audit_command(
     ] = None,
     force: o.Force = False,
 ) -> None:
-    """Look at the data before training: missing labels, duplicates, doubtful labels, odd images.
+    """Check labelled faces before training: missing labels, duplicates, doubtful labels, odd images.
 
     Examples:
 
@@ -70,6 +72,7 @@ def audit_command(
     """
     from rich.console import Console
 
+    from facial_keypoints.cli.progress import make_log
     from facial_keypoints.data.audit import audit
     from facial_keypoints.data.kaggle import load_kaggle
     from facial_keypoints.evaluation import pages
@@ -78,7 +81,7 @@ def audit_command(
 
     if out is not None:
         pages.require_templates()
-    log = Console(stderr=True)
+    log = make_log()
     with ExitStack() as stack:
         folder = None
         if out is not None:
@@ -91,13 +94,13 @@ def audit_command(
                 test: FaceDataset | None = load_kaggle(data, part="test")
             except DataError:
                 test = None  # no test images beside the training ones: nothing to compare with
-        with log.status("looking at the faces"):
+        with log.status("checking the faces"):
             report = audit(dataset, test)
         if folder is not None:
             write_audit(report, folder)
     Console().print(render_audit(report))
     if out is not None:
-        log.print(f"open {out / 'audit.html'}", soft_wrap=True)
+        log.print(f"open {out / 'audit.html'}")
 
 
 @data_app.command("synthesize")
@@ -110,7 +113,7 @@ def synthesize_command(
 ) -> None:
     """Draw faces with known keypoints and save them exactly as Kaggle ships its files.
 
-    The truth of the test faces goes to test_labels.csv.
+    The keypoints of the test faces go to test_labels.csv.
 
     Examples:
 
@@ -118,14 +121,13 @@ def synthesize_command(
 
         facial-keypoints data synthesize --train 500 --test 100 --seed 7 -o drawn
     """
-    from rich.console import Console
-
+    from facial_keypoints.cli.progress import make_log
     from facial_keypoints.data.synthetic.faces import write_kaggle_folder
 
-    log = Console(stderr=True)
+    log = make_log()
     with log.status(f"drawing {train + test} faces"):
         write_kaggle_folder(out, train=train, test=test, seed=seed, force=force)
-    log.print(f"wrote {out}", soft_wrap=True)
+    log.print(f"wrote {out}")
 
 
 @data_app.command("convert")
@@ -140,13 +142,13 @@ def convert_command(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
     to: Annotated[Format, typer.Option(help="Format to write.")] = Format.coco,
     size: Annotated[
-        int | None, typer.Option(min=8, help="Bring every face to this many pixels a side.")
+        int | None, typer.Option(min=8, help="Scale every face to this side, in pixels.")
     ] = None,
     force: o.Force = False,
 ) -> None:
     """Convert labelled faces from one format to another.
 
-    Annotated photos (COCO, .pts) are cut into one image a face, framed as the models know faces.
+    Annotated photos (COCO, .pts) are cut into one crop per face, as the models expect it.
 
     Examples:
 
@@ -154,8 +156,7 @@ def convert_command(
 
         facial-keypoints data convert faces.csv --size 96 --to kaggle -o kaggle
     """
-    from rich.console import Console
-
+    from facial_keypoints.cli.progress import make_log
     from facial_keypoints.data import load_dataset, save_dataset
     from facial_keypoints.files import output_folder
 
@@ -166,7 +167,7 @@ def convert_command(
             channels=1 if to is Format.kaggle else None,  # Kaggle's format knows grey only
         )
         save_dataset(dataset, folder, to.value)
-    Console(stderr=True).print(f"wrote {len(dataset)} faces to {out}", soft_wrap=True)
+    make_log().print(f"wrote {len(dataset)} faces to {out}")
 
 
 @data_app.command("download")
@@ -174,7 +175,7 @@ def download_command(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
     force: o.Force = False,
 ) -> None:
-    """Fetch Kaggle's files with your own Kaggle account (needs the extra 'kaggle').
+    """Download Kaggle's files with your own Kaggle account (needs the extra 'kaggle').
 
     Accept the competition's rules on Kaggle first, and log in with kagglehub or KAGGLE_USERNAME
     and KAGGLE_KEY.
@@ -187,25 +188,23 @@ def download_command(
     """
     import shutil
 
-    from rich.console import Console
-
+    from facial_keypoints.cli.progress import make_log
+    from facial_keypoints.errors import MissingExtraError
     from facial_keypoints.files import output_folder
 
     try:
         import kagglehub
     except ModuleNotFoundError as error:
-        from facial_keypoints.errors import MissingExtraError
-
         raise MissingExtraError("kagglehub", "kaggle", "Downloading from Kaggle") from error
     with output_folder(out, verb="data download", force=force) as folder:
         try:
             fetched = Path(kagglehub.competition_download("facial-keypoints-detection"))
         except Exception as error:  # of several HTTP libraries, none kagglehub's own
             raise DataError(
-                f"Kaggle did not hand the files over ({' '.join(str(error).split())[:200]}): accept the "
+                f"downloading from Kaggle failed ({' '.join(str(error).split())[:200]}): accept the "
                 "competition's rules on its page and check your Kaggle credentials."
             ) from error
         for file in sorted(fetched.iterdir()):
             if file.is_file():
                 shutil.copy2(file, folder / file.name)
-    Console(stderr=True).print(f"wrote {out}", soft_wrap=True)
+    make_log().print(f"wrote {out}")

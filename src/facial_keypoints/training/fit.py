@@ -26,6 +26,7 @@ from facial_keypoints.data.duplicates import duplicate_groups, image_digests, jo
 from facial_keypoints.data.missing import MissingStrategy, check_trainable, fill_missing
 from facial_keypoints.data.splits import Split, split_dataset, split_into_folds
 from facial_keypoints.errors import DataError, ModelError, OutputError
+from facial_keypoints.evaluation.scores import EvaluationReport, evaluate_predictions
 from facial_keypoints.files import lock_folder, output_folder, read_json, write_json
 from facial_keypoints.models.codec import decode
 from facial_keypoints.models.spec import ModelSpec
@@ -37,62 +38,36 @@ from facial_keypoints.types import FaceDataset, ImageArray
 
 __all__ = [
     "compile_model",
+    "measure_run",
     "predict_keypoints",
     "recorded_errors",
     "split_faces",
-    "split_folds",
     "train",
 ]
 
-CHECKPOINT_SECONDS = (
-    15.0  # writing a checkpoint costs about 0.1 s; losing this much work is bearable
-)
-VALIDATION_BATCH = 256
-OTHER_SECONDS = 30.0  # for another process to leave the folder: that of a driver that died, say
+CHECKPOINT_SECONDS = 15.0  # between two checkpoints; writing one takes about 0.1 s
+BATCH = 256  # images at a time where nothing is learnt
+LOCK_SECONDS = 30.0  # to wait for another process in the folder, such as one whose driver died
 
 
 def split_faces(
-    dataset: FaceDataset,
-    *,
-    seed: int = 0,
-    exclude_flagged: bool = False,
-) -> tuple[FaceDataset, Split, int]:
-    """Group the faces and split them, as ``train`` and ``compare`` do.
+    dataset: FaceDataset, *, folds: int = 0, seed: int = 0, exclude_flagged: bool = False
+) -> tuple[FaceDataset, list[Split], int]:
+    """Group the faces and split them into training, validation and test faces.
 
-    Rows that share a group of the dataset (a person) stay on one side, and so do near-duplicate
+    Rows of one group of the dataset (a person) stay on one side of a split, and so do near-duplicate
     images.
 
     Args:
         dataset: Labelled faces.
+        folds: Number of folds of a cross-validation, in which each face is tested once; 0 for a
+            single split.
         seed: Seed of the split.
-        exclude_flagged: Leave out the training rows that the audit finds suspicious. Test rows
-            stay: an error measured only on easy labels would flatter.
+        exclude_flagged: Leave out the training rows that the audit finds suspicious. Test rows stay:
+            an error measured only on easy labels would be too low.
 
     Returns:
-        The dataset with its groups, the split, and the number of rows left out.
-    """
-    dataset, (split,), flagged = split_folds(dataset, 0, seed=seed, exclude_flagged=exclude_flagged)
-    return dataset, split, flagged
-
-
-def split_folds(
-    dataset: FaceDataset,
-    folds: int,
-    *,
-    seed: int = 0,
-    exclude_flagged: bool = False,
-) -> tuple[FaceDataset, list[Split], int]:
-    """Group the faces and split them for a cross-validation, in which each is tested once.
-
-    Args:
-        dataset: Labelled faces.
-        folds: Parts to cut the faces into, as :func:`data.splits.split_into_folds` does; 0 for the
-            one split of :func:`split_faces`.
-        seed: Seed of the split.
-        exclude_flagged: As for :func:`split_faces`.
-
-    Returns:
-        The dataset with its groups, a split per fold, and the number of rows left out.
+        The dataset with its groups, a split for each fold, and the number of rows left out.
     """
     alike = duplicate_groups(dataset.images, dataset.keypoints)
     groups = join_groups(dataset.groups, alike)
@@ -109,24 +84,21 @@ def split_folds(
     return dataset, splits, len(left_out)
 
 
-def predict_keypoints(
-    model: keras.Model, images: ImageArray, *, batch_size: int = 256
-) -> NDArray[np.float32]:
-    """Ask a model of the study for keypoints.
-
-    Args:
-        model: (B, H, W, 1) -> (B, K, 2) in the study's targets.
-        images: (N, H, W, 1) uint8 images.
-        batch_size: Images per step.
-
-    Returns:
-        (N, K, 2) float32 in pixels of the images.
-    """
+def predict_keypoints(model: keras.Model, images: ImageArray) -> NDArray[np.float32]:
+    """Predict with a network of the study: (N, H, W, 1) uint8 images to (N, K, 2) pixels."""
     height, width = images.shape[1:3]
     if len(images) == 0:
         return np.zeros((0, int(model.output_shape[1]), 2), np.float32)
-    targets = np.asarray(model.predict(images, batch_size=batch_size, verbose=0))
+    targets = np.asarray(model.predict(images, batch_size=BATCH, verbose=0))
     return np.asarray(decode(targets, (height, width)), np.float32)
+
+
+def measure_run(run: run_folder.Run, dataset: FaceDataset, *, seed: int = 0) -> EvaluationReport:
+    """Measure a trained recipe on the test faces of its split; ``seed`` is that of the intervals."""
+    if run.split is None:
+        raise ModelError(f"{run.directory} has no test faces: name the run folder of a recipe.")
+    test = dataset.subset(run.split.test)
+    return evaluate_predictions(test, predict_keypoints(run.load_model(), test.images), seed=seed)
 
 
 def compile_model(model: keras.Model, recipe: Recipe, image_size: tuple[int, int]) -> None:
@@ -328,7 +300,7 @@ class _Training:
         recipe, directory = self.recipe, self.directory / folder
         checkpoints = _Checkpoints(directory / "checkpoint", patience=recipe.patience)
         # Two processes would mix up their checkpoints.
-        with lock_folder(directory, timeout_s=OTHER_SECONDS):
+        with lock_folder(directory, timeout_s=LOCK_SECONDS):
             saved = checkpoints.load()
             if saved is not None:
                 model = saved
@@ -349,7 +321,7 @@ class _Training:
                 model.fit(
                     batches,
                     validation_data=validation if len(val_rows) else None,
-                    validation_batch_size=VALIDATION_BATCH,
+                    validation_batch_size=BATCH,
                     epochs=epochs,
                     initial_epoch=done,
                     shuffle=False,  # TrainingBatches shuffles rows, repeatably
