@@ -231,7 +231,7 @@ def measure(
                 mine = faces.subset(np.concatenate([ytf[: n // 2], helen[: n - n // 2]]))
                 began = time.perf_counter()
                 run = finetune(mine, Path(folder) / "run", base=base, seed=seed, force=True)
-                offset = np.nanmean(mine.keypoints.xy - run.base_answers, axis=0)
+                offset = np.nanmean(mine.keypoints.xy - run.base_xy, axis=0)
                 answers = load_predictor(run.directory).predict_batch(test.images).xy
                 note("finetune", n, seed, answers, began)
                 moved = as_is[run.style] + offset

@@ -44,7 +44,11 @@ SWEPT: Mapping[str, type[float] | type[int] | type[str]] = {
 }  # fmt: skip
 """Settings that a search space may name."""
 
-_SCALES = ({}, {"scale": "linear"}, {"scale": "log"})  # what may stand beside min and max
+_SCALES: tuple[dict[str, str], ...] = (
+    {},
+    {"scale": "linear"},
+    {"scale": "log"},
+)  # what may stand beside min and max
 
 Value = float | int | str
 Space = Mapping[str, Any]
@@ -148,7 +152,7 @@ def sweep(
     resume: bool = False,
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[list[tuple[Mapping[str, Value], Outcome]], EvaluationReport]:
+) -> tuple[list[tuple[dict[str, Value], Outcome]], EvaluationReport]:
     """Try settings of a recipe in parallel, stop bad trials early, and measure the best one.
 
     Args:

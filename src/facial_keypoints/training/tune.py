@@ -220,7 +220,8 @@ def train_in_parallel(
                 ).fit()
         finally:
             shutil.rmtree(directory / "tune", ignore_errors=True)
-    in_order = sorted(results, key=lambda result: result.config["number"])
+    in_order: list[Any] = [results[i] for i in range(len(results))]
+    in_order.sort(key=lambda result: result.config["number"])
     return [_outcome(task, result) for task, result in zip(tasks, in_order, strict=True)]
 
 
