@@ -1,10 +1,10 @@
-"""Training one recipe: compile, fit, checkpoint, resume.
+"""Trains one recipe: compile, fit, checkpoint, resume.
 
-What is left behind is a run folder (:mod:`facial_keypoints.training.run_folder`); ``checkpoint/`` in
-it holds the last epoch, to continue from, and is gone when training is complete.
+The result is a run folder (:mod:`facial_keypoints.training.run_folder`). During training its
+``checkpoint/`` holds the last epoch, to continue from.
 
-Training is repeatable: with one seed, on one machine, an interrupted and resumed run ends with the
-same weights as an undisturbed one.
+Training is repeatable: with the same seed and machine, an interrupted and resumed run ends with the
+same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def compile_model(model: keras.Model, recipe: Recipe, image_size: tuple[int, int
 
 @dataclass
 class _Progress:
-    """Where training stands; saved with each checkpoint."""
+    """State of a training; saved with each checkpoint."""
 
     epoch: int = 0  # epochs done
     best_epoch: int = 0
@@ -135,7 +135,7 @@ def _load_arrays(path: Path) -> list[NDArray[Any]]:
 
 
 class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
-    """Remember the best epoch, save the last one, stop early, and continue from what was saved."""
+    """Keep the weights of the best epoch, save checkpoints, stop early, and load a checkpoint."""
 
     def __init__(self, directory: Path, *, patience: int) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             ) from error
 
     def save(self) -> None:
-        """Write the last epoch and the best weights; one rename makes them valid together."""
+        """Write the last epoch and the best weights; one rename replaces the older checkpoint."""
         fresh, latest, old = (self.directory / name for name in ("fresh", "latest", "old"))
         self._saved = time.monotonic()
         shutil.rmtree(fresh, ignore_errors=True)
@@ -215,17 +215,11 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def build_expert(base: keras.Model, group: Sequence[int], *, name: str) -> keras.Model:
-    """A cnn for some keypoints that begins by answering exactly what ``base`` answers for them.
-
-    Args:
-        base: A ``cnn`` for all keypoints.
-        group: Indices of the expert's keypoints.
-        name: Name of the expert.
-    """
+    """A cnn for a group of keypoints (indices) with the weights, so the predictions, of ``base``."""
     expert = build_cnn(len(group), base.input_shape[1:3], name=name)
-    for mine, theirs in zip(expert.layers, base.layers, strict=True):
-        if mine.name != "coordinates":
-            mine.set_weights(theirs.get_weights())
+    for layer, source in zip(expert.layers, base.layers, strict=True):
+        if layer.name != "coordinates":
+            layer.set_weights(source.get_weights())
     kernel, bias = base.get_layer("coordinates").get_weights()
     columns = np.array([[2 * k, 2 * k + 1] for k in group]).ravel()
     expert.get_layer("coordinates").set_weights([kernel[:, columns], bias[columns]])
@@ -244,7 +238,7 @@ class _Training:
     callbacks: Sequence[keras.callbacks.Callback]
 
     def network(self, folder: str) -> tuple[keras.Model, _Progress]:
-        """Train the recipe's network for all keypoints; ``folder`` is where its checkpoint lies."""
+        """Train the recipe's network for all keypoints; ``folder`` holds its checkpoint."""
         keras.utils.set_random_seed(self.seed)
         build = {"fc": build_fc, "cnn": build_cnn}[self.recipe.network]
         try:
@@ -268,7 +262,7 @@ class _Training:
         ]
         experts = []
         for number, (name, keypoints) in enumerate(known):
-            # A seed of its own, so that it does not depend on what was trained before.
+            # Its own seed, so that it does not depend on the networks trained before.
             keras.utils.set_random_seed(self.seed + 1 + number)
             expert, progress = self._fit(
                 build_expert(base, keypoints.tolist(), name=name.replace("-", "_")),
@@ -299,7 +293,7 @@ class _Training:
         """Train a network, or continue from its checkpoint; return it with its best weights."""
         recipe, directory = self.recipe, self.directory / folder
         checkpoints = _Checkpoints(directory / "checkpoint", patience=recipe.patience)
-        # Two processes would mix up their checkpoints.
+        # Two processes would overwrite each other's checkpoints.
         with lock_folder(directory, timeout_s=LOCK_SECONDS):
             saved = checkpoints.load()
             if saved is not None:
@@ -350,22 +344,23 @@ def train(
     warm_start: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> run_folder.Run:
-    """Train a recipe and leave a run folder.
+    """Train a recipe and write a run folder.
 
-    Missing labels are filled, as the recipe says, in the training rows alone: validation and test
-    are always measured on what was labelled.
+    The recipe's strategy for missing labels is applied to the training rows only: validation and test
+    errors count labelled points only.
 
     Args:
         dataset: All faces, NaN = not labelled.
-        split: Which rows train, choose the best epoch, and are never looked at here (test).
+        split: The training rows, the validation rows that choose the best epoch, and the test rows,
+            which are not used here.
         recipe: What to build and how to train it.
-        directory: The run folder to make.
+        directory: The run folder.
         seed: Seed of weights, dropout, shuffling and mirroring.
-        resume: Continue the run in ``directory``, or return it if it is complete.
+        resume: Continue the run in ``directory``, or return it if it is finished.
         force: Replace what is in ``directory``.
         warm_start: For ``specialists``: run folder of a ``cnn`` trained on the same training rows.
             One is trained first when left out.
-        callbacks: Further Keras callbacks, for progress bars.
+        callbacks: Further Keras callbacks, such as a progress bar.
 
     Raises:
         DataError: The data cannot be trained on, or training diverged.
@@ -381,15 +376,15 @@ def train(
                 "recipe": asdict(recipe),
                 "seed": seed,
                 "data_digest": digest,
-                "split": run_folder.split_digest(
-                    split
-                ),  # a run of another split has seen our test faces
+                "split": run_folder.split_digest(split),
             },
         )
         if run_folder.is_finished(directory):
             return run_folder.load_run(directory)
-        strategy = cast(MissingStrategy, recipe.missing)  # fill_missing refuses unknown names
-        train_rows = fill_missing(dataset.subset(split.train), strategy)
+        # fill_missing refuses unknown names.
+        train_rows = fill_missing(
+            dataset.subset(split.train), cast(MissingStrategy, recipe.missing)
+        )
         check_trainable(train_rows)
         val_rows = dataset.subset(split.val)
         training = _Training(recipe, train_rows, val_rows, directory, seed, callbacks)
@@ -398,16 +393,17 @@ def train(
             model, progress = training.specialists(base)
         else:
             model, progress = training.network("")
-        # Flagged rows that were left out count as seen too: they may be copies of training faces.
+        # Flagged rows that were left out count as seen: they may be copies of training faces.
         seen = np.setdiff1d(np.arange(len(dataset)), split.test)
+        channels = int(dataset.images.shape[3])
         run = run_folder.finish(
             directory,
             model,
             ModelSpec(
-                name=recipe.name,
-                schema=dataset.schema,
-                input_size=dataset.image_size,
-                channels=int(dataset.images.shape[3]),
+                recipe.name,
+                dataset.schema,
+                dataset.image_size,
+                channels=channels,
                 data_digest=digest,
             ),
             learnt=image_digests(dataset.images[seen]),
@@ -431,7 +427,7 @@ def train(
 
 
 def _warm_start_model(directory: Path, split: Split, digest: str) -> keras.Model:
-    """The model of a run, after making sure that it has seen none of our validation or test rows."""
+    """The model of a run; refused if it was trained on validation or test rows of ours."""
     run = run_folder.load_run(directory)
     if (
         run.spec.data_digest != digest
@@ -446,10 +442,7 @@ def _warm_start_model(directory: Path, split: Split, digest: str) -> keras.Model
 
 
 def recorded_errors(directory: Path | str) -> list[float]:
-    """Validation errors in pixels, by epoch, of a run of one network, finished or not.
-
-    Empty if nothing was recorded.
-    """
+    """Validation errors in pixels, by epoch, of a run of one network, finished or not."""
     directory = Path(directory)
     for file in ("run.json", "checkpoint/latest/state.json", "checkpoint/old/state.json"):
         try:
