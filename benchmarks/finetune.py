@@ -190,10 +190,10 @@ def scratch(faces: FaceDataset, test: FaceDataset, folder: Path, seed: int) -> n
     """Answers of ``cnn-flip`` trained on the same faces until it has seen 20,000 images."""
     from facial_keypoints.data.splits import Split
     from facial_keypoints.training.fit import predict_keypoints, train
-    from facial_keypoints.training.recipes import get_recipe
+    from facial_keypoints.training.recipes import RECIPES
 
     none = np.empty(0, np.int64)
-    recipe = get_recipe("cnn-flip").override(epochs=20_000 // len(faces), batch_size=32, patience=0)
+    recipe = RECIPES["cnn-flip"].override(epochs=20_000 // len(faces), batch_size=32, patience=0)
     run = train(
         faces, Split(np.arange(len(faces)), none, none), recipe, folder, seed=seed, force=True
     )
@@ -232,7 +232,7 @@ def measure(
                 mine = faces.subset(np.concatenate([ytf[: n // 2], helen[: n - n // 2]]))
                 began = time.perf_counter()
                 run = finetune(mine, Path(folder) / "run", base=base, seed=seed, force=True)
-                offset = np.nanmean(mine.keypoints.xy - run.base_answers, axis=0)
+                offset = np.nanmean(mine.keypoints.xy - run.base_xy, axis=0)
                 answers = load_predictor(run.directory).predict_batch(test.images).xy
                 note("finetune", n, seed, answers, began)
                 moved = as_is[run.style] + offset

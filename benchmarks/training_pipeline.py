@@ -21,7 +21,7 @@ from facial_keypoints.data.synthetic.faces import draw_kaggle_like  # noqa: E402
 from facial_keypoints.models.study import build_cnn  # noqa: E402
 from facial_keypoints.training.batches import TrainingBatches, targets_and_weights  # noqa: E402
 from facial_keypoints.training.fit import compile_model  # noqa: E402
-from facial_keypoints.training.recipes import get_recipe  # noqa: E402
+from facial_keypoints.training.recipes import RECIPES  # noqa: E402
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--data", help="accepted for `make bench`; this one draws its faces")
     options = parser.parse_args()
 
-    recipe = get_recipe("cnn-flip")
+    recipe = RECIPES["cnn-flip"]
     faces = draw_kaggle_like(options.faces, seed=0)
     model = build_cnn(faces.schema.num_keypoints, faces.image_size)
     compile_model(model, recipe, faces.image_size)

@@ -44,7 +44,7 @@ from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 from facial_keypoints.evaluation import plots
 from facial_keypoints.evaluation.scores import evaluate_predictions
 from facial_keypoints.training.fit import predict_keypoints, split_faces, train
-from facial_keypoints.training.recipes import get_recipe
+from facial_keypoints.training.recipes import RECIPES
 
 FACES = int(os.environ.get("NOTEBOOK_FACES", "1500"))
 EPOCHS = int(os.environ.get("NOTEBOOK_EPOCHS", "15"))
@@ -100,7 +100,7 @@ for strategy in ("mask", "interpolate", "drop"):
 # put the same person into training and test, and report an error that no new face would see.
 
 # %%
-faces, split, _ = split_faces(faces, seed=0)
+faces, [split], _ = split_faces(faces, seed=0)
 test = faces.subset(split.test)
 print(len(split.train), "train,", len(split.val), "choose the epoch,", len(test), "test")
 
@@ -114,7 +114,7 @@ print(len(split.train), "train,", len(split.val), "choose the epoch,", len(test)
 results = {}
 runs = {}
 for name, factor in {"fc": 3, "cnn": 1, "cnn-flip": 1}.items():
-    recipe = get_recipe(name).override(epochs=EPOCHS * factor, batch_size=32)
+    recipe = RECIPES[name].override(epochs=EPOCHS * factor, batch_size=32)
     runs[name] = train(faces, split, recipe, RUNS / name, seed=0)
     predicted = predict_keypoints(runs[name].load_model(), test.images)
     results[name] = predicted

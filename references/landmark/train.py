@@ -33,9 +33,9 @@ from facial_keypoints.files import atomic_path, write_text
 from facial_keypoints.models.codec import CONFIDENCE_RADIUS, confidence_within
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
-from facial_keypoints.training.losses import distance_px, laplace_nll, pseudo_huber, weighted_mean
 from facial_keypoints.types import CropTransform, FaceDataset
 from references.collection import fold_numbers, set_names, style_numbers, usual_crops
+from references.landmark.losses import distance_px, laplace_nll, pseudo_huber, weighted_mean
 from references.landmark.network import NetworkConfig, Stage, build_network
 
 __all__ = [

@@ -27,7 +27,7 @@ from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.runtime import read_spec, read_training_digests
 from facial_keypoints.training import experiment
 from facial_keypoints.training.experiment import Experiment, compare
-from facial_keypoints.training.fit import predict_keypoints, split_folds, train
+from facial_keypoints.training.fit import predict_keypoints, split_faces, train
 from facial_keypoints.training.recipes import RECIPES
 from facial_keypoints.training.run_folder import Run, load_run
 from facial_keypoints.training.tune import Outcome, TrainingTask
@@ -41,7 +41,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+def test_names_of_runs_hold_what_differs(tmp_path: Path) -> None:
     faces = dotted_faces(60)
     rows = np.arange(60)
     split = Split(rows[:20], rows[20:40], rows[40:])
@@ -65,12 +65,14 @@ def test_seeds_are_measured_one_by_one_and_as_an_ensemble(tmp_path: Path) -> Non
     result = compare(dotted_faces(60), [FC], out, seeds=2)
     runs = [load_run(out / "runs" / name) for name in ("fc-seed0", "fc-seed1")]
     test = result.test
-    answers = [predict_keypoints(run.load_model(), test.images) for run in runs]
+    predicted = [predict_keypoints(run.load_model(), test.images) for run in runs]
     assert [recipe.name for recipe in result.recipes] == ["fc", "fc-ensemble"]
-    np.testing.assert_allclose(result.recipes[1].predicted_xy, np.mean(answers, axis=0), atol=1e-4)
+    np.testing.assert_allclose(
+        result.recipes[1].predicted_xy, np.mean(predicted, axis=0), atol=1e-4
+    )
     lines = table(out / "runs.csv")
     assert [float(line["rmse_px"]) for line in lines] == pytest.approx(
-        [rmse(test.keypoints.xy, answer) for answer in answers], abs=1e-3
+        [rmse(test.keypoints.xy, xy) for xy in predicted], abs=1e-3
     )
     # The ensemble is a model like any other.
     ensemble = out / "ensembles" / "fc"
@@ -91,17 +93,17 @@ def test_seeds_are_measured_one_by_one_and_as_an_ensemble(tmp_path: Path) -> Non
     assert "fc-ensemble" in (out / "report.html").read_text()
 
 
-def test_in_a_cross_validation_each_face_is_answered_once_by_a_run_that_has_not_seen_it(
+def test_in_a_cross_validation_each_face_is_predicted_once_by_a_run_not_trained_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faces, out = dotted_faces(60), tmp_path / "out"
 
-    def answer(run: Run, test: FaceDataset) -> np.ndarray:
+    def predict(run: Run, test: FaceDataset) -> np.ndarray:
         """The truth moved by a pixel for each seed."""
         assert run.split is not None
         return np.nan_to_num(test.keypoints.xy + 1 + run.record["seed"], nan=0.0)
 
-    monkeypatch.setattr(experiment, "_answer", answer)
+    monkeypatch.setattr(experiment, "_predict", predict)
     result = compare(faces, [FC.override(epochs=1)], out, seeds=2, folds=3)
     assert sorted(result.test.sample_ids.tolist()) == sorted(faces.sample_ids.tolist())
     assert result.split == {"faces": 60, "folds": 3}
@@ -110,7 +112,7 @@ def test_in_a_cross_validation_each_face_is_answered_once_by_a_run_that_has_not_
     assert first.report.overall.rmse_px == pytest.approx(1.0, abs=1e-5)
     assert ensemble.report.overall.rmse_px == pytest.approx(1.5, abs=1e-5)
     assert first.settings["RMSE px of all seeds"] == "1.000, 2.000"
-    _, splits, _ = split_folds(faces, 3)
+    _, splits, _ = split_faces(faces, folds=3)
     for fold, split in enumerate(splits):
         trained = load_run(out / "runs" / f"fc-fold{fold}-seed0").split
         assert trained is not None
@@ -120,7 +122,7 @@ def test_in_a_cross_validation_each_face_is_answered_once_by_a_run_that_has_not_
     assert not (out / "split.json").exists()
 
 
-def test_an_experiment_goes_on_where_it_stopped_and_not_with_other_settings(
+def test_an_experiment_is_resumed_but_not_with_other_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faces, out = dotted_faces(60), tmp_path / "out"
@@ -155,23 +157,23 @@ def test_an_experiment_goes_on_where_it_stopped_and_not_with_other_settings(
     assert (out / "results.json").exists()
 
 
-def side_by_side(
-    monkeypatch: pytest.MonkeyPatch, run: Callable[[Sequence[TrainingTask]], dict[str, Outcome]]
+def replace_ray(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[Sequence[TrainingTask]], list[Outcome]]
 ) -> None:
-    """Have ``run`` stand for Ray."""
+    """Call ``run`` instead of training on Ray."""
     monkeypatch.setattr(experiment, "_LATE_S", 0)
     monkeypatch.setattr(
         experiment,
-        "train_side_by_side",
+        "train_in_parallel",
         lambda dataset, splits, tasks, directory, **options: run(tasks),
     )
 
 
-def test_a_run_that_is_not_where_this_machine_looks_is_told(
+def test_a_run_folder_that_this_machine_does_not_see_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    side_by_side(
-        monkeypatch, lambda tasks: {t.name: Outcome("finished", 2, 1.0, "") for t in tasks}
+    replace_ray(
+        monkeypatch, lambda tasks: [Outcome(task.name, "finished", 2, 1.0) for task in tasks]
     )
     with pytest.raises(DataError, match="1 of 1 runs failed, first fc: it was trained on a node"):
         compare(dotted_faces(60), [FC], tmp_path / "out", address="local")
@@ -180,13 +182,13 @@ def test_a_run_that_is_not_where_this_machine_looks_is_told(
         compare(dotted_faces(60), [FC], tmp_path / "out", address="local", cores=2, resume=True)
 
 
-def test_an_experiment_of_which_nothing_was_begun_can_be_given_again_and_other_files_stay(
+def test_a_folder_is_removed_when_nothing_was_begun_and_other_files_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(tasks: object) -> dict[str, Outcome]:
+    def unreachable(tasks: object) -> list[Outcome]:
         raise OutputError("no cluster")
 
-    side_by_side(monkeypatch, unreachable)
+    replace_ray(monkeypatch, unreachable)
     faces, out = dotted_faces(60), tmp_path / "out"
     for seeds in (2, 3):  # with other settings too
         with pytest.raises(OutputError, match="no cluster"):
@@ -201,7 +203,7 @@ def test_an_experiment_of_which_nothing_was_begun_can_be_given_again_and_other_f
 
 
 @pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
-def test_what_writes_the_report_is_asked_for_before_anything_is_trained(
+def test_libraries_of_the_report_are_required_before_training(
     library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages._environment.cache_clear()
@@ -216,11 +218,11 @@ def test_specialists_start_from_the_cnn_of_the_same_seed_and_come_last(
 ) -> None:
     stages: list[list[TrainingTask]] = []
 
-    def failing(tasks: Sequence[TrainingTask]) -> dict[str, Outcome]:
+    def failing(tasks: Sequence[TrainingTask]) -> list[Outcome]:
         stages.append(list(tasks))
-        return {task.name: Outcome("failed", 0, 0.0, "no") for task in tasks}
+        return [Outcome(task.name, "failed", 0, 0.0, "no") for task in tasks]
 
-    side_by_side(monkeypatch, failing)
+    replace_ray(monkeypatch, failing)
     recipes = [RECIPES["specialists"], RECIPES["cnn"]]
     with pytest.raises(DataError, match="4 of 4 runs failed"):
         compare(dotted_faces(60), recipes, tmp_path / "out", seeds=2, address="local")
@@ -232,7 +234,7 @@ def test_specialists_start_from_the_cnn_of_the_same_seed_and_come_last(
     assert [Path(base).name for base in bases] == ["cnn-seed0", "cnn-seed1"]
 
 
-def test_a_recipe_is_shown_under_each_strategy_for_missing_labels(tmp_path: Path) -> None:
+def test_a_recipe_is_trained_with_each_strategy_for_missing_labels(tmp_path: Path) -> None:
     said: list[str] = []
     faces = dotted_faces(60)
     xy = faces.keypoints.xy.copy()
@@ -270,7 +272,7 @@ def test_a_run_that_fails_leaves_the_others_and_their_results(tmp_path: Path) ->
         (["cnn", "--seeds", "2", "--cores", "2"], "--cores and --gpus need --address"),
     ],
 )
-def test_flags_that_do_not_go_together_are_told(words: list[str], message: str) -> None:
+def test_contradicting_flags_are_refused(words: list[str], message: str) -> None:
     answer = CliRunner().invoke(app, ["compare", *words, "-o", "out"], env={"COLUMNS": "200"})
     assert answer.exit_code == 2
     assert message in answer.output

@@ -24,7 +24,7 @@ from facial_keypoints.models.export import export_onnx
 from facial_keypoints.models.runtime import read_training_digests
 from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec
 from facial_keypoints.models.study import build_fc
-from facial_keypoints.models.tuned import LinearHead, backbone, build_tuned, linear_head
+from facial_keypoints.models.tuned import LinearHead, backbone, build_tuned, read_head
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training import finetune as finetuning
 from facial_keypoints.training.augment import AugmentConfig
@@ -80,22 +80,22 @@ def lowered(faces: FaceDataset) -> FaceDataset:
     return replace(faces, keypoints=Keypoints(faces.keypoints.xy + np.float32([0, 2]), KAGGLE15))
 
 
-def error_px(answers: np.ndarray, faces: FaceDataset) -> float:
-    return float(np.nanmean(np.linalg.norm(answers - faces.keypoints.xy, axis=-1)))
+def error_px(predicted: np.ndarray, faces: FaceDataset) -> float:
+    return float(np.nanmean(np.linalg.norm(predicted - faces.keypoints.xy, axis=-1)))
 
 
 # The closed-form start
 
 
-def test_points_are_read_off_the_features_as_the_network_answers_them() -> None:
+def test_the_head_predicts_from_features_what_the_network_predicts() -> None:
     network = build_network(TINY)
     images = np.random.default_rng(0).uniform(0, 255, (3, SIZE, SIZE, 1)).astype(np.float32)
     features = backbone(network).predict(images, verbose=0)
     expected = network.predict(images, verbose=0)
-    np.testing.assert_allclose(linear_head(network)(features), expected, atol=1e-4)
+    np.testing.assert_allclose(read_head(network)(features), expected, atol=1e-4)
 
 
-def test_a_new_head_answers_what_it_was_told_to() -> None:
+def test_a_new_network_predicts_what_its_head_does() -> None:
     features = backbone(build_network(TINY))
     rng = np.random.default_rng(0)
     width = features.output_shape[1]
@@ -138,13 +138,13 @@ def test_points_that_fit_as_they_are_stay_as_they_are() -> None:
     np.testing.assert_allclose(start.head.kernel[:, 0], before.kernel[:, 1])
 
 
-def test_a_point_that_hangs_on_the_old_ones_is_learnt_from_them() -> None:
+def test_a_point_that_depends_on_old_ones_is_learnt_from_them() -> None:
     features, before = random_points()
     old = before(features)[:, 0, :, :2]
     xy = (0.7 * old[:, 0] + 0.4 * old[:, 2] - 3.0)[:, None]
     start = fit_start(examples(xy, features), before, np.array([-1]))
     spread = np.linalg.norm(xy - xy.mean(axis=0), axis=-1).mean()
-    assert start.out_of_fold_px["new"] < 0.1 * spread
+    assert start.errors_px["new"] < 0.1 * spread
     np.testing.assert_allclose(start.anchor_xy, xy.mean(axis=0))
 
 
@@ -160,7 +160,7 @@ def test_noise_leaves_known_points_at_their_offset() -> None:
     assert expected == pytest.approx(3.0 * np.sqrt(np.pi / 2), rel=0.4)
 
 
-def test_what_is_not_labelled_changes_nothing() -> None:
+def test_unlabelled_points_change_nothing() -> None:
     features, before = random_points()
     xy = before(features)[:, 2, :, :2] + 1.0
     labelled = np.random.default_rng(0).random(xy.shape[:2]) < 0.6
@@ -213,7 +213,9 @@ def test_a_group_lies_in_one_fold_with_all_its_views() -> None:
 # Whole runs
 
 
-def test_a_tuned_model_beats_its_base_and_opens_like_any_other(base: Path, tmp_path: Path) -> None:
+def test_a_fine_tuned_model_beats_its_base_and_opens_like_any_other(
+    base: Path, tmp_path: Path
+) -> None:
     mine, others = lowered(drawn(24)), lowered(drawn(24, seed=9))
     run = finetune(mine, tmp_path / "run", base=base)
     as_is = [
@@ -233,9 +235,9 @@ def test_a_tuned_model_beats_its_base_and_opens_like_any_other(base: Path, tmp_p
     settings = json.loads((tmp_path / "run/run.json").read_text())
     assert settings["base"]["name"] == "tiny"
     assert settings["faces"] == len(mine) == len(run.faces)
-    # The error that it was said to have is about the one it has.
-    said = error_px(run.answers, run.faces)
-    assert said == pytest.approx(error_px(answers.xy, others), rel=0.35)
+    # The cross-validated error is close to the error on other faces.
+    estimated = error_px(run.predicted_xy, run.faces)
+    assert estimated == pytest.approx(error_px(answers.xy, others), rel=0.35)
 
     if keras.backend.backend() != "tensorflow":
         return  # the other backends export with packages that the tests do without
@@ -248,7 +250,7 @@ def test_a_tuned_model_can_be_tuned_again(base: Path, tmp_path: Path) -> None:
     finetune(drawn(12), tmp_path / "one", base=base)
     run = finetune(drawn(12, seed=4), tmp_path / "two", base=tmp_path / "one")
     assert run.spec.name == "tiny-tuned"
-    assert error_px(run.answers, run.faces) < error_px(run.base_answers, run.faces) + 0.5
+    assert error_px(run.predicted_xy, run.faces) < error_px(run.base_xy, run.faces) + 0.5
 
 
 @pytest.fixture
@@ -274,7 +276,7 @@ def test_other_points_and_points_labelled_on_one_side(base: Path, tmp_path: Path
     run = finetune(faces, tmp_path / "run", base=base)
     # The right corner is learnt from mirrored left ones; what nobody labelled is left out.
     assert run.spec.schema.keypoint_names == names[:3]
-    assert np.isnan(run.base_answers[:, 0]).all()
+    assert np.isnan(run.base_xy[:, 0]).all()
     answers = load_predictor(tmp_path / "run").predict_batch(drawn(12).images).xy
     truth = drawn(12).keypoints.xy
     assert np.abs(answers[:, 0] - [16.0, 30.0]).max() < 4.0
@@ -311,7 +313,7 @@ def test_too_few_labels_are_refused(base: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_tuned_is_refused(base: Path, tmp_path: Path) -> None:
+def test_models_that_cannot_be_fine_tuned_are_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is an ONNX model"):
         finetune(dotted_faces(9), tmp_path / "run", base=tmp_path / "x.onnx")
     with pytest.raises(ModelError, match="takes images of 32×32"):
@@ -323,7 +325,7 @@ def test_what_cannot_be_tuned_is_refused(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_views")
-def test_the_command_line_tunes_on_a_users_files(base: Path, tmp_path: Path) -> None:
+def test_the_command_line_fine_tunes_on_a_users_files(base: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from facial_keypoints.cli import app
@@ -343,7 +345,7 @@ def test_the_command_line_tunes_on_a_users_files(base: Path, tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     assert "cross-validation over 8 faces" in result.output
     assert json.loads((tmp_path / "run/report.json").read_text())["schema_name"] == "mine"
-    # It is not measured on the faces that it was fitted to as if they were others.
+    # The faces of the fit are not counted as held-out faces.
     words = ["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "mine")]
     result = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "again.json")])
     assert result.exit_code == 0, result.output

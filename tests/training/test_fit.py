@@ -43,7 +43,7 @@ LARGE = dotted_faces(30, height=56, width=57)  # as small as the cnn takes
 
 
 def thirds(dataset: FaceDataset) -> Split:
-    """Every third row tests, every third chooses, the rest train."""
+    """A third of the rows each for test, validation and training."""
     rows = np.arange(len(dataset))
     return Split(train=rows[rows % 3 == 0], val=rows[rows % 3 == 1], test=rows[rows % 3 == 2])
 
@@ -77,9 +77,9 @@ def weights_of(directory: Path) -> list[np.ndarray]:
 def test_the_metric_is_the_studys_rmse_over_labelled_points() -> None:
     metric = RmsePixels((48.0, 48.0))
     truth = np.zeros((2, 2, 2), np.float32)
-    answer = np.full((2, 2, 2), 1 / 48, np.float32)
-    answer[1, 1] = 100.0  # not labelled, so it does not count
-    metric.update_state(truth, answer, np.array([[1, 1], [1, 0]], np.float32))
+    predicted = np.full((2, 2, 2), 1 / 48, np.float32)
+    predicted[1, 1] = 100.0  # not labelled, so it does not count
+    metric.update_state(truth, predicted, np.array([[1, 1], [1, 0]], np.float32))
     assert float(metric.result()) == pytest.approx(1.0)
 
 
@@ -116,17 +116,17 @@ def test_training_lowers_the_error(tmp_path: Path) -> None:
     assert run.history["rmse_px"][-1] < 0.8 * run.history["rmse_px"][0]
 
 
-def test_a_run_folder_explains_itself(finished: Run) -> None:
+def test_a_run_folder_holds_its_settings_and_history(finished: Run) -> None:
     run = finished
     names = {p.name for p in run.directory.iterdir()} - {MARKER}
     assert names == {
         "settings.json", "run.json", "split.json", "schema.json", "history.csv", "model.keras",
     }  # fmt: skip
-    told = json.loads((run.directory / "run.json").read_text())
-    assert told["seed"] == 5
-    assert told["recipe"]["optimizer_options"]["nesterov"] is True
-    assert told["rows"] == {"train": 20, "val": 20, "test": 20}
-    assert told["versions"]["keras"] == keras.__version__
+    record = json.loads((run.directory / "run.json").read_text())
+    assert record["seed"] == 5
+    assert record["recipe"]["optimizer_options"]["nesterov"] is True
+    assert record["rows"] == {"train": 20, "val": 20, "test": 20}
+    assert record["versions"]["keras"] == keras.__version__
     assert len((run.directory / "history.csv").read_text().splitlines()) == 4
     assert run.split.test.tolist() == thirds(dotted_faces(60)).test.tolist()
 
@@ -278,7 +278,7 @@ def test_a_run_of_another_split_is_not_resumed(
 def test_two_processes_do_not_train_in_one_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "OTHER_SECONDS", 0.0)
+    monkeypatch.setattr(training, "LOCK_SECONDS", 0.0)
     faces = dotted_faces(60)
     run = tmp_path / "run"
     with (
@@ -289,7 +289,7 @@ def test_two_processes_do_not_train_in_one_folder(
     train(faces, thirds(faces), FC, run, resume=True)
 
 
-def test_an_expert_begins_with_the_answers_of_its_base() -> None:
+def test_an_expert_begins_with_the_predictions_of_its_base() -> None:
     faces = dotted_faces(5, height=56, width=57)
     base = build_cnn(15, (56, 57))
     expert = build_expert(base, [10, 3], name="expert")
@@ -306,13 +306,13 @@ def test_a_warm_start_from_other_rows_is_refused(finished: Run, tmp_path: Path) 
         train(faces, other, SPECIALISTS, tmp_path / "out", warm_start=finished.directory)
 
 
-def test_small_images_get_a_sentence(tmp_path: Path) -> None:
+def test_small_images_are_refused(tmp_path: Path) -> None:
     faces = dotted_faces(30)
     with pytest.raises(DataError, match="at least 56×56"):
         train(faces, thirds(faces), RECIPES["cnn"], tmp_path / "run")
 
 
-def test_a_rate_that_diverges_gets_a_sentence(tmp_path: Path) -> None:
+def test_a_learning_rate_that_diverges_is_an_error(tmp_path: Path) -> None:
     faces = dotted_faces(60)
     with pytest.raises(DataError, match="--learning-rate"):
         train(faces, thirds(faces), FC.override(learning_rate=1e6, epochs=30), tmp_path / "run")
@@ -327,14 +327,14 @@ def test_a_model_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04broken"])
-def test_a_corrupt_model_gets_a_sentence(content: bytes, tmp_path: Path) -> None:
+def test_a_corrupt_model_is_refused(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "model.keras"
     file.write_bytes(content)
     with pytest.raises(ModelError):
         load_runtime(file)
 
 
-def test_a_model_of_somebody_else_gets_a_sentence(tmp_path: Path) -> None:
+def test_a_model_not_saved_by_this_package_is_refused(tmp_path: Path) -> None:
     inputs = keras.Input((4,))
     keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "m.keras")
     with pytest.raises(ModelError, match="not saved by this package"):
@@ -351,7 +351,7 @@ def test_the_spec_travels_inside_the_model_file(finished: Run, tmp_path: Path) -
     assert spec == finished.spec
 
 
-def test_a_model_is_not_asked_about_images_of_another_size(finished: Run) -> None:
+def test_images_of_another_size_are_refused(finished: Run) -> None:
     with pytest.raises(ModelError, match="32×40"):
         load_predictor(finished.directory).check_fits(dotted_faces(3, height=50))
 

@@ -1,4 +1,4 @@
-"""Training side by side on Ray: the same weights as in one process, whatever is killed."""
+"""Training in parallel on Ray: the same weights as in one process, whatever is killed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ needs_ray = pytest.mark.skipif(
 # What a trial checks before it begins.
 
 
-def test_a_trial_computes_with_as_many_threads_as_it_was_given(
+def test_a_trial_computes_with_the_given_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("KERAS_BACKEND", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "NPROC"):
@@ -54,7 +54,7 @@ def test_a_trial_computes_with_as_many_threads_as_it_was_given(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"  # Ray's choice stays
 
 
-def test_a_node_without_the_folder_or_with_another_version_is_told(tmp_path: Path) -> None:
+def test_a_node_without_the_folder_or_with_another_version_is_refused(tmp_path: Path) -> None:
     settings = tmp_path / "settings.json"
     with pytest.raises(OutputError, match="does not see"):
         set_up_process(settings, "jax", 1, 0.0)
@@ -137,7 +137,7 @@ def test_an_experiment_that_loses_a_node_and_its_driver_ends_with_the_same_weigh
         assert [line["seed"] for line in csv.DictReader(file)] == ["0", "1", "2"]
     assert (out / "ensembles" / "fc" / "model.keras").is_file()
     # fc's sums do not depend on the number of threads, so this process may have as many as it likes.
-    faces, split, _ = split_faces(load_faces(data))
+    faces, (split,), _ = split_faces(load_faces(data))
     for seed in range(3):
         alone = train(
             faces, split, RECIPES["fc"].override(epochs=4), tmp_path / f"{seed}", seed=seed
@@ -153,7 +153,7 @@ def test_an_experiment_that_loses_a_node_and_its_driver_ends_with_the_same_weigh
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @needs_ray
-def test_a_sweep_keeps_the_best_and_goes_on_after_a_kill(data: Path, tmp_path: Path) -> None:
+def test_a_sweep_keeps_the_best_and_is_resumed_after_a_kill(data: Path, tmp_path: Path) -> None:
     from ray_nodes import kill_tree
 
     out, file = tmp_path / "out", tmp_path / "space.yaml"

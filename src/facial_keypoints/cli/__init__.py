@@ -85,8 +85,8 @@ def _fail(message: str) -> int:
     return 1
 
 
-def _with_notes(error: BaseException, told: str = "") -> str:
-    return " ".join([told or str(error), *getattr(error, "__notes__", ())])
+def _with_notes(error: BaseException, message: str = "") -> str:
+    return " ".join([message or str(error), *getattr(error, "__notes__", ())])
 
 
 def _escape(message: str) -> str:
@@ -96,15 +96,15 @@ def _escape(message: str) -> str:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake becomes one sentence and exit 1, never a traceback."""
+    """Run the command line; an error of the user prints one sentence and exits with 1."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notices
     try:
         app()
     except FacialKeypointsError as error:
         sys.exit(_fail(_with_notes(error)))
     except KeyboardInterrupt as error:
-        told = "interrupted: what was finished is kept; train, compare, sweep and batch continue with --resume."
-        _fail(_with_notes(error, told))
+        message = "interrupted: finished work is kept; train, compare, sweep and batch continue with --resume."
+        _fail(_with_notes(error, message))
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,9 +12,8 @@ import typer
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
 from facial_keypoints.errors import DataError
-from facial_keypoints.training.recipes import Recipe, get_recipe
+from facial_keypoints.training.recipes import RECIPES, Recipe
 
-DRAWN_FACES = 3000
 QUICK_DRAWN_FACES = 1500
 QUICK_EPOCHS = {"fc": 30}  # an epoch of fc takes a tenth of the time of the others
 QUICK_EPOCHS_OTHERS = 16
@@ -36,7 +35,7 @@ def compare_command(
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="Fewer epochs, smaller batches, fewer drawn faces: a first look."
+            "--quick", help="Fewer epochs, smaller batches and fewer drawn faces, for a quick try."
         ),
     ] = False,
     epochs: o.Epochs = None,
@@ -44,15 +43,15 @@ def compare_command(
         int,
         typer.Option(
             min=1,
-            help="Train each recipe this many times, with seeds from --seed on; the mean of the models "
-            "is kept as one, in ensembles/.",
+            help="Train each recipe this many times, with seeds from --seed on, and save the mean of "
+            "the models as one model in ensembles/.",
         ),
     ] = 1,
     folds: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Cross-validate: this many parts, 3 or more, each tested once; 0 = one split.",
+            help="Number of folds of a cross-validation, 3 or more; 0 = one split.",
         ),
     ] = 0,
     seed: o.Seed = 0,
@@ -63,12 +62,16 @@ def compare_command(
     resume: o.Resume = False,
     force: o.Force = False,
 ) -> None:
-    """Train recipes on the same faces and compare them on the same held-out ones.
+    """Train recipes on the same faces and compare them on the same held-out faces.
 
     Writes results.json, results.csv, report.html, KEYPOINTS_0.png (cnn), KEYPOINTS_1.png (fc),
     learning curves, error plots, the models, and a Kaggle submission per recipe when the data has
-    test.csv and IdLookupTable.csv. Without --seeds and --folds, fc is trained once under each strategy
-    for missing labels too. With --address the runs are trained side by side.
+    test.csv and IdLookupTable.csv. Without --seeds and --folds, fc is also trained once with each
+    strategy for missing labels. With --address the runs are trained in parallel.
+
+    Recipes are trained with their own settings. To change the learning rate, batch size, patience or
+    missing labels, train one recipe with `train`, search with `sweep`, or call
+    `facial_keypoints.compare` from Python with changed recipes.
 
     Examples:
 
@@ -82,27 +85,23 @@ def compare_command(
     if len(set(names)) < len(names):
         raise typer.BadParameter("name each recipe once.")
     if folds in (1, 2):
-        raise typer.BadParameter("--folds must be 3 or more: to train, to choose and to test.")
+        raise typer.BadParameter("--folds must be 3 or more: to train, to validate and to test.")
     if address is None and (cores > 1 or gpus):
-        raise typer.BadParameter("--cores and --gpus need --address, local for this machine.")
-    chosen = {name: _adapted(get_recipe(name), quick, epochs) for name in names}
+        raise typer.BadParameter("--cores and --gpus need --address (local = this machine).")
+    chosen = {name: _adapted(RECIPES[name], quick, epochs) for name in names}
 
     from rich.console import Console
 
+    from facial_keypoints.cli.data import DRAWN_FACES, load_faces
+    from facial_keypoints.cli.progress import make_log
+    from facial_keypoints.data.kaggle import load_kaggle, load_lookup
+    from facial_keypoints.data.synthetic.faces import draw_kaggle_like
     from facial_keypoints.files import refuse_inputs
     from facial_keypoints.models.keras_backend import choose_backend
 
     refuse_inputs(out, data)
-    log = Console(stderr=True)
-
-    def say(line: str) -> None:
-        log.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    from facial_keypoints.cli.data import load_faces
-    from facial_keypoints.data.kaggle import load_kaggle, load_lookup
-    from facial_keypoints.data.synthetic.faces import draw_kaggle_like
-
-    asked = None
+    say = make_log().print
+    kaggle_test = None
     if data is None:
         count = QUICK_DRAWN_FACES if quick else DRAWN_FACES
         say(f"drawing {count} faces")
@@ -111,12 +110,12 @@ def compare_command(
         say(f"reading {data}")
         dataset = load_faces(data, group_by=group_by)
         try:
-            asked = load_kaggle(data, part="test"), load_lookup(data)
+            kaggle_test = load_kaggle(data, part="test"), load_lookup(data)
         except DataError as error:
             say(f"no submission will be written: {error}")
     choose_backend()  # after the data is read: importing Keras takes seconds
     from facial_keypoints.evaluation.report import render_comparison
-    from facial_keypoints.training.experiment import KaggleTest, compare
+    from facial_keypoints.training.experiment import compare
 
     result = compare(
         dataset,
@@ -125,7 +124,7 @@ def compare_command(
         seed=seed,
         seeds=seeds,
         folds=folds,
-        kaggle_test=KaggleTest(*asked) if asked else None,
+        kaggle_test=kaggle_test,
         missing_recipe=chosen.get("fc") if seeds == 1 and not folds else None,
         address=address,
         cores=cores,
@@ -140,7 +139,7 @@ def compare_command(
 
 
 def _adapted(recipe: Recipe, quick: bool, epochs: int | None) -> Recipe:
-    """The recipe with the epochs that are asked for, or with those of a first look."""
+    """The recipe with the epochs of --epochs, or with those of --quick."""
     quick_epochs = QUICK_EPOCHS.get(recipe.name, QUICK_EPOCHS_OTHERS) if quick else None
     return recipe.override(
         epochs=epochs or quick_epochs,

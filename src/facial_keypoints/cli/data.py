@@ -72,6 +72,7 @@ def audit_command(
     """
     from rich.console import Console
 
+    from facial_keypoints.cli.progress import make_log
     from facial_keypoints.data.audit import audit
     from facial_keypoints.data.kaggle import load_kaggle
     from facial_keypoints.evaluation import pages
@@ -80,7 +81,7 @@ def audit_command(
 
     if out is not None:
         pages.require_templates()
-    log = Console(stderr=True)
+    log = make_log()
     with ExitStack() as stack:
         folder = None
         if out is not None:
@@ -99,7 +100,7 @@ def audit_command(
             write_audit(report, folder)
     Console().print(render_audit(report))
     if out is not None:
-        log.print(f"open {out / 'audit.html'}", soft_wrap=True)
+        log.print(f"open {out / 'audit.html'}")
 
 
 @data_app.command("synthesize")
@@ -112,7 +113,7 @@ def synthesize_command(
 ) -> None:
     """Draw faces with known keypoints and save them exactly as Kaggle ships its files.
 
-    The truth of the test faces goes to test_labels.csv.
+    The keypoints of the test faces go to test_labels.csv.
 
     Examples:
 
@@ -120,14 +121,13 @@ def synthesize_command(
 
         facial-keypoints data synthesize --train 500 --test 100 --seed 7 -o drawn
     """
-    from rich.console import Console
-
+    from facial_keypoints.cli.progress import make_log
     from facial_keypoints.data.synthetic.faces import write_kaggle_folder
 
-    log = Console(stderr=True)
+    log = make_log()
     with log.status(f"drawing {train + test} faces"):
         write_kaggle_folder(out, train=train, test=test, seed=seed, force=force)
-    log.print(f"wrote {out}", soft_wrap=True)
+    log.print(f"wrote {out}")
 
 
 @data_app.command("convert")
@@ -156,8 +156,7 @@ def convert_command(
 
         facial-keypoints data convert faces.csv --size 96 --to kaggle -o kaggle
     """
-    from rich.console import Console
-
+    from facial_keypoints.cli.progress import make_log
     from facial_keypoints.data import load_dataset, save_dataset
     from facial_keypoints.files import output_folder
 
@@ -168,7 +167,7 @@ def convert_command(
             channels=1 if to is Format.kaggle else None,  # Kaggle's format has grey images only
         )
         save_dataset(dataset, folder, to.value)
-    Console(stderr=True).print(f"wrote {len(dataset)} faces to {out}", soft_wrap=True)
+    make_log().print(f"wrote {len(dataset)} faces to {out}")
 
 
 @data_app.command("download")
@@ -176,7 +175,7 @@ def download_command(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
     force: o.Force = False,
 ) -> None:
-    """Fetch Kaggle's files with your own Kaggle account (needs the extra 'kaggle').
+    """Download Kaggle's files with your own Kaggle account (needs the extra 'kaggle').
 
     Accept the competition's rules on Kaggle first, and log in with kagglehub or KAGGLE_USERNAME
     and KAGGLE_KEY.
@@ -189,15 +188,13 @@ def download_command(
     """
     import shutil
 
-    from rich.console import Console
-
+    from facial_keypoints.cli.progress import make_log
+    from facial_keypoints.errors import MissingExtraError
     from facial_keypoints.files import output_folder
 
     try:
         import kagglehub
     except ModuleNotFoundError as error:
-        from facial_keypoints.errors import MissingExtraError
-
         raise MissingExtraError("kagglehub", "kaggle", "Downloading from Kaggle") from error
     with output_folder(out, verb="data download", force=force) as folder:
         try:
@@ -210,4 +207,4 @@ def download_command(
         for file in sorted(fetched.iterdir()):
             if file.is_file():
                 shutil.copy2(file, folder / file.name)
-    Console(stderr=True).print(f"wrote {out}", soft_wrap=True)
+    make_log().print(f"wrote {out}")

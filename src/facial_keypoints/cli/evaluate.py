@@ -25,10 +25,10 @@ def evaluate_command(
 ) -> None:
     """Measure a model on labelled faces: RMSE with intervals, NME, CED, per style and keypoint.
 
-    Faces that the model was trained on, or that chose its epoch, are left out of the table: their
-    error, told below it, says nothing about other faces. They are recognised by their pixels: another
-    image of the same person, or the same photo cut otherwise, is not. A model with label styles
-    answers each face in the style of its labels.
+    Training and validation faces of the model are left out of the table, because their error is lower
+    than that of new faces; it is printed below the table. They are recognised by their pixels, so
+    another image of the same person, or another crop of the same photo, counts as a new face. A model
+    with label styles predicts each face in the style of its labels.
 
     Examples:
 
@@ -39,6 +39,7 @@ def evaluate_command(
     from rich.console import Console
 
     from facial_keypoints.cli.data import load_faces
+    from facial_keypoints.cli.progress import make_log
     from facial_keypoints.data.duplicates import image_digests
     from facial_keypoints.evaluation.report import describe_training_faces, render_evaluation
     from facial_keypoints.evaluation.scores import evaluate_held_out
@@ -54,11 +55,11 @@ def evaluate_command(
         data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=spec.schema
     )
     predictor.check_fits(dataset)
-    Console(stderr=True).print(f"measuring on {len(dataset):,} faces")
-    answers = predictor.predict_batch(dataset.images, styles=dataset.styles)
+    make_log().print(f"measuring on {len(dataset):,} faces")
+    predicted = predictor.predict_batch(dataset.images, styles=dataset.styles)
     learnt = read_training_digests(model)
     seen = None if learnt is None else [d in learnt for d in image_digests(dataset.images)]
-    report = evaluate_held_out(dataset, answers.xy, seen)
+    report = evaluate_held_out(dataset, predicted.xy, seen)
     if out is not None:
         write_json(out, report.to_dict())
     if report.held_out.overall.num_faces:

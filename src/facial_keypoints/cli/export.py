@@ -20,7 +20,8 @@ def export_command(
 ) -> None:
     """Export a trained model to ONNX, which needs no training library to run.
 
-    The file answers in pixels and describes itself; it is kept only if it agrees with Keras.
+    The file predicts in pixels and contains its own description. It is written only if its predictions
+    agree with those of Keras.
 
     Examples:
 
@@ -28,15 +29,14 @@ def export_command(
 
         facial-keypoints export model.keras -o model.onnx --force
     """
-    from rich.console import Console
-
+    from facial_keypoints.cli.progress import make_log
     from facial_keypoints.files import refuse_existing
     from facial_keypoints.models.export import export_onnx
 
     if out.suffix.lower() != ".onnx":
         raise OutputError(f"{out}: models are exported as ONNX: choose a name that ends in .onnx.")
     refuse_existing(out, force=force)
-    log = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    log = make_log()
     with log.status("exporting and comparing with Keras"):
         spec = export_onnx(model, out)
     log.print(f"wrote {out} ({spec.name}, {out.stat().st_size / 1e6:.1f} MB)")

@@ -19,14 +19,14 @@ def finetune_command(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="What to start from: default (the shipped one), a run folder or a .keras file.",
+            help="Model to start from: default (the shipped one), a run folder or a .keras file.",
         ),
     ] = "default",
     schema: Annotated[
         str | None,
         typer.Option(
-            help="Your keypoints, as a .yaml or .json file or the name of a schema.",
-            show_default="what the data names",
+            help="Your keypoints: a .yaml or .json file, or the name of a schema.",
+            show_default="the keypoints of the data",
         ),
     ] = None,
     seed: o.Seed = 0,
@@ -35,7 +35,7 @@ def finetune_command(
 ) -> None:
     """Teach a trained model your own keypoints from tens of labelled faces, and leave a run folder.
 
-    The error that is printed comes from a cross-validation over your faces.
+    The errors that are printed come from a cross-validation over your faces.
 
     Examples:
 
@@ -46,6 +46,7 @@ def finetune_command(
     from rich.console import Console
 
     from facial_keypoints.cli.data import load_faces
+    from facial_keypoints.cli.progress import make_log
     from facial_keypoints.files import refuse_inputs, write_json
     from facial_keypoints.models.keras_backend import choose_backend
     from facial_keypoints.models.registry import find_model
@@ -53,7 +54,7 @@ def finetune_command(
     from facial_keypoints.schemas import load_schema
 
     refuse_inputs(out, data, base, schema)
-    log = Console(stderr=True)
+    log = make_log()
     wanted = load_schema(schema) if schema is not None else None
     spec = read_embedded_spec(find_model(base, trainable=True))
     dataset = load_faces(
@@ -68,25 +69,23 @@ def finetune_command(
 
     with log.status("starting") as status:
         run = finetune(dataset, out, base=base, seed=seed, force=force, report=status.update)
-    report = evaluate_predictions(run.faces, run.answers, seed=seed)
+    report = evaluate_predictions(run.faces, run.predicted_xy, seed=seed)
     write_json(out / "report.json", report.to_dict())
     Console().print(render_evaluation(report))
     log.print(
         f"measured by five-fold cross-validation over {len(run.faces)} faces, in pixels of the model's "
-        f"input ({spec.input_size[1]}×{spec.input_size[0]})",
-        soft_wrap=True,
+        f"input ({spec.input_size[1]}×{spec.input_size[0]})"
     )
-    both = ~np.isnan(run.base_answers[..., 0]) & run.faces.keypoints.labeled
+    both = ~np.isnan(run.base_xy[..., 0]) & run.faces.keypoints.labeled
     if both.any():
         truth = run.faces.keypoints.xy[both]
         ours, theirs = (
-            float(np.linalg.norm(answers[both] - truth, axis=-1).mean())
-            for answers in (run.answers, run.base_answers)
+            float(np.linalg.norm(xy[both] - truth, axis=-1).mean())
+            for xy in (run.predicted_xy, run.base_xy)
         )
         style = f" in its style '{run.style}'" if run.style else ""
         log.print(
-            f"mean error of the points that {base} knows: {ours:.2f} px; {base} as it is{style}: "
-            f"{theirs:.2f} px",
-            soft_wrap=True,
+            f"mean error of the points that {base} predicts too: {ours:.2f} px; {base} as it is{style}: "
+            f"{theirs:.2f} px"
         )
-    log.print(f"the model is {out / 'model.keras'}", soft_wrap=True)
+    log.print(f"the model is {out / 'model.keras'}")

@@ -20,7 +20,7 @@ def models_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the models that come with the package, or show what one model says about itself.
+    """List the models that come with the package, or describe one model.
 
     Examples:
 
@@ -44,7 +44,7 @@ def models_command(
         typer.echo(json.dumps(value[model] if model else value, indent=2, ensure_ascii=False))
         return
     if not specs:
-        Console(stderr=True).print("this build of facial-keypoints comes without models.")
+        typer.echo("this build of facial-keypoints comes without models.", err=True)
         return
     table = Table("", *specs)
     facts = [_facts(spec) for spec in specs.values()]

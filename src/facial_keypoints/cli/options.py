@@ -64,16 +64,16 @@ RunFolder = Annotated[Path, typer.Option("-o", "--out", help="Run folder to make
 Address = Annotated[
     str | None,
     typer.Option(
-        help="Ray to train on side by side: local for the cores of this machine, a cluster's HOST:PORT, "
-        "or auto on a machine of it.",
+        help="Train in parallel on Ray: local for the cores of this machine, a cluster's HOST:PORT, or "
+        "auto on one of its machines.",
         show_default="compare: one run after the other; sweep: local",
     ),
 ]
-Cores = Annotated[int, typer.Option(min=1, help="On a Ray: cores of each run.")]
+Cores = Annotated[int, typer.Option(min=1, help="On Ray: cores of each run.")]
 Gpus = Annotated[
-    float, typer.Option(min=0, help="On a Ray: GPUs of each run; 0.5 lets two share one.")
+    float, typer.Option(min=0, help="On Ray: GPUs of each run; with 0.5, two runs share one.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, the weights and the drawing.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, the weights and drawn faces.")]
 Epochs = Annotated[
     int | None, typer.Option(min=1, help="Passes over the training faces.", show_default="recipe's")
 ]
@@ -81,7 +81,8 @@ BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Faces per training step.", show_default="recipe's")
 ]
 LearningRate = Annotated[
-    float | None, typer.Option(min=0, help="Optimiser's rate.", show_default="recipe's")
+    float | None,
+    typer.Option(min=0, help="Learning rate of the optimiser.", show_default="recipe's"),
 ]
 Patience = Annotated[
     int | None,
@@ -93,12 +94,14 @@ Patience = Annotated[
 ]
 FlipProbability = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="Share of faces mirrored.", show_default="recipe's"),
+    typer.Option(
+        min=0, max=1, help="Share of training faces that are mirrored.", show_default="recipe's"
+    ),
 ]
 Missing = Annotated[
     MissingName | None,
     typer.Option(
-        help="What to do with keypoints that are not labelled in the training faces.",
+        help="Strategy for missing labels in the training faces.",
         show_default="recipe's",
     ),
 ]
@@ -108,11 +111,11 @@ ExcludeFlagged = Annotated[
 GroupBy = Annotated[
     str | None,
     typer.Option(
-        help="Column that names a group (a person): its rows stay on one side of the split.",
+        help="Column that names a group (such as a person); rows of a group stay on one side of the split.",
         show_default="near-duplicate images",
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Model = Annotated[
     str,
     typer.Option(help="default (the shipped one), a run folder, a .keras or an .onnx file."),
@@ -130,13 +133,13 @@ Tta = Annotated[
     ),
 ]
 Crops = Annotated[
-    bool, typer.Option("--crops", help="Each image is one face already: no detector is asked.")
+    bool, typer.Option("--crops", help="Each image is one face: the face detector is not used.")
 ]
 Boxes = Annotated[
     Path | None,
     typer.Option(
-        help="Table of faces found by other means (columns source, x0, y0, x1, y1; pixels): no "
-        "detector is asked."
+        help="Table of faces from another detector (columns source, x0, y0, x1, y1; pixels); the face "
+        "detector is not used."
     ),
 ]
 Detector = Annotated[
@@ -157,7 +160,11 @@ MinScore = Annotated[
 ]
 MaxFaces = Annotated[
     int | None,
-    typer.Option(min=1, help="Keep only the best so many of a photo.", show_default="all of them"),
+    typer.Option(
+        min=1,
+        help="Most faces of a photo; those with the highest scores are kept.",
+        show_default="all of them",
+    ),
 ]
 MAX_PIXELS = 128_000_000
 """``io.images.MAX_PIXELS``, which a test compares: importing it would make every --help wait for OpenCV."""
@@ -169,7 +176,7 @@ MaxPixels = Annotated[
 Style = Annotated[
     str | None,
     typer.Option(
-        help="Label style to answer in, as 'facial-keypoints models' lists them.",
+        help="Label style to predict in; 'facial-keypoints models' lists them.",
         show_default="kaggle-a, if the model has it",
     ),
 ]
@@ -177,6 +184,6 @@ Force = Annotated[
     bool,
     typer.Option(
         "--force",
-        help="Replace an existing output; of folders only those made by facial-keypoints.",
+        help="Replace an existing output; a folder only if facial-keypoints made it.",
     ),
 ]

@@ -21,10 +21,11 @@ def submit_command(
     threads: o.Threads = None,
     force: o.Force = False,
 ) -> None:
-    """Answer Kaggle's test images and write a submission (RowId,Location).
+    """Predict Kaggle's test images and write a submission (RowId,Location).
 
-    A model with label styles answers each image in the style that its requested points imply. Models of
-    default's family use test-time augmentation (as --tta of evaluate does). Values are clipped to the image.
+    A model with label styles predicts each image in the style that its requested points imply. Models
+    of default's family use test-time augmentation, as evaluate --tta does. Values are clipped to the
+    image.
 
     Examples:
 
@@ -32,8 +33,7 @@ def submit_command(
 
         facial-keypoints submit runs/flip --data kaggle/ -o submission.csv --force
     """
-    from rich.console import Console
-
+    from facial_keypoints.cli.progress import make_log
     from facial_keypoints.data.kaggle import (
         load_kaggle,
         load_lookup,
@@ -46,11 +46,11 @@ def submit_command(
     from facial_keypoints.models.runtime import read_spec
 
     refuse_existing(out, force=force)
-    # A thousand images take seconds either way, so the better way.
+    # A thousand images take only seconds with test-time augmentation.
     predictor = load_predictor(model, tta=supports_tta(read_spec(model)), threads=threads)
     faces, lookup = load_kaggle(data, part="test"), load_lookup(data)
     predictor.check_fits(faces)
     styles = requested_styles(lookup, faces.sample_ids)
-    answers = predictor.predict_batch(faces.images, styles=styles)
-    write_submission(out, faces.sample_ids, answers.xy, lookup, side=faces.image_size[1])
-    Console(stderr=True).print(f"wrote {out}", soft_wrap=True)
+    predicted = predictor.predict_batch(faces.images, styles=styles)
+    write_submission(out, faces.sample_ids, predicted.xy, lookup, side=faces.image_size[1])
+    make_log().print(f"wrote {out}")

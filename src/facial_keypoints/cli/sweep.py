@@ -9,18 +9,20 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.training.recipes import get_recipe
+from facial_keypoints.training.recipes import RECIPES
 
 
 @app.command("sweep")
 def sweep_command(
-    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The settings to try.")],
+    space: Annotated[
+        Path, typer.Argument(metavar="SPACE.yaml", help="Search space: the settings to try.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")],
     data: o.Data = None,
     recipe: Annotated[
-        o.RecipeName, typer.Option(help="Whose settings are changed.")
+        o.RecipeName, typer.Option(help="Recipe whose settings are changed.")
     ] = o.RecipeName["cnn"],
-    trials: Annotated[int, typer.Option(min=1, help="Settings to try.")] = 20,
+    trials: Annotated[int, typer.Option(min=1, help="Number of settings to try.")] = 20,
     epochs: o.Epochs = None,
     seed: o.Seed = 0,
     group_by: o.GroupBy = None,
@@ -30,11 +32,11 @@ def sweep_command(
     resume: o.Resume = False,
     force: o.Force = False,
 ) -> None:
-    """Try settings of a recipe side by side, stop the bad ones early, and keep the best model.
+    """Try settings of a recipe in parallel, stop bad trials early, and keep the best model.
 
     The search space maps settings to lists of values or to ranges:
-    `learning_rate: {min: 1.0e-4, max: 1.0e-2, scale: log}`. It runs on Ray, on this machine or a
-    cluster.
+    `learning_rate: {min: 1.0e-4, max: 1.0e-2, scale: log}`. Trials run on Ray, on this machine or on
+    a cluster.
 
     Examples:
 
@@ -45,24 +47,21 @@ def sweep_command(
     from rich.console import Console
     from rich.table import Table
 
+    from facial_keypoints.cli.data import load_faces
+    from facial_keypoints.cli.progress import make_log
     from facial_keypoints.files import refuse_inputs
     from facial_keypoints.models.keras_backend import choose_backend
 
     refuse_inputs(out, data, space)
-    from facial_keypoints.cli.data import load_faces
-
     faces = load_faces(data, seed=seed, group_by=group_by)
     choose_backend()  # after the data is read: importing Keras takes seconds
     from facial_keypoints.evaluation.report import render_evaluation
     from facial_keypoints.training.sweep import load_space, sweep
 
-    def say(line: str) -> None:
-        log.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    log = Console(stderr=True)
+    say = make_log().print
     tried, report = sweep(
         faces,
-        get_recipe(recipe.value).override(epochs=epochs),
+        RECIPES[recipe.value].override(epochs=epochs),
         load_space(space),
         out,
         trials=trials,
@@ -74,11 +73,10 @@ def sweep_command(
         force=force,
         say=say,
     )
-    table = Table("run", *tried[0].settings, "epochs", "validation RMSE px", "")
-    for trial in tried:
-        end = trial.outcome
-        cells = (trial.name, *trial.settings.values(), end.epochs, f"{end.error:.3f}", end.state)
-        table.add_row(*map(str, cells), style="green" if trial is tried[0] else None)
+    table = Table("run", *tried[0][0], "epochs", "validation RMSE px", "")
+    for place, (settings, end) in enumerate(tried):
+        cells = (end.name, *settings.values(), end.epochs, f"{end.error:.3f}", end.state)
+        table.add_row(*map(str, cells), style=None if place else "green")
     Console().print(table)
     Console().print(render_evaluation(report))
     say(f"the best model is {out / 'best' / 'model.keras'}")

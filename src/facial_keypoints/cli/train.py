@@ -8,7 +8,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.training.recipes import get_recipe
+from facial_keypoints.training.recipes import RECIPES
 
 
 @app.command("train")
@@ -32,8 +32,9 @@ def train_command(
 ) -> None:
     """Train a recipe from scratch and leave a run folder.
 
-    The folder holds model, history, settings and measured errors. Interrupted training continues with
-    --resume and ends with the same weights. Several recipes, seeds or folds: compare.
+    The folder holds the model, its history, settings and measured errors. Interrupted training
+    continues with --resume and ends with the same weights. To train several recipes, seeds or folds,
+    use compare.
 
     Examples:
 
@@ -43,11 +44,13 @@ def train_command(
     """
     from rich.console import Console
 
-    from facial_keypoints.files import refuse_inputs
+    from facial_keypoints.cli.data import load_faces
+    from facial_keypoints.cli.progress import make_log
+    from facial_keypoints.files import refuse_inputs, write_json
     from facial_keypoints.models.keras_backend import choose_backend
 
     refuse_inputs(out, data)
-    chosen = get_recipe(recipe.value).override(
+    chosen = RECIPES[recipe.value].override(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -55,18 +58,14 @@ def train_command(
         flip_probability=flip_probability,
         missing=missing.value if missing else None,
     )
-    from facial_keypoints.cli.data import load_faces
-
     faces = load_faces(data, seed=seed, group_by=group_by)
     choose_backend()  # after the data is read: importing Keras takes seconds
     from facial_keypoints.evaluation.report import render_evaluation
-    from facial_keypoints.evaluation.scores import evaluate_predictions
-    from facial_keypoints.files import write_json
-    from facial_keypoints.training.fit import predict_keypoints, split_faces, train
+    from facial_keypoints.training.fit import measure_run, split_faces, train
     from facial_keypoints.training.progress import RunsProgress
 
-    log = Console(stderr=True)
-    dataset, split, flagged = split_faces(faces, seed=seed, exclude_flagged=exclude_flagged)
+    log = make_log()
+    dataset, (split,), flagged = split_faces(faces, seed=seed, exclude_flagged=exclude_flagged)
     if exclude_flagged:
         log.print(f"left {flagged} flagged rows out of training")
     with RunsProgress(1, log) as progress:
@@ -74,9 +73,7 @@ def train_command(
         run = train(
             dataset, split, chosen, out, seed=seed, resume=resume, force=force, callbacks=callbacks
         )
-    test = dataset.subset(split.test)
-    answers = predict_keypoints(run.load_model(), test.images)
-    report = evaluate_predictions(test, answers, seed=seed)
+    report = measure_run(run, dataset, seed=seed)
     write_json(out / "report.json", report.to_dict())
     Console().print(render_evaluation(report))
-    log.print(f"the model is {run.model_path}", soft_wrap=True)
+    log.print(f"the model is {run.model_path}")

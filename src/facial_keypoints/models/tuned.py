@@ -1,7 +1,8 @@
-"""A trained backbone with a new head, and the head of a network as an affine function.
+"""A trained backbone with a new head.
 
 In every network of the ``landmark`` family the points are an affine function of the features before
-its last dense layer, so points can be carried over to a new head, mixed and corrected without training.
+its last dense layer, so the points of an old network can be copied to a new head, mixed and corrected
+without a training step.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from numpy.typing import NDArray
 
 from facial_keypoints.errors import ModelError
 
-__all__ = ["LinearHead", "backbone", "build_tuned", "linear_head"]
+__all__ = ["LinearHead", "backbone", "build_tuned", "read_head"]
 
 HEAD, POINTS = "head", "points"  # names of the last two layers, as in models.landmark
 
 
 @keras.saving.register_keras_serializable(package="facial_keypoints")
 class AnchoredPoints(layers.Layer):  # type: ignore[misc]
-    """Output of the head to points of one label style.
+    """Output of a head to points of one label style.
 
     Args:
-        anchor_xy: K places in input pixels, where an output of 0 puts the points.
+        anchor_xy: K places in input pixels, where the points lie for an output of 0.
         pixels: How far an output of 1 moves a point.
 
     Output: ``(B, 1, K, 3)``: x, y in input pixels and the log of the Laplace scale in pixels.
@@ -54,7 +55,7 @@ class AnchoredPoints(layers.Layer):  # type: ignore[misc]
 
 @dataclass(frozen=True, eq=False)
 class LinearHead:
-    """The head: points as an affine function of F features: ``features @ kernel + bias``.
+    """A head as an affine function of F features: ``features @ kernel + bias``.
 
     Args:
         kernel: (F, S, K, 3) float64.
@@ -84,17 +85,17 @@ def backbone(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer(HEAD).input, name="backbone")
 
 
-def linear_head(model: keras.Model) -> LinearHead:
-    """The head of a network."""
+def read_head(model: keras.Model) -> LinearHead:
+    """The head of a network, label styles and all, as a function of its features."""
     head, points = model.get_layer(HEAD), model.get_layer(POINTS)
     kernel, bias = (np.asarray(ops.convert_to_numpy(w), np.float64) for w in head.weights)
     width = kernel.shape[1]
 
-    def answer(numbers: NDArray[np.float32]) -> NDArray[np.float64]:
+    def output(numbers: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(ops.convert_to_numpy(points(numbers)), np.float64)
 
-    rest = answer(np.zeros((1, width), np.float32))[0]
-    slope = answer(np.eye(width, dtype=np.float32)) - rest
+    rest = output(np.zeros((1, width), np.float32))[0]
+    slope = output(np.eye(width, dtype=np.float32)) - rest
     return LinearHead(np.tensordot(kernel, slope, axes=1), np.tensordot(bias, slope, axes=1) + rest)
 
 
@@ -105,7 +106,7 @@ def build_tuned(
 
     Args:
         features: The backbone.
-        start: (F, 1, K, 3): the new head before training.
+        start: The new head, of one label style.
         anchor_xy: (K, 2) mean places of the points, input pixels.
 
     Returns:

@@ -1,8 +1,8 @@
 """Random views of a face, made inside the training graph: on whatever device trains.
 
-One affine map per face leads from the model's input straight into a larger source image, so that a
-turned or shrunk view shows real surroundings and is interpolated once. Then the light, the sharpness
-and the occlusion of the view change. Everything is `keras.ops` and draws from seed generators.
+One affine map per face leads from the model's input into a larger source image, so that a rotated or
+smaller view shows the real surroundings and is interpolated once. Then light, sharpness and occlusion
+of the view change. Everything is `keras.ops` with seed generators.
 
 Coordinates are pixels, an integer is a pixel centre.
 """
@@ -23,12 +23,12 @@ Tensor = Any
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How far views may stray; angles in degrees, shifts in input pixels, the rest as probability.
+    """Ranges of the views: angles in degrees, shifts in input pixels, the others probabilities.
 
     Args:
-        gentle: Share of faces in *fixed framing* that get only ``gentle_*`` moves (Kaggle's crops
-            are all framed alike, in the test too).
-        wide: Share of the other faces that get ``wide_*`` moves, for crops of foreign framing.
+        gentle: Share of the *fixed* faces that get only ``gentle_*`` moves (Kaggle's crops are all
+            alike, in the test too).
+        wide: Share of the other faces that get ``wide_*`` moves, for crops made otherwise.
     """
 
     gentle: float = 0.5
@@ -152,7 +152,7 @@ class Augmenter:
     """Draws views of faces.
 
     Args:
-        config: How far views stray.
+        config: Ranges of the views.
         input_size: Side of the view, pixels; a multiple of 8.
         swap: Left/right partner of each keypoint.
         seed: First seed.
@@ -176,9 +176,9 @@ class Augmenter:
         """Random ``(matrix, flip)`` for faces.
 
         Args:
-            centre_xy: ``(B, 2)`` source pixel in the middle of a face's usual framing.
-            slack_xy: ``(B, 2)`` source pixels by which that framing itself is uncertain.
-            fixed: ``(B,)`` 1.0 for faces that come in fixed framing.
+            centre_xy: ``(B, 2)`` source pixel in the middle of a face's usual crop.
+            slack_xy: ``(B, 2)`` source pixels by which that crop is uncertain.
+            fixed: ``(B,)`` 1.0 for faces whose crops are all alike.
         """
         c = self.config
         n = ops.shape(centre_xy)[0]
@@ -234,7 +234,7 @@ class Augmenter:
         cx, cy = self._uniform(n, 0, size)[:, None, None], self._uniform(n, 0, size)[:, None, None]
         w = self._uniform(n, 0.06 * size, 0.3 * size)[:, None, None]
         h = self._uniform(n, 0.06 * size, 0.3 * size)[:, None, None]
-        hidden = ops.cast(
+        covered = ops.cast(
             ops.logical_and(
                 ops.abs(grid[None, None, :] - cx) < w, ops.abs(grid[None, :, None] - cy) < h
             ),
@@ -242,7 +242,7 @@ class Augmenter:
         )
         flat = self._uniform(n, 0, 255)[:, None, None] + 0.0 * x
         cover = choose(0.5, flat, ops.roll(x, 1, axis=0))
-        x = choose(c.occlusion, x + hidden * (cover - x), x)
+        x = choose(c.occlusion, x + covered * (cover - x), x)
 
         # Light: gamma, contrast, brightness and a ramp from one side.
         unit = ops.clip(x / 255.0, 0.001, 1.0)
@@ -264,7 +264,7 @@ class Augmenter:
         return ops.clip(x, 0.0, 255.0)
 
     def _jpeg(self, x: Tensor) -> Tensor:
-        """What JPEG does to grey images: block DCT, quantised with a random table scale."""
+        """JPEG compression of grey images: block DCT, quantised with a random table scale."""
         size = self.input_size
         dct = _dct_matrix()
         blocks = ops.reshape(x - 128.0, (-1, size // 8, 8, size // 8, 8))

@@ -1,8 +1,7 @@
 """From a FaceDataset to the batches that Keras trains on.
 
-NaN stops here: inside the graph an unlabelled point has a finite target and weight 0. Every batch
-is a function of (seed, epoch, index) alone, so that a resumed run sees what an uninterrupted one
-would have seen.
+Inside the Keras graph an unlabelled point has a finite target and weight 0 instead of NaN. Every batch
+depends on (seed, epoch, index) only, so a resumed run sees the batches of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ def targets_and_weights(
 def flip_rows(
     images: ImageArray, xy: NDArray[np.float32], flipped: BoolArray, dataset: FaceDataset
 ) -> tuple[ImageArray, NDArray[np.float32]]:
-    """Mirror the chosen rows: pixels, x coordinates, and left/right partners change together.
+    """Mirror some rows: pixels, x coordinates and left/right partners (NaN moves with its keypoint).
 
     Args:
         images: (B, H, W, C) images.
-        xy: (B, K, 2) their points in pixels; NaN moves with its keypoint.
+        xy: (B, K, 2) their points in pixels.
         flipped: (B,) which rows to mirror.
-        dataset: Where the rows come from; gives the schema.
+        dataset: The dataset of the rows, for its schema.
     """
     images, xy = images.copy(), xy.copy()
     images[flipped] = flip_images(images[flipped])
@@ -58,15 +57,15 @@ def flip_rows(
 
 
 class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Shuffled batches (images 0-255, targets, weights), mirrored with the asked probability.
+    """Shuffled batches of images (0-255), targets and weights, some rows mirrored.
 
-    Rows are shuffled and mirrored anew in each epoch by a generator seeded with (seed, epoch).
+    A generator seeded with (seed, epoch) shuffles and mirrors the rows of each epoch.
 
     Args:
         dataset: Training faces.
         batch_size: Rows per batch; the last batch may be smaller.
         seed: Seed of shuffling and mirroring.
-        flip_probability: Chance that a row is mirrored.
+        flip_probability: Probability that a row is mirrored.
         keypoints: Indices of the keypoints to learn; all when left out.
         epoch: Number of the epoch to begin with (a resumed run begins later).
     """

@@ -1,10 +1,10 @@
-"""New points on old features in closed form: no training step, and an honest error for free.
+"""Fits a new head to the features of a trained model in closed form, without training steps.
 
-Points that both models know start from the label style of the old one whose answers fit the labels
-best. Every point is then corrected by a ridge regression on the old points (which carry pose and
-shape, and need few examples) and on all the features (which carry everything else, and need many).
-Cross-validation over faces chooses how much of each and how strong the penalty is, from one offset
-per point up to a new point altogether, and tells the error on faces that the fit did not see.
+Points that both models have start from the label style of the old one that fits the labels best. Every
+point is then corrected by a ridge regression on the old points (which carry pose and shape, and need
+few examples) and on all features (which carry everything else, and need many). Cross-validation over
+faces chooses the weight of each and the penalty, from one offset per point up to an entirely new
+point, and measures the error on faces outside the fit.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _OFFSET, _NONE = len(_CHOICES), len(_CHOICES) + 1
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """M views of N labelled faces; the first N are the plain images.
+    """M views of N labelled faces; the first N are the original images.
 
     Args:
-        features: (M, F) what the backbone answers.
+        features: (M, F) output of the backbone.
         xy: (M, K, 2) input pixels, finite fillers where not labelled.
         labelled: (M, K).
         fold: (M,) 0 to 4; all views of a face lie in one fold.
@@ -57,17 +57,17 @@ class Start:
     Args:
         head: The new points on the old features.
         anchor_xy: (K, 2) mean place of each point, input pixels.
-        out_of_fold: (N, K, 2) answers for plain images by fits that did not see the face.
+        out_of_fold: (N, K, 2) predictions for the original images by fits without the face.
         style: Index of the old label style that it started from.
-        out_of_fold_px: Mean error of ``out_of_fold``, for points that the old model knew and others.
-        choices: What cross-validation chose for them, in words.
+        errors_px: Mean error of ``out_of_fold``, for points that the old model has and others.
+        choices: The correction that cross-validation chose for them, in words.
     """
 
     head: LinearHead
     anchor_xy: FloatMap
     out_of_fold: FloatMap
     style: int
-    out_of_fold_px: dict[str, float]
+    errors_px: dict[str, float]
     choices: dict[str, str]
 
 
@@ -82,15 +82,15 @@ def fit_start(examples: Examples, before: LinearHead, known: NDArray[np.int64]) 
     new = known < 0
     style = _best_style(examples, before, known)
     prior, anchor = _prior(examples, before, known, style)
-    answer = prior(examples.features)[:, 0]
-    residual = examples.xy - answer[..., :2]
+    start = prior(examples.features)[:, 0]
+    residual = examples.xy - start[..., :2]
     plain, labelled = slice(0, examples.faces), examples.labelled[: examples.faces]
 
     ridge = _Ridge(examples, before, residual)
-    guesses = ridge.out_of_fold()
-    distance = np.linalg.norm(guesses - residual[plain], axis=-1)
+    corrections = ridge.out_of_fold()
+    distance = np.linalg.norm(corrections - residual[plain], axis=-1)
     distance = np.where(labelled, distance, np.nan)
-    # Points that the old model knows need little correction, others all of it: chosen apart.
+    # Points of the old model need little correction, new ones much of it: chosen separately.
     choice = np.full(len(known), _NONE)
     kinds = {name: kind for name, kind in (("known", ~new), ("new", new)) if kind.any()}
     for kind in kinds.values():
@@ -99,10 +99,10 @@ def fit_start(examples: Examples, before: LinearHead, known: NDArray[np.int64]) 
     kernel = prior.kernel + np.pad(kernel[:, None], ((0, 0), (0, 0), (0, 0), (0, 1)))
     bias = prior.bias + np.pad(bias[None], ((0, 0), (0, 0), (0, 1)))
 
-    # The general size of each point's expected error: that on faces which the fit did not see.
+    # The mean expected error of each point becomes the mean error on faces outside the fit.
     columns = np.arange(len(known))
     error = distance[choice, :, columns].T
-    expected = np.where(labelled, 2.0 * np.exp(answer[plain, :, 2]), np.nan)
+    expected = np.where(labelled, 2.0 * np.exp(start[plain, :, 2]), np.nan)
     seen = labelled.any(axis=0)
     bias[0, seen, 2] += np.log(
         np.nanmean(error[:, seen] + 1e-3, axis=0) / np.nanmean(expected[:, seen], axis=0)
@@ -110,7 +110,7 @@ def fit_start(examples: Examples, before: LinearHead, known: NDArray[np.int64]) 
     return Start(
         LinearHead(kernel, bias),
         anchor,
-        guesses[choice, :, columns].transpose(1, 0, 2) + answer[plain, :, :2],
+        corrections[choice, :, columns].transpose(1, 0, 2) + start[plain, :, :2],
         style,
         {name: float(np.nanmean(error[:, kind])) for name, kind in kinds.items()},
         {name: _words(int(choice[kind][0])) for name, kind in kinds.items()},
@@ -118,15 +118,15 @@ def fit_start(examples: Examples, before: LinearHead, known: NDArray[np.int64]) 
 
 
 def _best_choice(distance: FloatMap) -> int:
-    """The simplest choice that no other beats by more than the uncertainty of its gain.
+    """The simplest choice that no other beats by more than one standard error.
 
     Args:
-        distance: (choices, N, K) error of plain images, NaN where not labelled.
+        distance: (choices, N, K) error of the original images, NaN where not labelled.
     """
     face = np.nanmean(distance[:, ~np.isnan(distance[_OFFSET]).all(axis=1)], axis=2)
     best = int(np.argmin(face.mean(axis=1)))
     for simple in (_NONE, _OFFSET):
-        # Of many choices on few faces one always looks good: one standard error guards against it.
+        # With many choices and few faces, one of them is always good by chance.
         gain = face[simple] - face[best]
         if gain.mean() <= gain.std() / np.sqrt(max(gain.size - 1, 1)):
             return simple
@@ -134,7 +134,7 @@ def _best_choice(distance: FloatMap) -> int:
 
 
 def _best_style(examples: Examples, before: LinearHead, known: NDArray[np.int64]) -> int:
-    """The style that fits best once each point's constant offset is taken away."""
+    """The style that fits best without each point's constant offset."""
     shared = np.flatnonzero((known >= 0) & examples.labelled.any(axis=0))
     if not len(shared):
         return 0
@@ -155,7 +155,7 @@ def _prior(
     kernel = before.kernel[:, [style]][:, :, known]
     bias = before.bias[[style]][:, known]
     kernel[:, 0, new, :2], bias[0, new, :2] = 0.0, anchor[new]
-    # A point that the old model does not know is as uncertain as the face as a whole.
+    # A new point starts with the mean uncertainty of the old ones.
     kernel[:, 0, new, 2] = before.kernel[:, style, :, 2].mean(axis=1)[:, None]
     bias[0, new, 2] = before.bias[style, :, 2].mean()
     return LinearHead(kernel, bias), anchor
@@ -186,23 +186,23 @@ class _Ridge:
         return self.residual[np.ix_(rows, columns)].reshape(len(rows), -1)
 
     def out_of_fold(self) -> FloatMap:
-        """(choices, N, K, 2) corrections of plain images by fits that did not see the face."""
+        """(choices, N, K, 2) corrections of the original images by fits without the face."""
         fold, faces = self.examples.fold, self.examples.faces
         found = np.zeros((_NONE + 1, faces, len(self.mask_of), 2))
         for m in range(self.masks.shape[1]):
             columns = np.flatnonzero(self.mask_of == m)
             for part in range(FOLDS):
                 fit = np.flatnonzero(self.masks[:, m] & (fold != part))
-                ask = np.flatnonzero(fold[:faces] == part)
-                if not len(fit) or not len(ask):
+                test = np.flatnonzero(fold[:faces] == part)
+                if not len(fit) or not len(test):
                     continue
-                target, cell = self._target(fit, columns), np.ix_(ask, columns)
+                target, cell = self._target(fit, columns), np.ix_(test, columns)
                 found[_OFFSET][cell] = target.mean(axis=0).reshape(-1, 2)
                 for i, (mix, penalty) in enumerate(_CHOICES):
                     gram = self._gram(mix)
                     alpha = _solve(gram[np.ix_(fit, fit)], penalty, target)
-                    guess = gram[np.ix_(ask, fit)] @ alpha
-                    found[i][cell] = guess.reshape(len(ask), -1, 2)
+                    correction = gram[np.ix_(test, fit)] @ alpha
+                    found[i][cell] = correction.reshape(len(test), -1, 2)
         return found
 
     def fit(self, choice: NDArray[np.int64]) -> tuple[FloatMap, FloatMap]:

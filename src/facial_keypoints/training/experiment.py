@@ -1,4 +1,4 @@
-"""An experiment: recipes × seeds × folds, trained on the same faces and measured on the same others.
+"""An experiment: recipes × seeds × folds, trained and measured on the same faces.
 
 The folder of an experiment holds::
 
@@ -6,13 +6,14 @@ The folder of an experiment holds::
     runs/NAME/                  the run folder of each recipe, fold and seed
     runs.csv                    the measured error of each run
     ensembles/RECIPE/           the mean of a recipe's seeds as one model, with its split
-    split.json                  who was where; not of a cross-validation
+    split.json                  the training, validation and test rows; not with folds
     results.json  results.csv   every number, with its count of labels and interval
     report.html                 the same for a person, in one file
-    KEYPOINTS_0.png             held-out faces with the CNN's predictions and the truth
+    KEYPOINTS_0.png             held-out faces with the CNN's predictions and the labels
     KEYPOINTS_1.png             the same faces with the fully connected network's
-    learning_curves.png  keypoint_errors.png  ced.png  worst_and_best_RECIPE.png
-    submission_RECIPE.csv       Kaggle's format, when the data asks for one
+    learning_curves.png  keypoint_errors.png  ced.png  missing_labels.png
+    worst_and_best_RECIPE.png
+    submission_RECIPE.csv       Kaggle's format, when the data has Kaggle's test images
 """
 
 from __future__ import annotations
@@ -37,16 +38,11 @@ from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, FacialKeypointsError, ModelError, OutputError
 from facial_keypoints.evaluation import pages, plots, report
 from facial_keypoints.evaluation.metrics import rmse
-from facial_keypoints.evaluation.scores import (
-    CED_THRESHOLDS,
-    ComparisonResult,
-    RecipeResult,
-    evaluate_predictions,
-)
+from facial_keypoints.evaluation.scores import ComparisonResult, RecipeResult, evaluate_predictions
 from facial_keypoints.files import output_folder
 from facial_keypoints.io.tables import write_table
 from facial_keypoints.models.spec import read_embedded_digests
-from facial_keypoints.training.fit import predict_keypoints, split_folds, train
+from facial_keypoints.training.fit import predict_keypoints, split_faces, train
 from facial_keypoints.training.progress import RunsProgress
 from facial_keypoints.training.recipes import Recipe
 from facial_keypoints.training.run_folder import (
@@ -57,30 +53,17 @@ from facial_keypoints.training.run_folder import (
     save_model,
     split_digest,
 )
-from facial_keypoints.training.tune import TrainingTask, train_side_by_side
+from facial_keypoints.training.tune import TrainingTask, train_in_parallel
 from facial_keypoints.types import FaceDataset
 
-__all__ = ["Experiment", "KaggleTest", "compare"]
+__all__ = ["Experiment", "compare"]
 
 IMAGES = {"cnn": "KEYPOINTS_0.png", "fc": "KEYPOINTS_1.png"}  # the study's own file names
 
 _LATE_S = 60
 """Seconds that NFS may show an old listing of a folder (its default acdirmax)."""
 
-Answers = NDArray[np.float32]  # (N, K, 2) pixels
-
-
-@dataclass(frozen=True)
-class KaggleTest:
-    """The images that a Kaggle submission must answer.
-
-    Args:
-        faces: The images, unlabelled.
-        lookup: Which values the submission asks for.
-    """
-
-    faces: FaceDataset
-    lookup: Lookup
+Points = NDArray[np.float32]  # (N, K, 2) pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +74,9 @@ class Experiment:
         dataset: Labelled faces with their groups.
         splits: One split, or one for each fold.
         recipes: What to train.
-        seeds: Seeds to train each of them with, on each split.
+        seeds: Seeds to train each recipe with, on each split.
         directory: Absolute path of the experiment's folder.
-        strategies: Recipes that differ in the strategy for missing labels alone, trained with the
+        strategies: Recipes that differ only in the strategy for missing labels, trained with the
             first seed.
     """
 
@@ -133,8 +116,13 @@ class Experiment:
         folder = self.directory / "runs" / name
         return TrainingTask(name, folder, recipe, seed, fold, bases[0] if bases else None)
 
+    def runs(self, recipe: Recipe, seed: int) -> list[Run]:
+        """The finished runs of a recipe with a seed, fold by fold."""
+        folds = range(len(self.splits))
+        return [load_run(self.task(recipe, fold, seed).folder) for fold in folds]
+
     def to_json(self) -> dict[str, Any]:
-        """What an experiment must agree in to be resumed."""
+        """The settings that must be the same when an experiment is resumed."""
         return {
             "recipes": [asdict(recipe) for recipe in (*self.recipes, *self.strategies)],
             "seeds": list(self.seeds),
@@ -153,7 +141,7 @@ def compare(
     seeds: int = 1,
     folds: int = 0,
     missing_recipe: Recipe | None = None,
-    kaggle_test: KaggleTest | None = None,
+    kaggle_test: tuple[FaceDataset, Lookup] | None = None,
     exclude_flagged: bool = False,
     address: str | None = None,
     cores: int = 1,
@@ -171,30 +159,30 @@ def compare(
         directory: Output folder; on a cluster, one that all nodes reach by this path.
         seed: Seed of the split and the bootstrap, and the first seed of the runs.
         seeds: Number of seeds; more than one also makes an ensemble of each recipe.
-        folds: Parts of a cross-validation; 0 = one split into training, validation and test.
-        missing_recipe: A recipe to train once under each missing-label strategy, to show what the
-            choice costs; ``None`` leaves that table out.
-        kaggle_test: Images to answer in Kaggle's format, if any.
+        folds: Number of folds of a cross-validation; 0 = one split into training, validation and test.
+        missing_recipe: A recipe to train once under each strategy for missing labels, for a table
+            that compares the strategies; ``None`` leaves that table out.
+        kaggle_test: Kaggle's test images and the table of values to submit, for submissions.
         exclude_flagged: See :func:`training.fit.split_faces`.
-        address: Train side by side on a Ray: ``local`` for this machine, or a cluster's address;
+        address: Train in parallel on Ray: ``local`` for this machine, or a cluster's address;
             ``None`` trains in this process, one run after the other.
-        cores: On a Ray, cores of each run.
-        gpus: On a Ray, GPUs of each run.
+        cores: On Ray, cores of each run.
+        gpus: On Ray, GPUs of each run.
         resume: Continue the experiment in ``directory``.
         force: Replace what is in ``directory``.
         command: The command line, for the report.
-        say: Called with a line now and then.
+        say: Called with lines for the user.
 
     Returns:
-        The recipes whose runs all came to their end, and their ensembles. With folds each face was
-        answered by the run that has not seen it.
+        The recipes whose runs all finished, and their ensembles. With folds, each face is predicted
+        by the run of the fold that tests it.
 
     Raises:
-        DataError: The data cannot be trained on, or a run failed; the others are finished first,
-            and what can be measured is written.
+        DataError: The data cannot be trained on, or a run failed; the other runs are finished and
+            measured first.
         OutputError: The folder exists, holds another experiment, or cannot be written.
-        ClusterError: The Ray cannot be reached or has no room.
-        MissingExtraError: What writes the report is not installed.
+        ClusterError: Ray cannot be reached, or no node is large enough.
+        MissingExtraError: A library that the report needs is not installed.
     """
     pages.require_templates()
     plots.require_figures()
@@ -202,8 +190,8 @@ def compare(
     inputs = (dataset.source,)
     with output_folder(directory, verb="compare", inputs=inputs, force=force, resume=resume):
         say("looking for near-duplicate images")
-        dataset, splits, flagged = split_folds(
-            dataset, folds, seed=seed, exclude_flagged=exclude_flagged
+        dataset, splits, flagged = split_faces(
+            dataset, folds=folds, seed=seed, exclude_flagged=exclude_flagged
         )
         if exclude_flagged:
             say(f"left {flagged} flagged rows out of training")
@@ -215,20 +203,20 @@ def compare(
         )  # fmt: skip
         begin(directory, experiment.to_json() | {"cores": cores if address else None})
         failures = _train_unfinished(experiment, address, cores, gpus, say)
-        answers: dict[str, Answers] = {}
+        predicted: dict[str, Points] = {}
         for task in experiment.tasks:
             if task.name in failures:
                 say(f"{task.name}: {failures[task.name]}")
                 continue
             test = dataset.subset(splits[task.fold].test)
-            answers[task.name] = _answer(load_run(task.folder), test)
-            error = rmse(test.keypoints.xy, answers[task.name])
+            predicted[task.name] = _predict(load_run(task.folder), test)
+            error = rmse(test.keypoints.xy, predicted[task.name])
             say(f"{task.name}: {error:.3f} px on its test faces")
-        _write_runs(experiment, answers, failures)
-        complete = _complete(experiment, recipes, answers)
+        _write_runs(experiment, predicted, failures)
+        complete = _complete(experiment, recipes, predicted)
         if complete:
             result = replace(
-                _measure(experiment, complete, answers, seed=seed),
+                _measure(experiment, complete, predicted, seed=seed),
                 audit={"rows flagged by the audit and left out of training": flagged}
                 if exclude_flagged
                 else {},
@@ -237,9 +225,9 @@ def compare(
             if not folds:
                 splits[0].save(directory / "split.json")
             if kaggle_test is not None:
-                _submit(experiment, complete, kaggle_test)
+                _submit(experiment, complete, *kaggle_test)
             _write_comparison(result, directory)
-        # 'drop' leaves nothing where no row is complete: that too is a result.
+        # A strategy may fail: 'drop' leaves no row where none is complete. That is a result too.
         failed = [t.name for t in experiment.tasks if t.name in failures and t.recipe in recipes]
         if failed or not complete:
             raise DataError(
@@ -250,7 +238,7 @@ def compare(
 
 
 def _strategies(recipe: Recipe | None, recipes: Sequence[Recipe]) -> list[Recipe]:
-    """The recipe with each strategy for missing labels that it is not trained with already."""
+    """The recipe with each strategy for missing labels that ``recipes`` do not have."""
     if recipe is None:
         return []
     changed = [recipe.override(missing=strategy) for strategy in MISSING_STRATEGIES]
@@ -267,26 +255,25 @@ def _train_unfinished(
     """Train what is not finished; returns why runs failed, by their names."""
     tasks = experiment.tasks
     unfinished = [task for task in tasks if not is_finished(task.folder)]
-    done = (
-        f", {len(tasks) - len(unfinished)} of them finished before" if unfinished != tasks else ""
-    )
-    say(f"{len(tasks)} runs on {len(experiment.dataset)} faces{done}")
-    # Specialists come last, since they start from the networks of other runs.
-    stages = [
-        [t for t in unfinished if (t.warm_start is not None) == late] for late in (False, True)
-    ]
+    done = len(tasks) - len(unfinished)
+    before = f", {done} of them finished before" if done else ""
+    say(f"{len(tasks)} runs on {len(experiment.dataset)} faces{before}")
     failures: dict[str, FacialKeypointsError] = {}
-    for stage in filter(None, stages):
+    # Specialists come last, since they start from the networks of other runs.
+    for late in (False, True):
+        stage = [task for task in unfinished if (task.warm_start is not None) == late]
+        if not stage:
+            continue
         if address is None:
             failures |= _train_here(experiment, stage)
             continue
-        outcomes = train_side_by_side(
+        outcomes = train_in_parallel(
             experiment.dataset, experiment.splits, stage, experiment.directory,
-            address=address, cores=cores, gpus=gpus, say=say,
+            address=address, cores=cores, gpus=gpus,
         )  # fmt: skip
-        for task in stage:
-            if reason := outcomes[task.name].failure:
-                failures[task.name] = DataError(reason)
+        for task, outcome in zip(stage, outcomes, strict=True):
+            if outcome.failure:
+                failures[task.name] = DataError(outcome.failure)
             elif not _appears(task.folder):
                 failures[task.name] = OutputError(
                     f"it was trained on a node that has another {experiment.directory} than this machine: "
@@ -328,131 +315,127 @@ def _appears(folder: Path) -> bool:
     return is_finished(folder)
 
 
-def _answer(run: Run, faces: FaceDataset) -> Answers:
+def _predict(run: Run, faces: FaceDataset) -> Points:
     return predict_keypoints(run.load_model(), faces.images)
 
 
 def _write_runs(
     experiment: Experiment,
-    answers: Mapping[str, Answers],
+    predicted: Mapping[str, Points],
     failures: Mapping[str, FacialKeypointsError],
 ) -> None:
-    """One line for each run."""
+    """Write ``runs.csv``, a row for each run."""
     columns = "run,recipe,fold,seed,test_faces,rmse_px,best_epoch,train_seconds,failure"
     rows: list[list[Any]] = []
     for task in experiment.tasks:
         truth = experiment.dataset.keypoints.xy[experiment.splits[task.fold].test]
-        fold = task.fold if len(experiment.splits) > 1 else ""
-        found: list[Any] = ["", "", ""]
-        if task.name in answers:
+        measured: list[Any] = ["", "", ""]
+        if task.name in predicted:
             record = load_run(task.folder).record
-            error = rmse(truth, answers[task.name])
-            found = [f"{error:.4f}", record["best_epoch"], f"{record['seconds']:.1f}"]
+            error = rmse(truth, predicted[task.name])
+            measured = [f"{error:.4f}", record["best_epoch"], f"{record['seconds']:.1f}"]
+        fold = task.fold if len(experiment.splits) > 1 else ""
         failure = str(failures.get(task.name, ""))
-        about = [task.name, task.recipe.name, fold, task.seed, len(truth)]
-        rows.append([*about, *found, failure])
+        rows.append([task.name, task.recipe.name, fold, task.seed, len(truth), *measured, failure])
     write_table(experiment.directory / "runs.csv", columns.split(","), rows)
 
 
 def _complete(
-    experiment: Experiment, recipes: Sequence[Recipe], answers: Mapping[str, Answers]
+    experiment: Experiment, recipes: Sequence[Recipe], predicted: Mapping[str, Points]
 ) -> list[Recipe]:
-    """The recipes whose runs all came to their end."""
-    open_ones = [task.recipe for task in experiment.tasks if task.name not in answers]
-    return [recipe for recipe in recipes if recipe not in open_ones]
-
-
-def _runs(experiment: Experiment, recipe: Recipe, seed: int) -> list[Run]:
-    """The runs of a recipe with a seed, fold by fold."""
-    folds = range(len(experiment.splits))
-    return [load_run(experiment.task(recipe, fold, seed).folder) for fold in folds]
+    """The recipes of which every run finished."""
+    incomplete = [task.recipe for task in experiment.tasks if task.name not in predicted]
+    return [recipe for recipe in recipes if recipe not in incomplete]
 
 
 def _measure(
     experiment: Experiment,
     recipes: Sequence[Recipe],
-    answers: Mapping[str, Answers],
+    predicted: Mapping[str, Points],
     *,
     seed: int,
 ) -> ComparisonResult:
-    """Each recipe, with its first seed and as the mean of all, on all test rows together."""
-    splits = experiment.splits
+    """Measure each recipe with its first seed, and the mean of its seeds, on all test rows together."""
+    splits, seeds = experiment.splits, experiment.seeds
     test = experiment.dataset.subset(np.concatenate([split.test for split in splits]))
+    results: list[RecipeResult] = []
 
-    def answers_of(recipe: Recipe) -> list[Answers]:
-        """The answers of each seed."""
+    def by_seed(recipe: Recipe) -> list[Points]:
+        """The predictions for all test rows, seed by seed."""
         return [
             np.concatenate(
-                [answers[experiment.task(recipe, f, s).name] for f in range(len(splits))]
+                [predicted[experiment.task(recipe, f, s).name] for f in range(len(splits))]
             )
             for s in experiment.seeds_of(recipe)
         ]
 
-    def result_of(recipe: Recipe, name: str, description: str) -> RecipeResult:
-        of_seed = answers_of(recipe)
-        runs = _runs(experiment, recipe, experiment.seeds[0])
-        errors = [rmse(test.keypoints.xy, predicted) for predicted in of_seed]
+    def result(
+        name: str, description: str, xy: Points, runs: Sequence[Run], **more: Any
+    ) -> RecipeResult:
         return RecipeResult(
             name=name,
             description=description,
-            report=evaluate_predictions(test, of_seed[0], seed=seed),
-            predicted_xy=of_seed[0],
-            history=runs[0].history,
-            settings=_describe(runs[0]) | _spread(experiment.seeds, errors),
+            report=evaluate_predictions(test, xy, seed=seed),
+            predicted_xy=xy,
             train_seconds=sum(run.record["seconds"] for run in runs),
-            num_parameters=runs[0].record["num_parameters"],
+            num_parameters=sum(run.record["num_parameters"] for run in runs) // len(splits),
+            **more,
         )
 
-    results: list[RecipeResult] = []
+    def first_seed(recipe: Recipe, name: str, description: str) -> RecipeResult:
+        runs, found = experiment.runs(recipe, seeds[0]), by_seed(recipe)
+        settings = _describe(runs[0]) | _spread(
+            seeds, [rmse(test.keypoints.xy, xy) for xy in found]
+        )
+        return result(name, description, found[0], runs, history=runs[0].history, settings=settings)
+
     for recipe in recipes:
-        results.append(result_of(recipe, recipe.name, recipe.description))
-        if len(experiment.seeds) > 1:
-            mean = np.mean(answers_of(recipe), axis=0)
-            runs = [run for s in experiment.seeds for run in _runs(experiment, recipe, s)]
+        results.append(first_seed(recipe, recipe.name, recipe.description))
+        if len(seeds) > 1:
+            runs = [run for s in seeds for run in experiment.runs(recipe, s)]
             results.append(
-                RecipeResult(
-                    name=f"{recipe.name}-ensemble",
-                    description=f"mean of {len(experiment.seeds)} runs of {recipe.name}",
-                    report=evaluate_predictions(test, mean, seed=seed),
-                    predicted_xy=mean,
-                    settings={"seeds": f"{experiment.seeds[0]} to {experiment.seeds[-1]}"},
-                    train_seconds=sum(run.record["seconds"] for run in runs),
-                    num_parameters=results[-1].num_parameters * len(experiment.seeds),
+                result(
+                    f"{recipe.name}-ensemble",
+                    f"mean of {len(seeds)} runs of {recipe.name}",
+                    np.mean(by_seed(recipe), axis=0),
+                    runs,
+                    settings={"seeds": f"{seeds[0]} to {seeds[-1]}"},
                 )
             )
             if len(splits) == 1:
                 _write_ensemble(experiment, recipe, runs)
-    of_study = _complete(experiment, experiment.strategies, answers)
-    if of_study:  # the recipe itself has one of the strategies
-        own = [r for r in recipes if of_study[0].name == f"{r.name}-{of_study[0].missing}"]
+    strategies = _complete(experiment, experiment.strategies, predicted)
+    if strategies:  # the recipe itself has one of the strategies
+        own = [r for r in recipes if strategies[0].name == f"{r.name}-{strategies[0].missing}"]
         order = [str(strategy) for strategy in MISSING_STRATEGIES]
-        of_study = sorted([*own, *of_study], key=lambda recipe: order.index(recipe.missing))
-    one = len(splits) == 1
+        strategies = sorted([*own, *strategies], key=lambda recipe: order.index(recipe.missing))
+    counts = {"faces": len(test), "folds": len(splits)}
+    note = (
+        "Each face is predicted by the run whose fold tests it; the next fold chose the epoch and the "
+        "others trained."
+    )
+    if len(splits) == 1:
+        counts = {"train": len(splits[0].train), "val": len(splits[0].val), "test": len(test)}
+        note = (
+            "The validation faces choose the epoch; the test faces are measured once, at the end."
+        )
     return ComparisonResult(
         test=test,
         recipes=tuple(results),
-        train=experiment.dataset.subset(splits[0].train) if one else None,
-        split={"train": len(splits[0].train), "val": len(splits[0].val), "test": len(test)}
-        if one
-        else {"faces": len(test), "folds": len(splits)},
-        split_note="Near-duplicate images and rows of one group stay on one side of a split. "
-        + (
-            "The validation faces choose the epoch; the test faces are measured once, at the end."
-            if one
-            else "Each face is answered by the run that tests its fold: of the others one fold chose "
-            "the epoch and the rest trained."
-        ),
+        train=experiment.dataset.subset(splits[0].train) if len(splits) == 1 else None,
+        split=counts,
+        split_note=f"Near-duplicate images and rows of one group stay on one side of a split. {note}",
         missing_results=tuple(
-            result_of(r, r.missing, f"{r.name}, missing labels: {r.missing}") for r in of_study
+            first_seed(r, r.missing, f"{r.name}, missing labels: {r.missing}") for r in strategies
         ),
-        versions=_runs(experiment, recipes[0], experiment.seeds[0])[0].record["versions"],
+        versions=experiment.runs(recipes[0], seeds[0])[0].record["versions"],
         created=time.strftime("%Y-%m-%d %H:%M"),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
     )
 
 
 def _describe(run: Run) -> dict[str, Any]:
-    """What was chosen for a run, by the names that reports show."""
+    """The settings of a run, by the names that reports show."""
     recipe = run.recipe
     return {
         "epochs": recipe.epochs,
@@ -467,7 +450,7 @@ def _describe(run: Run) -> dict[str, Any]:
 
 
 def _spread(seeds: Sequence[int], errors: Sequence[float]) -> dict[str, Any]:
-    """How far the seeds lie apart."""
+    """The errors of the seeds, their mean and their standard deviation."""
     if len(errors) == 1:
         return {}
     return {
@@ -479,7 +462,7 @@ def _spread(seeds: Sequence[int], errors: Sequence[float]) -> dict[str, Any]:
 
 
 def _write_ensemble(experiment: Experiment, recipe: Recipe, runs: Sequence[Run]) -> None:
-    """One model that asks each of them and answers their mean."""
+    """Write one model that predicts the mean of the runs' models."""
     members = []
     for number, run in enumerate(runs):
         member = run.load_model()
@@ -494,47 +477,33 @@ def _write_ensemble(experiment: Experiment, recipe: Recipe, runs: Sequence[Run])
     save_model(folder / "model.keras", model, runs[0].spec, learnt)
 
 
-def _submit(experiment: Experiment, recipes: Sequence[Recipe], asked: KaggleTest) -> None:
-    """A submission of each recipe with its first seed, and of its ensemble; the mean over folds."""
+def _submit(
+    experiment: Experiment, recipes: Sequence[Recipe], faces: FaceDataset, lookup: Lookup
+) -> None:
+    """Write a submission of each recipe with its first seed, and of its ensemble; means over folds."""
     for recipe in recipes:
-        of_seed = []
-        for seed in experiment.seeds:
-            runs = _runs(experiment, recipe, seed)
-            of_seed.append(np.mean([_answer(run, asked.faces) for run in runs], axis=0))
-        submissions = {recipe.name: of_seed[0]}
-        if len(of_seed) > 1:
-            submissions[f"{recipe.name}-ensemble"] = np.mean(of_seed, axis=0)
+        by_seed = [
+            np.mean([_predict(run, faces) for run in experiment.runs(recipe, seed)], axis=0)
+            for seed in experiment.seeds
+        ]
+        submissions = {recipe.name: by_seed[0]}
+        if len(by_seed) > 1:
+            submissions[f"{recipe.name}-ensemble"] = np.mean(by_seed, axis=0)
         for name, xy in submissions.items():
             file = experiment.directory / f"submission_{name}.csv"
-            write_submission(file, asked.faces.sample_ids, xy, asked.lookup)
+            write_submission(file, faces.sample_ids, xy, lookup)
 
 
 def _write_comparison(result: ComparisonResult, directory: Path) -> None:
-    """Write tables, images and the report of a comparison into its folder."""
+    """Write the tables, images and the report of a comparison."""
     report.write_results_json(directory / "results.json", result)
     report.write_results_csv(directory / "results.csv", result)
     for recipe in result.recipes:
-        figure = plots.plot_keypoints_grid(result.test, recipe.predicted_xy, recipe=recipe.name)
-        plots.save_figure(
-            figure, directory / IMAGES.get(recipe.name, f"keypoints_{recipe.name}.png")
-        )
-        figure = plots.plot_worst_best(result.test, recipe.predicted_xy, recipe=recipe.name)
-        plots.save_figure(figure, directory / f"worst_and_best_{recipe.name}.png")
-    scores = {recipe.name: recipe.report.overall for recipe in result.recipes}
-    errors = {
-        name: (
-            np.array([point.rmse_px for point in score.keypoints]),
-            np.array([point.rmse_interval for point in score.keypoints]),
-        )
-        for name, score in scores.items()
-    }
-    figures = {
-        "learning_curves": plots.plot_learning_curves({r.name: r.history for r in result.recipes}),
-        "keypoint_errors": plots.plot_keypoint_errors(
-            result.test.schema.keypoint_names, errors, num_labels=result.test.label_counts.tolist()
-        ),
-        "ced": plots.plot_ced(CED_THRESHOLDS, {name: score.ced for name, score in scores.items()}),
-    }
-    for name, figure in figures.items():
-        plots.save_figure(figure, directory / f"{name}.png")
+        name, points = recipe.name, (result.test, recipe.predicted_xy)
+        grid = plots.plot_keypoints_grid(*points, recipe=name)
+        plots.save_figure(grid, directory / IMAGES.get(name, f"keypoints_{name}.png"))
+        extremes = plots.plot_worst_best(*points, recipe=name)
+        plots.save_figure(extremes, directory / f"worst_and_best_{name}.png")
+    for name, chart in report.comparison_charts(result).items():
+        plots.save_figure(chart.plot(), directory / f"{name}.png")
     report.write_report(directory / "report.html", result)

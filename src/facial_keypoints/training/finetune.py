@@ -1,10 +1,10 @@
-"""Teaches a trained detector somebody's own keypoints from tens of labelled faces, in seconds.
+"""Adapts a trained model to a user's own keypoints, from tens of labelled faces and in seconds.
 
-The backbone stays as it is and a new head is fitted in closed form (:mod:`models.transfer`) on plain
-and changed views of the faces. Training all weights after that was tried with 50 to 700 faces: on
-people it had not seen the detector never got better by it, and mostly worse.
-
-What is left is a run folder (:mod:`facial_keypoints.training.run_folder`).
+The backbone is kept, and a new head is fitted in closed form
+(:mod:`facial_keypoints.training.closed_form_head`) on original and augmented views of the faces.
+Training all weights afterwards was tried with 50 to 700 faces: the errors on other people did not
+improve, and mostly grew. The result is a run folder
+(:mod:`facial_keypoints.training.run_folder`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from facial_keypoints.models.codec import CONFIDENCE
 from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.registry import find_model
 from facial_keypoints.models.spec import ModelSpec, read_embedded_digests, read_embedded_spec
-from facial_keypoints.models.tuned import backbone, build_tuned, linear_head
+from facial_keypoints.models.tuned import backbone, build_tuned, read_head
 from facial_keypoints.schemas import select_keypoints
 from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.training.closed_form_head import FOLDS, Examples, fit_start
@@ -38,35 +38,31 @@ from facial_keypoints.types import FaceDataset, Keypoints
 
 __all__ = ["FinetunedRun", "finetune"]
 
-SMALLEST = 5
-"""Faces, and labels of a point that the base does not know: fewer say nothing about other faces."""
+SMALLEST = 5  # faces, and labels of a keypoint that the base does not have
+VIEWS = 8  # of each face, the original image included
 
-VIEWS = 8
-"""Views of each face, the plain image among them."""
-
-_ROWS = 2000  # views at most: solving for more takes minutes
+_ROWS = 2000  # most views: solving for more takes minutes
 _AUGMENT = AugmentConfig(
-    # Narrower than in training from scratch: someone's own crops are framed alike.
+    # Narrower than in training from scratch, because a user's crops are similar to each other.
     angle=15.0, scale=1.12, shift=4.0, wide=0.0, blur=0.2, low_resolution=0.15, occlusion=0.2
 )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class FinetunedRun(Run):
-    """A finished run folder, and how its model does.
+    """A finished run folder, with cross-validated predictions.
 
     Args:
-        faces: The labelled faces that took part, N, in the model's keypoints.
-        answers: (N, K, 2) what a head fitted without the face (and its group) answers for it,
-            pixels: an honest estimate of the model's error, slightly too high since the model
-            itself is fitted to all faces.
-        base_answers: (N, K, 2) the base's answers in its best style, NaN for points it does not know.
+        faces: The N labelled faces of the fit, in the model's keypoints.
+        predicted_xy: (N, K, 2) predictions of heads fitted without the face (and its group), pixels.
+            Their error is slightly higher than that of the model, which is fitted to all faces.
+        base_xy: (N, K, 2) predictions of the base in its best style, NaN for points it does not have.
         style: That style.
     """
 
     faces: FaceDataset
-    answers: NDArray[np.float32]
-    base_answers: NDArray[np.float32]
+    predicted_xy: NDArray[np.float32]
+    base_xy: NDArray[np.float32]
     style: str
 
 
@@ -79,18 +75,18 @@ def finetune(
     force: bool = False,
     report: Callable[[str], None] | None = None,
 ) -> FinetunedRun:
-    """Adapt a detector to labelled faces and leave a run folder.
+    """Adapt a model to labelled faces and write a run folder.
 
     Args:
         dataset: Faces at the base's input size and channels
-            (``load_dataset(..., size=spec.input_size, channels=spec.channels)``). The model answers
-            the points that are labelled in some face, and their left/right partners. Of more than
+            (``load_dataset(..., size=spec.input_size, channels=spec.channels)``). The model predicts
+            the keypoints that are labelled in some face, and their left/right partners. Of more than
             2,000 faces a random 2,000 are used.
-        directory: The run folder to make; nothing is left there when the work is interrupted.
-        base: The model to start from, ``default``, a run folder or a ``.keras`` file.
-        seed: Seed of the views and of the folds of cross-validation.
+        directory: The run folder; nothing is written there if the work is interrupted.
+        base: The model to start from: ``default``, a run folder or a ``.keras`` file.
+        seed: Seed of the views and of the cross-validation folds.
         force: Replace what is in ``directory``.
-        report: Told what is going on.
+        report: Called with the current step, for a progress display.
 
     Raises:
         DataError: There are too few labels.
@@ -107,21 +103,19 @@ def finetune(
         _check_images(dataset, base_spec)
         dataset = _labelled_part(dataset, base_spec, seed)
         digest = data_digest(dataset)
-        told = {
-            "model": str(base),
-            "name": base_spec.name,
-            "data_digest": base_spec.data_digest,
-        }
-        begin(fresh, {"base": told, "seed": seed, "data_digest": digest})
+        described = {
+            "model": str(base), "name": base_spec.name, "data_digest": base_spec.data_digest,
+        }  # fmt: skip
+        begin(fresh, {"base": described, "seed": seed, "data_digest": digest})
         old_names = base_spec.schema.keypoint_names
         new_names = dataset.schema.keypoint_names
         known = np.array([old_names.index(n) if n in old_names else -1 for n in new_names])
 
         network = load_keras_model(base_file)
-        features, before = backbone(network), linear_head(network)
-        say(f"looking at {len(dataset)} faces")
+        features, before = backbone(network), read_head(network)
+        say(f"computing features of {len(dataset)} faces")
         examples = _examples(dataset, features, seed)
-        say("fitting the points")
+        say("fitting the head")
         start = fit_start(examples, before, known)
         model = build_tuned(features, start.head, start.anchor_xy)
         base_xy = before(examples.features[: len(dataset)])[:, start.style, known, :2]
@@ -137,11 +131,11 @@ def finetune(
             output="points",
         )
         style = base_spec.styles[start.style]
-        # The backbone is the base's, so the base's training faces are this model's too.
+        # The backbone was trained on the base's training faces, so they count as this model's too.
         learnt = {*image_digests(dataset.images), *(read_embedded_digests(base_file) or ())}
         record = {
             "style": style,
-            "out_of_fold_px": start.out_of_fold_px,
+            "out_of_fold_px": start.errors_px,
             "choices": start.choices,
             "data_source": dataset.source,
             "faces": len(dataset),
@@ -152,8 +146,8 @@ def finetune(
     return FinetunedRun(
         **vars(load_run(directory)),
         faces=dataset,
-        answers=start.out_of_fold.astype(np.float32),
-        base_answers=base_xy.astype(np.float32),
+        predicted_xy=start.out_of_fold.astype(np.float32),
+        base_xy=base_xy.astype(np.float32),
         style=style,
     )
 
@@ -186,7 +180,7 @@ def _labelled_part(dataset: FaceDataset, base: ModelSpec, seed: int) -> FaceData
         if full.keypoint_names[k] not in base.schema.keypoint_names and counts[k] < SMALLEST:
             raise DataError(
                 f"{dataset.source or 'the data'} labels '{full.keypoint_names[k]}' in {counts[k]} faces, "
-                f"and the model does not know it: label it in at least {SMALLEST}, or leave it out."
+                f"and the model does not have it: label it in at least {SMALLEST}, or leave it out."
             )
     rows = np.sort(np.random.default_rng(seed).permutation(rows)[:_ROWS])
     part = dataset.subset(rows)
@@ -195,41 +189,34 @@ def _labelled_part(dataset: FaceDataset, base: ModelSpec, seed: int) -> FaceData
         keypoints=Keypoints(part.keypoints.xy[:, kept], schema),
         sample_ids=part.sample_ids,
         source=part.source,
-        styles=np.full(len(rows), ""),  # whatever they were: these labels are one style
+        styles=np.full(len(rows), ""),  # all labels are one style for the new model
         groups=part.groups,
     )
 
 
 def _groups(dataset: FaceDataset) -> NDArray[np.int64]:
     """(N,) group numbers: the data's own groups, joined where images are near duplicates."""
-    # Likeness of whole faces needs the eyes; other points would align images in odd ways.
+    # Near-duplicates are found in images aligned by the eyes; other points would align them wrongly.
     eyes = dataset.schema.norm_pair == ("left_eye_center", "right_eye_center")
     alike = duplicate_groups(dataset.images, dataset.keypoints if eyes else None)
     return np.asarray(join_groups(dataset.groups, alike), np.int64)
 
 
 class _Views:
-    """Changed views of faces with their points.
-
-    Args:
-        faces: N faces of one size.
-        augment: How far views stray.
-        seed: First seed of the views.
-    """
+    """Augmented views of faces with their points; ``seed`` is the first seed of the views."""
 
     def __init__(self, faces: FaceDataset, augment: AugmentConfig, seed: int) -> None:
         self.faces = faces
         self.size = faces.image_size[0]
         self.swap = faces.schema.swap
         self.augmenter = Augmenter(augment, self.size, self.swap, seed + 1)
-        labeled = faces.keypoints.labeled
         self.xy = np.nan_to_num(faces.keypoints.xy).astype(np.float32)
-        self.weight = labeled.astype(np.float32)
+        self.weight = faces.keypoints.labeled.astype(np.float32)
 
     def __call__(self, images: Any, xy: Any, weight: Any) -> tuple[Any, Any, Any]:
         """Views ``(B, H, W, 1)``, points ``(B, K, 2)`` and label weights ``(B, K)`` of rows."""
         n = ops.shape(xy)[0]
-        # The augmenter counts in pixels of an image of 96, whatever the size of the input.
+        # The augmenter's moves are in pixels of a 96×96 image.
         centre, ratio = ops.full((n, 2), 47.5), self.size / 96.0
         matrix, flip = self.augmenter.geometry(centre, ops.zeros((n, 2)), ops.zeros((n,)))
         matrix = ratio * matrix + np.array([0.0, 0.0, (ratio - 1.0) / 2.0], np.float32)
@@ -241,7 +228,7 @@ class _Views:
 
 
 def _examples(dataset: FaceDataset, features: keras.Model, seed: int) -> Examples:
-    """Features of plain and changed views of the faces; a group lies in one fold."""
+    """Features of original and augmented views of the faces; a group lies in one fold."""
     views = _Views(dataset, _AUGMENT, seed)
     images = dataset.images.astype(np.float32)
     repeats = max(1, min(VIEWS, _ROWS // len(dataset)))
@@ -251,7 +238,7 @@ def _examples(dataset: FaceDataset, features: keras.Model, seed: int) -> Example
         parts.append(tuple(np.asarray(ops.convert_to_numpy(a), np.float32) for a in changed))
     images, xy, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
     names, unit = np.unique(_groups(dataset), return_inverse=True)
-    if len(names) < FOLDS:  # too few groups: whole faces, at least, stay together
+    if len(names) < FOLDS:  # too few groups: only the views of a face stay together
         unit = np.arange(len(dataset))
     fold = (np.random.default_rng(seed).permutation(unit.max() + 1) % FOLDS)[unit]
     return Examples(

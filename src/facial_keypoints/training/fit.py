@@ -1,10 +1,10 @@
-"""Training one recipe: compile, fit, checkpoint, resume.
+"""Trains one recipe: compile, fit, checkpoint, resume.
 
-What is left behind is a run folder (:mod:`facial_keypoints.training.run_folder`); ``checkpoint/`` in
-it holds the last epoch, to continue from, and is gone when training is complete.
+The result is a run folder (:mod:`facial_keypoints.training.run_folder`). During training its
+``checkpoint/`` holds the last epoch, to continue from.
 
-Training is repeatable: with one seed, on one machine, an interrupted and resumed run ends with the
-same weights as an undisturbed one.
+Training is repeatable: with the same seed and machine, an interrupted and resumed run ends with the
+same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from facial_keypoints.data.duplicates import duplicate_groups, image_digests, jo
 from facial_keypoints.data.missing import MissingStrategy, check_trainable, fill_missing
 from facial_keypoints.data.splits import Split, split_dataset, split_into_folds
 from facial_keypoints.errors import DataError, ModelError, OutputError
+from facial_keypoints.evaluation.scores import EvaluationReport, evaluate_predictions
 from facial_keypoints.files import lock_folder, output_folder, read_json, write_json
 from facial_keypoints.models.codec import decode
 from facial_keypoints.models.spec import ModelSpec
@@ -37,62 +38,36 @@ from facial_keypoints.types import FaceDataset, ImageArray
 
 __all__ = [
     "compile_model",
+    "measure_run",
     "predict_keypoints",
     "recorded_errors",
     "split_faces",
-    "split_folds",
     "train",
 ]
 
-CHECKPOINT_SECONDS = (
-    15.0  # writing a checkpoint costs about 0.1 s; losing this much work is bearable
-)
-VALIDATION_BATCH = 256
-OTHER_SECONDS = 30.0  # for another process to leave the folder: that of a driver that died, say
+CHECKPOINT_SECONDS = 15.0  # between two checkpoints; writing one takes about 0.1 s
+BATCH = 256  # images at a time where nothing is learnt
+LOCK_SECONDS = 30.0  # to wait for another process in the folder, such as one whose driver died
 
 
 def split_faces(
-    dataset: FaceDataset,
-    *,
-    seed: int = 0,
-    exclude_flagged: bool = False,
-) -> tuple[FaceDataset, Split, int]:
-    """Group the faces and split them, as ``train`` and ``compare`` do.
+    dataset: FaceDataset, *, folds: int = 0, seed: int = 0, exclude_flagged: bool = False
+) -> tuple[FaceDataset, list[Split], int]:
+    """Group the faces and split them into training, validation and test faces.
 
-    Rows that share a group of the dataset (a person) stay on one side, and so do near-duplicate
+    Rows of one group of the dataset (a person) stay on one side of a split, and so do near-duplicate
     images.
 
     Args:
         dataset: Labelled faces.
+        folds: Number of folds of a cross-validation, in which each face is tested once; 0 for a
+            single split.
         seed: Seed of the split.
-        exclude_flagged: Leave out the training rows that the audit finds suspicious. Test rows
-            stay: an error measured only on easy labels would flatter.
+        exclude_flagged: Leave out the training rows that the audit finds suspicious. Test rows stay:
+            an error measured only on easy labels would be too low.
 
     Returns:
-        The dataset with its groups, the split, and the number of rows left out.
-    """
-    dataset, (split,), flagged = split_folds(dataset, 0, seed=seed, exclude_flagged=exclude_flagged)
-    return dataset, split, flagged
-
-
-def split_folds(
-    dataset: FaceDataset,
-    folds: int,
-    *,
-    seed: int = 0,
-    exclude_flagged: bool = False,
-) -> tuple[FaceDataset, list[Split], int]:
-    """Group the faces and split them for a cross-validation, in which each is tested once.
-
-    Args:
-        dataset: Labelled faces.
-        folds: Parts to cut the faces into, as :func:`data.splits.split_into_folds` does; 0 for the
-            one split of :func:`split_faces`.
-        seed: Seed of the split.
-        exclude_flagged: As for :func:`split_faces`.
-
-    Returns:
-        The dataset with its groups, a split per fold, and the number of rows left out.
+        The dataset with its groups, a split for each fold, and the number of rows left out.
     """
     alike = duplicate_groups(dataset.images, dataset.keypoints)
     groups = join_groups(dataset.groups, alike)
@@ -109,24 +84,21 @@ def split_folds(
     return dataset, splits, len(left_out)
 
 
-def predict_keypoints(
-    model: keras.Model, images: ImageArray, *, batch_size: int = 256
-) -> NDArray[np.float32]:
-    """Ask a model of the study for keypoints.
-
-    Args:
-        model: (B, H, W, 1) -> (B, K, 2) in the study's targets.
-        images: (N, H, W, 1) uint8 images.
-        batch_size: Images per step.
-
-    Returns:
-        (N, K, 2) float32 in pixels of the images.
-    """
+def predict_keypoints(model: keras.Model, images: ImageArray) -> NDArray[np.float32]:
+    """Predict with a network of the study: (N, H, W, 1) uint8 images to (N, K, 2) pixels."""
     height, width = images.shape[1:3]
     if len(images) == 0:
         return np.zeros((0, int(model.output_shape[1]), 2), np.float32)
-    targets = np.asarray(model.predict(images, batch_size=batch_size, verbose=0))
+    targets = np.asarray(model.predict(images, batch_size=BATCH, verbose=0))
     return np.asarray(decode(targets, (height, width)), np.float32)
+
+
+def measure_run(run: run_folder.Run, dataset: FaceDataset, *, seed: int = 0) -> EvaluationReport:
+    """Measure a trained recipe on the test faces of its split; ``seed`` is that of the intervals."""
+    if run.split is None:
+        raise ModelError(f"{run.directory} has no test faces: name the run folder of a recipe.")
+    test = dataset.subset(run.split.test)
+    return evaluate_predictions(test, predict_keypoints(run.load_model(), test.images), seed=seed)
 
 
 def compile_model(model: keras.Model, recipe: Recipe, image_size: tuple[int, int]) -> None:
@@ -143,7 +115,7 @@ def compile_model(model: keras.Model, recipe: Recipe, image_size: tuple[int, int
 
 @dataclass
 class _Progress:
-    """Where training stands; saved with each checkpoint."""
+    """State of a training; saved with each checkpoint."""
 
     epoch: int = 0  # epochs done
     best_epoch: int = 0
@@ -163,7 +135,7 @@ def _load_arrays(path: Path) -> list[NDArray[Any]]:
 
 
 class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
-    """Remember the best epoch, save the last one, stop early, and continue from what was saved."""
+    """Keep the weights of the best epoch, save checkpoints, stop early, and load a checkpoint."""
 
     def __init__(self, directory: Path, *, patience: int) -> None:
         super().__init__()
@@ -195,7 +167,7 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             ) from error
 
     def save(self) -> None:
-        """Write the last epoch and the best weights; one rename makes them valid together."""
+        """Write the last epoch and the best weights; one rename replaces the older checkpoint."""
         fresh, latest, old = (self.directory / name for name in ("fresh", "latest", "old"))
         self._saved = time.monotonic()
         shutil.rmtree(fresh, ignore_errors=True)
@@ -243,17 +215,11 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def build_expert(base: keras.Model, group: Sequence[int], *, name: str) -> keras.Model:
-    """A cnn for some keypoints that begins by answering exactly what ``base`` answers for them.
-
-    Args:
-        base: A ``cnn`` for all keypoints.
-        group: Indices of the expert's keypoints.
-        name: Name of the expert.
-    """
+    """A cnn for a group of keypoints (indices) with the weights, so the predictions, of ``base``."""
     expert = build_cnn(len(group), base.input_shape[1:3], name=name)
-    for mine, theirs in zip(expert.layers, base.layers, strict=True):
-        if mine.name != "coordinates":
-            mine.set_weights(theirs.get_weights())
+    for layer, source in zip(expert.layers, base.layers, strict=True):
+        if layer.name != "coordinates":
+            layer.set_weights(source.get_weights())
     kernel, bias = base.get_layer("coordinates").get_weights()
     columns = np.array([[2 * k, 2 * k + 1] for k in group]).ravel()
     expert.get_layer("coordinates").set_weights([kernel[:, columns], bias[columns]])
@@ -272,7 +238,7 @@ class _Training:
     callbacks: Sequence[keras.callbacks.Callback]
 
     def network(self, folder: str) -> tuple[keras.Model, _Progress]:
-        """Train the recipe's network for all keypoints; ``folder`` is where its checkpoint lies."""
+        """Train the recipe's network for all keypoints; ``folder`` holds its checkpoint."""
         keras.utils.set_random_seed(self.seed)
         build = {"fc": build_fc, "cnn": build_cnn}[self.recipe.network]
         try:
@@ -296,7 +262,7 @@ class _Training:
         ]
         experts = []
         for number, (name, keypoints) in enumerate(known):
-            # A seed of its own, so that it does not depend on what was trained before.
+            # Its own seed, so that it does not depend on the networks trained before.
             keras.utils.set_random_seed(self.seed + 1 + number)
             expert, progress = self._fit(
                 build_expert(base, keypoints.tolist(), name=name.replace("-", "_")),
@@ -327,8 +293,8 @@ class _Training:
         """Train a network, or continue from its checkpoint; return it with its best weights."""
         recipe, directory = self.recipe, self.directory / folder
         checkpoints = _Checkpoints(directory / "checkpoint", patience=recipe.patience)
-        # Two processes would mix up their checkpoints.
-        with lock_folder(directory, timeout_s=OTHER_SECONDS):
+        # Two processes would overwrite each other's checkpoints.
+        with lock_folder(directory, timeout_s=LOCK_SECONDS):
             saved = checkpoints.load()
             if saved is not None:
                 model = saved
@@ -349,7 +315,7 @@ class _Training:
                 model.fit(
                     batches,
                     validation_data=validation if len(val_rows) else None,
-                    validation_batch_size=VALIDATION_BATCH,
+                    validation_batch_size=BATCH,
                     epochs=epochs,
                     initial_epoch=done,
                     shuffle=False,  # TrainingBatches shuffles rows, repeatably
@@ -378,22 +344,23 @@ def train(
     warm_start: Path | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> run_folder.Run:
-    """Train a recipe and leave a run folder.
+    """Train a recipe and write a run folder.
 
-    Missing labels are filled, as the recipe says, in the training rows alone: validation and test
-    are always measured on what was labelled.
+    The recipe's strategy for missing labels is applied to the training rows only: validation and test
+    errors count labelled points only.
 
     Args:
         dataset: All faces, NaN = not labelled.
-        split: Which rows train, choose the best epoch, and are never looked at here (test).
+        split: The training rows, the validation rows that choose the best epoch, and the test rows,
+            which are not used here.
         recipe: What to build and how to train it.
-        directory: The run folder to make.
+        directory: The run folder.
         seed: Seed of weights, dropout, shuffling and mirroring.
-        resume: Continue the run in ``directory``, or return it if it is complete.
+        resume: Continue the run in ``directory``, or return it if it is finished.
         force: Replace what is in ``directory``.
         warm_start: For ``specialists``: run folder of a ``cnn`` trained on the same training rows.
             One is trained first when left out.
-        callbacks: Further Keras callbacks, for progress bars.
+        callbacks: Further Keras callbacks, such as a progress bar.
 
     Raises:
         DataError: The data cannot be trained on, or training diverged.
@@ -409,15 +376,15 @@ def train(
                 "recipe": asdict(recipe),
                 "seed": seed,
                 "data_digest": digest,
-                "split": run_folder.split_digest(
-                    split
-                ),  # a run of another split has seen our test faces
+                "split": run_folder.split_digest(split),
             },
         )
         if run_folder.is_finished(directory):
             return run_folder.load_run(directory)
-        strategy = cast(MissingStrategy, recipe.missing)  # fill_missing refuses unknown names
-        train_rows = fill_missing(dataset.subset(split.train), strategy)
+        # fill_missing refuses unknown names.
+        train_rows = fill_missing(
+            dataset.subset(split.train), cast(MissingStrategy, recipe.missing)
+        )
         check_trainable(train_rows)
         val_rows = dataset.subset(split.val)
         training = _Training(recipe, train_rows, val_rows, directory, seed, callbacks)
@@ -426,16 +393,17 @@ def train(
             model, progress = training.specialists(base)
         else:
             model, progress = training.network("")
-        # Flagged rows that were left out count as seen too: they may be copies of training faces.
+        # Flagged rows that were left out count as seen: they may be copies of training faces.
         seen = np.setdiff1d(np.arange(len(dataset)), split.test)
+        channels = int(dataset.images.shape[3])
         run = run_folder.finish(
             directory,
             model,
             ModelSpec(
-                name=recipe.name,
-                schema=dataset.schema,
-                input_size=dataset.image_size,
-                channels=int(dataset.images.shape[3]),
+                recipe.name,
+                dataset.schema,
+                dataset.image_size,
+                channels=channels,
                 data_digest=digest,
             ),
             learnt=image_digests(dataset.images[seen]),
@@ -459,7 +427,7 @@ def train(
 
 
 def _warm_start_model(directory: Path, split: Split, digest: str) -> keras.Model:
-    """The model of a run, after making sure that it has seen none of our validation or test rows."""
+    """The model of a run; refused if it was trained on validation or test rows of ours."""
     run = run_folder.load_run(directory)
     if (
         run.spec.data_digest != digest
@@ -474,10 +442,7 @@ def _warm_start_model(directory: Path, split: Split, digest: str) -> keras.Model
 
 
 def recorded_errors(directory: Path | str) -> list[float]:
-    """Validation errors in pixels, by epoch, of a run of one network, finished or not.
-
-    Empty if nothing was recorded.
-    """
+    """Validation errors in pixels, by epoch, of a run of one network, finished or not."""
     directory = Path(directory)
     for file in ("run.json", "checkpoint/latest/state.json", "checkpoint/old/state.json"):
         try:

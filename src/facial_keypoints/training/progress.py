@@ -128,7 +128,11 @@ class RunsProgress:
         if not self.console.is_terminal and time.monotonic() - self._spoken > LOG_SECONDS:
             self._spoken = time.monotonic()
             ended = f"{self._done} of {self._total} runs done; " if self._total > 1 else ""
-            self.console.print(f"{ended}{name}: epoch {epoch} of {epochs}, {text}", highlight=False)
+            self.say(f"{ended}{name}: epoch {epoch} of {epochs}, {text}")
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def finish(self, name: str, line: str) -> None:
         """A run has ended; say how."""
@@ -136,4 +140,4 @@ class RunsProgress:
             self._bars.remove_task(self._tasks.pop(name))
         self._done += 1
         self._bars.update(self._all, completed=self._done)
-        self.console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
+        self.say(f"{name}: {line}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ["RECIPES", "SPECIALIST_GROUPS", "Recipe", "get_recipe"]
+__all__ = ["RECIPES", "SPECIALIST_GROUPS", "Recipe"]
 
 SPECIALIST_GROUPS: Mapping[str, tuple[str, ...]] = {
     "eye-centers": ("left_eye_center", "right_eye_center"),
@@ -30,23 +30,22 @@ SPECIALIST_GROUPS: Mapping[str, tuple[str, ...]] = {
         "right_eyebrow_outer_end",
     ),
 }
-"""The six groups of keypoints that the specialists share among them. Left/right partners stay
-together, so that a mirrored face is still a face of the same group."""
+"""Keypoints of each specialist. Left/right partners are in one group, since mirroring swaps them."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is built and trained; every field can be overridden from the command line.
+    """How one model is built and trained.
 
     Args:
-        name: What users type.
+        name: Its name on the command line.
         description: One line for help pages and reports.
         network: ``fc`` or ``cnn``: which network of ``models.study``.
         optimizer: Keras' optimiser name.
         optimizer_options: Its arguments, ``learning_rate`` among them.
         loss: Keras' loss name; it is averaged over labelled points only.
         batch_size: Rows per step.
-        epochs: Passes over the training rows at most.
+        epochs: Largest number of passes over the training rows.
         patience: Epochs without a better validation error before training stops; 0 = never.
         missing: Strategy for unlabelled points, one of ``data.missing.MISSING_STRATEGIES``.
         flip_probability: Share of training rows that are mirrored, anew in each epoch.
@@ -92,64 +91,37 @@ class Recipe:
         return replace(self, **changes)
 
 
-_SGD = {"learning_rate": 0.01, "momentum": 0.9, "nesterov": True}
-_ADAM = {"learning_rate": 0.001}
+_CNN = Recipe(
+    "cnn",
+    "the study's convolutional network",
+    network="cnn",
+    optimizer="adam",
+    optimizer_options={"learning_rate": 0.001},
+    patience=20,
+)
+_ALL = (
+    Recipe(
+        "fc",
+        "the study's fully connected network",
+        network="fc",
+        optimizer="sgd",
+        optimizer_options={"learning_rate": 0.01, "momentum": 0.9, "nesterov": True},
+    ),
+    _CNN,
+    replace(
+        _CNN,
+        name="cnn-flip",
+        description="the convolutional network, trained on faces mirrored at random",
+        flip_probability=0.5,
+    ),
+    replace(
+        _CNN,
+        name="specialists",
+        description="six convolutional networks, one per group of keypoints, warm-started from cnn",
+        flip_probability=0.5,
+        specialists=True,
+    ),
+)
 
-RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            "fc",
-            "the study's fully connected network",
-            network="fc",
-            optimizer="sgd",
-            optimizer_options=_SGD,
-            epochs=50,
-        ),
-        Recipe(
-            "cnn",
-            "the study's convolutional network",
-            network="cnn",
-            optimizer="adam",
-            optimizer_options=_ADAM,
-            epochs=50,
-            patience=20,
-        ),
-        Recipe(
-            "cnn-flip",
-            "the convolutional network, trained on faces mirrored at random",
-            network="cnn",
-            optimizer="adam",
-            optimizer_options=_ADAM,
-            epochs=50,
-            patience=20,
-            flip_probability=0.5,
-        ),
-        Recipe(
-            "specialists",
-            "six convolutional networks, one per group of keypoints, warm-started from cnn",
-            network="cnn",
-            optimizer="adam",
-            optimizer_options=_ADAM,
-            epochs=50,
-            patience=20,
-            flip_probability=0.5,
-            specialists=True,
-        ),
-    )
-}
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 """Every recipe by name."""
-
-
-def get_recipe(name: str) -> Recipe:
-    """Look a recipe up by name.
-
-    Raises:
-        ValueError: No recipe has that name.
-    """
-    try:
-        return RECIPES[name]
-    except KeyError:
-        raise ValueError(
-            f"no recipe is named '{name}'; choose from {', '.join(RECIPES)}."
-        ) from None

@@ -1,15 +1,15 @@
-"""Run folders: what a training leaves behind, how it is begun, finished, and opened again.
+"""Run folders: how they are begun, finished and opened.
 
 A run folder holds::
 
-    settings.json    what was begun: recipe or base, seed, digests of the data
-    run.json         the same, versions, git revision, times and errors; written last of all
+    settings.json    recipe or base, seed, digests of the data; written first
+    run.json         the same, versions, git revision, times and errors; written last
     schema.json      the keypoints
-    split.json       which rows trained, chose the best epoch, and tested; not of a fine-tuned model
+    split.json       the training, validation and test rows; not of a fine-tuned model
     history.csv      error of every epoch, in pixels; not of a fine-tuned model
-    model.keras      the model, with its description and the digests of its training images inside
+    model.keras      the model, with its description and the digests of its training images
 
-The folder of an experiment or a sweep begins with a ``settings.json`` too.
+The folder of an experiment or a sweep has a ``settings.json`` too.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class Run:
 
     Args:
         directory: The folder.
-        spec: The model's description of itself.
-        record: What ``run.json`` says.
-        split: Rows that trained, chose the epoch, and are left for the test; ``None`` for a
-            fine-tuned model, which all faces trained.
+        spec: The description in the model file.
+        record: Content of ``run.json``.
+        split: Training, validation and test rows; ``None`` for a fine-tuned model, which is fitted to
+            all faces.
     """
 
     directory: Path
@@ -76,16 +76,12 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that was trained from scratch.
-
-        Raises:
-            ModelError: The run is a fine-tuned model.
-        """
+        """The recipe; ModelError for a fine-tuned model, which has none."""
         try:
             return Recipe(**self.record["recipe"])
         except (KeyError, TypeError) as error:
             raise ModelError(
-                f"{self.directory} holds no training of a recipe: name the run folder of one."
+                f"{self.directory} is no training of a recipe: name the run folder of one."
             ) from error
 
     @property
@@ -99,19 +95,15 @@ class Run:
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether the run in a folder came to its end."""
+    """Whether the run in a folder is finished."""
     return (directory / "run.json").exists()
 
 
 def begin(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Write down what is begun in a folder, or make sure that the same was begun there before.
-
-    Args:
-        directory: The folder.
-        settings: What decides the result, as JSON holds it.
+    """Write the settings that decide the result, or check that they equal those already in the folder.
 
     Raises:
-        OutputError: Something else was begun there.
+        OutputError: The folder was begun with other settings.
     """
     file = directory / SETTINGS
     if not file.exists():
@@ -131,7 +123,7 @@ def begin(directory: Path, settings: Mapping[str, Any]) -> None:
 
 
 def split_digest(split: Split) -> str:
-    """SHA-256 of which rows train, choose the epoch, and test."""
+    """SHA-256 of the training, validation and test rows."""
     rows = [part.tolist() for part in (split.train, split.val, split.test)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
@@ -145,15 +137,15 @@ def finish(
     record: Mapping[str, Any],
     split: Split | None = None,
 ) -> Run:
-    """Write what a run folder holds; ``run.json`` comes last and makes the run finished.
+    """Write the files of a run folder; ``run.json`` is written last and marks the run as finished.
 
     Args:
         directory: The folder, in which :func:`begin` wrote the settings.
         model: The trained model.
         spec: Its description.
-        learnt: Digests of the images that it learnt from.
-        record: What ``run.json`` says beside the settings; ``history`` becomes ``history.csv`` too.
-        split: Which rows trained, chose the epoch, and tested.
+        learnt: Digests of its training and validation images.
+        record: What ``run.json`` holds beside the settings; ``history`` is written to ``history.csv`` too.
+        split: Training, validation and test rows.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -179,7 +171,7 @@ def finish(
 def save_model(path: Path, model: keras.Model, spec: ModelSpec, learnt: Iterable[bytes]) -> None:
     """Write a ``.keras`` file with the model's description and the digests of its training images.
 
-    What only training needs (optimiser, metrics) is left out, also of networks inside the network.
+    Optimiser and metrics are left out, also those of networks inside the network.
 
     Raises:
         OutputError: The file cannot be written.
@@ -196,7 +188,7 @@ def load_run(directory: Path | str) -> Run:
     """Open a finished run folder.
 
     Raises:
-        ModelError: The folder is no finished run.
+        ModelError: The folder holds no finished run.
     """
     directory = Path(directory)
     split = directory / "split.json"
@@ -237,10 +229,10 @@ def _library_versions() -> dict[str, str]:
 def _git_revision() -> str | None:
     """The revision of the source that ran, or ``None`` when it is not a git checkout."""
     try:
-        answer = subprocess.run(
+        described = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() or None
+    return described.stdout.strip() or None

@@ -1,25 +1,24 @@
-"""A sweep: many settings of one recipe, of which the bad ones are stopped early.
+"""A sweep: an experiment whose recipes are variants of one recipe, of which bad ones are stopped early.
 
-A sweep's folder holds::
+The folder of a sweep holds::
 
     settings.json          what is trained on what
     runs/NAME/             the run folder of each trial; without run.json if it was stopped
-    trials.csv             settings, epochs and validation error of each
-    best/                  the run with the least validation error
-    report.json            its errors on the test faces, measured once
+    trials.csv             settings, epochs and validation error of each trial
+    best/                  the run with the lowest validation error
+    report.json            its errors on the test faces
 
-Settings are drawn before anything is trained and written down, so a sweep is resumed from its run
-folders alone: a trial tells again what it has reached, and goes on.
+All settings are drawn before anything is trained, so a sweep is resumed from its run folders alone.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,72 +26,40 @@ import yaml
 
 from facial_keypoints.data.missing import MISSING_STRATEGIES
 from facial_keypoints.errors import DataError
-from facial_keypoints.evaluation.scores import EvaluationReport, evaluate_predictions
+from facial_keypoints.evaluation.scores import EvaluationReport
 from facial_keypoints.files import output_folder, write_json
 from facial_keypoints.io.tables import write_table
 from facial_keypoints.training.experiment import Experiment
-from facial_keypoints.training.fit import predict_keypoints, split_faces
+from facial_keypoints.training.fit import measure_run, split_faces
 from facial_keypoints.training.recipes import RECIPES, Recipe
 from facial_keypoints.training.run_folder import begin, load_run
-from facial_keypoints.training.tune import Outcome, train_side_by_side
+from facial_keypoints.training.tune import Outcome, train_in_parallel
 from facial_keypoints.types import FaceDataset
 
-__all__ = ["Range", "Trial", "draw_settings", "load_space", "sweep"]
+__all__ = ["draw_settings", "load_space", "sweep"]
 
-SWEPT = ("learning_rate", "batch_size", "flip_probability", "loss", "missing", "patience")
+SWEPT: Mapping[str, type[float] | type[int] | type[str]] = {
+    "learning_rate": float, "flip_probability": float, "batch_size": int, "patience": int,
+    "loss": str, "missing": str,
+}  # fmt: skip
 """Settings that a search space may name."""
 
-_WHOLE = ("batch_size", "patience")
+_SCALES: tuple[dict[str, str], ...] = (
+    {},
+    {"scale": "linear"},
+    {"scale": "log"},
+)  # what may stand beside min and max
 
 Value = float | int | str
+Space = Mapping[str, Any]
+"""By setting a list of values, or a range as ``{"min": low, "max": high, "scale": "linear" or "log"}``."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """Numbers from ``low`` to ``high``, both possible.
-
-    Args:
-        low: The least.
-        high: The greatest.
-        log: Draw evenly on a logarithmic scale.
-        whole: Draw whole numbers.
-    """
-
-    low: float
-    high: float
-    log: bool = False
-    whole: bool = False
-
-    def draw(self, rng: np.random.Generator) -> Value:
-        """One of the numbers."""
-        ends = np.array([self.low, self.high + self.whole])
-        value = np.exp(rng.uniform(*np.log(ends))) if self.log else rng.uniform(*ends)
-        return min(int(value), int(self.high)) if self.whole else float(f"{value:.4g}")
-
-
-Space = Mapping[str, Range | Sequence[Value]]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting and what became of it.
-
-    Args:
-        name: Name of its run folder.
-        settings: What was changed.
-        outcome: Its state, epochs, least validation error so far, and why it failed.
-    """
-
-    name: str
-    settings: Mapping[str, Value]
-    outcome: Outcome
-
-
-def load_space(path: Path | str) -> dict[str, Range | tuple[Value, ...]]:
+def load_space(path: Path | str) -> Space:
     """Read a search space from a YAML file.
 
-    A list names the values of a setting; ``min`` and ``max`` a range, drawn on a logarithmic scale
-    with ``scale: log``::
+    A list names the values of a setting; ``min`` and ``max`` give a range, drawn on a logarithmic
+    scale with ``scale: log``::
 
         learning_rate: {min: 1.0e-4, max: 1.0e-2, scale: log}
         batch_size: [32, 64, 128]
@@ -100,93 +67,75 @@ def load_space(path: Path | str) -> dict[str, Range | tuple[Value, ...]]:
         missing: [mask, interpolate]
 
     Raises:
-        DataError: The file is missing or names what no recipe has.
+        DataError: The file cannot be read, or names a setting or value that no recipe takes.
     """
-    path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not content:
+            raise ValueError("it names no settings")
+        return {name: _domain(name, given) for name, given in content.items()}
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise DataError(
-            f"the search space {path} cannot be read ({reason}): name a YAML file."
+            f"the search space {path} cannot be used ({' '.join(str(error).split())}): map settings "
+            f"({', '.join(SWEPT)}) to lists of values, or to {{min: ..., max: ...}} with scale: log for a "
+            "logarithmic scale."
         ) from error
-    if not isinstance(content, dict) or not set(content) <= set(SWEPT) or not content:
-        raise DataError(
-            f"the search space {path} must map settings ({', '.join(SWEPT)}) to lists of values or to "
-            "{min: ..., max: ...}."
-        )
-    space: dict[str, Range | tuple[Value, ...]] = {}
-    for name, given in content.items():
-        try:
-            if isinstance(given, list) and given:
-                space[name] = tuple(_value(name, value) for value in given)
-            elif isinstance(given, dict) and {"min", "max"} <= set(given) <= {
-                "min",
-                "max",
-                "scale",
-            }:
-                space[name] = _range(name, **given)
-            else:
-                raise ValueError("it is neither")
-        except (ValueError, TypeError) as error:
-            raise DataError(
-                f"{path}: {name} cannot be {given!r} ({str(error).splitlines()[0]}): give a list of "
-                "values, or {min: ..., max: ...} with scale: log if you like."
-            ) from error
-    return space
 
 
-def _range(name: str, *, min: Any, max: Any, scale: str = "linear") -> Range:
-    low, high = _value(name, min), _value(name, max)
-    if isinstance(low, str) or isinstance(high, str):
-        raise ValueError("it has no numbers to range over")
-    if scale not in ("linear", "log") or low > high or (scale == "log" and low <= 0):
-        raise ValueError("min must be at most max, and more than 0 with scale: log")
-    return Range(low, high, log=scale == "log", whole=name in _WHOLE)
+def _domain(name: str, given: Any) -> list[Value] | dict[str, Any]:
+    """The values that a setting may have, as the file gives them."""
+    if name not in SWEPT:
+        raise ValueError(f"{name} is no setting to sweep")
+    match given:
+        case [_, *_]:
+            return [_value(name, value) for value in given]
+        case {"min": low, "max": high, **more} if more in _SCALES:
+            low, high, scale = _value(name, low), _value(name, high), more.get("scale", "linear")
+            if isinstance(low, str) or low > high or (scale == "log" and low <= 0):
+                raise ValueError(
+                    f"{name}: min must be at most max, and more than 0 with scale: log"
+                )
+            return {"min": low, "max": high, "scale": scale}
+    raise ValueError(f"{name} is neither a list nor a range: {given!r}")
 
 
-def _value(name: str, value: Any) -> Value:
-    """A value that recipes take; YAML reads 1e-3, without a point, as a text."""
-    if name == "missing":
-        if value not in MISSING_STRATEGIES:
-            raise ValueError(f"choose from {', '.join(MISSING_STRATEGIES)}")
-    elif name == "loss":
+def _value(name: str, value: Any) -> Any:
+    """The value as a recipe takes it; YAML reads 1e-3, without a point, as text."""
+    if name == "missing" and value not in MISSING_STRATEGIES:
+        raise ValueError(f"missing cannot be {value}, only {', '.join(MISSING_STRATEGIES)}")
+    if name == "loss":
         keras.losses.get(str(value))
-    else:
-        value = float(value)
-        if not 0 <= value < math.inf or (name in _WHOLE and value != int(value)):
-            raise ValueError("no such number is possible")
-        value = int(value) if name in _WHOLE else value
-        RECIPES["cnn"].override(**{name: value})
-    return cast(Value, value)
+    if SWEPT[name] is str:
+        return value
+    number = float(value)
+    if not 0 <= number < math.inf or SWEPT[name](number) != number:
+        raise ValueError(f"{name} cannot be {value}")
+    RECIPES["cnn"].override(**{name: SWEPT[name](number)})
+    return SWEPT[name](number)
 
 
 def draw_settings(
     space: Space, recipe: Recipe, trials: int, *, seed: int = 0
 ) -> list[dict[str, Value]]:
-    """Settings to try, none twice: the recipe's own, then drawn at random.
-
-    Args:
-        space: From :func:`load_space`.
-        recipe: The recipe.
-        trials: How many at most; a space of lists may have fewer.
-        seed: The same seed draws the same settings.
-    """
+    """At most ``trials`` different settings: the recipe's own, then random ones by the seed."""
     rng = np.random.default_rng(seed)
     own = asdict(recipe) | {"learning_rate": recipe.optimizer_options["learning_rate"]}
     drawn: list[dict[str, Value]] = [{name: own[name] for name in space}]
     for _ in range(100 * trials):
-        if len(drawn) == trials:
-            break
-        settings = {
-            name: domain.draw(rng)
-            if isinstance(domain, Range)
-            else domain[int(rng.integers(len(domain)))]
-            for name, domain in space.items()
-        }
-        if settings not in drawn:
+        settings = {name: _draw(values, rng) for name, values in space.items()}
+        if len(drawn) < trials and settings not in drawn:
             drawn.append(settings)
     return drawn
+
+
+def _draw(values: Any, rng: np.random.Generator) -> Value:
+    """One of the listed values, or a number of the range; a whole one if its ends are whole."""
+    if isinstance(values, list):
+        return values[rng.integers(len(values))]  # type: ignore[no-any-return]
+    low, high, whole = values["min"], values["max"], isinstance(values["min"], int)
+    ends = np.array([low, high + whole])
+    value = np.exp(rng.uniform(*np.log(ends))) if values["scale"] == "log" else rng.uniform(*ends)
+    return min(int(value), high) if whole else float(f"{value:.4g}")
 
 
 def sweep(
@@ -203,30 +152,31 @@ def sweep(
     resume: bool = False,
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[list[Trial], EvaluationReport]:
-    """Try settings of a recipe side by side, stop the bad ones early, and measure the best.
+) -> tuple[list[tuple[dict[str, Value], Outcome]], EvaluationReport]:
+    """Try settings of a recipe in parallel, stop bad trials early, and measure the best one.
 
     Args:
         dataset: Labelled faces; NaN = not labelled.
         recipe: A recipe of one network.
-        space: What to change, from :func:`load_space`.
+        space: The settings to change, from :func:`load_space`.
         directory: Output folder; on a cluster, one that all nodes reach by this path.
-        trials: Settings to try, the recipe's own among them.
+        trials: Number of trials, the recipe's own settings included.
         seed: Seed of the split, the settings and the training.
-        address: Of a Ray cluster; a Ray of this machine when left out.
+        address: Ray cluster; a Ray of this machine when left out.
         cores: Cores of each trial.
         gpus: GPUs of each trial.
         resume: Continue the sweep in ``directory``.
         force: Replace what is in ``directory``.
-        say: Called with a line now and then.
+        say: Called with lines for the user.
 
     Returns:
-        All trials, the best by the validation faces first, and its errors on the test faces.
+        The settings and the end of each trial, lowest validation error first; and the errors of the
+        best one on the test faces.
 
     Raises:
-        DataError: The data cannot be trained on, or no trial was finished.
+        DataError: The data cannot be trained on, or no trial finished.
         OutputError: The folder exists, or holds another sweep.
-        ClusterError: The Ray cannot be reached or has no room.
+        ClusterError: Ray cannot be reached, or no node is large enough.
     """
     if recipe.specialists:
         raise DataError("a sweep needs a recipe of one network: sweep cnn-flip instead.")
@@ -234,42 +184,34 @@ def sweep(
     inputs = (dataset.source,)
     with output_folder(directory, verb="sweep", inputs=inputs, force=force, resume=resume):
         say("looking for near-duplicate images")
-        dataset, split, _ = split_faces(dataset, seed=seed)
+        dataset, splits, _ = split_faces(dataset, seed=seed)
         drawn = draw_settings(space, recipe, trials, seed=seed)
         recipes = [
             replace(recipe.override(**settings), name=f"{recipe.name}-{number:03d}")
             for number, settings in enumerate(drawn)
         ]
-        experiment = Experiment(dataset, [split], recipes, [seed], directory)
+        experiment = Experiment(dataset, splits, recipes, [seed], directory)
         begin(directory, experiment.to_json() | {"cores": cores})
-        say(f"{len(drawn)} trials, {len(split.train)} faces to train, {len(split.val)} to choose")
-        outcomes = train_side_by_side(
-            dataset, [split], experiment.tasks, directory,
-            address=address, cores=cores, gpus=gpus, stop_early=True, say=say,
+        say(f"{len(drawn)} trials on {len(splits[0].train)} training faces")
+        outcomes = train_in_parallel(
+            dataset, splits, experiment.tasks, directory,
+            address=address, cores=cores, gpus=gpus, stop_early=True,
         )  # fmt: skip
-        found = [
-            Trial(recipe.name, settings, outcomes[recipe.name])
-            for recipe, settings in zip(recipes, drawn, strict=True)
-        ]
-        found.sort(key=lambda t: (t.outcome.state != "finished", t.outcome.error))
+        tried = list(zip(drawn, outcomes, strict=True))
+        tried.sort(key=lambda trial: (trial[1].state != "finished", trial[1].error))
         columns = ["run", *space, "epochs", "val_rmse_px", "state", "failure"]
         rows: list[list[Any]] = []
-        for trial in found:
-            end = trial.outcome
+        for settings, end in tried:
             error = f"{end.error:.4f}" if math.isfinite(end.error) else ""
-            about = (end.epochs, error, end.state, end.failure)
-            rows.append([trial.name, *trial.settings.values(), *about])
+            rows.append([end.name, *settings.values(), end.epochs, error, end.state, end.failure])
         write_table(directory / "trials.csv", columns, rows)
-        if found[0].outcome.state != "finished":
-            reason = next((t.outcome.failure for t in found if t.outcome.failure), "none ended")
-            raise DataError(
-                f"no trial was finished: {reason.rstrip('.')}; see {directory}/trials.csv."
-            )
-        # A copy, to be found without reading a table.
+        best = tried[0][1]
+        if best.state != "finished":
+            reason = next((end.failure for _, end in tried if end.failure), "all were stopped")
+            raise DataError(f"no trial finished: {reason.rstrip('.')}; see {directory}/trials.csv.")
+        # A copy, so that nobody has to read a table to find the model.
         with output_folder(directory / "best", verb="train", force=True) as fresh:
-            shutil.copytree(directory / "runs" / found[0].name, fresh, dirs_exist_ok=True)
-        test = dataset.subset(split.test)
-        answers = predict_keypoints(load_run(directory / "best").load_model(), test.images)
-        report = evaluate_predictions(test, answers, seed=seed)
+            shutil.copytree(directory / "runs" / best.name, fresh, dirs_exist_ok=True)
+        report = measure_run(load_run(directory / "best"), dataset, seed=seed)
         write_json(directory / "report.json", report.to_dict())
-        return found, report
+        return tried, report

@@ -1,12 +1,12 @@
-"""Runs side by side: each is a trial of Ray Tune, on the cores of this machine or on a cluster.
+"""Trains runs in parallel: each is a trial of Ray Tune, on this machine or on a cluster.
 
-A trial is a process of its own, so what one leaves behind in Keras cannot change the next. One that
-dies with its process or node is begun again, finds the checkpoint of the run folder, and ends with the
-weights of an undisturbed run; no more than some seconds of training are done twice. Only run folders
-are trusted when work is resumed: Ray Tune's own state, which is pickled code, is never read.
+Every trial is a process of its own, so the Keras state of one cannot change the next. A trial whose
+process or node dies is started again, continues from the checkpoint in its run folder, and ends with
+the weights of an uninterrupted run; at most some seconds of training are repeated. Work is resumed
+from the run folders alone: Ray Tune's own state, which is pickled code, is never read.
 
-The faces go to each node once, through Ray's object store; the output folder must be on a disk that
-all nodes share. This module imports no Keras: a trial has to set its process up first.
+The faces go to each node once, through Ray's object store. All nodes must share the disk of the
+output folder. This module imports no Keras, because a trial sets its process up before that.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from facial_keypoints._version import __version__
 from facial_keypoints.cluster import ClusterError, available_cores, connect
@@ -33,74 +32,44 @@ from facial_keypoints.types import FaceDataset
 if TYPE_CHECKING:
     from facial_keypoints.training.progress import RunsProgress
 
-__all__ = ["Outcome", "TrainingTask", "set_up_process", "train_side_by_side"]
+__all__ = ["Outcome", "TrainingTask", "set_up_process", "train_in_parallel"]
 
 RUN_BYTES = 1500 << 20
 """Resident memory of a process that trained the study's cnn with TensorFlow on 3,000 faces of 96x96."""
 
-REDUCTION = 3
-"""Of the trials that have reached a ninth and a third of the epochs, the best third goes on."""
-
-_RETRIES = 10
-"""Times that a run is begun again after its process or node died."""
-
-_WAITING_S = 60.0
-"""Seconds without any news of a run after which the user is told that there may be no room."""
+_RETRIES = 10  # times that a run is started again after its process or node died
+_SILENCE_S = 60.0  # without a report of any run, until the user is told
 
 
-@dataclass(frozen=True)
-class TrainingTask:
-    """One run to train.
+class TrainingTask(NamedTuple):
+    """One run to train."""
 
-    Args:
-        name: What progress calls it.
-        folder: Its run folder.
-        recipe: What to train.
-        seed: Seed of weights, dropout, shuffling and mirroring.
-        fold: Number of its split.
-        warm_start: As for :func:`facial_keypoints.training.fit.train`.
-    """
-
-    name: str
-    folder: Path
+    name: str  # in progress bars and tables
+    folder: Path  # its run folder
     recipe: Recipe
     seed: int
-    fold: int = 0
-    warm_start: Path | None = None
+    fold: int = 0  # index of its split
+    warm_start: Path | None = None  # as for training.fit.train
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run.
+class Outcome(NamedTuple):
+    """How a run ended."""
 
-    Args:
-        state: ``finished``, ``stopped`` (early) or ``failed``.
-        epochs: Epochs that it was trained.
-        error: Its least validation error, pixels; NaN if there is none.
-        failure: Why it failed.
-    """
-
-    state: str
+    name: str
+    state: str  # finished, stopped (early) or failed
     epochs: int
-    error: float
-    failure: str
+    error: float  # lowest validation error in pixels; NaN if there is none
+    failure: str = ""  # why it failed
 
 
 def set_up_process(
     settings: Path, backend: str, cores: int, gpus: float, version: str = __version__
 ) -> None:
-    """Set the process of a trial up, before Keras is imported.
-
-    Args:
-        settings: The experiment's file, which each node must see.
-        backend: Library that Keras computes with.
-        cores: Threads.
-        gpus: GPUs that Ray has chosen for it.
-        version: Version of this package where the trial was sent.
+    """Check the node of a trial and set its environment variables, before Keras is imported.
 
     Raises:
-        ClusterError: This node has another version of the package.
-        OutputError: This node does not see the output folder.
+        ClusterError: This node has another ``version`` of the package than the driver.
+        OutputError: This node does not see the experiment's file ``settings``.
     """
     node = socket.gethostname()
     if __version__ != version:
@@ -114,10 +83,10 @@ def set_up_process(
             "reach by the same path."
         )
     os.environ |= {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    # NPROC is the size of XLA's own thread pool, so JAX's.
+    # NPROC is the size of XLA's own thread pool, which JAX uses.
     threads = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "NPROC")
     os.environ |= dict.fromkeys(threads, str(cores))
-    if not gpus:  # else each trial would take all GPUs of its node
+    if not gpus:  # otherwise each trial would take all GPUs of its node
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
@@ -129,28 +98,26 @@ def train_trial(
     process: tuple[Path, str, int, float, str],
     every_epoch: bool,
 ) -> None:
-    """A trial: train a run, and report epochs and the least validation error so far."""
+    """A trial: train one run, and report its epochs and its lowest validation error so far."""
     from ray import tune
 
     task = tasks[int(config["number"])]
     best = math.inf
 
-    def tell(epoch: int, epochs: int, error: float) -> None:
+    def report(epoch: int, epochs: int, error: float) -> None:
         nonlocal best
-        best = error if epoch <= 1 else min(best, error)  # each network of the specialists anew
+        best = error if epoch <= 1 else min(best, error)  # each of the specialists starts anew
         tune.report({"epoch": epoch, "epochs": epochs, "error": best, "failure": ""})
 
     try:
         set_up_process(*process)
         from facial_keypoints.training.fit import recorded_errors, train
-        from facial_keypoints.training.progress import EpochReporter
+        from facial_keypoints.training.progress import REPORT_SECONDS, EpochReporter
 
-        if (
-            every_epoch
-        ):  # told again after an interruption, to be judged beside the others as before
+        if every_epoch:
+            # The scheduler compares trials epoch by epoch, so a resumed one reports all of them.
             for epoch, error in enumerate(recorded_errors(task.folder), start=1):
-                tell(epoch, task.recipe.epochs, error)
-        reporter = EpochReporter(tell, **({"seconds": 0.0} if every_epoch else {}))
+                report(epoch, task.recipe.epochs, error)
         train(
             dataset,
             splits[task.fold],
@@ -159,16 +126,16 @@ def train_trial(
             seed=task.seed,
             resume=True,
             warm_start=task.warm_start,
-            callbacks=[reporter],
+            callbacks=[EpochReporter(report, seconds=0.0 if every_epoch else REPORT_SECONDS)],
         )
-        if best == math.inf:  # finished before its process died: Tune must hear something
-            tell(0, 0, math.nan)
+        if best == math.inf:  # finished before its process died: Tune needs at least one report
+            report(0, 0, math.nan)
     except FacialKeypointsError as error:
-        # No exception: Tune would begin the trial again, and it would fail again.
+        # Reported instead of raised: Tune would start the trial again, and it would fail again.
         tune.report({"epoch": 0, "epochs": 0, "error": math.inf, "failure": str(error)})
 
 
-def train_side_by_side(
+def train_in_parallel(
     dataset: FaceDataset,
     splits: Sequence[Split],
     tasks: Sequence[TrainingTask],
@@ -178,49 +145,45 @@ def train_side_by_side(
     cores: int = 1,
     gpus: float = 0.0,
     stop_early: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Outcome]:
-    """Train runs as trials of Ray Tune; where a run is interrupted, its folder says how far it is.
+) -> list[Outcome]:
+    """Train runs as trials of Ray Tune; an interrupted run continues from its folder.
 
     Args:
         dataset: Labelled faces with their groups.
         splits: A split for each fold.
         tasks: What to train.
-        directory: Folder of the experiment, whose settings are written.
-        address: Of a Ray cluster (``HOST:PORT``, ``auto``); ``local`` or ``None`` for a Ray of this
-            machine.
+        directory: Folder of the experiment, in which ``settings.json`` is written already.
+        address: Ray cluster (``HOST:PORT``, ``auto``), or ``local`` for a Ray on this machine.
         cores: Cores, and threads, of each run; a network's last digits depend on their number.
         gpus: GPUs of each run.
         stop_early: Stop bad runs early, by asynchronous successive halving (Li et al.,
             https://arxiv.org/abs/1810.05934).
-        say: Called with a line now and then.
 
     Returns:
-        By the names of the tasks, what became of them.
+        How each run ended, task by task.
 
     Raises:
-        ClusterError: The Ray cannot be reached or has no room.
+        ClusterError: Ray cannot be reached, or no node is large enough for a run.
     """
     backend = choose_backend()
     from facial_keypoints.training.progress import RunsProgress
 
     here = available_cores()
-    at_once = max(1, min(len(tasks), here // cores))
     with connect(
         address,
-        purpose="training side by side",
-        worker_bytes=RUN_BYTES * at_once // here,
+        purpose="training in parallel",
+        worker_bytes=RUN_BYTES * max(1, min(len(tasks), here // cores)) // here,
         shared_bytes=dataset.images.nbytes + dataset.keypoints.xy.nbytes,
     ):
         _check_room(cores, gpus)
-        # Before Tune is imported. Ctrl-C ends it as it ends everything here, for --resume.
+        # Set before Tune is imported. Ctrl-C must reach this process, not Tune's own handler.
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
         from ray import tune
 
         for name in ("ray.tune", "ray.train", "ray.air", "ray"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # we say it in a sentence
-        given = tune.with_parameters(
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are in the outcomes
+        trainable = tune.with_parameters(
             train_trial,
             dataset=dataset,
             splits=splits,
@@ -232,16 +195,17 @@ def train_side_by_side(
         scheduler = tune.schedulers.ASHAScheduler(
             time_attr="epoch",
             max_t=epochs,
-            grace_period=max(1, epochs // REDUCTION**2),
-            reduction_factor=REDUCTION,
-            # Else Tune ends a process after its last epoch, before the model is written.
+            # After a ninth and after a third of the epochs the best third goes on.
+            grace_period=max(1, epochs // 9),
+            reduction_factor=3,
+            # Otherwise Tune ends a process after its last epoch, before the model is written.
             stop_last_trials=False,
         )
         shutil.rmtree(directory / "tune", ignore_errors=True)
         try:
             with RunsProgress(len(tasks)) as progress:
                 results = tune.Tuner(
-                    tune.with_resources(given, {"cpu": cores, "gpu": gpus}),
+                    tune.with_resources(trainable, {"cpu": cores, "gpu": gpus}),
                     param_space={"number": tune.grid_search(list(range(len(tasks))))},
                     tune_config=tune.TuneConfig(
                         metric="error", mode="min", scheduler=scheduler if stop_early else None
@@ -251,48 +215,47 @@ def train_side_by_side(
                         storage_path=str(directory),
                         verbose=0,
                         failure_config=tune.FailureConfig(max_failures=_RETRIES),
-                        callbacks=[_news(tasks, progress, say)],
+                        callbacks=[_progress_callback(tasks, progress)],
                     ),
                 ).fit()
         finally:
             shutil.rmtree(directory / "tune", ignore_errors=True)
-    outcomes = {}
-    for position in range(len(results)):
-        result = results[position]
-        told: dict[str, Any] = {"epoch": 0, "error": math.nan, "failure": ""}
-        told |= result.metrics or {}
-        if result.error is not None:
-            last = str(result.error).strip().splitlines()[-1]
-            told["failure"] = f"its process died again and again ({last})"
-        task = tasks[int((result.config or {})["number"])]
-        ended = "finished" if (task.folder / "run.json").exists() else "stopped"
-        outcomes[task.name] = Outcome(
-            "failed" if told["failure"] else ended, told["epoch"], told["error"], told["failure"]
-        )
-    return outcomes
+    in_order: list[Any] = [results[i] for i in range(len(results))]
+    in_order.sort(key=lambda result: result.config["number"])
+    return [_outcome(task, result) for task, result in zip(tasks, in_order, strict=True)]
 
 
-def _news(tasks: Sequence[TrainingTask], progress: RunsProgress, say: Callable[[str], None]) -> Any:
+def _outcome(task: TrainingTask, result: Any) -> Outcome:
+    reported = {"epoch": 0, "error": math.nan, "failure": "", **(result.metrics or {})}
+    failure = reported["failure"]
+    if result.error is not None:
+        failure = f"its process died again and again ({str(result.error).strip().splitlines()[-1]})"
+    state = "finished" if (task.folder / "run.json").exists() else "stopped"
+    state = "failed" if failure else state
+    return Outcome(task.name, state, reported["epoch"], reported["error"], failure)
+
+
+def _progress_callback(tasks: Sequence[TrainingTask], progress: RunsProgress) -> Any:
     """A callback of Ray Tune, called in this process, that shows what the trials report."""
     from ray import tune
 
-    class News(tune.Callback):
-        """Move the bars, and say so when nothing is heard."""
+    class ShowProgress(tune.Callback):
+        """Move the bars, and warn when no trial reports."""
 
-        heard = time.monotonic()
+        last_report = time.monotonic()
 
         def __reduce__(self) -> Any:
-            return tune.Callback, ()  # Tune pickles its state; bars cannot be
+            return tune.Callback, ()  # Tune pickles its state, but bars cannot be pickled
 
         def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-            if time.monotonic() - self.heard > _WAITING_S:
-                self.heard = time.monotonic()
-                say("nothing heard from any run for a minute: the cluster may have no free cores")
+            if time.monotonic() - self.last_report > _SILENCE_S:
+                self.last_report = time.monotonic()
+                progress.say("no run has reported for a minute: the cluster may have no free cores")
 
         def on_trial_result(
             self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any
         ) -> None:
-            self.heard = time.monotonic()
+            self.last_report = time.monotonic()
             if result["epochs"]:
                 name = tasks[trial.config["number"]].name
                 progress.update(name, result["epoch"], result["epochs"], result["error"])
@@ -302,21 +265,16 @@ def _news(tasks: Sequence[TrainingTask], progress: RunsProgress, say: Callable[[
             line = last.get("failure") or f"{last['epoch']} epochs, best {last['error']:.3f} px"
             progress.finish(tasks[trial.config["number"]].name, line)
 
-    return News()
+    return ShowProgress()
 
 
 def _check_room(cores: int, gpus: float) -> None:
-    """Make sure that some node could ever take a run.
-
-    Raises:
-        ClusterError: None has so many cores or GPUs.
-    """
+    """Raise ClusterError if no node has enough cores and GPUs for a run."""
     import ray
 
     nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
-    found = [
-        (n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in nodes if n["Alive"]
-    ]
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    found = [(node.get("CPU", 0), node.get("GPU", 0)) for node in alive]
     if not any(node[0] >= cores and node[1] >= gpus for node in found):
         largest = " and ".join(f"{max(column):g}" for column in zip(*found, strict=True))
         raise ClusterError(
