@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from facial_keypoints.errors import DataError, OutputError
-from facial_keypoints.files import MARKER, make_folder, output_folder, refuse_inputs
+from facial_keypoints.files import (
+    MARKER,
+    atomic_path,
+    make_folder,
+    output_folder,
+    refuse_inputs,
+    write_text,
+)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -146,3 +153,24 @@ def test_files_are_added_to_a_shared_folder_and_never_removed(tmp_path: Path) ->
     make_folder(tmp_path, add=True)
     make_folder(tmp_path / "new", add=False)
     assert contents(tmp_path) == {"photo.txt": "mine"}
+
+
+def test_a_name_as_long_as_the_disk_allows_can_be_written(tmp_path: Path) -> None:
+    target = tmp_path / f"{'n' * 251}.csv"  # 255 bytes, the most that Linux' file systems take
+    write_text(target, "1")
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_an_interruption_while_the_temporary_file_is_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Path.touch
+
+    def interrupted(self: Path, *args: object, **kwargs: object) -> None:
+        made(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "touch", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "t.csv"):
+        pass
+    assert list(tmp_path.iterdir()) == []

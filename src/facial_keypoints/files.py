@@ -7,8 +7,8 @@ import glob
 import json
 import math
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -39,31 +39,27 @@ __all__ = [
 def atomic_path(target: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` that replaces it if the block succeeds.
 
-    The temporary name keeps the target's suffix, since writers choose their format by it.
+    The temporary name keeps the target's suffix, since writers choose their format by it, and is short
+    however long the target's name is.
 
     Raises:
         OutputError: The disk is full or the folder cannot be written.
     """
     target = Path(target)
+    temporary = _hidden_beside(target, "".join(target.suffixes[-2:]))
     with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.name}.", suffix="".join(target.suffixes[-2:]), dir=target.parent
-        )
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        try:  # its name is known before it is made: whenever Ctrl-C comes, it is removed
+            temporary.touch(exist_ok=False)
             yield temporary
-            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _hidden_beside(target: Path, suffix: str = "") -> Path:
+    """A new hidden path in the target's folder."""
+    return target.with_name(f".{secrets.token_hex(8)}{suffix if len(suffix) < 20 else ''}")
 
 
 @contextmanager
@@ -132,7 +128,7 @@ def output_folder(
     with _explained(place):
         if beside:
             place.parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+            folder = _hidden_beside(place)
         elif held and not resume:
             old = _set_aside(place)
     try:
@@ -141,7 +137,6 @@ def output_folder(
             yield folder
         if beside:
             with _explained(place):
-                folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
                 old = _set_aside(place) if place.exists() else None
                 folder.replace(place)
     except BaseException as error:

@@ -162,7 +162,7 @@ def test_a_figure_that_cannot_be_saved_leaves_nothing(faces, tmp_path):
 
 
 def test_a_missing_matplotlib_names_the_command_to_run(faces, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'facial-keypoints\[train\]'"):
         plots.plot_missing_labels(faces)
 
