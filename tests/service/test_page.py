@@ -26,7 +26,15 @@ pytest.importorskip("playwright", reason="pip install playwright drives the page
 uvicorn = pytest.importorskip("uvicorn")
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    CDPSession,
+    Page,
+    Playwright,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 from facial_keypoints import service
 from facial_keypoints.crops import cut_crop
@@ -202,6 +210,38 @@ def to_screen(page: Page, xy: np.ndarray, size: tuple[int, int] = SIZE) -> np.nd
     return np.asarray((xy + 0.5) * scale + offset + [box["x"], box["y"]])
 
 
+def choose(page: Page, images: dict[str, bytes]) -> None:
+    """Choose files without waiting for answers."""
+    payload: Any = [
+        {"name": name, "mimeType": "image/png", "buffer": content}
+        for name, content in images.items()
+    ]
+    page.set_input_files("#file-input", payload)
+
+
+def hold(page: Page, what: str) -> list[Route]:
+    """Requests that wait until the test answers them."""
+    held: list[Route] = []
+    page.route(what, lambda route: held.append(route))  # a builtin is not taken
+    return held
+
+
+def until(page: Page, held: list[Route], count: int = 1) -> None:
+    for _ in range(500):
+        if len(held) >= count:
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"{len(held)} requests instead of {count}")
+
+
+def asks_before_it_closes(page: Page) -> bool:
+    return bool(
+        page.evaluate(
+            """() => !window.dispatchEvent(new Event('beforeunload', {cancelable: true}))"""
+        )
+    )
+
+
 def drag(page: Page, start: np.ndarray, by: tuple[float, float]) -> None:
     page.mouse.move(*start)
     page.mouse.down()
@@ -263,14 +303,15 @@ def test_the_tables_are_those_of_the_command_line(page: Page, predictor: Predict
     photo, _ = draw_scene(2, seed=5, image_size=SIZE)
     upload(page, {"two, faces.png": png(photo)}, faces=2)
     lines = list(csv.reader(io.StringIO(download(page, "csv").decode())))
-    assert lines[0] == columns(KAGGLE15)
+    assert lines[0] == [*columns(KAGGLE15), "style"]
     expected = rows(predictor.predict(photo, source="two, faces.png"))
     assert len(lines) == 1 + len(expected)
     for line, row in zip(lines[1:], expected, strict=True):
         assert line[:2] == ["two, faces.png", str(row[1])]
-        np.testing.assert_allclose([float(v) for v in line[2:]], row[2:], atol=2e-3)
+        np.testing.assert_allclose([float(v) for v in line[2:-1]], row[2:], atol=2e-3)
+        assert line[-1] == "kaggle-a"
     assert [list(row.values()) for row in table(page)] == [
-        [line[0], int(line[1]), *map(float, line[2:])] for line in lines[1:]
+        [line[0], int(line[1]), *map(float, line[2:-1]), line[-1]] for line in lines[1:]
     ]
 
 
@@ -377,6 +418,138 @@ def test_images_are_dropped_and_pasted(page: Page) -> None:
         )
         expect(page.locator("#image-name")).to_have_text(f"{kind}.png")
     expect(page.locator("#film .badge", has_text="1")).to_have_count(2, timeout=20_000)
+
+
+# --- nothing is lost ---------------------------------------------------------------------------------
+
+
+def small(seed: int) -> bytes:
+    return png(draw_scene(1, seed=seed, image_size=(200, 200))[0])
+
+
+def test_while_an_engine_loads_images_wait_and_go_nowhere(page: Page) -> None:
+    posted: list[str] = []
+    page.on("request", lambda r: posted.append(r.url) if "/v1/predict" in r.url else None)
+    held = hold(page, "**/ort/ort.wasm.min.mjs")
+    page.get_by_label("in this browser").check()
+    until(page, held)
+    choose(page, {f"{n}.png": small(n) for n in (1, 2, 3)})
+    expect(page.locator("#film .badge", has_text="…")).to_have_count(3)
+    expect(page.locator("#image-about")).to_contain_text("200 × 200")
+    held[0].fulfill(status=404)  # it does not load: nor do they go to the service unasked then
+    expect(page.locator("#strip")).to_contain_text("were not sent")
+    expect(page.get_by_label("by the service")).to_be_checked()
+    assert posted == []
+    page.get_by_role("button", name="Send them to the service").click()
+    expect(page.locator("#film .badge", has_text="1")).to_have_count(3, timeout=30_000)
+
+
+def test_an_image_that_the_service_still_computes_is_not_sent_again_after_the_switch(
+    page: Page,
+) -> None:
+    posted = hold(page, "**/v1/predict*")
+    choose(page, {"a.png": small(1), "b.png": small(2)})
+    until(page, posted)
+    loading = hold(page, "**/ort/ort.wasm.min.mjs")
+    page.get_by_label("in this browser").check()
+    until(page, loading)
+    # Busy: the page would have sent it again after a second.
+    posted[0].fulfill(status=503, headers={"Retry-After": "0"}, body="{}")
+    expect(page.locator("#film .badge", has_text="…")).to_have_count(2)
+    loading[0].fulfill(status=404)
+    expect(page.locator("#strip")).to_contain_text("were not sent")
+    assert len(posted) == 1
+
+
+def test_a_correction_made_while_an_answer_is_under_way_stays(page: Page) -> None:
+    photo, _ = draw_scene(1, seed=1, image_size=SIZE)
+    upload(page, {"scene.png": png(photo)}, faces=1)
+    before = table(page)
+    held = hold(page, "**/v1/predict*")
+    page.click("#options summary")
+    page.select_option("#style", "ibug")  # the image is predicted again
+    page.keyboard.press("Escape")
+    until(page, held)
+    drag(page, to_screen(page, points(before[0])[NOSE]), (30, 18))
+    after = table(page)
+    assert np.abs(points(after[0]) - points(before[0])).max() > 3
+    page.unroute("**/v1/predict*")  # lets them go on
+    upload(page, {"next.png": png(photo)}, faces=1)  # answered after it
+    assert table(page)[0] == after[0]
+    assert after[0]["style"] == "kaggle-a"
+    page.click("[data-act=previous]")
+    page.click("[data-act=undo]")
+    assert table(page)[0] == before[0]
+    # What can be done again is kept too, whatever is predicted again.
+    page.click("#options summary")
+    page.select_option("#style", "kaggle-b")
+    page.keyboard.press("Escape")
+    expect(page.locator("#film .badge", has_text="1")).to_have_count(2, timeout=30_000)
+    page.click("[data-act=redo]")
+    assert table(page)[0] == after[0]
+
+
+def test_points_that_are_replaced_are_not_dragged_on(page: Page) -> None:
+    photo, _ = draw_scene(1, seed=1, image_size=SIZE)
+    upload(page, {"scene.png": png(photo)}, faces=1)
+    start = to_screen(page, points(table(page)[0])[NOSE])
+    held = hold(page, "**/v1/predict*")
+    page.click("#options summary")
+    page.select_option("#style", "ibug")
+    page.keyboard.press("Escape")
+    until(page, held)
+    page.mouse.move(*start)
+    page.mouse.down()
+    held[0].continue_()
+    expect(page.locator("#image-about")).to_contain_text("ibug", timeout=20_000)
+    page.mouse.move(start[0] + 40, start[1] + 40)
+    page.mouse.up()
+    expect(page.locator("#points .hand")).to_have_count(0)
+
+
+def test_a_download_says_what_it_lacks_and_what_it_mixes(page: Page) -> None:
+    photo, _ = draw_scene(1, seed=1, image_size=SIZE)
+    upload(page, {"a.png": png(photo)}, faces=1)
+    first = table(page)
+    assert not asks_before_it_closes(page)
+    held = hold(page, "**/v1/predict*")
+    choose(page, {"b.png": png(photo), "c.png": png(photo)})
+    until(page, held)
+    page.click("[data-act=previous]")
+    drag(page, to_screen(page, points(first[0])[NOSE]), (30, 18))
+    dialog = page.get_by_role("dialog")
+    page.click("#download summary")
+    page.click("[data-save=json]")
+    expect(dialog).to_contain_text("1 of 3 images done: wait, or take these.")
+    page.get_by_role("button", name="Wait", exact=True).click()
+    expect(dialog).to_have_count(0)
+    page.click("#download summary")
+    page.click("[data-save=json]")
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Take these").click()
+    assert len(json.loads(Path(waiting.value.path()).read_bytes())) == 1
+    expect(page.locator("#note")).to_contain_text("Download started")
+    assert asks_before_it_closes(page)  # it was not everything
+    page.unroute("**/v1/predict*")  # lets them go on
+    expect(page.locator("#film .badge", has_text="1")).to_have_count(3, timeout=30_000)
+    page.click("#options summary")
+    page.select_option("#style", "ibug")
+    page.keyboard.press("Escape")
+    expect(page.locator("#note")).to_contain_text("1 corrected image keeps the label style")
+    expect(page.locator("#strip-text")).to_have_text("3 of 3 images done", timeout=30_000)
+    assert [row["style"] for row in table(page)] == ["kaggle-a", "ibug", "ibug"]
+    assert not asks_before_it_closes(page)
+    for kind in ("kaggle", "coco"):
+        page.click("#download summary")
+        page.click(f"[data-save={kind}]")
+        expect(dialog).to_contain_text("kaggle-a (1 face), ibug (2 faces)")
+        page.get_by_role("button", name="Cancel").click()
+    page.click("#download summary")
+    page.check("#only-corrected")
+    page.keyboard.press("Escape")
+    with zipfile.ZipFile(io.BytesIO(download(page, "coco"))) as archive:
+        (label,) = json.loads(archive.read("annotations.json"))["annotations"]
+    assert label["style"] == "kaggle-a"
 
 
 # --- correcting --------------------------------------------------------------------------------------
@@ -625,20 +798,8 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Browser, address: 
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         for name in ("Photos", "Keys", "Add face"):  # shown as images here, but named
             expect(page.get_by_role("button", name=name)).to_be_visible()
-        before = points(table(page)[0])
-        x, y = to_screen(page, before[NOSE], (320, 320))
-        touch = context.new_cdp_session(page)
-        for kind, place in (
-            ("touchStart", [{"x": x + 6, "y": y + 4}]),
-            ("touchMove", [{"x": x + 16, "y": y + 14}]),
-            ("touchMove", [{"x": x + 26, "y": y + 24}]),
-            ("touchEnd", []),
-        ):
-            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": place})
-        after = points(table(page)[0])
-        scale = float(np.diff(to_screen(page, np.array([[0.0, 0], [1, 0]]), (320, 320))[:, 0])[0])
-        np.testing.assert_allclose(after[NOSE] - before[NOSE], 20 / scale, atol=0.1)
         # Two fingers apart: larger; the label of the zoom says so.
+        touch = context.new_cdp_session(page)
         zoom = page.locator("#zoom").text_content()
         for spread in (20, 60):
             fingers = [
@@ -649,6 +810,62 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Browser, address: 
             touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
         touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
         assert page.locator("#zoom").text_content() != zoom
+    context.close()
+
+
+def fingers(touch: CDPSession, kind: str, *places: np.ndarray) -> None:
+    points = [{"x": float(x), "y": float(y), "id": n} for n, (x, y) in enumerate(places)]
+    touch.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+
+def swipe(touch: CDPSession, start: np.ndarray, by: np.ndarray) -> None:
+    fingers(touch, "Start", start)
+    for share in (0.5, 1):
+        fingers(touch, "Move", start + share * by)
+    fingers(touch, "End")
+
+
+def test_a_finger_moves_only_the_point_that_was_chosen(browser: Browser, address: str) -> None:
+    size: Any = {"width": 400, "height": 800}
+    context = browser.new_context(viewport=size, has_touch=True, is_mobile=True)
+    photo, _ = draw_scene(1, seed=1, image_size=(320, 320))
+    by = np.array([24.0, 20.0])
+    for page in opened(context.new_page(), address):
+        touch = context.new_cdp_session(page)
+        upload(page, {"scene.png": png(photo)}, faces=1)
+        before = table(page)
+        found = points(before[0])
+        for place in to_screen(page, found, (320, 320)):  # no swipe over any point moves it
+            swipe(touch, place, by)
+            page.click("[data-act=fit]")
+        assert table(page) == before
+        expect(page.locator("#points [aria-selected=true]")).to_have_count(0)
+        nose = to_screen(page, found[NOSE], (320, 320))
+        fingers(touch, "Start", nose + 3)  # a tap chooses
+        fingers(touch, "Move", nose + 6)
+        fingers(touch, "End")
+        expect(page.locator("#points [aria-selected=true]")).to_contain_text("nose tip")
+        assert table(page) == before
+        # A second finger takes the drag back, and so does the system.
+        for end in ("second", "Cancel"):
+            fingers(touch, "Start", nose)
+            fingers(touch, "Move", nose + by)
+            expect(page.locator("#points .hand")).to_have_count(1)
+            if end == "second":
+                fingers(touch, "Start", nose + by, nose + 60)
+                fingers(touch, "End")
+            else:
+                fingers(touch, "Cancel")
+            expect(page.locator("#points .hand")).to_have_count(0)
+            expect(page.locator("[data-act=undo]")).to_be_disabled()
+            page.click("[data-act=fit]")
+        assert table(page) == before
+        swipe(touch, nose + [6, 4], by)
+        moved = points(table(page)[0]) - found
+        scale = float(np.diff(to_screen(page, np.array([[0.0, 0], [1, 0]]), (320, 320))[:, 0])[0])
+        np.testing.assert_allclose(moved[NOSE], by / scale, atol=0.1)
+        moved[NOSE] = 0
+        assert not moved.any()
     context.close()
 
 

@@ -36,7 +36,7 @@ export async function startCamera(video, { ask, shown, failed }) {
         await new Promise((done) => { requestAnimationFrame(done); });
         const seconds = (performance.now() - begun) / 1000;
         rate = rate ? 0.8 * rate + 0.2 / seconds : 1 / seconds;
-        if (running) shown(frame, answer, rate);
+        if (running && answer) shown(frame, answer, rate); // null: another engine starts
       }
     } catch (error) {
       if (running) failed(error);

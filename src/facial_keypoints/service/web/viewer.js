@@ -142,8 +142,8 @@ function label(context, text, x, y, unit, strong = true) {
 export class Viewer {
   /**
    * @param canvas the canvas to draw on
-   * @param on callbacks: select(face, point), move(face, point, x, y, dragKey), place(x, y), box([x0, y0, x1, y1]),
-   *   boxCancelled(), zoomed(scale), dropped(face, point)
+   * @param on callbacks: select(face, point), move(face, point, x, y, dragKey), tookBack(dragKey), place(x, y),
+   *   box([x0, y0, x1, y1]), boxCancelled(), zoomed(scale), dropped(face, point)
    */
   constructor(canvas, on) {
     this.canvas = canvas;
@@ -357,6 +357,7 @@ export class Viewer {
     const [x, y] = this.#place(event);
     this.pointers.set(event.pointerId, [x, y]);
     if (this.pointers.size === 2) {
+      this.#takeBack();
       this.action = { kind: 'pinch' };
       return;
     }
@@ -367,15 +368,18 @@ export class Viewer {
       this.action = { kind: 'box', start };
       return;
     }
-    const hit = event.button === 1 ? null : this.#near(x, y, event.pointerType === 'mouse' ? 12 : 26);
-    if (hit) {
+    const finger = event.pointerType === 'touch';
+    const hit = event.button === 1 ? null : this.#near(x, y, finger ? 26 : 12);
+    const slack = finger ? 8 : 3; // pixels that a click or tap may move
+    // A finger drags only the chosen point, so that a swipe over the image moves none.
+    if (hit && (!finger || (hit.face === this.scene.face && hit.point === this.scene.point))) {
       const { x: px, y: py } = this.scene.faces[hit.face].points[hit.point];
       const [sx, sy] = this.toScreen(px, py);
       this.drags += 1;
       // The point keeps its distance from the finger, which would cover it.
-      this.action = { kind: 'drag', ...hit, off: [sx - x, sy - y], from: [x, y], key: `drag ${this.drags}`, moved: false };
+      this.action = { kind: 'drag', ...hit, off: [sx - x, sy - y], from: [x, y], slack, key: `drag ${this.drags}`, moved: false };
       this.on.select(hit.face, hit.point);
-    } else this.action = { kind: 'pan', from: [x, y], last: [x, y], moved: false };
+    } else this.action = { kind: 'pan', hit, from: [x, y], last: [x, y], slack, moved: false };
   }
 
   #move(event) {
@@ -398,12 +402,12 @@ export class Viewer {
       this.boxing.box = [Math.min(sx, px), Math.min(sy, py), Math.max(sx, px), Math.max(sy, py)];
       this.draw();
     } else if (action?.kind === 'drag') {
-      if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < 3) return;
+      if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < action.slack) return;
       action.moved = true;
       const [px, py] = this.toImage(x + action.off[0], y + action.off[1]);
       this.on.move(action.face, action.point, ...this.inside(px, py), action.key);
     } else if (action?.kind === 'pan') {
-      if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < 4) return;
+      if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < action.slack) return;
       action.moved = true;
       this.pan(x - action.last[0], y - action.last[1]);
       action.last = [x, y];
@@ -412,20 +416,32 @@ export class Viewer {
 
   #up(event) {
     if (!this.pointers.delete(event.pointerId)) return;
-    const action = this.action;
-    if (this.pointers.size) {
-      this.action = null;
-      return;
-    }
+    if (event.type === 'pointercancel') this.#takeBack();
+    const { action } = this;
     this.action = null;
+    if (this.pointers.size) return;
     if (action?.kind === 'box') this.endBox(event.type === 'pointerup');
     else if (action?.kind === 'drag' && action.moved) this.on.dropped(action.face, action.point);
     else if (action?.kind === 'pan' && !action.moved && event.type === 'pointerup') {
       const [x, y] = this.#place(event);
       const [px, py] = this.toImage(x, y);
+      if (action.hit) {
+        this.on.select(action.hit.face, action.hit.point);
+        return;
+      }
       const face = this.#faceAt(x, y);
       if (!this.on.place(...this.inside(px, py)) && face >= 0) this.on.select(face, null);
     }
+  }
+
+  /** Forget what the pointer holds: the faces are others now. */
+  letGo() {
+    if (this.action?.kind === 'drag') this.action = null;
+  }
+
+  #takeBack() {
+    if (this.action?.kind === 'drag' && this.action.moved) this.on.tookBack(this.action.key);
+    this.letGo();
   }
 
   /** The nearest place on the image. */
