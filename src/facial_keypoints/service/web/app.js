@@ -5,9 +5,10 @@ import { Browser, Problem, Service } from './engines.js';
 import {
   change, isAbsent, isTouched, newFace, newImage, place, redo, setState, stateOf, takeBack, undo,
 } from './labels.js';
-import { startCamera } from './live.js';
+import { camerasHere, startCamera } from './live.js';
 import { NOTICE, canMeasure, measure } from './measurement.js';
 import { imageBlob, save, toCoco, toCsv, toJson, toKaggle, toMeasurementCsv, toPng } from './exporting.js';
+import { Smoother } from './smoothing.js';
 import { Viewer, confidenceColor, plainName } from './viewer.js';
 
 const $ = (id) => document.getElementById(id);
@@ -17,6 +18,7 @@ const state = {
   images: [], current: null, face: 0, point: null, showNames: false, schema: null, live: null, working: false,
   paused: null, // {text, button, away}: why no image is predicted now
   skipped: [], // names of files that were not taken
+  kept: 0, // frames of the camera
   removed: [], // {image, at, time}, to bring them back
 };
 const service = new Service(askToken);
@@ -297,11 +299,12 @@ function stopFor(error) {
 
 async function lookAgain() {
   if (!state.paused?.away) return;
-  if (await service.alive()) resume();
-  else setTimeout(lookAgain, 2000);
+  await resume();
+  setTimeout(lookAgain, 2000);
 }
 
-function resume() {
+async function resume() {
+  if (state.paused?.away && !(await service.alive())) return;
   state.paused = null;
   refreshStrip();
   if (engine) work();
@@ -323,7 +326,7 @@ function refreshStrip() {
   $('resume').hidden = !paused;
   $('resume').textContent = paused?.button ?? '';
   $('cancel').hidden = Boolean(paused) || open.length === 0;
-  $('retry-all').hidden = !failed.length;
+  $('retry-all').hidden = Boolean(paused) || !failed.length;
   $('retry').hidden = state.current?.status !== 'failed';
   $('skipped').hidden = !skipped.length;
   $('skipped').querySelector('summary').textContent = `${countOf(skipped, 'file')} skipped`;
@@ -403,7 +406,7 @@ function refresh() {
   const faces = image?.faces ?? [];
   state.face = Math.min(state.face, Math.max(0, faces.length - 1));
   viewer.update({
-    faces, names: names(), edges: state.schema?.edges ?? [], face: state.face, point: state.point,
+    faces: image?.mirrored ? mirrorFaces(faces, image.width) : faces, names: names(), edges: state.schema?.edges ?? [], face: state.face, point: state.point,
     showNames: state.showNames,
   });
   $('image-name').textContent = image?.name ?? 'No image';
@@ -475,7 +478,10 @@ function refreshPoints() {
         item.append(span);
       }
       item.querySelector('.name').textContent = plainName(name);
-      item.addEventListener('click', () => select(state.face, k));
+      item.addEventListener('click', () => {
+        select(state.face, k);
+        $('canvas').focus({ preventScroll: true }); // the arrow keys move it now
+      });
       return item;
     }));
   }
@@ -564,7 +570,8 @@ function select(face, point, reveal = false) {
   refresh();
   const chosen = currentPoint();
   if (chosen) {
-    if (reveal && !isAbsent(chosen)) viewer.reveal(chosen.x, chosen.y);
+    const seen = viewer.scene.faces[face].points[point];
+    if (reveal && !isAbsent(seen)) viewer.reveal(seen.x, seen.y);
     bringIntoPanel($(`point-${point}`));
     say(`${otherFace ? `Face ${face + 1}, ` : ''}${describe(chosen, names()[point])}`);
   } else say(`Face ${face + 1} of ${state.current.faces.length}.`);
@@ -688,22 +695,40 @@ const pressed = (act, on) => {
 
 // --- the camera -------------------------------------------------------------------------------------------------
 
-async function toggleCamera() {
-  if (state.live) {
-    stopLive();
-    return;
-  }
-  const before = state.current;
+/** The view of a mirror. Only what is seen: points and images keep the sides of the camera. */
+function mirrorBitmap(bitmap) {
+  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+  const context = canvas.getContext('2d');
+  context.setTransform(-1, 0, 0, 1, bitmap.width, 0);
+  context.drawImage(bitmap, 0, 0);
+  return canvas.transferToImageBitmap();
+}
+
+const mirrorFaces = (faces, width) => faces.map((face) => {
+  const [x0, y0, x1, y1] = face.box;
+  const points = face.points.map((point) => ({ ...point, x: width - 1 - point.x }));
+  return { ...face, box: [width - x1, y0, width - x0, y1], points };
+});
+
+function setMirror(on) {
+  state.mirror = on;
+  pressed('mirror', on);
+}
+
+async function startLive(device = null, before = state.current) {
+  const smoother = new Smoother();
   try {
-    state.live = await startCamera($('video'), {
+    const live = await startCamera($('video'), device, {
       ask: (frame) => ask({ ...frame, ...choices(), crops: false }),
       shown: (frame, found, rate) => {
         if (!state.live) return;
+        const { style } = choices();
+        const raw = found.faces.map((face) => newFace(face, style));
         state.current = {
-          ...newImage(frame.file, frame.name), ...found, bitmap: frame.bitmap, status: 'done',
-          faces: found.faces.map((face) => newFace(face, choices().style)), about: `${rate.toFixed(0)} a second`,
+          ...newImage(frame.file, frame.name), ...found, bitmap: frame.bitmap, status: 'done', raw, mirrored: state.mirror,
+          faces: smoother.next(raw, frame.time, names()), about: `${rate.toFixed(0)} a second`,
         };
-        viewer.show(frame.bitmap, true);
+        viewer.show(state.mirror ? mirrorBitmap(frame.bitmap) : frame.bitmap, true);
         refresh();
       },
       failed: (error) => {
@@ -712,12 +737,18 @@ async function toggleCamera() {
         tell(problemText(error), true);
       },
     });
-    state.live.before = before;
+    state.live = { ...live, before };
+    setMirror(!live.rear);
     pressed('camera', true);
     $('live-bar').hidden = false;
     delete $('app').dataset.empty;
+    const cameras = await camerasHere();
+    $('camera-device').replaceChildren(...cameras.map(({ label, deviceId }, n) => new Option(label || `Camera ${n + 1}`, deviceId)));
+    $('camera-device').value = live.device;
+    $('camera-device').hidden = cameras.length < 2;
     say('Live. Keep takes the image, Escape stops.');
   } catch (error) {
+    showOrNone(before);
     tell(error.name === 'NotAllowedError' ? 'The browser was not allowed to use the camera.'
       : error.name === 'NotFoundError' ? 'There is no camera.' : `The camera did not start: ${error.message}`, true);
   }
@@ -727,11 +758,17 @@ async function toggleCamera() {
 async function keepFrame() {
   if (!state.live) return;
   const seen = state.current;
+  const frame = seen?.raw;
   stopLive(false);
-  if (!seen?.bitmap) return;
+  if (!frame) { // there was none yet
+    showOrNone(state.images[0]);
+    return;
+  }
   const blob = await imageBlob(seen.bitmap, 'image/png');
-  const name = `camera-${String(state.images.length + 1).padStart(3, '0')}.png`;
-  const image = { ...seen, name, file: new File([blob], name, { type: 'image/png' }), about: '' };
+  state.kept += 1;
+  const name = `camera-${String(state.kept).padStart(3, '0')}.png`;
+  const image = { ...seen, name, file: new File([blob], name, { type: 'image/png' }), about: '', mirrored: false };
+  image.faces = frame; // the points of this frame alone, not smoothed over those before
   state.images.push(image);
   edits += 1; // it is nowhere else
   addToFilm(image);
@@ -846,7 +883,8 @@ const viewer = new Viewer($('canvas'), {
 const acts = {
   open: () => $('file-input').click(),
   folder: () => $('folder-input').click(),
-  camera: toggleCamera,
+  camera: () => (state.live ? stopLive() : startLive()),
+  mirror: () => setMirror(!state.mirror),
   keep: keepFrame,
   stop: () => stopLive(),
   cancel: () => pause({ text: 'Cancelled.', button: 'Go on' }),
@@ -862,7 +900,7 @@ const acts = {
   'zoom-in': () => viewer.zoom(1.4),
   'zoom-out': () => viewer.zoom(1 / 1.4),
   fit: () => viewer.fit(),
-  'zoom-face': () => currentFace() && viewer.zoomTo(currentFace().box),
+  'zoom-face': () => currentFace() && viewer.zoomTo(viewer.scene.faces[state.face].box),
   names: () => {
     state.showNames = !state.showNames;
     pressed('names', state.showNames);
@@ -902,7 +940,7 @@ const canvasKeys = {
   Backspace: (event) => (event.shiftKey ? deleteFace() : setPointState('absent')),
 };
 
-// Keys for the whole image; letters only while the image, the list of points or nothing has the focus.
+// Keys for the whole image; not while something is typed into a field.
 const pageKeys = {
   f: () => state.current?.faces.length && select((state.face + 1) % state.current.faces.length, state.point, true),
   a: (event) => canAdd() && acts['add-face'](event),
@@ -941,25 +979,27 @@ document.addEventListener('keydown', (event) => {
     menu.querySelector('summary').focus();
     return;
   }
-  if (target.matches('input, select') && event.key !== 'Escape') return;
+  const typed = target.matches('select, input:not([type="radio"], [type="checkbox"])');
+  if (typed && event.key !== 'Escape') return;
   const onCanvas = target === $('canvas');
   const onPoints = target === $('points');
-  const free = onCanvas || onPoints || target === document.body || event.key.length > 1;
+  const nudges = onCanvas || (state.point !== null && !onPoints && !target.matches('input'));
   let done = true;
   if (viewer.boxing && onCanvas && boxKey(event)) done = true;
   else if (event.key === 'Escape') {
     if (viewer.boxing) viewer.endBox(false);
     else if (state.live) stopLive();
     else if (state.point !== null) select(state.face, null);
-  } else if (onCanvas && ARROWS[event.key]) nudge(...ARROWS[event.key], event);
-  else if ((onCanvas || onPoints) && canvasKeys[key]) canvasKeys[key](event);
-  else if (free && pageKeys[key] && !event.altKey) pageKeys[key](event);
+  } else if (nudges && ARROWS[event.key]) nudge(...ARROWS[event.key], event);
+  else if (canvasKeys[key] && (key !== 'Enter' || onCanvas || onPoints)) canvasKeys[key](event);
+  else if (pageKeys[key] && !event.altKey) pageKeys[key](event);
   else done = false;
   if (done) event.preventDefault();
 });
 
 $('points').addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === 'Enter') $('canvas').focus();
   const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
   const to = { Home: 0, End: names().length - 1 }[event.key];
   if (by) stepPoint(by);
@@ -1023,6 +1063,12 @@ for (const id of ['file-input', 'folder-input']) {
     target.value = '';
   });
 }
+
+$('camera-device').addEventListener('change', ({ target }) => {
+  const { before } = state.live;
+  stopLive(false);
+  startLive(target.value, before);
+});
 
 for (const id of ['style', 'crops', 'min-score']) $(id).addEventListener('change', again);
 

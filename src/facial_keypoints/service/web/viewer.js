@@ -51,15 +51,19 @@ export function drawFaces(context, view, { faces, names, edges, face: chosen, po
   nameFaces(context, at, { faces, names, chosen, selected, hover, showNames, unit });
 }
 
-// Names beside their points, the selected and hovered ones first; a name that would cover another name or a point is
-// left out.
+const RINGS = [16, 30, 46, 64, 84, 106, 130, 156, 184]; // how far a name may stand from its point, with a line to it
+const AROUND = Array.from({ length: 16 }, (_, n) => [Math.cos((n * Math.PI) / 8), Math.sin((n * Math.PI) / 8)]);
+
+// Names beside their points, the selected and hovered ones first. Those of the chosen face (or of the only one) are all
+// shown, if need be further away with a line; of other faces one that would cover a name or a point is left out.
 function nameFaces(context, at, { faces, names, chosen, selected, hover, showNames, unit }) {
   const wanted = [];
   faces.forEach((face, n) => {
     face.points.forEach((point, k) => {
       if (point.x === null) return;
       const asked = (n === chosen && k === selected) || (hover && hover.face === n && hover.point === k);
-      if (asked || showNames) wanted.push({ point, name: plainName(names[k]), rank: asked ? 0 : n === chosen ? 1 : 2 });
+      const own = n === chosen || faces.length === 1;
+      if (asked || showNames) wanted.push({ point, name: plainName(names[k]), rank: asked ? 0 : own ? 1 : 2 });
     });
   });
   wanted.sort((a, b) => a.rank - b.rank);
@@ -69,22 +73,41 @@ function nameFaces(context, at, { faces, names, chosen, selected, hover, showNam
     const [x, y] = at(px, py);
     return [x - around, y - around, x + around, y + around];
   }));
-  const limit = context.canvas.width / context.getTransform().a;
+  const { a: across, d: down } = context.getTransform();
+  const [limit, bottom] = [context.canvas.width / across, context.canvas.height / down];
+  const placed = [];
   for (const { point, name, rank } of wanted) {
     const [x, y] = at(point.x, point.y);
     const [wide, high, gap] = [context.measureText(name).width, 13 * unit, 9 * unit];
-    const places = [
+    const near = [
       [x + gap, y + 4 * unit], [x - gap - wide, y + 4 * unit], [x - wide / 2, y - gap],
       [x - wide / 2, y + gap + high * 0.8], [x + gap * 0.6, y - gap * 0.8], [x - wide, y - gap * 0.8],
     ];
-    const clear = ([left, base]) => left >= 0 && left + wide <= limit && taken.every(
+    const clear = ([left, base]) => left >= 0 && left + wide <= limit && base >= high && base <= bottom && taken.every(
       ([l, t, r, b]) => left > r || left + wide < l || base - high > b || base < t,
     );
-    const place = places.find(clear) ?? (rank === 0 ? places[0] : null);
+    let place = near.find(clear);
+    let far = false;
+    for (let ring = 0; !place && rank < 2 && ring < RINGS.length; ring += 1) {
+      const r = RINGS[ring] * unit;
+      place = AROUND.map(([dx, dy]) => [x + r * dx + (wide * (dx - 1)) / 2, y + r * dy + high / 3]).find(clear);
+      far = true;
+    }
+    place ??= rank < 2 ? near[0] : null;
     if (!place) continue;
-    taken.push([place[0], place[1] - high, place[0] + wide, place[1]]);
-    label(context, name, ...place, unit);
+    const box = [place[0], place[1] - high, place[0] + wide, place[1]];
+    taken.push(box);
+    placed.push({ name, place });
+    if (far) {
+      context.lineWidth = unit;
+      context.strokeStyle = '#fff';
+      context.beginPath();
+      context.moveTo(x, y);
+      context.lineTo(Math.min(box[2], Math.max(box[0], x)), Math.min(box[3], Math.max(box[1], y)));
+      context.stroke();
+    }
   }
+  for (const { name, place } of placed) label(context, name, ...place, unit);
 }
 
 function dot(context, x, y, size, point, selected, unit) {
