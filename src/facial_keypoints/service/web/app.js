@@ -129,10 +129,9 @@ async function show(image) {
     if (state.current !== image) return;
     viewer.show(bitmap);
   } catch (error) {
-    image.status = 'failed';
-    image.problem = problemText(error);
+    if (image.status !== 'done') Object.assign(image, { status: 'failed', problem: problemText(error) });
     viewer.show(null);
-    tell(image.problem, true);
+    tell(problemText(error), true);
   }
   refresh();
   filmItem(image)?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
