@@ -6,7 +6,7 @@ import { faceBox, faceSize, hasCropPoints, iou } from './crops.js';
 const MIN_CUTOFF = 1; // Hz, the low pass of a point at rest
 const BETA = 10; // Hz by which it opens per face size a second of speed
 const DERIVATIVE_CUTOFF = 4; // Hz, the low pass of the speed itself
-const LEAST_IOU = 0.3; // of the boxes of one face in two frames
+const LEAST_IOU = 0.25; // of the boxes of one face in two frames, as in inference/tracker.py
 
 /** The One-Euro filter of one face. */
 export class OneEuro {
