@@ -2,10 +2,13 @@
 // browser), labels.js (changes and undo), viewer.js (the canvas), measurement.js, exporting.js, live.js (the camera).
 
 import { Browser, Problem, Service } from './engines.js';
-import { change, isAbsent, newFace, newImage, place, redo, setState, stateOf, undo } from './labels.js';
-import { startCamera } from './live.js';
+import {
+  change, isAbsent, isTouched, newFace, newImage, place, redo, setState, stateOf, takeBack, undo,
+} from './labels.js';
+import { camerasHere, startCamera } from './live.js';
 import { NOTICE, canMeasure, measure } from './measurement.js';
 import { imageBlob, save, toCoco, toCsv, toJson, toKaggle, toMeasurementCsv, toPng } from './exporting.js';
+import { Smoother } from './smoothing.js';
 import { Viewer, confidenceColor, plainName } from './viewer.js';
 
 const $ = (id) => document.getElementById(id);
@@ -13,11 +16,19 @@ const KEPT_BITMAPS = 4; // decoded photos held at once; a 24-megapixel one takes
 
 const state = {
   images: [], current: null, face: 0, point: null, showNames: false, schema: null, live: null, working: false,
+  paused: null, // {text, button, away}: why no image is predicted now
+  skipped: [], // names of files that were not taken
+  kept: 0, // frames of the camera
+  removed: [], // {image, at, time}, to bring them back
 };
 const service = new Service(askToken);
 const engines = { service, browser: new Browser(service) };
-let engine = service;
-let unsaved = false;
+let engine = null; // null while one starts
+let settled = null; // the engine that answered last
+let wanted = null; // the kind that is switched on
+let switching = new AbortController(); // ends what was asked of an engine when another is chosen
+let edits = 0;
+let saved = 0; // the edits that a complete download has
 
 // --- messages ---------------------------------------------------------------------------------------------------
 
@@ -39,15 +50,26 @@ const say = (text) => { $('live').textContent = text; };
 const problemText = (error) =>
   error instanceof Problem ? error.message : `Something went wrong in the page: ${error.message}`;
 
-function askToken() {
-  const dialog = $('token-dialog');
+/** Show a dialog; whether it was closed with its main button. */
+function agreed(dialog) {
+  dialog.returnValue = '';
   dialog.showModal();
   return new Promise((done) => {
-    dialog.addEventListener('close', () => {
-      done(dialog.returnValue === 'ok' ? $('token').value : null);
-      $('token').value = '';
-    }, { once: true });
+    dialog.addEventListener('close', () => done(dialog.returnValue === 'ok'), { once: true });
   });
+}
+
+let token = null; // the answer to come: several requests ask for it once
+function askToken(wrong) {
+  token ??= (async () => {
+    $('token-wrong').hidden = !wrong;
+    const yes = await agreed($('token-dialog'));
+    const text = $('token').value.trim();
+    $('token').value = '';
+    token = null;
+    return yes ? text : null;
+  })();
+  return token;
 }
 
 // --- images ---------------------------------------------------------------------------------------------------
@@ -76,8 +98,12 @@ async function bitmapOf(image) {
 }
 
 function addFiles(files) {
+  const isImage = (file) => file.type.startsWith('image/') || /\.(jpe?g|png|webp|bmp|gif|avif)$/i.test(file.name);
+  const skipped = [...files].filter((file) => !isImage(file)).map((file) => file.webkitRelativePath || file.name);
+  state.skipped.push(...skipped);
+  refreshStrip();
   const images = [...files]
-    .filter((file) => file.type.startsWith('image/') || /\.(jpe?g|png|webp|bmp|gif|avif)$/i.test(file.name))
+    .filter(isImage)
     .sort((a, b) => (a.webkitRelativePath || '').localeCompare(b.webkitRelativePath || '', undefined, { numeric: true }))
     .map((file) => newImage(file, file.webkitRelativePath || file.name || 'image.png'));
   if (!images.length) {
@@ -89,7 +115,7 @@ function addFiles(files) {
   delete $('app').dataset.empty;
   for (const image of images) addToFilm(image);
   show(images[0]);
-  say(`${images.length} ${images.length === 1 ? 'image' : 'images'} added.`);
+  say(`${countOf(images, 'image')} added.${skipped.length ? ` ${countOf(skipped, 'file')} skipped: no image.` : ''}`);
   work();
 }
 
@@ -103,10 +129,9 @@ async function show(image) {
     if (state.current !== image) return;
     viewer.show(bitmap);
   } catch (error) {
-    image.status = 'failed';
-    image.problem = problemText(error);
+    if (image.status !== 'done') Object.assign(image, { status: 'failed', problem: problemText(error) });
     viewer.show(null);
-    tell(image.problem, true);
+    tell(problemText(error), true);
   }
   refresh();
   filmItem(image)?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
@@ -121,22 +146,34 @@ function go(by) {
   }
   show(state.images[at]);
   const { name, faces } = state.images[at];
-  say(`Image ${at + 1} of ${state.images.length}: ${name}. ${countOf(faces)}.`);
+  say(`Image ${at + 1} of ${state.images.length}: ${name}. ${countOf(faces, 'face')}.`);
 }
 
 /** Whether a face can be added: not while the image is predicted, which would replace it. */
 const canAdd = () => state.images.includes(state.current) && ['done', 'failed'].includes(state.current.status);
 
-const countOf = (faces) => `${faces.length} ${faces.length === 1 ? 'face' : 'faces'}`;
+const countOf = ({ length }, word) => `${length} ${word}${length === 1 ? '' : 's'}`;
 
 function removeImage() {
   const image = state.current;
   if (!image || state.live) return;
-  if (image.corrected && !confirm(`Remove ${image.name} from the list? Its corrections will be lost.`)) return;
   const at = state.images.indexOf(image);
   state.images.splice(at, 1);
+  state.removed.push({ image, at, time: performance.now() });
   filmItem(image)?.parentElement.remove();
   showOrNone(state.images[Math.min(at, state.images.length - 1)]);
+  tell(`${image.name} was removed. Undo brings it back.`);
+}
+
+function bringBack() {
+  const { image, at } = state.removed.pop();
+  state.images.splice(at, 0, image);
+  delete $('app').dataset.empty;
+  addToFilm(image, at);
+  if (image.bitmap) drawThumbnail(image);
+  show(image);
+  tell(`${image.name} is back.`);
+  work();
 }
 
 function showOrNone(image) {
@@ -150,67 +187,159 @@ function showOrNone(image) {
   refresh();
 }
 
-/** Predict the images that wait, first the one that is shown. */
+/** Ask the engine; null if there is none yet, or another was chosen before it answered. */
+async function ask(image) {
+  const { signal } = switching;
+  if (!engine) return null;
+  try {
+    const answer = await engine.predict({ ...image, signal });
+    return signal.aborted ? null : answer;
+  } catch (error) {
+    if (signal.aborted) return null;
+    throw error;
+  }
+}
+
+/** Predict the images that wait, first the one that is shown. None goes anywhere while an engine starts. */
 async function work() {
   if (state.working) return;
   state.working = true;
-  for (;;) {
+  while (engine && !state.paused) {
     const waiting = state.images.filter(({ status }) => status === 'waiting');
     const image = waiting.includes(state.current) ? state.current : waiting[0];
     if (!image) break;
-    image.status = 'busy';
-    refreshFilm(image);
-    if (image === state.current) refresh();
-    const asked = engine;
-    try {
-      const bitmap = await bitmapOf(image);
-      const found = await asked.predict({ file: image.file, name: image.name, bitmap, ...choices() });
-      if (found.width !== bitmap.width || found.height !== bitmap.height) {
-        throw new Problem(`The service decodes ${image.name} to another size than this browser.`);
-      }
-      if (image.status !== 'busy') continue; // requested again meanwhile
-      image.faces = found.faces.map((face) => newFace(face));
-      image.past = [];
-      image.future = [];
-      image.status = 'done';
-      image.problem = '';
-      if (image === state.current) {
-        state.face = 0;
-        state.point = null;
-        say(`${image.name}: ${countOf(image.faces)} found.`);
-        if (!image.faces.length) tell('No face was found. Draw a box around one: “Add face”.');
-      }
-    } catch (error) {
+    await predict(image);
+  }
+  state.working = false;
+}
+
+async function predict(image) {
+  image.status = 'busy'; // whoever changes it makes the answer stale
+  refreshImage(image);
+  try {
+    const bitmap = await bitmapOf(image);
+    if (image.status !== 'busy') return;
+    const asked = choices();
+    const found = await ask({ file: image.file, name: image.name, bitmap, ...asked });
+    if (image.status !== 'busy') return;
+    if (found.width !== bitmap.width || found.height !== bitmap.height) {
+      throw new Problem(`The service decodes ${image.name} to another size than this browser.`);
+    }
+    image.faces = found.faces.map((face) => newFace(face, asked.style));
+    Object.assign(image, { past: [], future: [], status: 'done', problem: '', lost: 0 });
+    if (image === state.current) {
+      viewer.letGo();
+      state.face = 0;
+      state.point = null;
+      say(`${image.name}: ${countOf(image.faces, 'face')} found.`);
+      if (!image.faces.length) tell('No face was found. Draw a box around one: “Add face”.');
+    }
+  } catch (error) {
+    if (image.status !== 'busy') return;
+    image.lost += error.stops === 'away' ? 1 : 0;
+    if (error.stops && image.lost < 2) {
+      image.status = 'waiting';
+      stopFor(error);
+    } else { // also an image with which the service goes away each time
       image.status = 'failed';
       image.problem = problemText(error);
       if (image === state.current) tell(image.problem, true);
     }
-    refreshFilm(image);
-    if (image === state.current) refresh();
   }
-  state.working = false;
+  refreshImage(image);
 }
 
 const choices = () => ({
   style: $('style').value || null, crops: $('crops').checked, minScore: Number($('min-score').value) || null,
 });
 
+/** Images with these states wait again. */
+function waitAgain(images) {
+  for (const image of images) {
+    image.status = 'waiting';
+    refreshFilm(image);
+  }
+  refresh();
+}
+
 /** Predict every image again that has no corrections. */
 function again() {
-  for (const image of state.images) {
-    if (!image.corrected) {
-      image.status = 'waiting';
-      refreshFilm(image);
-    }
-  }
+  waitAgain(state.images.filter((image) => !isTouched(image)));
+  const other = state.images.filter((image) => image.faces.some(({ style }) => style !== ($('style').value || '')) && isTouched(image));
+  if (other.length) tell(`${countOf(other, 'corrected image')} keep${other.length === 1 ? 's' : ''} the label style of before.`);
   work();
+}
+
+/** Try failed images again. */
+function retry(images) {
+  for (const image of images) image.lost = 0;
+  waitAgain(images);
+  resume();
+}
+
+// --- pauses and progress ----------------------------------------------------------------------------------------
+
+const inState = (...kinds) => state.images.filter(({ status }) => kinds.includes(status));
+
+/** No image is predicted until `resume`. */
+function pause(paused) {
+  state.paused = paused;
+  waitAgain(inState('busy'));
+  if (paused.away) setTimeout(lookAgain, 2000);
+}
+
+/** Pause because of a problem that every image would meet. */
+function stopFor(error) {
+  const button = error.stops === 'token' ? 'Enter the token' : 'Try again';
+  const away = error.stops === 'away';
+  pause({ text: problemText(error) + (away ? ' The page goes on when it is back.' : ''), button, away, bad: true });
+  $('alert').textContent = problemText(error);
+}
+
+async function lookAgain() {
+  if (!state.paused?.away) return;
+  await resume();
+  setTimeout(lookAgain, 2000);
+}
+
+async function resume() {
+  if (state.paused?.away && !(await service.alive())) return;
+  state.paused = null;
+  refreshStrip();
+  if (engine) work();
+  else if (wanted) useEngine(wanted);
+}
+
+/** How far all images are, why they do not go on, and what was passed over. */
+function refreshStrip() {
+  const [all, done, failed, open] = [state.images, inState('done'), inState('failed'), inState('waiting', 'busy')];
+  const { paused, skipped } = state;
+  $('strip').hidden = all.length < 2 && !paused && !failed.length && !skipped.length;
+  $('strip').classList.toggle('bad', Boolean(paused?.bad));
+  $('progress').hidden = !all.length;
+  [$('progress').max, $('progress').value] = [Math.max(1, all.length), done.length + failed.length];
+  $('strip-text').textContent = [
+    paused?.text,
+    all.length && `${done.length} of ${countOf(all, 'image')} done${failed.length ? `, ${failed.length} failed` : ''}`,
+  ].filter(Boolean).join(' ');
+  $('resume').hidden = !paused;
+  $('resume').textContent = paused?.button ?? '';
+  $('cancel').hidden = Boolean(paused) || open.length === 0;
+  $('retry-all').hidden = Boolean(paused) || !failed.length;
+  $('retry').hidden = state.current?.status !== 'failed';
+  $('skipped').hidden = !skipped.length;
+  $('skipped').querySelector('summary').textContent = `${countOf(skipped, 'file')} skipped`;
+  const list = $('skipped').querySelector('ul');
+  for (const name of skipped.slice(list.children.length)) {
+    list.append(Object.assign(document.createElement('li'), { textContent: name }));
+  }
 }
 
 // --- the film ---------------------------------------------------------------------------------------------------
 
 const filmItem = (image) => $('film').querySelector(`[data-id="${image.id}"]`);
 
-function addToFilm(image) {
+function addToFilm(image, at = Infinity) {
   const item = document.createElement('li');
   const button = document.createElement('button');
   button.type = 'button';
@@ -226,7 +355,7 @@ function addToFilm(image) {
     show(image);
   });
   item.append(button);
-  $('film').append(item);
+  $('film').insertBefore(item, $('film').children[at] ?? null);
   refreshFilm(image);
 }
 
@@ -242,11 +371,18 @@ function drawThumbnail(image) {
   );
 }
 
+/** After a change of an image's state. */
+function refreshImage(image) {
+  refreshFilm(image);
+  if (image === state.current) refresh();
+  else refreshStrip();
+}
+
 function refreshFilm(image) {
   const button = filmItem(image);
   if (!button) return;
   const words = { waiting: 'waiting', busy: 'finding faces', failed: 'not read' };
-  const about = words[image.status] ?? countOf(image.faces);
+  const about = words[image.status] ?? countOf(image.faces, 'face');
   const badge = button.querySelector('.badge');
   badge.textContent = { waiting: '…', busy: '…', failed: '!' }[image.status] ?? image.faces.length;
   badge.classList.toggle('bad', image.status === 'failed');
@@ -269,7 +405,7 @@ function refresh() {
   const faces = image?.faces ?? [];
   state.face = Math.min(state.face, Math.max(0, faces.length - 1));
   viewer.update({
-    faces, names: names(), edges: state.schema?.edges ?? [], face: state.face, point: state.point,
+    faces: image?.mirrored ? mirrorFaces(faces, image.width) : faces, names: names(), edges: state.schema?.edges ?? [], face: state.face, point: state.point,
     showNames: state.showNames,
   });
   $('image-name').textContent = image?.name ?? 'No image';
@@ -280,7 +416,8 @@ function refresh() {
     : [
       at >= 0 ? `${at + 1} of ${state.images.length}` : '',
       image.width ? `${image.width} × ${image.height} px` : '',
-      words[image.status] ?? countOf(faces),
+      words[image.status] ?? countOf(faces, 'face'),
+      stylesOf([image]).join(', '),
       image.about ?? '',
       image.corrected ? 'corrected' : '',
     ].filter(Boolean).join(' · ');
@@ -289,7 +426,7 @@ function refresh() {
     button.tabIndex = -1;
   }
   if (image && at >= 0) refreshFilm(image);
-  const able = { undo: image?.past.length, redo: image?.future.length, previous: at > 0 };
+  const able = { undo: image?.past.length || state.removed.length, redo: image?.future.length, previous: at > 0 };
   able.next = at >= 0 && at < state.images.length - 1;
   able['zoom-face'] = faces.length;
   able['delete-face'] = faces.length && at >= 0;
@@ -301,7 +438,11 @@ function refresh() {
   refreshFaces(faces);
   refreshPoints();
   refreshMeasures();
+  refreshStrip();
 }
+
+/** The label styles of the faces of images. */
+const stylesOf = (images) => [...new Set(images.flatMap(({ faces }) => faces.map(({ style }) => style)))].filter(Boolean);
 
 function refreshFaces(faces) {
   const box = $('faces');
@@ -336,7 +477,10 @@ function refreshPoints() {
         item.append(span);
       }
       item.querySelector('.name').textContent = plainName(name);
-      item.addEventListener('click', () => select(state.face, k));
+      item.addEventListener('click', () => {
+        select(state.face, k);
+        $('canvas').focus({ preventScroll: true }); // the arrow keys move it now
+      });
       return item;
     }));
   }
@@ -425,7 +569,8 @@ function select(face, point, reveal = false) {
   refresh();
   const chosen = currentPoint();
   if (chosen) {
-    if (reveal && !isAbsent(chosen)) viewer.reveal(chosen.x, chosen.y);
+    const seen = viewer.scene.faces[face].points[point];
+    if (reveal && !isAbsent(seen)) viewer.reveal(seen.x, seen.y);
     bringIntoPanel($(`point-${point}`));
     say(`${otherFace ? `Face ${face + 1}, ` : ''}${describe(chosen, names()[point])}`);
   } else say(`Face ${face + 1} of ${state.current.faces.length}.`);
@@ -450,7 +595,13 @@ function describe(point, name) {
 function edit(act, key = null) {
   if (!state.current || state.live) return;
   change(state.current, act, key);
-  unsaved = true;
+  touched();
+}
+
+/** The current image is as the user wants it now: an answer under way would overwrite that. */
+function touched() {
+  Object.assign(state.current, { status: 'done', problem: '' });
+  edits += 1;
   refresh();
 }
 
@@ -502,16 +653,16 @@ async function addFace(box) {
   try {
     const bitmap = await bitmapOf(image);
     const { style } = choices();
-    const found = await engine.predict({ file: image.file, name: image.name, bitmap, boxes: [box], style });
-    if (state.current !== image) {
-      tell('The face was not added, because another image was selected.', true);
+    const found = await ask({ file: image.file, name: image.name, bitmap, boxes: [box], style });
+    if (!found || state.current !== image) {
+      tell(`The face was not added, because another ${found ? 'image' : 'engine'} was selected.`, true);
       return;
     }
-    edit((faces) => faces.push(newFace(found.faces[0], true)));
-    image.status = 'done'; // even if no face was found without the box
+    edit((faces) => faces.push(newFace(found.faces[0], style, true)));
     select(image.faces.length - 1, null);
     tell(`Face ${image.faces.length} added.`);
   } catch (error) {
+    if (error.stops) stopFor(error);
     tell(problemText(error), true);
   }
 }
@@ -525,9 +676,13 @@ function setBoxing(on, keyboard = false) {
 }
 
 function history(act, word) {
+  if (state.live) return;
+  if (act === undo && state.removed.length && !(state.current?.past.at(-1)?.time > state.removed.at(-1).time)) {
+    bringBack();
+    return;
+  }
   if (!state.current || !act(state.current)) return;
-  unsaved = true;
-  refresh();
+  touched();
   say(word);
 }
 
@@ -539,35 +694,60 @@ const pressed = (act, on) => {
 
 // --- the camera -------------------------------------------------------------------------------------------------
 
-async function toggleCamera() {
-  if (state.live) {
-    stopLive();
-    return;
-  }
-  const before = state.current;
+/** The view of a mirror. Only what is seen: points and images keep the sides of the camera. */
+function mirrorBitmap(bitmap) {
+  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+  const context = canvas.getContext('2d');
+  context.setTransform(-1, 0, 0, 1, bitmap.width, 0);
+  context.drawImage(bitmap, 0, 0);
+  return canvas.transferToImageBitmap();
+}
+
+const mirrorFaces = (faces, width) => faces.map((face) => {
+  const [x0, y0, x1, y1] = face.box;
+  const points = face.points.map((point) => ({ ...point, x: width - 1 - point.x }));
+  return { ...face, box: [width - x1, y0, width - x0, y1], points };
+});
+
+function setMirror(on) {
+  state.mirror = on;
+  pressed('mirror', on);
+}
+
+async function startLive(device = null, before = state.current) {
+  const smoother = new Smoother();
   try {
-    state.live = await startCamera($('video'), {
-      ask: (frame) => engine.predict({ ...frame, ...choices(), crops: false }),
+    const live = await startCamera($('video'), device, {
+      ask: (frame) => ask({ ...frame, ...choices(), crops: false }),
       shown: (frame, found, rate) => {
         if (!state.live) return;
+        const { style } = choices();
+        const raw = found.faces.map((face) => newFace(face, style));
         state.current = {
-          ...newImage(frame.file, frame.name), ...found, bitmap: frame.bitmap, status: 'done',
-          faces: found.faces.map((face) => newFace(face)), about: `${rate.toFixed(0)} a second`,
+          ...newImage(frame.file, frame.name), ...found, bitmap: frame.bitmap, status: 'done', raw, mirrored: state.mirror,
+          faces: smoother.next(raw, frame.time, names()), about: `${rate.toFixed(0)} a second`,
         };
-        viewer.show(frame.bitmap, true);
+        viewer.show(state.mirror ? mirrorBitmap(frame.bitmap) : frame.bitmap, true);
         refresh();
       },
       failed: (error) => {
         stopLive();
+        if (error.stops) stopFor(error);
         tell(problemText(error), true);
       },
     });
-    state.live.before = before;
+    state.live = { ...live, before };
+    setMirror(!live.rear);
     pressed('camera', true);
     $('live-bar').hidden = false;
     delete $('app').dataset.empty;
+    const cameras = await camerasHere();
+    $('camera-device').replaceChildren(...cameras.map(({ label, deviceId }, n) => new Option(label || `Camera ${n + 1}`, deviceId)));
+    $('camera-device').value = live.device;
+    $('camera-device').hidden = cameras.length < 2;
     say('Live. Keep takes the image, Escape stops.');
   } catch (error) {
+    showOrNone(before);
     tell(error.name === 'NotAllowedError' ? 'The browser was not allowed to use the camera.'
       : error.name === 'NotFoundError' ? 'There is no camera.' : `The camera did not start: ${error.message}`, true);
   }
@@ -577,12 +757,19 @@ async function toggleCamera() {
 async function keepFrame() {
   if (!state.live) return;
   const seen = state.current;
+  const frame = seen?.raw;
   stopLive(false);
-  if (!seen?.bitmap) return;
+  if (!frame) { // there was none yet
+    showOrNone(state.images[0]);
+    return;
+  }
   const blob = await imageBlob(seen.bitmap, 'image/png');
-  const name = `camera-${String(state.images.length + 1).padStart(3, '0')}.png`;
-  const image = { ...seen, name, file: new File([blob], name, { type: 'image/png' }), about: '' };
+  state.kept += 1;
+  const name = `camera-${String(state.kept).padStart(3, '0')}.png`;
+  const image = { ...seen, name, file: new File([blob], name, { type: 'image/png' }), about: '', mirrored: false };
+  image.faces = frame; // the points of this frame alone, not smoothed over those before
   state.images.push(image);
+  edits += 1; // it is nowhere else
   addToFilm(image);
   drawThumbnail(image);
   await show(image);
@@ -610,7 +797,7 @@ const savers = {
     tell(NOTICE);
   },
   png: async () => {
-    if (!state.current) throw new Problem('There is no image.');
+    if (state.current?.status !== 'done') throw new Problem('This image has no points yet.');
     const scene = {
       faces: state.current.faces, names: names(), edges: state.schema.edges, showNames: state.showNames,
     };
@@ -628,19 +815,43 @@ async function download(kind) {
   $('download').open = false;
   $('download').querySelector('summary').focus();
   const labels = kind === 'kaggle' || kind === 'coco';
-  let images = state.images.filter(({ status }) => status === 'done');
-  if (labels && $('only-corrected').checked) images = images.filter(({ corrected }) => corrected);
+  const all = labels && $('only-corrected').checked ? state.images.filter(({ corrected }) => corrected) : state.images;
+  const images = all.filter(({ status }) => status === 'done');
+  const now = edits;
   try {
     if (kind !== 'png' && !images.some(({ faces }) => faces.length)) {
       throw new Problem(labels ? 'There are no such faces to write.' : 'There are no faces to write.');
     }
+    if (kind !== 'png' && !(await takes(all, images, labels))) return;
     if (labels) tell('Cutting the faces out …');
     await savers[kind](images);
-    if (kind !== 'png' && kind !== 'measures') unsaved = false;
+    if (kind !== 'png' && kind !== 'measures' && images.length === all.length) saved = now;
     if (kind !== 'measures') tell('Download started.');
   } catch (error) {
     tell(problemText(error), true);
   }
+}
+
+/** Say what a file would lack or mix; whether to write it nevertheless. */
+async function takes(all, images, labels) {
+  const failed = all.filter(({ status }) => status === 'failed').length;
+  const styles = stylesOf(images);
+  const lines = [];
+  if (images.length < all.length) {
+    const more = images.length < all.length - failed;
+    lines.push(`${images.length} of ${countOf(all, 'image')} done${failed ? `, ${failed} failed` : ''}: ${more ? 'wait, or take these' : 'the others are not in the file'}.`);
+  }
+  if (labels && styles.length > 1) {
+    const count = (style) => countOf(images.flatMap(({ faces }) => faces.filter((face) => face.style === style)), 'face');
+    lines.push(
+      `These labels mix label styles, that is different rules for the same point: ${styles.map((style) => `${style} (${count(style)})`).join(', ')}. ` +
+      'A model that is trained on them learns neither rule well.',
+    );
+  }
+  if (!lines.length) return true;
+  $('lacks-no').textContent = images.length < all.length - failed ? 'Wait' : 'Cancel';
+  $('lacks').replaceChildren(...lines.map((line) => Object.assign(document.createElement('p'), { textContent: line })));
+  return agreed($('lacks-dialog'));
 }
 
 // --- user input -------------------------------------------------------------------------------------------------
@@ -648,6 +859,10 @@ async function download(kind) {
 const viewer = new Viewer($('canvas'), {
   select: (face, point) => select(face, point),
   move: movePoint,
+  tookBack: (key) => {
+    takeBack(state.current, key);
+    refresh();
+  },
   dropped: (face, point) => say(describe(state.current.faces[face].points[point], names()[point])),
   place: (x, y) => {
     const point = currentPoint();
@@ -667,9 +882,14 @@ const viewer = new Viewer($('canvas'), {
 const acts = {
   open: () => $('file-input').click(),
   folder: () => $('folder-input').click(),
-  camera: toggleCamera,
+  camera: () => (state.live ? stopLive() : startLive()),
+  mirror: () => setMirror(!state.mirror),
   keep: keepFrame,
   stop: () => stopLive(),
+  cancel: () => pause({ text: 'Cancelled.', button: 'Go on' }),
+  resume,
+  retry: () => retry([state.current]),
+  'retry-all': () => retry(inState('failed')),
   example: async () => {
     const blob = await (await fetch('example.jpg')).blob();
     addFiles([new File([blob], 'example.jpg', { type: 'image/jpeg' })]);
@@ -679,7 +899,7 @@ const acts = {
   'zoom-in': () => viewer.zoom(1.4),
   'zoom-out': () => viewer.zoom(1 / 1.4),
   fit: () => viewer.fit(),
-  'zoom-face': () => currentFace() && viewer.zoomTo(currentFace().box),
+  'zoom-face': () => currentFace() && viewer.zoomTo(viewer.scene.faces[state.face].box),
   names: () => {
     state.showNames = !state.showNames;
     pressed('names', state.showNames);
@@ -719,7 +939,7 @@ const canvasKeys = {
   Backspace: (event) => (event.shiftKey ? deleteFace() : setPointState('absent')),
 };
 
-// Keys for the whole image; letters only while the image, the list of points or nothing has the focus.
+// Keys for the whole image; not while something is typed into a field.
 const pageKeys = {
   f: () => state.current?.faces.length && select((state.face + 1) % state.current.faces.length, state.point, true),
   a: (event) => canAdd() && acts['add-face'](event),
@@ -758,25 +978,27 @@ document.addEventListener('keydown', (event) => {
     menu.querySelector('summary').focus();
     return;
   }
-  if (target.matches('input, select') && event.key !== 'Escape') return;
+  const typed = target.matches('select, input:not([type="radio"], [type="checkbox"])');
+  if (typed && event.key !== 'Escape') return;
   const onCanvas = target === $('canvas');
   const onPoints = target === $('points');
-  const free = onCanvas || onPoints || target === document.body || event.key.length > 1;
+  const nudges = onCanvas || (state.point !== null && !onPoints && !target.matches('input'));
   let done = true;
   if (viewer.boxing && onCanvas && boxKey(event)) done = true;
   else if (event.key === 'Escape') {
     if (viewer.boxing) viewer.endBox(false);
     else if (state.live) stopLive();
     else if (state.point !== null) select(state.face, null);
-  } else if (onCanvas && ARROWS[event.key]) nudge(...ARROWS[event.key], event);
-  else if ((onCanvas || onPoints) && canvasKeys[key]) canvasKeys[key](event);
-  else if (free && pageKeys[key] && !event.altKey) pageKeys[key](event);
+  } else if (nudges && ARROWS[event.key]) nudge(...ARROWS[event.key], event);
+  else if (canvasKeys[key] && (key !== 'Enter' || onCanvas || onPoints)) canvasKeys[key](event);
+  else if (pageKeys[key] && !event.altKey) pageKeys[key](event);
   else done = false;
   if (done) event.preventDefault();
 });
 
 $('points').addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === 'Enter') $('canvas').focus();
   const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
   const to = { Home: 0, End: names().length - 1 }[event.key];
   if (by) stepPoint(by);
@@ -841,6 +1063,12 @@ for (const id of ['file-input', 'folder-input']) {
   });
 }
 
+$('camera-device').addEventListener('change', ({ target }) => {
+  const { before } = state.live;
+  stopLive(false);
+  startLive(target.value, before);
+});
+
 for (const id of ['style', 'crops', 'min-score']) $(id).addEventListener('change', again);
 
 $('keys').addEventListener('click', () => $('keys-dialog').showModal());
@@ -896,7 +1124,7 @@ document.addEventListener('drop', async (event) => {
 });
 
 window.addEventListener('beforeunload', (event) => {
-  if (unsaved) event.preventDefault();
+  if (edits !== saved) event.preventDefault();
 });
 
 // --- engines ----------------------------------------------------------------------------------------------------
@@ -906,32 +1134,42 @@ const PRIVACY = {
   browser: 'Photos are processed in this browser and are not sent anywhere.',
 };
 
+/** Switch to an engine. Until it answers images wait: none goes to the one before. */
 async function useEngine(kind) {
-  const input = document.querySelector(`[name="engine"][value="${kind}"]`);
+  wanted = kind;
+  engine = null;
+  switching.abort();
+  switching = new AbortController();
+  waitAgain(inState('busy'));
+  const chosen = () => document.querySelector(`[name="engine"][value="${wanted}"]`);
+  if (kind === 'browser') tell('Loading the models into this browser (about 20 MB, once) …');
   try {
-    if (kind === 'browser') {
-      const missing = await Browser.missing();
-      if (missing) throw new Problem(missing);
-      tell('Loading the models into this browser (about 20 MB, once) …');
-    }
     const { schema, styles } = await engines[kind].start();
-    const changed = engine !== engines[kind];
+    if (wanted !== kind) return;
+    const changed = settled && settled !== kind;
+    settled = kind;
     engine = engines[kind];
+    state.paused = null;
     state.schema = schema;
-    input.checked = true;
+    chosen().checked = true;
     $('privacy').textContent = PRIVACY[kind];
-    const chosen = $('style').value;
-    $('style').replaceChildren(...styles.map((style) => new Option(style, style)));
-    $('style').value = styles.includes(chosen) ? chosen : styles.includes('kaggle-a') ? 'kaggle-a' : styles[0] ?? '';
+    const style = $('style').value;
+    $('style').replaceChildren(...styles.map((each) => new Option(each, each)));
+    $('style').value = styles.includes(style) ? style : styles.includes('kaggle-a') ? 'kaggle-a' : styles[0] ?? '';
+    refresh();
     if (changed) {
       tell(PRIVACY[kind]);
       again();
-    }
-    refresh();
+    } else work();
   } catch (error) {
-    const back = Object.keys(engines).find((each) => engines[each] === engine);
-    document.querySelector(`[name="engine"][value="${back}"]`).checked = true;
+    if (wanted !== kind) return;
     tell(problemText(error), true);
+    wanted = settled ?? 'service';
+    engine = engines[settled] ?? null;
+    chosen().checked = true;
+    if (kind === wanted) stopFor(error);
+    else if (wanted === 'browser') work();
+    else if (inState('waiting').length) pause({ text: 'The images that wait were not sent.', button: 'Send them to the service' });
   }
 }
 

@@ -79,3 +79,12 @@ export function alike(first, second) {
   const angle = (Math.atan2(between[1], between[0]) * 180) / Math.PI;
   return scale > 0.8 && scale < 1.25 && Math.abs(angle) < 25;
 }
+
+/** Overlap of two boxes: the area of both over the area of either. */
+export function iou(a, b) {
+  const common =
+    Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) *
+    Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
+  const area = (box) => (box[2] - box[0]) * (box[3] - box[1]);
+  return common / (area(a) + area(b) - common);
+}

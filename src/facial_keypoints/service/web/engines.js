@@ -1,8 +1,13 @@
 // The two engines: the service over HTTP, or a worker in this browser. Both answer with
 // {width, height, faces: [{box: [x0, y0, x1, y1], score, points: [{x, y, confidence}]}]} in pixels of the image.
 
-/** An error with a sentence for the user. */
-export class Problem extends Error {}
+/** An error with a sentence for the user. `stops`: 'away' or 'token' if every other image would meet it too. */
+export class Problem extends Error {
+  constructor(text, stops = null) {
+    super(text);
+    this.stops = stops;
+  }
+}
 
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 
@@ -22,7 +27,7 @@ function faceOfRow(row, names) {
 
 /** The REST service that this page comes from. */
 export class Service {
-  /** @param {() => Promise<string|null>} askToken asks the user for the service's token */
+  /** @param {(wrong: boolean) => Promise<string|null>} askToken asks the user for the service's token */
   constructor(askToken) {
     this.askToken = askToken;
     this.names = [];
@@ -33,22 +38,37 @@ export class Service {
     return this.token ? { Authorization: `Bearer ${this.token}` } : {};
   }
 
+  /** Whether the service runs. */
+  async alive() {
+    const reply = await fetch('healthz', { cache: 'no-store' }).catch(() => null);
+    return Boolean(reply?.ok);
+  }
+
+  async #broken() {
+    return (await this.alive())
+      ? new Problem('The connection to the service broke off.')
+      : new Problem('The service does not answer.', 'away');
+  }
+
+  /** The JSON of a reply. With `options.signal` aborted nothing more is sent. */
   async request(path, options = {}) {
     for (let tries = 0; ; tries += 1) {
       let reply;
+      const sent = this.token;
       try {
         reply = await fetch(path, { ...options, headers: this.headers });
+        if (reply.ok) return await reply.json();
       } catch {
-        throw new Problem('The service does not answer. Is it still running?');
+        throw await this.#broken();
       }
-      if (reply.ok) return reply;
-      if (reply.status === 401 && tries < 3) {
-        const token = await this.askToken();
-        if (token) {
-          this.token = token;
-          sessionStorage.setItem('token', token);
-          continue;
-        }
+      if ([502, 504].includes(reply.status)) throw await this.#broken(); // a proxy in front of it
+      if (reply.status === 401) {
+        if (sent !== this.token) continue; // another request asked for it meanwhile
+        const token = await this.askToken(Boolean(sent));
+        if (!token) throw new Problem(`The service needs ${sent ? 'another token: this one is wrong' : 'its token'}.`, 'token');
+        this.token = token;
+        sessionStorage.setItem('token', token);
+        continue;
       }
       if (reply.status === 503 && tries < 5) {
         await wait(1000 * Math.min(10, Number(reply.headers.get('Retry-After')) || 1));
@@ -66,14 +86,14 @@ export class Service {
   }
 
   async start() {
-    const { models } = await (await this.request('v1/models')).json();
+    const { models } = await this.request('v1/models');
     const model = models.find(({ name }) => name === 'default') ?? models[0];
     this.model = model.name;
     this.names = model.schema.keypoint_names;
     return { schema: model.schema, styles: model.styles.filter(Boolean) };
   }
 
-  async predict({ file, name, boxes, crops, style, minScore }) {
+  async predict({ file, name, boxes, crops, style, minScore, signal }) {
     const body = new FormData();
     body.append('files', file, name);
     if (boxes) body.append('boxes', JSON.stringify(boxes));
@@ -81,8 +101,7 @@ export class Service {
     if (style) query.set('style', style);
     if (crops && !boxes) query.set('crops', 'true');
     if (minScore && !crops && !boxes) query.set('min_score', minScore);
-    const reply = await this.request(`v1/predict?${query}`, { method: 'POST', body });
-    const [image] = (await reply.json()).images;
+    const { images: [image] } = await this.request(`v1/predict?${query}`, { method: 'POST', body, signal });
     if (image.problem) throw new Problem(image.problem.detail || image.problem.title);
     const { width, height, faces } = image;
     return { width, height, faces: faces.map((row) => faceOfRow(row, this.names)) };
@@ -100,7 +119,8 @@ export class Browser {
   /** Why this browser cannot compute: a text, or null if it can. */
   static async missing() {
     const reply = await fetch('ort/ort.wasm.min.mjs', { method: 'HEAD' }).catch(() => null);
-    return reply?.ok ? null
+    if (!reply) throw new Problem('The service does not answer.', 'away');
+    return reply.ok ? null
       : 'The service was started without ONNX Runtime Web: unpack the npm package onnxruntime-web and start ' +
         '“facial-keypoints serve --ort-web package/dist”.';
   }
@@ -114,14 +134,21 @@ export class Browser {
   }
 
   async start() {
+    const missing = await Browser.missing();
+    if (missing) throw new Problem(missing);
+    await this.service.start(); // the model's name, and whether the token is right
     this.worker ??= this.#worker();
     const at = (path) => new URL(path, document.baseURI).href;
     const models = {
       model: at(`v1/models/${encodeURIComponent(this.service.model)}.onnx`), detector: at('v1/models/face_detector.onnx'),
     };
-    return this.post('start', {
-      runtime: at('ort/'), files: models, headers: this.service.headers,
-    });
+    try {
+      return await this.post('start', { runtime: at('ort/'), files: models, headers: this.service.headers });
+    } catch (error) {
+      this.worker?.terminate(); // a module that was not loaded would stay so
+      this.worker = null;
+      throw error;
+    }
   }
 
   #worker() {

@@ -17,7 +17,7 @@ function cell(value) {
 
 const csvOf = (lines) => lines.map((line) => `${line.map(cell).join(',')}\n`).join('');
 
-/** One row a face, the columns of `facial-keypoints predict`. */
+/** One row a face, the columns of `facial-keypoints predict` and its label style. */
 function rowsOf(images, names) {
   return images.flatMap((image) =>
     image.faces.map((face, n) => {
@@ -30,6 +30,7 @@ function rowsOf(images, names) {
         row[`${name}_y`] = round(y, 3);
         row[`${name}_confidence`] = round(confidence, 4);
       });
+      row.style = face.style;
       return row;
     }),
   );
@@ -41,7 +42,7 @@ const columnsOf = (names) => [
 ];
 
 export function toCsv(images, names) {
-  const columns = columnsOf(names);
+  const columns = [...columnsOf(names), 'style'];
   return csvOf([columns, ...rowsOf(images, names).map((row) => columns.map((column) => row[column]))]);
 }
 
@@ -50,18 +51,18 @@ export function toJson(images, names) {
   return rows.length ? `[\n${rows.join(',\n')}\n]\n` : '[]\n';
 }
 
-/** One row a face, the columns of `facial-keypoints measure`. */
+/** One row a face, the columns of `facial-keypoints measure` and its label style. */
 export function toMeasurementCsv(images, names) {
   const lines = images.flatMap((image) =>
     image.faces.map((face, n) => {
       const { rows, warnings } = measure(face.points, names);
       const place = [image.name, n, ...face.box.map((v) => round(v, 3)), round(face.score, 4)];
       const numbers = rows.flatMap(({ value, sigma }) => [round(value, 5), round(sigma, 5)]);
-      return { line: [...place, ...numbers, warnings.join(', ')], rows };
+      return { line: [...place, ...numbers, warnings.join(', '), face.style], rows };
     }),
   );
   const measures = lines[0]?.rows.flatMap(({ name }) => [name, `${name}_sigma`]) ?? [];
-  return csvOf([[...columnsOf([]), ...measures, 'warnings'], ...lines.map(({ line }) => line)]);
+  return csvOf([[...columnsOf([]), ...measures, 'warnings', 'style'], ...lines.map(({ line }) => line)]);
 }
 
 /** The square crop of a face: placed by its points as in Kaggle's images, or else around its box. */
@@ -150,6 +151,7 @@ export async function toCoco(images, schema, bitmapOf) {
           x === null ? [0, 0, 0] : [round(x, 3), round(y, 3), occluded ? 1 : 2],
         ),
         num_keypoints: labelled,
+        style: face.style,
       });
     }
   }

@@ -7,17 +7,21 @@ export function newImage(file, name) {
   const id = nextId;
   nextId += 1;
   return {
-    id, file, name, bitmap: null, width: 0, height: 0, status: 'waiting', problem: '',
+    id, file, name, bitmap: null, width: 0, height: 0, status: 'waiting', problem: '', lost: 0,
     faces: [], past: [], future: [], corrected: false,
   };
 }
 
-export function newFace({ box, score = null, points }, drawn = false) {
+/** A face as an engine answered it. `style`: the label style of its points, '' if the model has none. */
+export function newFace({ box, score = null, points }, style, drawn = false) {
   return {
-    box, score, drawn,
+    box, score, style: style ?? '', drawn,
     points: points.map(({ x, y, confidence }) => ({ x, y, confidence, occluded: false, byHand: false, was: [x, y] })),
   };
 }
+
+/** Whether an image has corrections, or had some that can be done again: a new answer must not replace these. */
+export const isTouched = (image) => image.corrected || image.future.length > 0;
 
 export const isAbsent = (point) => point.x === null;
 
@@ -41,10 +45,15 @@ export function change(image, act, key = null) {
 function step(image, from, to) {
   const state = from.pop();
   if (!state) return false;
-  to.push({ faces: image.faces, key: null, time: 0, corrected: image.corrected });
+  to.push({ faces: image.faces, key: null, time: performance.now(), corrected: image.corrected });
   image.faces = state.faces;
   image.corrected = state.corrected;
   return true;
+}
+
+/** Take back a change that was not finished, as if it had not been. */
+export function takeBack(image, key) {
+  if (image.past.at(-1)?.key === key) step(image, image.past, []);
 }
 
 export const undo = (image) => step(image, image.past, image.future);

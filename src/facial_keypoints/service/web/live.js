@@ -2,14 +2,24 @@
 
 const LONGEST_SIDE = 640; // of a frame; a face in front of a camera is large enough then
 
+/** The cameras of this device; their names are known only after one was allowed. */
+export async function camerasHere() {
+  const devices = await navigator.mediaDevices.enumerateDevices();
+  return devices.filter(({ kind }) => kind === 'videoinput');
+}
+
 /**
- * Start the camera.
+ * Start a camera.
+ * @param device the id of the camera; without it the one that faces the user
  * @param ask (frame) => answer; shown (frame, answer, framesPerSecond); failed (error)
- * @returns {stop()}
+ * @returns {stop(), device, rear}: its id, and whether it faces away from the user
  */
-export async function startCamera(video, { ask, shown, failed }) {
+export async function startCamera(video, device, { ask, shown, failed }) {
   const stream = await navigator.mediaDevices.getUserMedia({
-    video: { facingMode: 'user', width: { ideal: 640 }, height: { ideal: 480 } }, audio: false,
+    video: {
+      ...(device ? { deviceId: { exact: device } } : { facingMode: 'user' }), width: { ideal: 640 }, height: { ideal: 480 },
+    },
+    audio: false,
   });
   video.srcObject = stream;
   await video.play();
@@ -30,13 +40,13 @@ export async function startCamera(video, { ask, shown, failed }) {
         const canvas = new OffscreenCanvas(width, height);
         canvas.getContext('2d').drawImage(video, 0, 0, width, height);
         const file = await canvas.convertToBlob({ type: 'image/jpeg', quality: 0.9 });
-        const frame = { file, name: 'camera.jpg', bitmap: canvas.transferToImageBitmap() };
+        const frame = { file, name: 'camera.jpg', bitmap: canvas.transferToImageBitmap(), time: begun / 1000 };
         const answer = await ask(frame);
         // Not faster than the screen, or the same frame would be predicted twice.
         await new Promise((done) => { requestAnimationFrame(done); });
         const seconds = (performance.now() - begun) / 1000;
         rate = rate ? 0.8 * rate + 0.2 / seconds : 1 / seconds;
-        if (running) shown(frame, answer, rate);
+        if (running && answer) shown(frame, answer, rate); // null: another engine starts
       }
     } catch (error) {
       if (running) failed(error);
@@ -44,5 +54,6 @@ export async function startCamera(video, { ask, shown, failed }) {
     }
   };
   loop();
-  return { stop };
+  const { deviceId, facingMode } = stream.getVideoTracks()[0].getSettings();
+  return { stop, device: deviceId, rear: facingMode === 'environment' };
 }

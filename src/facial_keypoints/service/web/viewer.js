@@ -51,15 +51,19 @@ export function drawFaces(context, view, { faces, names, edges, face: chosen, po
   nameFaces(context, at, { faces, names, chosen, selected, hover, showNames, unit });
 }
 
-// Names beside their points, the selected and hovered ones first; a name that would cover another name or a point is
-// left out.
+const RINGS = [16, 30, 46, 64, 84, 106, 130, 156, 184]; // how far a name may stand from its point, with a line to it
+const AROUND = Array.from({ length: 16 }, (_, n) => [Math.cos((n * Math.PI) / 8), Math.sin((n * Math.PI) / 8)]);
+
+// Names beside their points, the selected and hovered ones first. Those of the chosen face (or of the only one) are all
+// shown, if need be further away with a line; of other faces one that would cover a name or a point is left out.
 function nameFaces(context, at, { faces, names, chosen, selected, hover, showNames, unit }) {
   const wanted = [];
   faces.forEach((face, n) => {
     face.points.forEach((point, k) => {
       if (point.x === null) return;
       const asked = (n === chosen && k === selected) || (hover && hover.face === n && hover.point === k);
-      if (asked || showNames) wanted.push({ point, name: plainName(names[k]), rank: asked ? 0 : n === chosen ? 1 : 2 });
+      const own = n === chosen || faces.length === 1;
+      if (asked || showNames) wanted.push({ point, name: plainName(names[k]), rank: asked ? 0 : own ? 1 : 2 });
     });
   });
   wanted.sort((a, b) => a.rank - b.rank);
@@ -69,22 +73,41 @@ function nameFaces(context, at, { faces, names, chosen, selected, hover, showNam
     const [x, y] = at(px, py);
     return [x - around, y - around, x + around, y + around];
   }));
-  const limit = context.canvas.width / context.getTransform().a;
+  const { a: across, d: down } = context.getTransform();
+  const [limit, bottom] = [context.canvas.width / across, context.canvas.height / down];
+  const placed = [];
   for (const { point, name, rank } of wanted) {
     const [x, y] = at(point.x, point.y);
     const [wide, high, gap] = [context.measureText(name).width, 13 * unit, 9 * unit];
-    const places = [
+    const near = [
       [x + gap, y + 4 * unit], [x - gap - wide, y + 4 * unit], [x - wide / 2, y - gap],
       [x - wide / 2, y + gap + high * 0.8], [x + gap * 0.6, y - gap * 0.8], [x - wide, y - gap * 0.8],
     ];
-    const clear = ([left, base]) => left >= 0 && left + wide <= limit && taken.every(
+    const clear = ([left, base]) => left >= 0 && left + wide <= limit && base >= high && base <= bottom && taken.every(
       ([l, t, r, b]) => left > r || left + wide < l || base - high > b || base < t,
     );
-    const place = places.find(clear) ?? (rank === 0 ? places[0] : null);
+    let place = near.find(clear);
+    let far = false;
+    for (let ring = 0; !place && rank < 2 && ring < RINGS.length; ring += 1) {
+      const r = RINGS[ring] * unit;
+      place = AROUND.map(([dx, dy]) => [x + r * dx + (wide * (dx - 1)) / 2, y + r * dy + high / 3]).find(clear);
+      far = true;
+    }
+    place ??= rank < 2 ? near[0] : null;
     if (!place) continue;
-    taken.push([place[0], place[1] - high, place[0] + wide, place[1]]);
-    label(context, name, ...place, unit);
+    const box = [place[0], place[1] - high, place[0] + wide, place[1]];
+    taken.push(box);
+    placed.push({ name, place });
+    if (far) {
+      context.lineWidth = unit;
+      context.strokeStyle = '#fff';
+      context.beginPath();
+      context.moveTo(x, y);
+      context.lineTo(Math.min(box[2], Math.max(box[0], x)), Math.min(box[3], Math.max(box[1], y)));
+      context.stroke();
+    }
   }
+  for (const { name, place } of placed) label(context, name, ...place, unit);
 }
 
 function dot(context, x, y, size, point, selected, unit) {
@@ -142,8 +165,8 @@ function label(context, text, x, y, unit, strong = true) {
 export class Viewer {
   /**
    * @param canvas the canvas to draw on
-   * @param on callbacks: select(face, point), move(face, point, x, y, dragKey), place(x, y), box([x0, y0, x1, y1]),
-   *   boxCancelled(), zoomed(scale), dropped(face, point)
+   * @param on callbacks: select(face, point), move(face, point, x, y, dragKey), tookBack(dragKey), place(x, y),
+   *   box([x0, y0, x1, y1]), boxCancelled(), zoomed(scale), dropped(face, point)
    */
   constructor(canvas, on) {
     this.canvas = canvas;
@@ -357,6 +380,7 @@ export class Viewer {
     const [x, y] = this.#place(event);
     this.pointers.set(event.pointerId, [x, y]);
     if (this.pointers.size === 2) {
+      this.#takeBack();
       this.action = { kind: 'pinch' };
       return;
     }
@@ -367,15 +391,18 @@ export class Viewer {
       this.action = { kind: 'box', start };
       return;
     }
-    const hit = event.button === 1 ? null : this.#near(x, y, event.pointerType === 'mouse' ? 12 : 26);
-    if (hit) {
+    const finger = event.pointerType === 'touch';
+    const hit = event.button === 1 ? null : this.#near(x, y, finger ? 26 : 12);
+    const slack = finger ? 8 : 3; // pixels that a click or tap may move
+    // A finger drags only the chosen point, so that a swipe over the image moves none.
+    if (hit && (!finger || (hit.face === this.scene.face && hit.point === this.scene.point))) {
       const { x: px, y: py } = this.scene.faces[hit.face].points[hit.point];
       const [sx, sy] = this.toScreen(px, py);
       this.drags += 1;
       // The point keeps its distance from the finger, which would cover it.
-      this.action = { kind: 'drag', ...hit, off: [sx - x, sy - y], from: [x, y], key: `drag ${this.drags}`, moved: false };
+      this.action = { kind: 'drag', ...hit, off: [sx - x, sy - y], from: [x, y], slack, key: `drag ${this.drags}`, moved: false };
       this.on.select(hit.face, hit.point);
-    } else this.action = { kind: 'pan', from: [x, y], last: [x, y], moved: false };
+    } else this.action = { kind: 'pan', hit, from: [x, y], last: [x, y], slack, moved: false };
   }
 
   #move(event) {
@@ -398,12 +425,12 @@ export class Viewer {
       this.boxing.box = [Math.min(sx, px), Math.min(sy, py), Math.max(sx, px), Math.max(sy, py)];
       this.draw();
     } else if (action?.kind === 'drag') {
-      if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < 3) return;
+      if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < action.slack) return;
       action.moved = true;
       const [px, py] = this.toImage(x + action.off[0], y + action.off[1]);
       this.on.move(action.face, action.point, ...this.inside(px, py), action.key);
     } else if (action?.kind === 'pan') {
-      if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < 4) return;
+      if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < action.slack) return;
       action.moved = true;
       this.pan(x - action.last[0], y - action.last[1]);
       action.last = [x, y];
@@ -412,20 +439,32 @@ export class Viewer {
 
   #up(event) {
     if (!this.pointers.delete(event.pointerId)) return;
-    const action = this.action;
-    if (this.pointers.size) {
-      this.action = null;
-      return;
-    }
+    if (event.type === 'pointercancel') this.#takeBack();
+    const { action } = this;
     this.action = null;
+    if (this.pointers.size) return;
     if (action?.kind === 'box') this.endBox(event.type === 'pointerup');
     else if (action?.kind === 'drag' && action.moved) this.on.dropped(action.face, action.point);
     else if (action?.kind === 'pan' && !action.moved && event.type === 'pointerup') {
       const [x, y] = this.#place(event);
       const [px, py] = this.toImage(x, y);
+      if (action.hit) {
+        this.on.select(action.hit.face, action.hit.point);
+        return;
+      }
       const face = this.#faceAt(x, y);
       if (!this.on.place(...this.inside(px, py)) && face >= 0) this.on.select(face, null);
     }
+  }
+
+  /** Forget what the pointer holds: the faces are others now. */
+  letGo() {
+    if (this.action?.kind === 'drag') this.action = null;
+  }
+
+  #takeBack() {
+    if (this.action?.kind === 'drag' && this.action.moved) this.on.tookBack(this.action.key);
+    this.letGo();
   }
 
   /** The nearest place on the image. */

@@ -1,7 +1,7 @@
 // Finds faces and their keypoints in the browser, in a worker, so that the page stays responsive.
 // The steps are those of inference/detector.py and refine_boxes of inference/refine.py.
 
-import { alike, apply, boxToCrop, hasCropPoints, faceSize, faceCrop, inverse } from './crops.js';
+import { alike, apply, boxToCrop, hasCropPoints, faceSize, faceCrop, inverse, iou } from './crops.js';
 import { metadataOf } from './onnx-about.js';
 import { cutCrop, grayOf, shrink, warp } from './pixels.js';
 
@@ -38,14 +38,6 @@ async function start({ runtime, files, headers }) {
   const { schema, styles, input_size: [height, width], channels } = model.about;
   if (height !== width || channels !== 1) throw new Error('only models of square grey crops run in the browser');
   return { schema, styles };
-}
-
-function iou(a, b) {
-  const common =
-    Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) *
-    Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
-  const area = (box) => (box[2] - box[0]) * (box[3] - box[1]);
-  return common / (area(a) + area(b) - common);
 }
 
 async function detect(gray, minScore) {
