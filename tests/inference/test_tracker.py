@@ -437,7 +437,7 @@ def test_ctrl_c_keeps_what_was_tracked(constant: Path, tmp_path: Path) -> None:
         [*COMMAND, *map(str, words)], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     ) as process:
         deadline = time.monotonic() + 60
-        while not any(p.stat().st_size > 20_000 for p in tmp_path.glob(".t.csv.*")):
+        while not any(p.stat().st_size > 20_000 for p in tmp_path.glob(".*.csv")):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
