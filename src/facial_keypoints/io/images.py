@@ -124,6 +124,7 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
     media_type: str | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> ImageArray:
     """Read one image, upright as its EXIF orientation says.
 
@@ -132,8 +133,7 @@ def read_image(
     use where they are fewer than 15 (12-bit cameras) or more than 16. An image that uses less than an eighth of
     that range (thermal cameras) is stretched from its smallest to its largest value.
 
-    Of an image with several pages or frames the first is read. That, and transparency that was left out, is
-    logged as a warning, once for each name.
+    Of an image with several pages or frames the first is read; a warning says so.
 
     Args:
         source: A path, the bytes of a file, or an image that is stored elsewhere.
@@ -141,6 +141,7 @@ def read_image(
         max_pixels: Refuse larger images, before they are decoded.
         name: Name of the image in messages; the path when left out.
         media_type: A key of :data:`MEDIA_TYPES`: refuse an image of another format.
+        warn: Takes each warning, a sentence with the name; logged once when left out.
 
     Returns:
         (H, W, channels) uint8, upright.
@@ -165,6 +166,9 @@ def read_image(
     if not content:
         raise ImageError(f"{shown}: the file is empty.")
 
+    def say(text: str) -> None:
+        (warn or _log)(f"{shown}: {text}")
+
     def decode(content: bytes) -> ImageArray:
         with _open(content) as image:
             if media_type is not None and image.format not in MEDIA_TYPES[media_type]:
@@ -183,16 +187,16 @@ def read_image(
                     f"{shown}: its pixels are floating-point numbers of unknown range: save it with 8 or "
                     "16 bits."
                 )
-            array = _to_array(image, channels, content, shown)
+            array = _to_array(image, channels, content, say)
             with suppress(*_DAMAGE):  # what follows the first frame may be damaged
-                _warn_of_more(image, content, shown)
+                _warn_of_more(image, content, say)
             return array
 
     try:
         try:
             return decode(content)
         except _DAMAGE:
-            if (repaired := _repaired(content, decode, shown)) is None:
+            if (repaired := _repaired(content, decode, say)) is None:
                 raise
             return repaired
     except UnidentifiedImageError:
@@ -231,7 +235,7 @@ def _open(content: bytes) -> ImageFile.ImageFile:
 
 
 def _repaired(
-    content: bytes, decode: Callable[[bytes], ImageArray], shown: str
+    content: bytes, decode: Callable[[bytes], ImageArray], say: Callable[[str], None]
 ) -> ImageArray | None:
     """Read an image again that could not be decoded, without the parts that its pixels do not need.
 
@@ -249,7 +253,7 @@ def _repaired(
     if (
         b"\xff\xc2" in content
     ):  # progressive: scans after the last that is there would refine all rows
-        _warn(f"{shown}: ends without its end marker; its finest details may be missing.")
+        say("ends without its end marker; its finest details may be missing.")
     return first
 
 
@@ -265,17 +269,17 @@ def _png_pixels(content: bytes) -> bytes:
 
 
 @lru_cache(maxsize=10_000)
-def _warn(message: str) -> None:
+def _log(message: str) -> None:
     """Log a warning once, although the same image may be read twice, to predict and to draw."""
     _LOG.warning(message)
 
 
-def _warn_of_more(image: Image.Image, content: bytes, shown: str) -> None:
+def _warn_of_more(image: Image.Image, content: bytes, say: Callable[[str], None]) -> None:
     """Say that an image has more pages or frames than the one that is read."""
     if image.format == "MPO" or not getattr(image, "is_animated", False):
         return  # the further images of an MPO are previews or depths
     if image.format != "TIFF":
-        _warn(f"{shown}: is animated; only its first frame was read.")
+        say("is animated; only its first frame was read.")
         return
     pages = 1
     with suppress(*_DAMAGE), _open(content) as again:
@@ -283,9 +287,7 @@ def _warn_of_more(image: Image.Image, content: bytes, shown: str) -> None:
             again.seek(pages)
             pages += 1
     count = f"at least {pages:,}" if pages == _MOST_PAGES else f"{pages}"
-    _warn(
-        f"{shown}: has {count} pages; only the first was read. Save each page as a file to read all."
-    )
+    say(f"has {count} pages; only the first was read. Save each page as a file to read all.")
 
 
 def _to_eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -318,7 +320,7 @@ def _stretch_colours(image: Image.Image, content: bytes) -> Image.Image:
 
 
 def _to_array(
-    source: ImageFile.ImageFile, channels: int | None, content: bytes, shown: str
+    source: ImageFile.ImageFile, channels: int | None, content: bytes, say: Callable[[str], None]
 ) -> ImageArray:
     image: Image.Image = source
     deep = source.format == "PPM" or ";16" in str(source.tile[:1])
@@ -345,7 +347,7 @@ def _to_array(
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() == (0, 0):
-            _warn(f"{shown}: all of it is transparent; its colours were read.")
+            say("all of it is transparent; its colours were read.")
             image.putalpha(255)
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)

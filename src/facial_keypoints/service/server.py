@@ -95,8 +95,6 @@ def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """
     # It would log a line about every broken form that a client sends.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    # Its warnings hold the names of images.
-    logging.getLogger("facial_keypoints.io.images").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
         http=_Protocol,
