@@ -259,6 +259,30 @@ def test_mistakes_get_one_sentence(tmp_path: Path, words: list[str], code: int, 
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_a_jpeg_without_end_12_bits_and_the_first_page_give_the_faces_of_the_whole_image(
+    tmp_path: Path,
+) -> None:
+    photo, faces = draw_scene(1, seed=1)
+    image = Image.fromarray(photo)
+    image.save(tmp_path / "whole.jpg", quality=95)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-2])
+    cv2.imwrite(str(tmp_path / "deep.png"), photo[..., ::-1].astype(np.uint16) * 16)
+    image.save(tmp_path / "pages.tif", save_all=True, append_images=[image, image])
+    boxes = [
+        [n, *face_boxes(faces.xy, KAGGLE15)[0].tolist()]
+        for n in ("whole.jpg", "cut.jpg", "deep.png", "pages.tif")
+    ]
+    write_boxes(tmp_path / "boxes.csv", boxes)
+    # Drawing reads each image again; the line stands there once.
+    done = run(".", "--boxes", "boxes.csv", "-o", "out.csv", "--draw", "drawn", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.count("pages.tif: has 3 pages; only the first was read.") == 1
+    with (tmp_path / "out.csv").open() as file:
+        rows = {row["source"]: float(row["nose_tip_x"]) for row in csv.DictReader(file)}
+    assert rows["cut.jpg"] == rows["whole.jpg"]
+    assert list(rows.values()) == pytest.approx([rows["whole.jpg"]] * 4, abs=1)
+
+
 def test_what_has_no_face_in_it_is_left_out_and_a_face_counts_once(scene) -> None:
     photo, faces, boxes = scene
     nothing = np.array([[150, 250, 240, 340]], np.float32)  # a piece of the wall

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import re
 import struct
 import threading
 import time
@@ -11,9 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from facial_keypoints.errors import DataError, ImageError, OutputError
 from facial_keypoints.io.images import (
@@ -114,6 +116,78 @@ def test_16_bit_grey_is_scaled_not_clipped(kind: str) -> None:
     assert colour[0, 2].tolist() == [128, 128, 128]
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_white_is_the_largest_value_of_the_bits_in_use(bits: int) -> None:
+    white = 2**bits - 1
+    values = np.array([[0, white // 5, white // 2, white]] * 4)
+    expected = pytest.approx([0, 51, 127, 255], abs=1)
+    for kind, dtype in (("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32)):
+        array = read_image(saved(Image.fromarray(values.astype(dtype)), kind), channels=1)
+        assert array[0, :, 0].tolist() == expected
+    ok, content = cv2.imencode(".png", np.repeat(values[..., None], 3, axis=2).astype(np.uint16))
+    assert ok
+    assert read_image(content.tobytes())[0, :, 2].tolist() == expected
+
+
+def test_32_bits_and_values_below_zero_and_of_a_narrow_range_are_stretched() -> None:
+    for low, high in ((-1000, 3095), (0, 2**31 - 1), (29_000, 31_000), (7_000, 7_800)):
+        values = np.linspace(low, high, 256).astype(np.int32).reshape(16, 16)
+        array = read_image(saved(Image.fromarray(values), "TIFF"), channels=1)
+        assert array[..., 0].ravel().tolist() == pytest.approx(range(256), abs=1)
+
+
+def test_the_colours_of_12_bits_keep_their_order_and_orientation() -> None:
+    values = np.zeros((4, 6, 3), np.uint16)
+    values[..., 2], values[..., 1], values[0, 0, 0] = (
+        4095,
+        2047,
+        1000,
+    )  # blue, green, red for OpenCV
+    ok, encoded = cv2.imencode(".tiff", values)
+    assert ok
+    array = read_image(encoded.tobytes())
+    assert array[1, 1].tolist() == [255, 127, 0]
+    assert array[0, 0].tolist() == [255, 127, 62]
+
+
+def test_grey_values_of_16_bits_may_be_stored_inverted() -> None:
+    values = np.array([[0, 65535]] * 2, np.uint16)
+    content = saved(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
+    assert read_image(content, channels=1)[0, :, 0].tolist() == [255, 0]
+
+
+def test_the_colours_of_an_image_that_is_all_transparent_are_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    image = sample()
+    image.putalpha(0)
+    assert_upright(read_image(saved(image, "PNG"), name="clear.png"))
+    assert "clear.png: all of it is transparent" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF"])
+def test_one_line_says_that_further_pages_were_not_read(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pages = [Image.new("L", (WIDTH, HEIGHT), value) for value in (10, 90, 200)]
+    content = saved(pages[0], kind, save_all=True, append_images=pages[1:])
+    for _ in range(2):
+        assert read_image(content, channels=1, name=f"scans.{kind}")[0, 0, 0] == 10
+    more = "has 3 pages; only the first" if kind == "TIFF" else "is animated; only its first frame"
+    assert [f"scans.{kind}: {more}" in line for line in caplog.messages] == [True]
+    caplog.clear()
+    read_image(saved(pages[0], kind), name="one")
+    assert not caplog.messages
+
+
+def test_a_damaged_second_page_does_not_cost_the_first(caplog: pytest.LogCaptureFixture) -> None:
+    pages = [Image.new("L", (WIDTH, HEIGHT), value) for value in (10, 90)]
+    for kind in ("TIFF", "GIF"):
+        content = saved(pages[0], kind, save_all=True, append_images=pages[1:])
+        cut = content[: len(content) - 30]
+        assert read_image(cut, channels=1, name=f"cut.{kind}")[0, 0, 0] == 10
+
+
 def test_what_is_transparent_becomes_white() -> None:
     array = np.zeros((4, 4, 4), np.uint8)
     array[..., :3] = 10
@@ -162,6 +236,45 @@ def test_a_cut_off_image_is_refused(kind: str) -> None:
     for share in (0.3, 0.6, 0.9):
         with pytest.raises(ImageError):
             read_image(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_jpeg_without_its_end_is_read_if_no_row_is_missing(
+    options: dict[str, Any], channels: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = saved(Image.fromarray(noise), "JPEG", **options)
+    whole = read_image(content, channels=channels)
+    for cut in (content[:-1], content[:-2]):
+        assert np.array_equal(read_image(cut, channels=channels, name=f"{channels}.jpg"), whole)
+    if "progressive" in options:  # whether a whole scan is missing cannot be known
+        assert caplog.messages == [
+            f"{channels}.jpg: ends without its end marker; its finest details may be missing."
+        ]
+        return
+    assert not caplog.messages
+    # The last eight bytes hold colours only.
+    cuts = [len(content) - 40, *([len(content) - 8] if channels == 3 else [])]
+    cuts += [
+        match.start() + more
+        for match in re.finditer(rb"\xff[\xd0-\xd7]", content)
+        for more in (0, 1, 2)
+    ]
+    for end in cuts:
+        with pytest.raises(ImageError, match="damaged or cut off"):
+            read_image(content[:end], channels=channels)
+
+
+def test_damaged_or_large_side_chunks_of_a_png_do_not_matter() -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Comment", "x" * 3_000_000, zip=True)
+    large = saved(sample(), "PNG", pnginfo=texts)
+    assert_upright(read_image(large))
+    at = large.index(b"zTXt")
+    assert_upright(read_image(large[: at + 20] + b"???" + large[at + 23 :]))
+    cut = large[:-8]  # in its last chunk
+    assert_upright(read_image(cut))
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"%PDF-1.4", b"\xff\xd8\xff", b"GIF89a"])

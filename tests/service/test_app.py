@@ -124,6 +124,19 @@ def test_an_image_is_answered_as_the_command_line_writes_it(client, predictor) -
     assert client.post("/v1/predict", **A_PNG).json() == raw.json()
 
 
+@pytest.mark.parametrize("query", ["", "?crops=true"])
+def test_an_answer_says_that_further_pages_were_not_read(client, query: str) -> None:
+    page = Image.fromarray(PHOTO)
+    pages = io.BytesIO()
+    page.save(pages, "TIFF", save_all=True, append_images=[page])
+    sent = form(("a.png", PNG, "image/png"), ("b.tif", pages.getvalue(), "image/tiff"))
+    first, second = client.post(f"/v1/predict{query}", **sent).json()["images"]
+    assert "warnings" not in first
+    assert second["faces"]
+    (warning,) = second["warnings"]
+    assert warning.startswith("b.tif: has 2 pages; only the first was read.")
+
+
 def test_points_are_in_pixels_of_the_upright_image(client) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side: turn it by 90 degrees clockwise

@@ -2,13 +2,15 @@
 
 No other module decodes or encodes images. It is done by Pillow rather than OpenCV: Pillow reads size and format
 from the header before it decodes anything, handles EXIF orientation, transparency and 16 bits in every
-format, and refuses files that are cut off. ``benchmarks/decode_images.py`` measures the cost.
+format, and refuses files that are cut off. ``benchmarks/decode_images.py`` measures the cost. Only the low
+bits of 16-bit colours, which Pillow drops, come from OpenCV.
 """
 
 from __future__ import annotations
 
 import glob
 import io
+import logging
 import os
 import struct
 import sys
@@ -19,11 +21,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from facial_keypoints.errors import DataError, ImageError
 from facial_keypoints.files import atomic_path
@@ -76,6 +80,20 @@ _DAMAGE = (
     AttributeError, MemoryError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
+# After what remains of a JPEG: its end marker, or noise that is decoded if rows are missing. Restart markers
+# make that so at any place.
+_NOISE = bytes(range(250, 1, -7))
+_JPEG_ENDS = (
+    b"\xff\xd9",
+    _NOISE + b"".join(bytes((0xFF, 0xD0 + i)) + _NOISE for i in range(8)) + b"\xff\xd9",
+)
+
+# The chunks of a PNG that hold the pixels and orientation of its first frame.
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND")
+_MOST_PAGES = 1000
+
+_LOG = logging.getLogger(__name__)
 _header_lock = threading.Lock()
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -106,11 +124,16 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
     media_type: str | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> ImageArray:
     """Read one image, upright as its EXIF orientation says.
 
-    Of an animated image the first frame is read; transparent pixels become white; 16-bit grey values are
-    divided by 257.
+    Transparent pixels become white, unless the whole image is transparent: then its colours are read. Values of
+    16 and 32 bits are divided so that white becomes 255: white is 65535, or the largest value of the bits in
+    use where they are fewer than 15 (12-bit cameras) or more than 16. An image that uses less than an eighth of
+    that range (thermal cameras) is stretched from its smallest to its largest value.
+
+    Of an image with several pages or frames the first is read; a warning says so.
 
     Args:
         source: A path, the bytes of a file, or an image that is stored elsewhere.
@@ -118,6 +141,7 @@ def read_image(
         max_pixels: Refuse larger images, before they are decoded.
         name: Name of the image in messages; the path when left out.
         media_type: A key of :data:`MEDIA_TYPES`: refuse an image of another format.
+        warn: Takes each warning, a sentence with the name; logged once when left out.
 
     Returns:
         (H, W, channels) uint8, upright.
@@ -141,7 +165,11 @@ def read_image(
         raise ImageError(f"{shown}: cannot be read ({reason}).") from error
     if not content:
         raise ImageError(f"{shown}: the file is empty.")
-    try:
+
+    def say(text: str) -> None:
+        (warn or _log)(f"{shown}: {text}")
+
+    def decode(content: bytes) -> ImageArray:
         with _open(content) as image:
             if media_type is not None and image.format not in MEDIA_TYPES[media_type]:
                 raise ImageError(
@@ -159,7 +187,18 @@ def read_image(
                     f"{shown}: its pixels are floating-point numbers of unknown range: save it with 8 or "
                     "16 bits."
                 )
-            return _to_array(image, channels)
+            array = _to_array(image, channels, content, say)
+            with suppress(*_DAMAGE):  # what follows the first frame may be damaged
+                _warn_of_more(image, content, say)
+            return array
+
+    try:
+        try:
+            return decode(content)
+        except _DAMAGE:
+            if (repaired := _repaired(content, decode, say)) is None:
+                raise
+            return repaired
     except UnidentifiedImageError:
         raise ImageError(f"{shown}: not an image in a known format.") from None
     except Image.DecompressionBombError as error:
@@ -185,7 +224,7 @@ def read_content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
     return path.read_bytes()
 
 
-def _open(content: bytes) -> Image.Image:
+def _open(content: bytes) -> ImageFile.ImageFile:
     """Read the header, without Pillow's own limit of pixels, which is global and only warns."""
     with _header_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -195,20 +234,121 @@ def _open(content: bytes) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _to_array(image: Image.Image, channels: int | None) -> ImageArray:
+def _repaired(
+    content: bytes, decode: Callable[[bytes], ImageArray], say: Callable[[str], None]
+) -> ImageArray | None:
+    """Read an image again that could not be decoded, without the parts that its pixels do not need.
+
+    Returns:
+        As ``decode``; ``None`` if pixels are missing.
+    """
+    if content.startswith(_PNG_START):
+        return decode(_png_pixels(content))
+    if not content.startswith(b"\xff\xd8"):
+        return None
+    # The end marker may be missing. If rows are missing too, what follows decides how they look.
+    first, second = (decode(content.rstrip(b"\xff") + end) for end in _JPEG_ENDS)
+    if not np.array_equal(first, second):
+        return None
+    if (
+        b"\xff\xc2" in content
+    ):  # progressive: scans after the last that is there would refine all rows
+        say("ends without its end marker; its finest details may be missing.")
+    return first
+
+
+def _png_pixels(content: bytes) -> bytes:
+    """A PNG without its texts, colour profiles and the like, which may be damaged or too large for Pillow."""
+    parts, start = [_PNG_START], len(_PNG_START)
+    while start + 12 <= len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        if content[start + 4 : start + 8] in _PNG_CHUNKS:
+            parts.append(content[start:end])
+        start = end
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=10_000)
+def _log(message: str) -> None:
+    """Log a warning once, although the same image may be read twice, to predict and to draw."""
+    _LOG.warning(message)
+
+
+def _warn_of_more(image: Image.Image, content: bytes, say: Callable[[str], None]) -> None:
+    """Say that an image has more pages or frames than the one that is read."""
+    if image.format == "MPO" or not getattr(image, "is_animated", False):
+        return  # the further images of an MPO are previews or depths
+    if image.format != "TIFF":
+        say("is animated; only its first frame was read.")
+        return
+    pages = 1
+    with suppress(*_DAMAGE), _open(content) as again:
+        while pages < _MOST_PAGES:
+            again.seek(pages)
+            pages += 1
+    count = f"at least {pages:,}" if pages == _MOST_PAGES else f"{pages}"
+    say(f"has {count} pages; only the first was read. Save each page as a file to read all.")
+
+
+def _to_eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Values of 16 or 32 bits as 8 bits, as :func:`read_image` says."""
+    low, high = int(values.min()), int(values.max())
+    black = min(low, 0)
+    white = black + 65535
+    if not 2**14 <= high - black < 2**16:
+        white = black + 2 ** max(8, (high - black).bit_length()) - 1
+    if 0 < high - low < (white - black) / 8 and white - black > 255:
+        black, white = low, high
+    scaled = (values.astype(np.float32) - black) / ((white - black) / 255)
+    return np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled).astype(np.uint8)
+
+
+def _stretch_colours(image: Image.Image, content: bytes) -> Image.Image:
+    """The same image with the bits in use of 16, of which Pillow read the upper eight."""
+    import cv2
+
+    deep: Any = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if deep is None or deep.dtype != np.uint16 or deep.ndim != 3 or deep.shape[2] not in (3, 4):
+        return image
+    colours = _to_eight_bits(deep[..., 2::-1])
+    if deep.shape[2] == 3:
+        stretched = Image.fromarray(colours)
+    else:
+        alpha = (deep[..., 3:] >> 8).astype(np.uint8)
+        stretched = Image.fromarray(np.concatenate([colours, alpha], axis=2))
+    return stretched if stretched.size == image.size else image
+
+
+def _to_array(
+    source: ImageFile.ImageFile, channels: int | None, content: bytes, say: Callable[[str], None]
+) -> ImageArray:
+    image: Image.Image = source
+    deep = source.format == "PPM" or ";16" in str(source.tile[:1])
+    tags = getattr(source, "tag_v2", {})  # of a TIFF
     if channels is None:
         channels = 1 if image.mode in _GREY else 3
     if channels == 1 and image.format in ("JPEG", "MPO") and image.mode == "RGB":
         image.draft("L", image.size)  # the decoder then skips the colours
     image.load()
+    deep = deep and image.mode in ("RGB", "RGBA", "LA")
+    if deep and np.max(image.convert("RGB").getextrema()) < 64:
+        # Only the pixels are replaced, so that the orientation is still known.
+        image.im = _stretch_colours(image, content).convert(image.mode).im
     with suppress(*_DAMAGE):  # damaged EXIF data holds no orientation
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits a pixel, in 16 or 32
-        values = np.asarray(image).astype(np.float32) / 257.0
-        grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)[..., np.newaxis]
+        values = np.asarray(image)
+        if image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
+            values = values.view(np.uint32)  # Pillow has no mode for them
+        grey = _to_eight_bits(values)[..., np.newaxis]
+        if tags.get(262) == 0:  # white is zero, which Pillow heeds only in 8 bits
+            grey = 255 - grey
         return np.repeat(grey, channels, axis=2)
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() == (0, 0):
+            say("all of it is transparent; its colours were read.")
+            image.putalpha(255)
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     wanted = "L" if channels == 1 else "RGB"

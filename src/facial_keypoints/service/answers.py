@@ -85,6 +85,7 @@ class Job:
         media_type: Declared type; ``None`` if there was none.
         boxes: (N, 4) xyxy of its faces in pixels of the upright image; ``None`` to detect them.
         question: The question.
+        warnings: What was left out, such as further pages; filled while the image is read.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Job:
     media_type: str | None
     boxes: NDArray[np.float32] | None
     question: Question
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def kind(self) -> Hashable | None:
@@ -181,6 +183,7 @@ class Answerer:
             max_pixels=self._limits.pixels,
             name=job.name or "image",
             media_type=job.media_type,
+            warn=job.warnings.append,
         )
 
     def _photo(self, predictor: Predictor, job: Job) -> Answer:
@@ -197,7 +200,7 @@ class Answerer:
                 image, min_score=question.min_score, max_faces=most, source=name
             )
         if isinstance(question, AlignQuestion):
-            return _write_aligned(question, image, found)
+            return _write_aligned(job, question, image, found)
         return _write(job, found)
 
 
@@ -225,7 +228,7 @@ def _write(job: Job, found: Prediction) -> Answer:
     table = [dict(zip(names, row, strict=True)) for row in rows(found)]
     question = job.question
     if not isinstance(question, MeasureQuestion):
-        return Answer(_body(found, table), len(table))
+        return Answer(_body(job, found, table), len(table))
     measured = measure(found, ipd_mm=question.ipd_mm, mm_per_px=question.mm_per_px)
     others = names[:NUM_OTHERS]
     table = [
@@ -233,10 +236,12 @@ def _write(job: Job, found: Prediction) -> Answer:
         for row, measures in zip(table, measure_rows(measured), strict=True)
     ]
     units = dict(zip(measured.names, measured.units, strict=True))
-    return Answer(_body(found, table), len(table), units=units)
+    return Answer(_body(job, found, table), len(table), units=units)
 
 
-def _write_aligned(question: AlignQuestion, image: ImageArray, found: Prediction) -> Answer:
+def _write_aligned(
+    job: Job, question: AlignQuestion, image: ImageArray, found: Prediction
+) -> Answer:
     faces: list[AlignedFace] = []
     for i in range(len(found)):
         # One by one, so that only one is held as an array.
@@ -245,10 +250,12 @@ def _write_aligned(question: AlignQuestion, image: ImageArray, found: Prediction
         if one.aligned[0]:
             png = encode_image(one.images[0])
             faces.append(AlignedFace(i, png, one.matrices[0], found.scores[i]))
-    return Answer(_body(found, []), len(found), aligned=faces)
+    return Answer(_body(job, found, []), len(found), aligned=faces)
 
 
-def _body(found: Prediction, table: list[dict[str, Any]]) -> bytes:
+def _body(job: Job, found: Prediction, table: list[dict[str, Any]]) -> bytes:
     height, width = found.image_size
     value = {"source": found.source, "width": width, "height": height, "faces": table}
+    if job.warnings:
+        value["warnings"] = job.warnings
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")

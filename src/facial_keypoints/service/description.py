@@ -73,6 +73,11 @@ def images_reply(row: str, **more: dict[str, Any]) -> dict[int | str, dict[str, 
             "width": {"type": "integer", "description": "Pixels, upright as EXIF says."},
             "height": {"type": "integer"},
             "faces": {"type": "array", "items": {"$ref": f"#/components/schemas/{row}"}},
+            "warnings": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "What was left out, such as further pages; missing if nothing was.",
+            },
         },
     }
     failed = {
