@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from facial_keypoints.cli import ENDING
 from facial_keypoints.cli import options as o
 from facial_keypoints.cli.progress import make_progress
 from facial_keypoints.errors import DataError, ImageError
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from facial_keypoints.inference.predictor import Predictor
     from facial_keypoints.types import Prediction
 
-__all__ = ["FaceOptions", "Faces", "Images", "place_below", "takes_face_options"]
+__all__ = ["FaceOptions", "Faces", "Images", "interrupts", "place_below", "takes_face_options"]
 
 Images = Annotated[
     list[str],
@@ -141,6 +144,7 @@ class Faces:
         predictor = options.load_predictor(threads=options.threads if options.crops else 1)
         self.schema = predictor.spec.schema
         self.done = self.bad = 0
+        self.interrupted = False
         # Made here, so that its imports succeed before an output is begun.
         self._log, self._progress = log, make_progress("predicting", log)
         files, self._total = find_images(inputs), None
@@ -178,27 +182,66 @@ class Faces:
         )
 
     def __iter__(self) -> Iterator[Prediction]:
-        with closing(self._found), self._progress as bar:
-            for found in bar.track(self._found, total=self._total):
-                self.done += 1
-                if isinstance(found, ImageError):
-                    self.bad += 1
-                    self._log.print(f"skipped {found}")
-                else:
-                    yield found
+        waiting = True
+        with interrupts(lambda: waiting) as interrupted:
+            try:
+                with closing(self._found), self._progress as bar:
+                    for found in bar.track(self._found, total=self._total):
+                        waiting = False
+                        self.done += 1
+                        if isinstance(found, ImageError):
+                            self.bad += 1
+                            self._log.print(f"skipped {found}")
+                        else:
+                            yield found
+                        if interrupted.is_set():
+                            break
+                        waiting = True
+            except KeyboardInterrupt:  # while waiting; a second one passes through
+                if not self.done:
+                    self._log.print("interrupted: nothing was done.")
+                    raise typer.Exit(130) from None
+            self.interrupted = interrupted.is_set()
 
-    @contextmanager
-    def writing(self, table: Path) -> Iterator[None]:
-        """End the command with a message after Ctrl-C in this block.
+    def finish(self) -> None:
+        """Say what was not done, once the outputs are written.
 
         Raises:
-            typer.Exit: With 130, after Ctrl-C.
+            typer.Exit: With 130 after Ctrl-C, with 1 if an image could not be read.
         """
-        try:
-            yield
-        except KeyboardInterrupt:
-            self._log.print(f"interrupted after {self.done} images: {table} was not written.")
-            raise typer.Exit(130) from None
+        if self.interrupted:
+            self._log.print(f"interrupted: the outputs end after {self.done} images.")
+            raise typer.Exit(130)
+        if self.bad:
+            raise typer.Exit(1)
+
+
+@contextmanager
+def interrupts(waiting: Callable[[], bool] = lambda: False) -> Iterator[threading.Event]:
+    """Turn Ctrl-C, and the signals that end as it does, into an event to handle between two images.
+
+    Args:
+        waiting: Whether nothing can be half done now: then it raises ``KeyboardInterrupt`` at once, as
+            the second Ctrl-C always does.
+    """
+    event = threading.Event()
+
+    def note(*_: object) -> None:
+        now = event.is_set() or waiting()
+        event.set()
+        if now:
+            raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", *ENDING) if hasattr(signal, name)]
+    previous = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number, handler in previous.items():
+            if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP
+                signal.signal(number, note)
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def place_below(folder: Path, source: str) -> Path:

@@ -104,7 +104,8 @@ def measure_command(
         if file is not None:
             refuse_existing(file, force=force)
     log = make_log()
-    faces, bad = _read_table(inputs) if has_table else _find(inputs, options, log)
+    images = None if has_table else Faces(inputs, options, log=log)
+    faces = _read_table(inputs) if images is None else _find(images)
     times = _times(faces) if plot is not None or neutral_at is not None else []
     rest = None
     if neutral is not None:
@@ -125,8 +126,8 @@ def measure_command(
     if turned:
         log.print(f"{turned} of {len(found)} faces are turned: see the column warnings.")
     log.print(NOTICE)
-    if bad:
-        raise typer.Exit(1)
+    if images is not None:
+        images.finish()
 
 
 def _check_scale(ipd_mm: float | None, mm_per_px: float | None) -> None:
@@ -137,22 +138,21 @@ def _check_scale(ipd_mm: float | None, mm_per_px: float | None) -> None:
         raise typer.BadParameter("give --ipd-mm or --mm-per-px, not both.")
 
 
-def _read_table(inputs: list[str]) -> tuple[FaceTable, int]:
+def _read_table(inputs: list[str]) -> FaceTable:
     from facial_keypoints.inference.measure.table import read_faces
 
     if len(inputs) > 1:
         raise DataError("measure takes one table, or images, not several: run it once for each.")
-    return read_faces(inputs[0]), 0
+    return read_faces(inputs[0])
 
 
-def _find(inputs: list[str], options: FaceOptions, log: Console) -> tuple[FaceTable, int]:
-    """The points to measure, and the number of images that could not be read."""
+def _find(images: Faces) -> FaceTable:
+    """The points to measure."""
     from facial_keypoints.inference.measure.measures import check_schema
     from facial_keypoints.inference.measure.table import table_of
 
-    images = Faces(inputs, options, log=log)
     check_schema(images.schema)
-    return table_of(list(images), images.schema), images.bad
+    return table_of(list(images), images.schema)
 
 
 def _neutral(image: Path, options: FaceOptions, log: Console) -> Keypoints:
