@@ -138,6 +138,14 @@ def test_the_same_is_found_at_a_uri(folder: Path) -> None:
         list(find_shards(["file:///nowhere"]))
 
 
+def test_images_of_kinds_that_are_not_read_are_shards_and_so_failures(tmp_path: Path) -> None:
+    for name in ("a.NEF", "b.jpg", "c.txt"):
+        (tmp_path / name).touch()
+    for name in (str(tmp_path), f"file://{tmp_path}"):
+        found = {n.rpartition("/")[2] for n in names(list(find_shards([name])))}
+        assert found == {"a.NEF", "b.jpg"}
+
+
 def test_links_to_folders_are_not_followed(faces: list[bytes], tmp_path: Path) -> None:
     place = tmp_path / "in"
     (place / "a").mkdir(parents=True)

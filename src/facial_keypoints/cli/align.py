@@ -54,7 +54,7 @@ def align_command(
     table = out / "faces.csv"
     refuse_existing(table, force=force)
     log = make_log()
-    faces = Faces(inputs, options, log=log)
+    faces = Faces(inputs, options, log=log, without=out)
     taken: set[Path] = set()
     count = lost = 0
     with open_table(table, ALIGNED_COLUMNS) as writer:

@@ -57,7 +57,7 @@ def predict_command(
     if draw is not None:
         make_folder(draw, add=force)
     log = make_log()
-    images = Faces(inputs, options, log=log, batch_size=batch_size)
+    images = Faces(inputs, options, log=log, batch_size=batch_size, without=draw)
     faces = 0
     with open_table(out, columns(images.schema)) as table:
         for prediction in images:
