@@ -407,6 +407,7 @@ def test_a_cut_off_video_leaves_the_frames_until_there_and_exits_1(
         (["a.mp4", "-o", "t.csv", "--draw", "d.avi"], 1, "ends in .mp4"),
         (["a.mp4", "-o", "t.csv", "--draw", "a.mp4", "--force"], 1, "is the video itself"),
         (["a.mp4", "-o", "t.csv", "--sheet", "s.pdf"], 1, "the sheet is an image"),
+        (["a.mp4", "-o", "t.csv", "--sheet", "a.mp4/s.jpg"], 1, "cannot write a.mp4/s.jpg"),
         (["a.mp4", "-o", "t.csv", "--raw", "--beta", "3"], 2, "--raw"),
         (["a.mp4"], 2, "--out"),
     ],

@@ -12,7 +12,7 @@ from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
 from facial_keypoints.cli.faces import FaceOptions, Faces, takes_face_options
 from facial_keypoints.cli.progress import make_log
-from facial_keypoints.errors import DataError
+from facial_keypoints.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from facial_keypoints.inference.measure.table import FaceTable
     from facial_keypoints.types import Keypoints
+
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @app.command("measure")
@@ -99,6 +101,14 @@ def measure_command(
         raise typer.BadParameter(
             "a table says where the faces are: --model, --crops and the flags that find faces go with images."
         )
+    if plot is not None:
+        from facial_keypoints.evaluation.plots import require_figures
+
+        require_figures()
+        if plot.suffix.lower() not in FIGURE_SUFFIXES:
+            raise OutputError(
+                f"{plot}: the curves are a figure: choose a name in .png, .svg or .pdf."
+            )
     check_table(out)
     for file in (out, plot):
         if file is not None:
