@@ -233,7 +233,8 @@ class Faces:
         self._log.print(", ".join(counts))
         self._tell_passed_over()
         if self.interrupted:
-            self._log.print(f"interrupted: the outputs end after {self.done} images.")
+            total = "" if self._total is None else f" of {self._total}"
+            self._log.print(f"interrupted: the outputs end after {self.done}{total} images.")
             raise typer.Exit(130)
         if self.bad:
             raise typer.Exit(1)

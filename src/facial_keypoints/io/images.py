@@ -298,7 +298,7 @@ def find_images(
         inputs: Names.
         without: An output folder that may lie in a folder of the inputs: what it holds is not taken.
         passed_over: Gets the files of folders that look like images (:data:`FOREIGN_SUFFIXES`) and are
-            not taken, and ``without`` if it is met.
+            not taken, and ``without`` if it holds something.
 
     Yields:
         Paths, one at a time. A folder that may not be looked into is given as an image that cannot be read.
@@ -343,7 +343,7 @@ def _in_folder(
         path = folder / name
         suffix = path.suffix.lower()
         if is_folder and leave is not None and path.resolve() == leave:
-            passed_over.append(path)
+            passed_over += [path] if any(path.iterdir()) else []
         elif is_folder:
             yield from _in_folder(path, leave, passed_over)
         elif suffix in IMAGE_SUFFIXES:
