@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -572,6 +573,27 @@ def test_too_little_memory_for_ray_is_told_before_it_starts(
         cluster.connect(None, 2, purpose="this", worker_bytes=270 << 20),
     ):
         pass
+
+
+def test_sigterm_stays_a_ctrl_c_when_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from facial_keypoints import cluster
+
+    def start(**_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(cluster, "_check_memory", lambda *_: None)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with cluster.connect(None, 1, purpose="this", worker_bytes=0):
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @needs_ray
