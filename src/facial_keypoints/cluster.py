@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -105,6 +106,7 @@ def connect(
     options: dict[str, Any] = {}  # a cluster has its own cores, store and dashboard
     if local:
         options = {"num_cpus": cores, "object_store_memory": store, "include_dashboard": False}
+    ended = signal.getsignal(signal.SIGTERM)
     try:
         with _quiet_stderr():
             ray.init(
@@ -117,6 +119,8 @@ def connect(
         with suppress(RuntimeError):
             ray.shutdown()
         raise _explain(error, address) from error
+    if ended is signal.default_int_handler:  # of the command line; Ray put its own in its place
+        signal.signal(signal.SIGTERM, ended)
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         # Ray prints messages about repeated tasks to stdout, which is for results.

@@ -306,15 +306,26 @@ def lock_folder(directory: Path, *, timeout_s: float) -> Iterator[None]:
 
 
 def refuse_existing(file: Path, *, force: bool = False) -> None:
-    """Refuse an output file that is there already, before any work is done.
+    """Refuse an output file that is there already or cannot be written, before any work is done.
+
+    A missing folder is made.
 
     Raises:
-        OutputError: It exists and ``force`` is False.
+        OutputError: It exists and ``force`` is False, is a folder, or its folder cannot be written.
     """
+    if file.is_dir():
+        raise OutputError(f"{file} is a folder, not a file: choose another name.")
     if file.exists() and not force:
         raise OutputError(
             f"{file} exists already: choose another name, or replace it with --force."
         )
+    with _explained(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        trial = _hidden_beside(file)
+        try:
+            trial.touch(exist_ok=False)
+        finally:
+            trial.unlink(missing_ok=True)
 
 
 def json_safe(value: Any) -> Any:

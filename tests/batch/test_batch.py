@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -136,6 +137,14 @@ def test_the_same_is_found_at_a_uri(folder: Path) -> None:
         list(find_shards([f"file://{folder}/*.png"]))
     with pytest.raises(DataError, match="there is no image or folder file:///nowhere"):
         list(find_shards(["file:///nowhere"]))
+
+
+def test_images_of_kinds_that_are_not_read_are_shards_and_so_failures(tmp_path: Path) -> None:
+    for name in ("a.NEF", "b.jpg", "c.txt"):
+        (tmp_path / name).touch()
+    for name in (str(tmp_path), f"file://{tmp_path}"):
+        found = {n.rpartition("/")[2] for n in names(list(find_shards([name])))}
+        assert found == {"a.NEF", "b.jpg"}
 
 
 def test_links_to_folders_are_not_followed(faces: list[bytes], tmp_path: Path) -> None:
@@ -564,6 +573,27 @@ def test_too_little_memory_for_ray_is_told_before_it_starts(
         cluster.connect(None, 2, purpose="this", worker_bytes=270 << 20),
     ):
         pass
+
+
+def test_sigterm_stays_a_ctrl_c_when_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from facial_keypoints import cluster
+
+    def start(**_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(cluster, "_check_memory", lambda *_: None)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with cluster.connect(None, 1, purpose="this", worker_bytes=0):
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @needs_ray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,31 @@ def test_the_flags_reach_the_predictor(verb: str, folder: Path, tmp_path: Path) 
     code, said, _ = run(verb, out, photo, "--max-pixels", "100000")
     assert code == 1
     assert "raise --max-pixels" in said
+
+
+@pytest.mark.parametrize("verb", ["predict", "measure", "align"])
+def test_the_last_lines_count_what_was_not_done(
+    verb: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    photos = tmp_path / "photos"
+    (photos / "out").mkdir(parents=True)
+    content = (folder / "photo.png").read_bytes()
+    (photos / "a.png").write_bytes(content)
+    (photos / "b.jpg").write_bytes(b"no image")
+    (photos / "c.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (photos / "d.jxl").touch()
+    (photos / "e.NEF").touch()
+    monkeypatch.chdir(photos)
+    out, draw = Path("m.csv"), ["--draw", "out"] if verb == "predict" else []
+    if verb == "align":
+        out = Path("out")
+    for again in (False, True):  # what the first run wrote is no input of the second
+        code, said, rows = run(verb, out, ".", *draw)
+        assert (code, len(rows)) == (1, 2)
+        assert "3 images: 1 done, 1 unreadable, 1 HEIC without the extra heif\n" in said
+        assert "2 files look like images and were not read: d.jxl, e.NEF.\n" in said
+        assert ("out is the output" in said) == (again and verb != "measure")
 
 
 def test_track_takes_tta(folder: Path, tmp_path: Path) -> None:

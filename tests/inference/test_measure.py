@@ -394,6 +394,8 @@ def test_mistakes_are_told(images: Path, tmp_path: Path) -> None:
         ((tmp_path / "none.csv",), "none.csv"),
         ((images, bad), "one table"),
         (("--crops", images, "--plot", tmp_path / "p.png"), "with times"),
+        (("--crops", images, "--plot", tmp_path / "p.webm"), "choose a name in .png, .svg or .pdf"),
+        (("--crops", images, "--plot", bad / "p.png"), "cannot write"),
         (("--crops", images, "--neutral", images), "one face"),
     ):
         # In this process: a failed command raises what main() prints as one sentence.

@@ -283,28 +283,34 @@ def test_mistakes_get_one_sentence_and_leave_nothing(
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_ctrl_c_leaves_no_table_and_says_so(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whatever_ends_a_run_keeps_what_was_done(
+    number: signal.Signals, model: Path, tmp_path: Path
+) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), spot(32, 32, 1, 1))
     out = tmp_path / "out" / "t.csv"
     command = [sys.executable, "-m", "facial_keypoints", "predict", "--crops", "-"]
-    command += ["--batch-size", "1", "--model", str(model), "-o", str(out)]
+    command += ["--batch-size", "1", "--threads", "1", "--model", str(model), "-o", str(out)]
+    drawn = tmp_path / "drawn"
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(
+        [*command, "--draw", str(drawn)], stdin=pipe, stderr=pipe, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stderr is not None
-        process.stdin.write(f"{tmp_path}/a.png\n" * 10)
+        process.stdin.write(f"{tmp_path}/a.png\n" * 40)  # and no end: it waits for more
         process.stdin.flush()
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if out.parent.is_dir() and any(out.parent.iterdir()):
-                break
+        while not any(drawn.rglob("*.png")):
+            assert time.monotonic() < deadline
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said = process.stderr.read()
     assert process.returncode == 130, said
-    assert "was not written" in said
+    assert "interrupted: the outputs end after" in said
     assert "Traceback" not in said
-    assert list(out.parent.iterdir()) == []
+    assert list(out.parent.iterdir()) == [out]
+    assert 1 < len(out.read_text().splitlines()) <= 41
 
 
 def test_drawn_copies_lie_at_the_paths_of_their_images(

@@ -407,6 +407,7 @@ def test_a_cut_off_video_leaves_the_frames_until_there_and_exits_1(
         (["a.mp4", "-o", "t.csv", "--draw", "d.avi"], 1, "ends in .mp4"),
         (["a.mp4", "-o", "t.csv", "--draw", "a.mp4", "--force"], 1, "is the video itself"),
         (["a.mp4", "-o", "t.csv", "--sheet", "s.pdf"], 1, "the sheet is an image"),
+        (["a.mp4", "-o", "t.csv", "--sheet", "a.mp4/s.jpg"], 1, "cannot write a.mp4/s.jpg"),
         (["a.mp4", "-o", "t.csv", "--raw", "--beta", "3"], 2, "--raw"),
         (["a.mp4"], 2, "--out"),
     ],
@@ -429,7 +430,7 @@ def test_mistakes_get_a_sentence_and_leave_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_ctrl_c_keeps_what_was_tracked(constant: Path, tmp_path: Path) -> None:
+def test_sigterm_keeps_what_was_tracked(constant: Path, tmp_path: Path) -> None:
     path, _ = clip(tmp_path / "a.mp4", count=600)
     out, drawn = tmp_path / "t.csv", tmp_path / "drawn.mp4"
     words = [path, "-o", out, "--draw", drawn, "--detector", constant, "--threads", "1"]
@@ -441,7 +442,7 @@ def test_ctrl_c_keeps_what_was_tracked(constant: Path, tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 130, said
     assert "interrupted: the outputs end after" in said

@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -360,11 +361,58 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(*inputs: str) -> list[str]:
-    return [path.as_posix() for path in find_images(inputs)]
+    return [Path(path).as_posix() for path in find_images(inputs)]
 
 
 def test_folders_are_searched_in_order_and_with_all_below_them(tree: Path) -> None:
     assert found("photos") == ["photos/a.PNG", "photos/b.jpg", "photos/sub/c.webp"]
+
+
+def test_a_folder_that_may_not_be_looked_into_costs_itself(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = os.scandir
+
+    def refuse(folder: Path) -> Iterator[os.DirEntry[str]]:  # root may look everywhere
+        if Path(folder).name == "sub":
+            raise PermissionError(13, "Permission denied")
+        return look(folder)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    *others, locked = find_images(["photos"])
+    assert others == [Path("photos/a.PNG"), Path("photos/b.jpg")]
+    with pytest.raises(ImageError, match=r"photos.sub: cannot be read \(Permission denied\)"):
+        read_image(locked)
+
+
+def test_images_of_other_kinds_and_the_output_are_told(tree: Path) -> None:
+    for name in ("a.CR2", "b.jxl", "sub/c.pdf", "out/old.jpg"):
+        (tree / "photos" / name).parent.mkdir(exist_ok=True)
+        (tree / "photos" / name).touch()
+    told: list[Path] = []
+    images = find_images(["photos"], without=tree / "photos" / "out", passed_over=told)
+    assert len(list(images)) == 3
+    assert [p.relative_to("photos").as_posix() for p in told] == [
+        "a.CR2",
+        "b.jxl",
+        "out",
+        "sub/c.pdf",
+    ]
+
+
+def test_heic_is_read_with_its_extra(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="needs the extra heif")
+    pixels = np.full((64, 96, 3), (200, 40, 40), np.uint8)
+    heif.from_pillow(Image.fromarray(pixels)).save(tmp_path / "a.heic")
+    image = read_image(tmp_path / "a.heic")
+    assert image.shape == (64, 96, 3)
+    assert np.abs(image.astype(int) - pixels).max() < 20
+
+
+def test_heic_without_its_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match=r"a\.heic: .* pip install 'facial-keypoints\[heif\]'"):
+        read_image(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", name="a.heic")
 
 
 def test_a_link_to_the_folder_above_does_not_go_round_for_ever(tree: Path) -> None:

@@ -36,6 +36,7 @@ from facial_keypoints.batch.storage import (
 )
 from facial_keypoints.errors import DataError
 from facial_keypoints.io.images import (
+    FOREIGN_SUFFIXES,
     IMAGE_SUFFIXES,
     StoredImage,
     find_images,
@@ -135,7 +136,9 @@ def _names(inputs: Iterable[str]) -> Iterator[str]:
         elif is_uri(name):
             yield from _at_uri(name)
         else:
-            yield from map(os.fspath, find_images([name]))
+            foreign: list[Path] = []  # they end among the failures
+            yield from map(os.fspath, find_images([name], passed_over=foreign))
+            yield from map(os.fspath, foreign)
 
 
 def _at_uri(name: str) -> Iterator[str]:
@@ -157,7 +160,7 @@ def _at_uri(name: str) -> Iterator[str]:
 
 
 def _has_image_suffix(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES | FOREIGN_SUFFIXES
 
 
 def _matching(base: str, parts: list[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ Heavy libraries are imported inside the verbs, so that ``--help`` answers at onc
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -44,6 +45,10 @@ EXTRAS = {
     "prometheus_client": ("serve", "The service"),
     "pyarrow": ("ray", "Running on Ray"),
 }
+
+
+ENDING = ("SIGTERM", "SIGHUP")
+"""Signals that end a command as Ctrl-C does."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -96,7 +101,16 @@ def _escape(message: str) -> str:
 
 
 def main() -> None:
-    """Run the command line; an error of the user prints one sentence and exits with 1."""
+    """Run the command line; an error of the user prints one sentence and exits with 1.
+
+    What ends a process from outside (``docker stop``, Slurm, a closed terminal) ends it as Ctrl-C does.
+    """
+    for name in ENDING:
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if (
+            number is not None and signal.getsignal(number) is signal.SIG_DFL
+        ):  # nohup ignores SIGHUP
+            signal.signal(number, signal.default_int_handler)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notices
     try:
         app()

@@ -54,10 +54,10 @@ def align_command(
     table = out / "faces.csv"
     refuse_existing(table, force=force)
     log = make_log()
-    faces = Faces(inputs, options, log=log)
+    faces = Faces(inputs, options, log=log, without=out)
     taken: set[Path] = set()
     count = lost = 0
-    with faces.writing(table), open_table(table, ALIGNED_COLUMNS) as writer:
+    with open_table(table, ALIGNED_COLUMNS) as writer:
         for prediction in faces:
             stem = _stem(prediction.source, taken)
             if not len(prediction):
@@ -81,7 +81,8 @@ def align_command(
                 writer.write([aligned_row(prediction.source, i, file.as_posix(), matrix, score)])
                 count += 1
     log.print(f"wrote {out}: {count} faces of {faces.done - faces.bad} of {faces.done} images")
-    if faces.bad or lost:
+    faces.finish()
+    if lost:
         raise typer.Exit(1)
 
 

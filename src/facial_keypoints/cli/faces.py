@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from facial_keypoints.cli import ENDING
 from facial_keypoints.cli import options as o
 from facial_keypoints.cli.progress import make_progress
-from facial_keypoints.errors import DataError, ImageError
+from facial_keypoints.errors import DataError, ImageError, MissingExtraError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from facial_keypoints.inference.predictor import Predictor
     from facial_keypoints.types import Prediction
 
-__all__ = ["FaceOptions", "Faces", "Images", "place_below", "takes_face_options"]
+__all__ = ["FaceOptions", "Faces", "Images", "interrupts", "place_below", "takes_face_options"]
 
 Images = Annotated[
     list[str],
@@ -122,13 +125,20 @@ class Faces:
         options: How to find the faces.
         log: Where to list what was skipped.
         batch_size: Crops computed at once.
+        without: An output folder; what it holds is no input.
 
     Raises:
         DataError: There is no image, or no image for a box.
     """
 
     def __init__(
-        self, inputs: list[str], options: FaceOptions, *, log: Console, batch_size: int = 128
+        self,
+        inputs: list[str],
+        options: FaceOptions,
+        *,
+        log: Console,
+        batch_size: int = 128,
+        without: Path | None = None,
     ) -> None:
         import warnings
 
@@ -140,24 +150,30 @@ class Faces:
         # Photos are predicted whole, one per thread; crops in batches, each computed by every thread.
         predictor = options.load_predictor(threads=options.threads if options.crops else 1)
         self.schema = predictor.spec.schema
-        self.done = self.bad = 0
+        self.done = self.bad = self._without_heif = 0
+        self._passed_over: list[Path] = []
+        self.interrupted = False
         # Made here, so that its imports succeed before an output is begun.
         self._log, self._progress = log, make_progress("predicting", log)
-        files, self._total = find_images(inputs), None
+        files, self._total = (
+            find_images(inputs, without=without, passed_over=self._passed_over),
+            None,
+        )
+        if options.boxes is not None or "-" not in inputs:
+            # All are known before the first output is written, so that none is taken for an input.
+            listed = list(files)
+            files, self._total = iter(listed), len(listed)
         boxes = None
         if options.boxes is not None:
-            boxes, listed = read_boxes(options.boxes), list(files)
-            unmatched = sorted(boxes.keys() - {str(file.resolve()) for file in listed})
+            boxes = read_boxes(options.boxes)
+            unmatched = sorted(boxes.keys() - {str(Path(file).resolve()) for file in listed})
             if unmatched:
                 raise DataError(
                     f"{options.boxes} has boxes of images that are not among the inputs: "
                     f"{_names(unmatched)}. Correct the column source, or name these images too."
                 )
-            files, self._total = iter(listed), len(listed)
-        elif "-" not in inputs:
-            # Counted first for the progress bar; standard input can be read only once.
-            self._total, files = sum(1 for _ in files), find_images(inputs)
         if self._total == 0:
+            self._tell_passed_over()
             raise DataError(f"there is no image in {', '.join(inputs)}.")
         self._found = (
             predictor.predict_files(
@@ -178,27 +194,91 @@ class Faces:
         )
 
     def __iter__(self) -> Iterator[Prediction]:
-        with closing(self._found), self._progress as bar:
-            for found in bar.track(self._found, total=self._total):
-                self.done += 1
-                if isinstance(found, ImageError):
-                    self.bad += 1
-                    self._log.print(f"skipped {found}")
-                else:
-                    yield found
+        waiting = True
+        with interrupts(lambda: waiting) as interrupted:
+            try:
+                with closing(self._found), self._progress as bar:
+                    for found in bar.track(self._found, total=self._total):
+                        waiting = False
+                        self.done += 1
+                        if isinstance(found, ImageError):
+                            self.bad += 1
+                            self._without_heif += isinstance(found.__cause__, MissingExtraError)
+                            self._log.print(f"skipped {found}")
+                        else:
+                            yield found
+                        if interrupted.is_set():
+                            break
+                        waiting = True
+            except KeyboardInterrupt:  # while waiting; a second one passes through
+                if not self.done:
+                    self._log.print("interrupted: nothing was done.")
+                    raise typer.Exit(130) from None
+            self.interrupted = interrupted.is_set()
 
-    @contextmanager
-    def writing(self, table: Path) -> Iterator[None]:
-        """End the command with a message after Ctrl-C in this block.
+    def finish(self) -> None:
+        """Count what was done and say what was not, once the outputs are written.
 
         Raises:
-            typer.Exit: With 130, after Ctrl-C.
+            typer.Exit: With 130 after Ctrl-C, with 1 if an image could not be read.
         """
-        try:
-            yield
-        except KeyboardInterrupt:
-            self._log.print(f"interrupted after {self.done} images: {table} was not written.")
-            raise typer.Exit(130) from None
+        unreadable = self.bad - self._without_heif
+        counts = [
+            f"{self.done} {'image' if self.done == 1 else 'images'}: {self.done - self.bad} done"
+        ]
+        counts += [f"{unreadable} unreadable"] if unreadable else []
+        counts += (
+            [f"{self._without_heif} HEIC without the extra heif"] if self._without_heif else []
+        )
+        self._log.print(", ".join(counts))
+        self._tell_passed_over()
+        if self.interrupted:
+            total = "" if self._total is None else f" of {self._total}"
+            self._log.print(f"interrupted: the outputs end after {self.done}{total} images.")
+            raise typer.Exit(130)
+        if self.bad:
+            raise typer.Exit(1)
+
+    def _tell_passed_over(self) -> None:
+        folders = [path for path in self._passed_over if path.is_dir()]
+        if folders:
+            self._log.print(f"{folders[0]} is the output: images in it were not taken.")
+        files = sorted(str(path) for path in self._passed_over if path not in folders)
+        if files:
+            many = (
+                "files look like images and were"
+                if len(files) > 1
+                else "file looks like an image and was"
+            )
+            self._log.print(f"{len(files)} {many} not read: {_names(files)}.")
+
+
+@contextmanager
+def interrupts(waiting: Callable[[], bool] = lambda: False) -> Iterator[threading.Event]:
+    """Turn Ctrl-C, and the signals that end as it does, into an event to handle between two images.
+
+    Args:
+        waiting: Whether nothing can be half done now: then it raises ``KeyboardInterrupt`` at once, as
+            the second Ctrl-C always does.
+    """
+    event = threading.Event()
+
+    def note(*_: object) -> None:
+        now = event.is_set() or waiting()
+        event.set()
+        if now:
+            raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", *ENDING) if hasattr(signal, name)]
+    previous = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number, handler in previous.items():
+            if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP
+                signal.signal(number, note)
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def place_below(folder: Path, source: str) -> Path:

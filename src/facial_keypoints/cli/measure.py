@@ -12,7 +12,7 @@ from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
 from facial_keypoints.cli.faces import FaceOptions, Faces, takes_face_options
 from facial_keypoints.cli.progress import make_log
-from facial_keypoints.errors import DataError
+from facial_keypoints.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from facial_keypoints.inference.measure.table import FaceTable
     from facial_keypoints.types import Keypoints
+
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @app.command("measure")
@@ -99,12 +101,21 @@ def measure_command(
         raise typer.BadParameter(
             "a table says where the faces are: --model, --crops and the flags that find faces go with images."
         )
+    if plot is not None:
+        from facial_keypoints.evaluation.plots import require_figures
+
+        require_figures()
+        if plot.suffix.lower() not in FIGURE_SUFFIXES:
+            raise OutputError(
+                f"{plot}: the curves are a figure: choose a name in .png, .svg or .pdf."
+            )
     check_table(out)
     for file in (out, plot):
         if file is not None:
             refuse_existing(file, force=force)
     log = make_log()
-    faces, bad = _read_table(inputs) if has_table else _find(inputs, options, log)
+    images = None if has_table else Faces(inputs, options, log=log)
+    faces = _read_table(inputs) if images is None else _find(images)
     times = _times(faces) if plot is not None or neutral_at is not None else []
     rest = None
     if neutral is not None:
@@ -125,8 +136,8 @@ def measure_command(
     if turned:
         log.print(f"{turned} of {len(found)} faces are turned: see the column warnings.")
     log.print(NOTICE)
-    if bad:
-        raise typer.Exit(1)
+    if images is not None:
+        images.finish()
 
 
 def _check_scale(ipd_mm: float | None, mm_per_px: float | None) -> None:
@@ -137,22 +148,21 @@ def _check_scale(ipd_mm: float | None, mm_per_px: float | None) -> None:
         raise typer.BadParameter("give --ipd-mm or --mm-per-px, not both.")
 
 
-def _read_table(inputs: list[str]) -> tuple[FaceTable, int]:
+def _read_table(inputs: list[str]) -> FaceTable:
     from facial_keypoints.inference.measure.table import read_faces
 
     if len(inputs) > 1:
         raise DataError("measure takes one table, or images, not several: run it once for each.")
-    return read_faces(inputs[0]), 0
+    return read_faces(inputs[0])
 
 
-def _find(inputs: list[str], options: FaceOptions, log: Console) -> tuple[FaceTable, int]:
-    """The points to measure, and the number of images that could not be read."""
+def _find(images: Faces) -> FaceTable:
+    """The points to measure."""
     from facial_keypoints.inference.measure.measures import check_schema
     from facial_keypoints.inference.measure.table import table_of
 
-    images = Faces(inputs, options, log=log)
     check_schema(images.schema)
-    return table_of(list(images), images.schema), images.bad
+    return table_of(list(images), images.schema)
 
 
 def _neutral(image: Path, options: FaceOptions, log: Console) -> Keypoints:

@@ -57,9 +57,9 @@ def predict_command(
     if draw is not None:
         make_folder(draw, add=force)
     log = make_log()
-    images = Faces(inputs, options, log=log, batch_size=batch_size)
+    images = Faces(inputs, options, log=log, batch_size=batch_size, without=draw)
     faces = 0
-    with images.writing(out), open_table(out, columns(images.schema)) as table:
+    with open_table(out, columns(images.schema)) as table:
         for prediction in images:
             faces += len(prediction)
             table.write(rows(prediction))
@@ -67,8 +67,7 @@ def predict_command(
                 _draw(prediction, draw, options.max_pixels)
     found = "" if options.crops else f", {faces} {'face' if faces == 1 else 'faces'}"
     log.print(f"wrote {out}: {images.done - images.bad} of {images.done} images{found}")
-    if images.bad:
-        raise typer.Exit(1)
+    images.finish()
 
 
 def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +12,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import FaceOptions
+from facial_keypoints.cli.faces import FaceOptions, interrupts
 from facial_keypoints.cli.progress import make_log, make_progress
 from facial_keypoints.errors import DataError, OutputError
 
@@ -125,7 +123,7 @@ def track_command(
     done = faces = 0
     begin = time.perf_counter()
     with ExitStack() as stack:
-        interrupted = stack.enter_context(_interrupts())
+        interrupted = stack.enter_context(interrupts())
         source = stack.enter_context(open_video(video))
         names = columns(predictor.spec.schema, video=True)
         table = stack.enter_context(open_table(out, names))
@@ -172,23 +170,6 @@ def _check_outputs(video: str, outputs: Sequence[Path | None], *, force: bool) -
             if file.resolve() == Path(video).resolve():
                 raise OutputError(f"{file} is the video itself: choose another output.")
             refuse_existing(file, force=force)
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Turn Ctrl-C into an event that is handled between frames; a second Ctrl-C ends at once."""
-    event = threading.Event()
-
-    def note(*_: object) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _show(

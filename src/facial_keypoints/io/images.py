@@ -12,6 +12,7 @@ import glob
 import io
 import logging
 import os
+import re
 import struct
 import sys
 import threading
@@ -21,20 +22,21 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from facial_keypoints.errors import DataError, ImageError
+from facial_keypoints.errors import DataError, ImageError, MissingExtraError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.io.tables import read_list
 from facial_keypoints.types import ImageArray
 
 __all__ = [
+    "FOREIGN_SUFFIXES",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "MEDIA_TYPES",
@@ -54,11 +56,23 @@ colour, 128 million fill 384 MB."""
 
 # Formats of photographs. EPS, PDF and the like would start other programs.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# HEIC says its codec among the brands at its beginning; AVIF, which Pillow reads, has others.
+_HEIF = re.compile(rb".{4}ftyp.{0,64}?(hei[cxms]|hev[cxms])", re.DOTALL)
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".webp",
     ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".jp2", ".avif",
+    ".heic", ".heif", ".hif",
 })  # fmt: skip
 """Suffixes of the files that are taken from a folder; a file that is named itself may have any name."""
+
+FOREIGN_SUFFIXES = frozenset({
+    ".jxl", ".jxr", ".psd", ".psb", ".xcf", ".svg", ".svgz", ".pdf", ".ai", ".eps", ".ps", ".tga", ".exr",
+    ".hdr", ".ico", ".icns", ".pcx", ".dds", ".djvu", ".dcm", ".fits", ".j2k", ".j2c", ".jpx", ".jpf",
+    ".pam", ".pbm", ".pfm", ".qoi", ".ras", ".sgi", ".xbm", ".xpm", ".emf", ".wmf", ".avifs", ".heics", ".heifs",
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw",
+    ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+})  # fmt: skip
+"""Suffixes of images that are not read: such files in a folder are told."""
 
 WRITABLE_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 """Suffixes that :func:`write_image` takes, in small letters, with Pillow's names of their formats."""
@@ -201,7 +215,7 @@ def read_image(
             return repaired
     except UnidentifiedImageError:
         raise ImageError(f"{shown}: not an image in a known format.") from None
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, MissingExtraError) as error:
         raise ImageError(f"{shown}: {error}") from error
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
@@ -226,10 +240,18 @@ def read_content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
 
 def _open(content: bytes) -> ImageFile.ImageFile:
     """Read the header, without Pillow's own limit of pixels, which is global and only warns."""
+    formats: tuple[str, ...] = _FORMATS
+    if _HEIF.match(content):
+        formats = ("HEIF",)
+        try:
+            import pillow_heif
+        except ModuleNotFoundError:
+            raise MissingExtraError("pillow_heif", "heif", "Reading HEIC") from None
+        pillow_heif.register_heif_opener()
     with _header_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(content), formats=_FORMATS)
+            return Image.open(io.BytesIO(content), formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -399,15 +421,26 @@ def write_image(path: str | os.PathLike[str], image: ImageArray, *, quality: int
         temporary.write_bytes(encode_image(image, path.suffix, quality=quality))
 
 
-def find_images(inputs: Iterable[str]) -> Iterator[Path]:
+def find_images(
+    inputs: Iterable[str],
+    *,
+    without: Path | None = None,
+    passed_over: list[Path] | None = None,
+) -> Iterator[Path | StoredImage]:
     """Find the images that the inputs name.
 
     A folder gives the files in it and below it with a suffix of :data:`IMAGE_SUFFIXES`, in order of name,
     without hidden files. A pattern with ``*``, ``?`` or ``[]`` gives the files that match; ``**`` stands for
     folders of any depth. ``-`` reads one path per line from standard input.
 
+    Args:
+        inputs: Names.
+        without: An output folder that may lie in a folder of the inputs: what it holds is not taken.
+        passed_over: Gets the files of folders that look like images (:data:`FOREIGN_SUFFIXES`) and are
+            not taken, and ``without`` if it holds something.
+
     Yields:
-        Paths, one at a time.
+        Paths, one at a time. A folder that may not be looked into is given as an image that cannot be read.
 
     Raises:
         DataError: There is no such file or folder, or no file matches.
@@ -417,7 +450,8 @@ def find_images(inputs: Iterable[str]) -> Iterator[Path]:
         if name == "-":
             yield from map(Path, read_list(sys.stdin.buffer))
         elif path.is_dir():
-            yield from _in_folder(path)
+            leave = None if without is None else without.resolve()
+            yield from _in_folder(path, leave, [] if passed_over is None else passed_over)
         elif path.exists() or not any(sign in name for sign in "*?["):
             if not path.exists():
                 raise DataError(f"there is no image or folder {name}.")
@@ -430,7 +464,9 @@ def find_images(inputs: Iterable[str]) -> Iterator[Path]:
             yield from map(Path, matches)
 
 
-def _in_folder(folder: Path) -> Iterator[Path]:
+def _in_folder(
+    folder: Path, leave: Path | None, passed_over: list[Path]
+) -> Iterator[Path | StoredImage]:
     try:
         with os.scandir(folder) as entries:
             found = sorted(
@@ -440,12 +476,23 @@ def _in_folder(folder: Path) -> Iterator[Path]:
                 if not e.name.startswith(".")
             )
     except OSError as error:
-        raise DataError(f"cannot look into {folder} ({error.strerror}).") from error
+        yield StoredImage(str(folder), partial(_raise, error))
+        return
     for name, is_folder in found:
-        if is_folder:
-            yield from _in_folder(folder / name)
-        elif Path(name).suffix.lower() in IMAGE_SUFFIXES:
-            yield folder / name
+        path = folder / name
+        suffix = path.suffix.lower()
+        if is_folder and leave is not None and path.resolve() == leave:
+            passed_over += [path] if any(path.iterdir()) else []
+        elif is_folder:
+            yield from _in_folder(path, leave, passed_over)
+        elif suffix in IMAGE_SUFFIXES:
+            yield path
+        elif suffix in FOREIGN_SUFFIXES:
+            passed_over.append(path)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def in_order(
