@@ -100,6 +100,7 @@ def compare_command(
     from facial_keypoints.models.keras_backend import choose_backend
 
     refuse_inputs(out, data)
+    choose_backend()  # a missing extra is said before any work
     say = make_log().print
     kaggle_test = None
     if data is None:
@@ -113,7 +114,7 @@ def compare_command(
             kaggle_test = load_kaggle(data, part="test"), load_lookup(data)
         except DataError as error:
             say(f"no submission will be written: {error}")
-    choose_backend()  # after the data is read: importing Keras takes seconds
+    # Keras is imported after the data is read: it takes seconds.
     from facial_keypoints.evaluation.report import render_comparison
     from facial_keypoints.training.experiment import compare
 

@@ -54,13 +54,14 @@ def finetune_command(
     from facial_keypoints.schemas import load_schema
 
     refuse_inputs(out, data, base, schema)
+    choose_backend()  # a missing extra is said before any work
     log = make_log()
     wanted = load_schema(schema) if schema is not None else None
     spec = read_embedded_spec(find_model(base, trainable=True))
     dataset = load_faces(
         data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=wanted
     )
-    choose_backend()  # after the data is read: importing Keras takes seconds
+    # Keras is imported after the data is read: it takes seconds.
     import numpy as np
 
     from facial_keypoints.evaluation.report import render_evaluation

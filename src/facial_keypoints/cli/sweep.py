@@ -53,8 +53,9 @@ def sweep_command(
     from facial_keypoints.models.keras_backend import choose_backend
 
     refuse_inputs(out, data, space)
+    choose_backend()  # a missing extra is said before any work
     faces = load_faces(data, seed=seed, group_by=group_by)
-    choose_backend()  # after the data is read: importing Keras takes seconds
+    # Keras is imported after the data is read: it takes seconds.
     from facial_keypoints.evaluation.report import render_evaluation
     from facial_keypoints.training.sweep import load_space, sweep
 

@@ -50,6 +50,7 @@ def train_command(
     from facial_keypoints.models.keras_backend import choose_backend
 
     refuse_inputs(out, data)
+    choose_backend()  # a missing extra is said before any work
     chosen = RECIPES[recipe.value].override(
         epochs=epochs,
         batch_size=batch_size,
@@ -59,7 +60,7 @@ def train_command(
         missing=missing.value if missing else None,
     )
     faces = load_faces(data, seed=seed, group_by=group_by)
-    choose_backend()  # after the data is read: importing Keras takes seconds
+    # Keras is imported after the data is read: it takes seconds.
     from facial_keypoints.evaluation.report import render_evaluation
     from facial_keypoints.training.fit import measure_run, split_faces, train
     from facial_keypoints.training.progress import RunsProgress
