@@ -77,6 +77,7 @@ def write(
     times: Sequence[float] | None = None,
     codec: str = "libx264",
     turn: float | None = None,
+    aspect: Fraction | None = None,
     options: dict[str, str] | None = None,
     kind: str | None = None,
     rate: int = 25,
@@ -88,6 +89,8 @@ def write(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         if codec == "libx264":
             stream.options = {"preset": "ultrafast", "crf": "10"}
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         if turn is not None:
             stream.set_display_rotation(turn)
         if times is not None:

@@ -24,6 +24,7 @@ from facial_keypoints.errors import ModelError
 from facial_keypoints.geometry import face_boxes, face_sizes
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.inference.tracker import Tracker, draw_tracks, track_frames, track_video
+from facial_keypoints.io.images import write_image
 from facial_keypoints.io.videos import Frame, open_video
 from facial_keypoints.schemas import KAGGLE15, KeypointSchema
 from facial_keypoints.types import Prediction
@@ -350,7 +351,7 @@ def test_track_writes_table_video_and_sheet(constant: Path, tmp_path: Path) -> N
     out, drawn, sheet = (tmp_path / name for name in ("t.csv", "drawn.mp4", "moments.jpg"))
     done = track(path, "-o", out, "--draw", drawn, "--sheet", sheet, "--detector", constant)
     assert done.returncode == 0, done.stderr
-    assert "20 frames, 20 with faces, 1 tracks" in done.stderr
+    assert "20 frames, 20 with faces, 1 track," in done.stderr
     with out.open() as handle:
         rows = list(csv.DictReader(handle))
     assert list(rows[0])[:9] == [
@@ -398,9 +399,52 @@ def test_a_cut_off_video_leaves_the_frames_until_there_and_exits_1(
         assert sum(1 for _ in copy) == len(rows) - 1
 
 
+def test_several_videos_get_a_table_each_and_a_bad_one_costs_itself(
+    constant: Path, tmp_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        clip(tmp_path / folder / "clip.mp4", count=3)
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"\0" * 500)
+    out, drawn = tmp_path / "tracks", tmp_path / "drawn"
+    words = [tmp_path / "a" / "clip.mp4", bad, tmp_path / "b" / "clip.mp4", "-o", out]
+    done = track(*words, "--draw", drawn, "--detector", constant)
+    assert done.returncode == 1, done.stderr
+    assert "3 videos: 2 done, 1 failed" in done.stderr
+    assert f"failed: {bad}" in done.stderr
+    assert sorted(p.name for p in out.iterdir()) == ["clip-2.csv", "clip.csv"]
+    assert sorted(p.name for p in drawn.iterdir()) == ["clip-2.mp4", "clip.mp4"]
+    assert (out / "clip.csv").read_text() == (out / "clip-2.csv").read_text()
+    refused = track(*words, "--detector", constant)
+    assert refused.returncode == 1
+    assert "--force" in refused.stderr
+
+
+def test_frames_of_a_folder_are_tracked_as_a_video(constant: Path, tmp_path: Path) -> None:
+    path, _ = clip(tmp_path / "a.mp4", count=4)
+    (tmp_path / "f").mkdir()
+    with open_video(path) as video:
+        for frame in video:
+            write_image(tmp_path / "f" / f"{frame.index}.png", frame.rgb())
+    words = ["--detector", constant, "--raw"]
+    assert track(path, "-o", tmp_path / "v.csv", *words).returncode == 0
+    done = track(tmp_path / "f", "-o", tmp_path / "f.csv", "--fps", 20, *words)
+    assert done.returncode == 0, done.stderr
+    assert "4 frames, 4 with faces, 1 track," in done.stderr
+    tables = []
+    for name in ("v.csv", "f.csv"):
+        with (tmp_path / name).open() as handle:
+            tables.append(list(csv.DictReader(handle)))
+    assert [float(r["time_s"]) for r in tables[1]] == [i / 20 for i in range(4)]
+    nose = np.array([[[float(r["nose_tip_x"]), float(r["nose_tip_y"])] for r in t] for t in tables])
+    assert np.abs(nose[0] - nose[1]).max() < 0.5  # grey from RGB is not quite the video's own
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
+        (["a.mp4", "a.mp4", "-o", "t.csv"], 2, "there are 2 videos: name a folder"),
         (["gone.mp4", "-o", "t.csv"], 1, "there is no video gone.mp4"),
         (["97", "-o", "t.csv"], 1, "there is no camera 97"),
         (["a.mp4", "-o", "t.xlsx"], 1, "a table is written as"),

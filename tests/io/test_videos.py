@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ av = pytest.importorskip("av")
 
 from drawn_video import write
 from facial_keypoints.errors import DataError, OutputError
-from facial_keypoints.io.videos import ContactSheet, Frame, open_video, write_video
+from facial_keypoints.io.videos import (
+    ContactSheet,
+    Frame,
+    FrameFiles,
+    find_videos,
+    open_video,
+    write_video,
+)
 
 
 def flat(count: int, size: tuple[int, int] = (120, 160)) -> list[np.ndarray]:
@@ -154,16 +162,166 @@ def test_damaged_frames_are_passed_over_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("codec", "kind"), [("libx264", "h264"), ("mjpeg", "mjpeg")])
-def test_a_video_that_changes_its_size_ends_there(tmp_path: Path, codec: str, kind: str) -> None:
+def test_frames_of_another_size_are_fitted_into_the_first_and_counted(
+    tmp_path: Path, codec: str, kind: str
+) -> None:
     parts = [
         write(tmp_path / f"{i}.{kind}", flat(8, size), codec=codec, kind=kind).read_bytes()
-        for i, size in enumerate([(120, 160), (64, 80)])
+        for i, size in enumerate([(120, 160), (160, 80)])
     ]
     path = tmp_path / f"both.{kind}"
     path.write_bytes(b"".join(parts))
-    _, times, said = read(path)
-    assert len(times) == 8
-    assert "change from 160×120 to 80×64 pixels at frame 8" in said
+    with open_video(path) as video:
+        frames = [(frame.size, frame.rgb(), frame.grey()) for frame in video]
+        notes = video.notes
+    assert len(frames) == 16
+    assert {size for size, _, _ in frames} == {(120, 160)}
+    _, rgb, grey = frames[-1]
+    assert rgb.shape == (120, 160, 3)
+    assert grey.shape == (120, 160, 1)
+    # 80x160 pixels become 60x120 in the middle, neither stretched nor cut.
+    assert rgb[5, 55].argmax() == 0
+    assert rgb[115, 55].argmax() == 1
+    assert np.ptp(rgb[5, 75].astype(int)) < 20
+    (note,) = [n for n in notes if "size" in n]
+    assert note.startswith("8 of its frames have another size (from frame 8 on: 80×160 pixels)")
+
+
+@pytest.mark.parametrize(
+    ("aspect", "turn", "size", "red"),
+    [
+        ((16, 11), None, (120, 233), (10, 15)),
+        ((8, 9), None, (135, 160), (10, 10)),
+        ((2, 1), 90, (320, 120), (300, 10)),
+        ((1, 1), None, (120, 160), (10, 10)),
+        ((50, 1), None, (120, 160), (10, 10)),  # not believed
+    ],
+)
+def test_pixels_that_are_not_square_are_corrected(
+    tmp_path: Path,
+    aspect: tuple[int, int],
+    turn: float | None,
+    size: tuple[int, int],
+    red: tuple[int, int],
+) -> None:
+    path = write(tmp_path / "a.mp4", flat(2), aspect=Fraction(*aspect), turn=turn)
+    with open_video(path) as video:
+        frame = next(iter(video))
+        assert video.size == frame.size == size
+        assert frame.rgb().shape == (*size, 3)
+        assert frame.grey().shape == (*size, 1)
+        assert frame.rgb()[red].argmax() == 0
+        said = [note for note in video.notes if "not square (160×120 as stored)" in note]
+    assert bool(said) == (size[0] * size[1] != 120 * 160)
+
+
+def two_streams(path: Path, counts: tuple[int, int], sizes: tuple[int, int]) -> Path:
+    """A file with two video streams of so many frames, squares of so many pixels."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for size in sizes:
+            stream = container.add_stream("mpeg4", rate=25)
+            stream.height = stream.width = size
+            stream.pix_fmt = "yuv420p"
+            streams.append(stream)
+        for stream, count, size in zip(streams, counts, sizes, strict=True):
+            for _ in range(count):
+                frame = av.VideoFrame.from_ndarray(np.zeros((size, size, 3), np.uint8))
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.mov"])
+@pytest.mark.parametrize(
+    ("counts", "sizes", "shown"),
+    [
+        ((1, 30), (64, 160), 1),
+        ((30, 1), (64, 160), 0),
+        ((1, 30), (160, 64), 1),
+        ((30, 30), (160, 64), 0),
+    ],
+)
+def test_the_stream_that_players_show_is_read(
+    tmp_path: Path, name: str, counts: tuple[int, int], sizes: tuple[int, int], shown: int
+) -> None:
+    path = two_streams(tmp_path / name, counts, sizes)
+    with open_video(path) as video:
+        assert video.size == (sizes[shown], sizes[shown])
+        assert sum(1 for _ in video) == counts[shown]
+        assert f"it has 2 video streams; number {shown + 1} was read." in video.notes
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "avif"])
+def test_animated_images_are_videos_with_their_own_times(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.fromarray(image) for image in flat(4)]
+    path = tmp_path / f"a.{suffix}"
+    shown = [100, 250, 40, 100]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=shown, lossless=True)
+    brightness, times, said = read(path)
+    assert said == ""
+    np.testing.assert_allclose(brightness, 40 + 2 * np.arange(4), atol=4)
+    np.testing.assert_allclose(times, [0, 0.1, 0.35, 0.39], atol=1e-6)
+
+
+def save_frames(folder: Path, count: int, *, suffix: str = "png") -> list[Path]:
+    folder.mkdir()
+    paths = []
+    for i, image in enumerate(flat(count)):
+        paths.append(folder / f"frame{i}.{suffix}")
+        Image.fromarray(image).save(paths[-1])
+    return paths
+
+
+def test_a_folder_of_frames_is_a_video_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    save_frames(tmp_path / "frames", 12)  # by letters, 10 would come before 2
+    (tmp_path / "frames" / "notes.txt").write_text("not a frame")
+    for source in (
+        tmp_path / "frames",
+        tmp_path / "frames" / "*.png",
+        tmp_path / "frames" / "frame%d.png",
+    ):
+        (found,) = find_videos([str(source)])
+        with open_video(found, rate=10) as video:
+            assert (video.frame_count, video.rate, video.name) == (12, 10, str(source))
+            frames = list(video)
+        assert [int(f.grey()[60, 80, 0]) for f in frames] == [40 + 2 * i for i in range(12)]
+        np.testing.assert_allclose([f.time_s for f in frames], np.arange(12) / 10)
+
+
+def test_image_files_that_are_named_are_frames_of_one_video(tmp_path: Path) -> None:
+    paths = [str(p) for p in save_frames(tmp_path / "f", 11)]
+    clip = str(write(tmp_path / "a.mp4", flat(2)))
+    first, second = find_videos([*paths[::-1], clip])
+    assert first == clip
+    assert isinstance(second, FrameFiles)
+    assert [str(p) for p in second.files] == paths
+
+
+def test_a_folder_of_videos_gives_each(tmp_path: Path) -> None:
+    clips = [str(write(tmp_path / name, flat(2))) for name in ("a.mp4", "b.mkv")]
+    Image.fromarray(flat(1)[0]).save(tmp_path / "cover.jpg")
+    assert find_videos([str(tmp_path)]) == clips
+    assert find_videos([str(tmp_path / "*.m*")]) == clips
+
+
+def test_frames_that_cannot_be_read_cost_themselves_and_are_counted(tmp_path: Path) -> None:
+    paths = save_frames(tmp_path / "f", 6)
+    paths[0].write_bytes(b"no image")
+    paths[3].write_bytes(paths[3].read_bytes()[:60])
+    Image.fromarray(flat(1, (60, 80))[0]).save(paths[5])
+    times = []
+    with open_video(tmp_path / "f") as video:
+        with pytest.raises(DataError, match=r"2 of its frames cannot be read.* other 4 are used"):
+            times.extend(frame.time_s for frame in video)
+        assert "1 of its frames have another size (from frame 3 on: 80×60 pixels)" in video.notes[0]
+    np.testing.assert_allclose(times, np.array([1, 2, 4, 5]) / 25)
+    for path in paths:
+        path.write_bytes(b"no image")
+    with pytest.raises(
+        DataError, match=r"none of its frames can be read; the first: .*frame0\.png"
+    ):
+        open_video(tmp_path / "f")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "bmp", "tiff"])
@@ -220,7 +378,7 @@ def test_a_file_cut_off_before_its_index_cannot_be_opened(tmp_path: Path) -> Non
 
 
 def test_folders_and_missing_files_get_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="holds no video and no image"):
         open_video(tmp_path)
     with pytest.raises(DataError, match="there is no video"):
         open_video(tmp_path / "gone.mp4")

@@ -25,7 +25,7 @@ from facial_keypoints.inference.predictor import Predictor, load_predictor
 from facial_keypoints.inference.smoothing import OneEuro, Smoother
 from facial_keypoints.io.drawing import draw_boxes, draw_keypoints
 from facial_keypoints.io.videos import Frame, open_video
-from facial_keypoints.types import ImageArray, Keypoints, Prediction
+from facial_keypoints.types import ImageArray, Keypoints, KeypointSchema, Prediction
 
 __all__ = ["Tracker", "draw_tracks", "track_frames", "track_video"]
 
@@ -155,6 +155,11 @@ class Tracker:
         self._scores: dict[int, float] = {}
 
     @property
+    def schema(self) -> KeypointSchema:
+        """The keypoints of each face."""
+        return self._predictor.spec.schema
+
+    @property
     def track_count(self) -> int:
         """Number of different faces followed so far."""
         return self._count
@@ -194,7 +199,7 @@ class Tracker:
         return [_Sighting(*row) for row in zip(*columns, strict=True)]
 
     def _sizes(self, xy: _Points) -> NDArray[np.float64]:
-        return np.maximum(face_sizes(xy, self._predictor.spec.schema), 1e-6)
+        return np.maximum(face_sizes(xy, self.schema), 1e-6)
 
     def _change(
         self, before: _Points, after: _Points
@@ -242,7 +247,7 @@ class Tracker:
     ) -> list[_Sighting]:
         """Confirm the followed faces by the detector's boxes, and begin tracks at the other boxes."""
         boxes, scores = self._predictor.detect(frame.rgb(), self._min_score)
-        schema = self._predictor.spec.schema
+        schema = self.schema
         xy = np.array([s.xy for s in sightings], np.float32).reshape(-1, schema.num_keypoints, 2)
         pairs = _pairs(face_boxes(xy, schema), boxes)
         for i, j in pairs.items():
@@ -311,7 +316,7 @@ class Tracker:
 
     def _prediction(self, frame: Frame, source: str) -> Prediction:
         tracks = sorted(self._active, key=lambda track: track.number)
-        schema = self._predictor.spec.schema
+        schema = self.schema
         xy = np.array([t.xy for t in tracks], np.float32).reshape(-1, schema.num_keypoints, 2)
         confidence = None
         if tracks and self._predictor.spec.confidence:

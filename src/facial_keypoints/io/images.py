@@ -20,7 +20,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -42,10 +42,12 @@ __all__ = [
     "MEDIA_TYPES",
     "WRITABLE_SUFFIXES",
     "StoredImage",
+    "count_frames",
     "encode_image",
     "find_images",
     "in_order",
     "read_content",
+    "read_frames",
     "read_image",
     "write_image",
 ]
@@ -56,6 +58,7 @@ colour, 128 million fill 384 MB."""
 
 # Formats of photographs. EPS, PDF and the like would start other programs.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 # HEIC says its codec among the brands at its beginning; AVIF, which Pillow reads, has others.
 _HEIF = re.compile(rb".{4}ftyp.{0,64}?(hei[cxms]|hev[cxms])", re.DOTALL)
 IMAGE_SUFFIXES = frozenset({
@@ -220,6 +223,74 @@ def read_image(
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise ImageError(f"{shown}: the image is damaged or cut off ({reason}).") from error
+
+
+def count_frames(path: Path) -> tuple[int, float]:
+    """Number of frames of an animated GIF, PNG, WebP or AVIF, 1 for other images; seconds that the first is shown.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    with _frames_of(path) as image:
+        animated = image.format in _ANIMATED
+        return int(getattr(image, "n_frames", 1)) if animated else 1, _shown_s(image)
+
+
+def read_frames(
+    path: Path, *, max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[ImageArray | ImageError, float]]:
+    """The frames of an animated image, each with its time in seconds.
+
+    Args:
+        path: An animated GIF, PNG, WebP or AVIF.
+        max_pixels: As for :func:`read_image`, of one frame.
+
+    Yields:
+        (H, W, 3) uint8, upright, white where it is transparent. A damaged frame is given as an error, and is the
+        last, since the others depend on it.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    time_s = 0.0
+    with _frames_of(path, max_pixels) as image:
+        count = int(getattr(image, "n_frames", 1))
+        for number in range(count):
+            try:
+                image.seek(number)
+                frame = ImageOps.exif_transpose(image).convert("RGBA")
+            except _DAMAGE as error:
+                lost = count - number
+                yield ImageError(f"{path}: its last {lost} frames are damaged ({error})."), time_s
+                return
+            white = Image.new("RGBA", frame.size, (255, 255, 255, 255))
+            yield np.array(Image.alpha_composite(white, frame).convert("RGB"), np.uint8), time_s
+            time_s += _shown_s(image)
+
+
+@contextmanager
+def _frames_of(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile.ImageFile]:
+    """The open image, refused as :func:`read_image` refuses it."""
+    try:
+        image = _open(read_content(path, max_pixels))
+        image.load()
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image or a video in a known format.") from None
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: the image is damaged or cut off ({error}).") from error
+    with image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(
+                f"{path}: {width}×{height} pixels are more than the limit of {max_pixels:,}: make it smaller."
+            )
+        yield image
+
+
+def _shown_s(frame: Image.Image) -> float:
+    """Seconds that a frame is shown; as in browsers, 0.1 where the file gives next to nothing."""
+    duration = float(frame.info.get("duration") or 0)
+    return (duration if duration > 10 else 100) / 1000
 
 
 def read_content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:

@@ -7,10 +7,12 @@ converted only when ``rgb()`` or ``grey()`` is called. Knows nothing of faces.
 from __future__ import annotations
 
 import os
+import re
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -19,9 +21,16 @@ from typing import TYPE_CHECKING, Any, Self
 import cv2
 import numpy as np
 
-from facial_keypoints.crops import resize_image, to_channels
-from facial_keypoints.errors import DataError, MissingExtraError, OutputError
+from facial_keypoints.crops import letterbox, resize_image, to_channels
+from facial_keypoints.errors import DataError, ImageError, MissingExtraError, OutputError
 from facial_keypoints.files import atomic_path
+from facial_keypoints.io.images import (
+    IMAGE_SUFFIXES,
+    count_frames,
+    find_images,
+    read_frames,
+    read_image,
+)
 from facial_keypoints.types import ImageArray
 
 if TYPE_CHECKING:
@@ -31,8 +40,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ContactSheet",
     "Frame",
+    "FrameFiles",
     "Video",
     "VideoWriter",
+    "find_videos",
     "open_video",
     "write_video",
 ]
@@ -49,9 +60,22 @@ _SHORT_SECONDS, _SHORT_SHARE = 0.5, 0.02
 """A video was cut off if it ends earlier than declared by this many seconds and by this share of its length.
 Less comes from rounding in containers and from sound that lasts longer than the images."""
 
-# Formats and brands by which libavformat opens single images as if they were videos.
-_IMAGE_FORMATS = ("image2", "gif", "ico")
-_IMAGE_BRANDS = ("avif", "heic", "heix", "mif1")
+# Formats and brands by which libavformat opens images as if they were videos.
+_IMAGE_FORMATS = ("image2", "gif", "apng", "ico")
+_IMAGE_BRANDS = ("avif", "avis", "heic", "heix", "mif1")
+
+FRAME_RATE = 25.0
+"""Frames a second of image files, which have no times, unless another rate is given."""
+
+_MOST_STRETCH = 8.0
+"""Pixels of videos are at most about twice as wide as high; a file that says more than this is not believed."""
+
+VIDEO_FILES = frozenset({
+    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m1v", ".m2ts", ".m2v", ".m4v", ".mjpeg",
+    ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob",
+    ".webm", ".wmv", ".y4m",
+})  # fmt: skip
+"""Suffixes of the videos that are taken from a folder; a file that is named itself may have any name."""
 
 
 class Frame:
@@ -95,6 +119,7 @@ class Video:
         rate: Frames a second on average.
         frame_count: Number of frames, estimated where the file does not give it; ``None`` where it cannot be
             known.
+        notes: What was chosen or changed in reading it, a sentence each; complete after the last frame.
     """
 
     name: str
@@ -102,11 +127,23 @@ class Video:
     rate: float
     frame_count: int | None = None
 
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.notes: list[str] = []
+
     def __iter__(self) -> Iterator[Frame]:
         raise NotImplementedError
 
     def close(self) -> None:
         """Close the file or the camera."""
+
+    def _note_sizes(self, count: int, first: tuple[int, int, int]) -> None:
+        """Note how many frames have another size than the video, from which one on, and their height and width."""
+        index, height, width = first
+        self.notes.append(
+            f"{count} of its frames have another size (from frame {index} on: {width}×{height} pixels) and were "
+            f"fitted into {self.size[1]}×{self.size[0]}."
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -130,16 +167,21 @@ class _DecodedFrame(Frame):
 
     def grey(self) -> ImageArray:
         # Videos store brightness by itself: three times as fast as converting from RGB.
-        return self._upright.pixels(self._frame, "gray")[..., np.newaxis]
+        return self._upright.pixels(self._frame, "gray")
 
 
 class _Upright:
-    """Converts frames to upright pixels, as the display matrix of a file's first frame says.
+    """Converts frames to upright, square pixels, as a file's first frame and its stream say.
 
-    Only quarter turns and mirrors are recognised; another matrix counts as the nearest of these.
+    Pixels that are wider than high make the frame wider, the others make it higher, so none are lost. Of the
+    display matrix only quarter turns and mirrors are recognised; another one counts as the nearest of these.
+
+    Args:
+        first: The first frame, which decides the size.
+        aspect: Width of a stored pixel over its height.
     """
 
-    def __init__(self, first: VideoFrame) -> None:
+    def __init__(self, first: VideoFrame, aspect: float) -> None:
         from av.video.reformatter import VideoReformatter
 
         matrix: Any = first.side_data.get("DISPLAYMATRIX")
@@ -149,18 +191,31 @@ class _Upright:
         )
         self._swapped = abs(b) + abs(c) > abs(a) + abs(d)
         self._mirrored, self._upside_down = (c < 0, b < 0) if self._swapped else (a < 0, d < 0)
-        self.size = (first.width, first.height) if self._swapped else (first.height, first.width)
+        self._stretch = (max(1.0, 1.0 / aspect), max(1.0, aspect))
+        height, width = self._squared(first)
+        self.size = (width, height) if self._swapped else (height, width)
         # One for all frames: it keeps its tables for this size and format.
         self._converter: VideoReformatter = VideoReformatter()
 
+    def _squared(self, frame: VideoFrame) -> tuple[int, int]:
+        """(height, width) of the stored frame in square pixels."""
+        return round(frame.height * self._stretch[0]), round(frame.width * self._stretch[1])
+
     def pixels(self, frame: VideoFrame, kind: str) -> ImageArray:
-        """(H, W, 3) for ``rgb24``, (H, W) for ``gray``, uint8."""
-        image: Any = self._converter.reformat(frame, format=kind, threads=1).to_ndarray()
+        """(H, W, 3) for ``rgb24``, (H, W, 1) for ``gray``, uint8; frames of another size are letterboxed."""
+        height, width = self._squared(frame)
+        image: Any = self._converter.reformat(
+            frame, width=width, height=height, format=kind, threads=1
+        ).to_ndarray()
         if self._swapped:
             image = cv2.transpose(image)
         if self._mirrored or self._upside_down:
             code = -1 if self._mirrored and self._upside_down else int(self._mirrored)
             image = cv2.flip(image, code)
+        if image.ndim == 2:
+            image = image[..., np.newaxis]
+        if image.shape[:2] != self.size:
+            image, _ = letterbox(image, self.size, image.shape[2])
         return np.asarray(image, np.uint8)
 
 
@@ -170,16 +225,15 @@ class _VideoFile(Video):
     The first is decoded at once: only a frame gives the true size and display matrix.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, container: Any) -> None:
+        super().__init__(os.fspath(path))
         av = _av()
-        self.name = os.fspath(path)
-        self._container = _open_container(path)
+        self._container = container
         try:
             self._stream: Any = self._video_stream()
             self._stream.thread_type = "AUTO"
             self._packets = self._container.demux(self._stream)
             self._damaged = self._read = 0
-            self._start_s = (self._container.start_time or 0) / av.time_base
             self._frames = self._decode()
             first = next(self._frames, None)
             if first is None:
@@ -191,47 +245,52 @@ class _VideoFile(Video):
             self.close()
             raise
         self._first = first
-        self._upright = _Upright(first)
+        aspect = float(self._stream.sample_aspect_ratio or 1)
+        if not 1 / _MOST_STRETCH <= aspect <= _MOST_STRETCH:
+            aspect = 1.0
+        self._upright = _Upright(first, aspect)
         self.size = self._upright.size
+        if aspect != 1.0:
+            self.notes.append(
+                f"its pixels are not square ({first.width}×{first.height} as stored): coordinates are those of "
+                f"{self.size[1]}×{self.size[0]} square pixels, as players show it."
+            )
         self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
-        self._end_s = end_s = self._declared_end()
+        self._end_s = end_s = self._declared_end(self._stream)
         if end_s is None and self._container.duration:
             end_s = self._container.duration / av.time_base
         estimate = None if end_s is None else max(1, round(end_s * self.rate))
         self.frame_count = self._stream.frames or estimate
 
     def _video_stream(self) -> Any:
+        """The stream that players show: one that lasts, marked as the default, with the most pixels."""
         from av.stream import Disposition
 
-        kind = self._container.format.name
-        brand = self._container.metadata.get("major_brand", "")
-        streams = [
-            stream
-            for stream in self._container.streams.video
-            if not stream.disposition & Disposition.attached_pic  # the cover of a song
-        ]
-        if kind == "tty":  # any text
-            raise DataError(f"{self.name}: is a text, not a video.")
-        if (
-            kind.endswith("_pipe")
-            or brand in _IMAGE_BRANDS
-            or (kind in _IMAGE_FORMATS and streams and streams[0].frames <= 1)
-        ):
-            raise DataError(
-                f"{self.name}: is an image, not a video: use 'facial-keypoints predict' for images."
-            )
+        aside = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+        streams = [s for s in self._container.streams.video if not s.disposition & aside]
         if not streams:
             raise DataError(
                 f"{self.name}: has no video stream (it holds "
                 f"{' and '.join(sorted({s.type for s in self._container.streams})) or 'nothing'})."
             )
-        return streams[0]
+        ends = [self._declared_end(stream) for stream in streams]
+        longest = max((end for end in ends if end), default=0.0)
 
-    def _declared_end(self) -> float | None:
-        """Seconds at which the frames end, as the file declares it; ``None`` where it does not."""
-        stream = self._stream
+        def rank(number: int) -> tuple[bool, bool, int]:
+            stream, end = streams[number], ends[number]
+            lasts = end is None or end >= longest / 2  # a preview is a moment
+            default = bool(stream.disposition & Disposition.default)
+            return lasts, default, stream.codec_context.width * stream.codec_context.height
+
+        best = max(range(len(streams)), key=rank)
+        if len(streams) > 1:
+            self.notes.append(f"it has {len(streams)} video streams; number {best + 1} was read.")
+        return streams[best]
+
+    def _declared_end(self, stream: Any) -> float | None:
+        """Seconds at which a stream's frames end, as the file declares it; ``None`` where it does not."""
         if stream.duration and stream.time_base:
-            start = float((stream.start_time or 0) * stream.time_base) - self._start_s
+            start = float((stream.start_time or 0) * stream.time_base) - self._start_s()
             return float(start + stream.duration * stream.time_base)
         # Matroska writes it as text, hours:minutes:seconds.
         parts = stream.metadata.get("DURATION", "").split(":")
@@ -240,6 +299,10 @@ class _VideoFile(Video):
         except ValueError:
             return None
         return 3600 * hours + 60 * minutes + seconds
+
+    def _start_s(self) -> float:
+        """Time of the file's start; times of frames count from there."""
+        return float((self._container.start_time or 0) / _av().time_base)
 
     def _decode(self) -> Iterator[VideoFrame]:
         """Whole frames, up to the end or to where nothing more can be read."""
@@ -260,20 +323,19 @@ class _VideoFile(Video):
                 self._damaged += 1
 
     def __iter__(self) -> Iterator[Frame]:
-        step = 1.0 / self.rate
+        step, start_s = 1.0 / self.rate, self._start_s()
         index, time_s = 0, -step
-        first = self._first
+        first, others, changed = self._first, 0, (0, 0, 0)
         for index, frame in enumerate(chain([first], self._frames)):
             if (frame.height, frame.width) != (first.height, first.width):
-                raise DataError(
-                    f"{self.name}: its frames change from {first.width}×{first.height} to "
-                    f"{frame.width}×{frame.height} pixels at frame {index}: the frames before are used; "
-                    "bring all to one size first (ffmpeg does, with -vf scale)."
-                )
+                changed = changed if others else (index, frame.height, frame.width)
+                others += 1
             # Some files give no times, or the same one twice.
-            own = None if frame.pts is None or frame.time is None else frame.time - self._start_s
+            own = None if frame.pts is None or frame.time is None else frame.time - start_s
             time_s = own if own is not None and own > time_s else time_s + step
             yield _DecodedFrame(frame, index, time_s, self._upright)
+        if others:
+            self._note_sizes(others, changed)
         self._check_end(index + 1, time_s + step)
 
     def _check_end(self, count: int, end_s: float) -> None:
@@ -298,10 +360,83 @@ class _VideoFile(Video):
         self._container.close()
 
 
+@dataclass(frozen=True)
+class FrameFiles:
+    """Image files that are the frames of one video.
+
+    Args:
+        name: Of the video, in messages and tables.
+        files: In order of time.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+
+
+class _Images(Video):
+    """Frames that are images: files at a fixed rate, or one animated image with its own times.
+
+    Args:
+        name: For messages and tables.
+        count: Number of frames.
+        rate: Frames a second on average.
+        frames: Each image (H, W, 3) with its time in seconds, or why it cannot be read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        rate: float,
+        frames: Iterator[tuple[ImageArray | ImageError, float]],
+    ) -> None:
+        super().__init__(name)
+        self.frame_count, self.rate, self._frames = count, rate, frames
+        self._lost: list[ImageError] = []
+        first = next(self._good(), None)
+        if first is None:
+            raise DataError(f"{name}: none of its frames can be read; the first: {self._lost[0]}")
+        self._first = first
+        self.size = (int(first[0].shape[0]), int(first[0].shape[1]))
+
+    def _good(self) -> Iterator[tuple[ImageArray, float]]:
+        for image, time_s in self._frames:
+            if isinstance(image, ImageError):
+                self._lost.append(image)
+            else:
+                yield image, time_s
+
+    def __iter__(self) -> Iterator[Frame]:
+        others, changed, index = 0, (0, 0, 0), 0
+        for index, (image, time_s) in enumerate(chain([self._first], self._good())):
+            if image.shape[:2] != self.size:
+                changed = changed if others else (index, *image.shape[:2])
+                others += 1
+            yield Frame(letterbox(image, self.size, 3)[0], index, time_s)
+        if others:
+            self._note_sizes(others, changed)
+        if self._lost:
+            raise DataError(
+                f"{self.name}: {len(self._lost)} of its frames cannot be read and were passed over; the other "
+                f"{index + 1} are used; the first: {self._lost[0]}"
+            )
+
+
+def _read_files(
+    files: Sequence[Path], rate: float
+) -> Iterator[tuple[ImageArray | ImageError, float]]:
+    for number, file in enumerate(files):
+        try:
+            yield read_image(file), number / rate
+        except ImageError as error:
+            yield error, number / rate
+
+
 class _Camera(Video):
     """Frames of a camera, timed by the clock, without an end."""
 
     def __init__(self, number: int) -> None:
+        super().__init__(f"camera {number}")
         # OpenCV would log several lines for a missing device.
         level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -315,7 +450,6 @@ class _Camera(Video):
             raise DataError(
                 f"there is no camera {number} that can be opened: name a video file or another number."
             )
-        self.name = f"camera {number}"
         self.size = (int(image.shape[0]), int(image.shape[1]))
         self.rate = float(self._capture.get(cv2.CAP_PROP_FPS)) or 30.0
         self._first = image
@@ -345,8 +479,6 @@ def _av() -> Any:
 def _open_container(path: Path) -> Any:
     av = _av()
     try:
-        if path.is_dir():
-            raise DataError(f"{path}: is a folder, not a video: name one video file.")
         if not path.exists():
             raise DataError(f"there is no video {path}.")
         if not path.is_file():
@@ -365,32 +497,106 @@ def _open_container(path: Path) -> Any:
         ) from error
 
 
-def open_video(source: str | os.PathLike[str]) -> Video:
-    """Open a video file, or a camera by its number.
+def open_video(source: str | os.PathLike[str] | FrameFiles, *, rate: float | None = None) -> Video:
+    """Open a video file, a camera by its number, an animated image, or image files that are frames.
 
-    Frames are turned upright as the container says. Their times are the container's, counted from its start,
-    so a variable frame rate is kept. All frames have one size.
+    Frames are turned upright as the container says, and pixels that are not square are made so, so coordinates
+    are those of what players show. Their times are the container's, counted from its start, so a variable frame
+    rate is kept. All frames have one size: those of another size are letterboxed into that of the first.
 
     Args:
-        source: A file of any kind that FFmpeg reads; or a number, ``"0"`` for the first camera.
+        source: A file of any kind that FFmpeg reads, or an animated GIF, PNG, WebP or AVIF; a number, ``"0"``
+            for the first camera; a folder of frames; or what :func:`find_videos` found.
+        rate: Frames a second of image files; :data:`FRAME_RATE` when left out.
 
     Returns:
-        The video, to be closed by ``with``. Iterating raises :class:`DataError` after the last
-        good frame where the file stops in the middle, is damaged or changes its size.
+        The video, to be closed by ``with``; its ``notes`` say what was chosen or changed. Iterating raises
+        :class:`DataError` after the last good frame where the file stops in the middle or frames are damaged.
 
     Raises:
-        DataError: It is missing, empty, a folder, an image, has no video stream, cannot be decoded, or
-            there is no such camera.
+        DataError: It is missing, empty, a single image, has no video stream, cannot be decoded, or there is no
+            such camera.
         MissingExtraError: PyAV is not installed.
 
     Example:
         >>> with open_video("clip.mp4") as video:  # doctest: +SKIP
         ...     times = [frame.time_s for frame in video]
     """
-    path = Path(source)
-    if os.fspath(source).isdecimal() and not path.exists():
-        return _Camera(int(os.fspath(source)))
-    return _VideoFile(path)
+    if not isinstance(source, FrameFiles):
+        path = Path(source)
+        if os.fspath(source).isdecimal() and not path.exists():
+            return _Camera(int(os.fspath(source)))
+        if not path.is_dir():
+            return _open_file(path)
+        (found,) = find_videos([os.fspath(source)])[:1]
+        source = found if isinstance(found, FrameFiles) else FrameFiles(found, (Path(found),))
+    rate = rate or FRAME_RATE
+    return _Images(source.name, len(source.files), rate, _read_files(source.files, rate))
+
+
+def _open_file(path: Path) -> Video:
+    container = _open_container(path)
+    kind, brand = container.format.name, container.metadata.get("major_brand", "")
+    if not (kind.endswith("_pipe") or kind in _IMAGE_FORMATS or brand in _IMAGE_BRANDS):
+        if kind == "tty":  # any text
+            container.close()
+            raise DataError(f"{path}: is a text, not a video.")
+        return _VideoFile(path, container)
+    # Pillow knows the times of every animated format; FFmpeg cannot read animated WebP.
+    container.close()
+    count, shown_s = count_frames(path)
+    if count < 2:
+        raise DataError(
+            f"{path}: is an image, not a video: use 'facial-keypoints predict' for images."
+        )
+    return _Images(str(path), count, 1.0 / shown_s, read_frames(path))
+
+
+def find_videos(inputs: Sequence[str]) -> list[str | FrameFiles]:
+    """What ``track`` is to follow: videos, cameras, and image files as the frames of videos.
+
+    A folder or a pattern (``*``, ``?``, ``[]``, or ``%06d`` as FFmpeg has it) stands for the videos in it; if it
+    holds none, its images are the frames of one video. Several image files among the inputs are the frames of
+    one video. Frames are sorted by the numbers in their names, so 2 comes before 10.
+
+    Raises:
+        DataError: There is no such file, or no video and no image in a folder.
+    """
+    found: list[str | FrameFiles] = []
+    alone: list[str] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            files = [p for p in sorted(path.iterdir()) if p.is_file()]
+        elif path.exists() or not _PATTERN.search(name):
+            alone += [name] if path.suffix.lower() in IMAGE_SUFFIXES else []
+            found += [] if path.suffix.lower() in IMAGE_SUFFIXES else [name]
+            continue
+        else:
+            files = [Path(str(p)) for p in find_images([re.sub(r"%0?\d*d", "*", name)])]
+        videos = [str(p) for p in files if p.suffix.lower() in VIDEO_FILES]
+        frames = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+        if not videos and not frames:
+            raise DataError(f"{name}: holds no video and no image.")
+        found += videos or [FrameFiles(name, _in_time(frames))]
+    if len(alone) == 1:  # animated, or refused as an image
+        found.append(alone[0])
+    elif alone:
+        found.append(FrameFiles(str(Path(alone[0]).parent), _in_time(map(Path, alone))))
+    return found
+
+
+_PATTERN = re.compile(r"[*?\[]|%0?\d*d")
+
+
+def _in_time(files: Iterable[Path]) -> tuple[Path, ...]:
+    """The files in order of the numbers in their names."""
+
+    def key(file: Path) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", str(file))
+        return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+
+    return tuple(sorted(files, key=key))
 
 
 class VideoWriter:
