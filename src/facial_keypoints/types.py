@@ -323,6 +323,7 @@ class Prediction:
         time_s: Presentation time of the frame in seconds, else 0.
         track_ids: (N,) int64, from 1: the same number for the same face in all frames of a video;
             ``None`` without tracking.
+        warnings: What was left out or guessed when the image was read, such as further pages, a sentence each.
     """
 
     keypoints: Keypoints
@@ -333,6 +334,7 @@ class Prediction:
     frame_index: int = 0
     time_s: float = 0.0
     track_ids: NDArray[np.int64] | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.keypoints)

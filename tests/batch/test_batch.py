@@ -154,7 +154,8 @@ def test_links_to_folders_are_not_followed(faces: list[bytes], tmp_path: Path) -
     (place / "a" / "up").symlink_to("..")
     for name in (str(place), f"file://{place}", f"file://{place}/**/*.jpg"):
         found = names(list(find_shards([name])))
-        assert [n.partition("in/")[2] for n in found] == ["a/1\n#.jpg"]
+        told = [] if "//" in name else ["a/up"]  # it ends among the failures
+        assert [n.partition("in/")[2] for n in found] == ["a/1\n#.jpg", *told]
 
 
 def test_an_unknown_scheme_is_an_error() -> None:

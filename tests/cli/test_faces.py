@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from command_line import command_line
 from facial_keypoints.cli import app
 from facial_keypoints.cli.faces import FaceOptions
 from facial_keypoints.cli.options import MAX_PIXELS
@@ -104,9 +106,79 @@ def test_the_last_lines_count_what_was_not_done(
     for again in (False, True):  # what the first run wrote is no input of the second
         code, said, rows = run(verb, out, ".", *draw)
         assert (code, len(rows)) == (1, 2)
-        assert "3 images: 1 done, 1 unreadable, 1 HEIC without the extra heif\n" in said
+        assert (
+            "5 images: 1 done, 1 unreadable, 1 HEIC without the extra heif, 2 of a kind that is not read\n"
+        ) in said
         assert "2 files look like images and were not read: d.jxl, e.NEF.\n" in said
         assert ("out is the output" in said) == (again and verb != "measure")
+
+
+@pytest.mark.parametrize("verb", ["predict", "measure", "align"])
+def test_json_says_what_the_last_line_says(
+    verb: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    pages = [Image.open(folder / "photo.png").convert("RGB")] * 2
+    pages[0].save(photos / "a.tiff", save_all=True, append_images=pages[1:])
+    (photos / "b.jpg").write_bytes(b"no image")
+    (photos / "c.jxl").touch()
+    (photos / "named_wrongly").write_bytes((folder / "photo.png").read_bytes())
+    (photos / "notes").write_text("no image")
+    (photos / "album").symlink_to(folder, target_is_directory=True)
+    monkeypatch.chdir(photos)
+    out = tmp_path / ("out" if verb == "align" else "t.csv")
+    done = command_line(verb, ".", "./a.tiff", "-o", out, "--json")
+    said = done.stderr
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert (found["images"], found["done"], found["faces"], found["repeated"]) == (4, 1, 2, 1)
+    assert [problem["kind"] for problem in found["not_done"]] == [
+        "unreadable", "of a kind that is not read", "of a kind that is not read",
+    ]  # fmt: skip
+    assert [problem["reason"] for problem in found["not_done"]][1:] == ["c.jxl", "named_wrongly"]
+    assert ["has 2 pages" in warning for warning in found["warnings"]] == [True]
+    assert (
+        "4 images: 1 done, 1 unreadable, 2 of a kind that is not read, 1 named again and done once, "
+        "1 with a warning\n"
+    ) in said
+    assert "1 link to a folder was not followed: album." in said
+
+
+def test_a_copy_that_cannot_be_written_costs_that_copy(folder: Path, tmp_path: Path) -> None:
+    content = (folder / "photo.png").read_bytes()
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    long = "n" * 246 + ".png"  # with _face0 it has more than the 255 bytes that a file system takes
+    (photos / long).write_bytes(content)
+    (photos / "b.png").write_bytes(content)
+    (photos / ("m" * 251 + ".bmp")).write_bytes(content)  # drawn as NAME.bmp.png
+    code, said, rows = run("align", tmp_path / "out", photos)
+    assert code == 1
+    assert "3 images: 3 done, 4 copies not written\n" in said
+    assert [Path(row["file"]).name for row in rows] == ["b_face0.png", "b_face1.png"]
+    code, said, rows = run("predict", tmp_path / "t.csv", photos, "--draw", tmp_path / "drawn")
+    assert code == 1
+    assert len(rows) == 6
+    assert "3 images: 3 done, 1 copies not written\n" in said
+    assert sorted(len(p.name) for p in (tmp_path / "drawn").rglob("*.png")) == [5, 250]
+
+
+def test_images_of_one_name_get_copies_of_their_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = (folder / "photo.png").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "a.webp.png", str(tmp_path).strip("/") + "/a.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(content)
+    Image.open(folder / "photo.png").save("a.webp", lossless=True)
+    same = [tmp_path / "a.png", Path(str(tmp_path).strip("/")) / "a.png"]
+    code, _, rows = run("predict", Path("t.csv"), "a.webp", "a.webp.png", *same, "--draw", "drawn")
+    assert (code, len(rows)) == (0, 8)
+    assert len([p for p in Path("drawn").rglob("*") if p.is_file()]) == 4
+    code, _, rows = run("align", Path("out"), "a.webp", "a.webp.png", *same)
+    assert (code, len({row["file"] for row in rows})) == (0, 8)
 
 
 def test_track_takes_tta(folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ Layout of the output folder::
     manifest/00000.parquet   the shards of 256 blocks, one row group a block
     parts/00000000.parquet   the rows of one block; the footer counts its images and lists failures
     failures.parquet         source, reason, block; written at the end from the parts' footers
+    warnings.parquet         the same of images that were read, but not all of them
     statistics.json          written at the end
 """
 

@@ -69,6 +69,7 @@ class BatchResult:
         without_faces: Predicted images in which no face was found.
         faces: Rows of all parts.
         failed: Images that were not predicted; ``failures.parquet`` says why.
+        warned: Warnings; ``warnings.parquet`` has them.
         blocks: Number of parts.
         seconds: Seconds since this call began.
         first_failure: Source and reason of the first image that failed.
@@ -79,6 +80,7 @@ class BatchResult:
     without_faces: int
     faces: int
     failed: int
+    warned: int
     blocks: int
     seconds: float
     first_failure: tuple[str, str] | None
@@ -240,7 +242,7 @@ def _statuses(folder: Folder, blocks: Iterable[int]) -> Iterator[tuple[int, Bloc
 
 
 def _finish(folder: Folder, manifest: Manifest, *, new: int, started: float) -> BatchResult:
-    """Write the table of failures and the statistics from the parts' footers."""
+    """Write the tables of failures and warnings and the statistics from the parts' footers."""
     settings = manifest.settings
     # The table may become an input itself, of a run in another working directory.
     origin = find_origin(settings.inputs, root=settings.root, column=settings.column)
@@ -255,6 +257,7 @@ def _finish(folder: Folder, manifest: Manifest, *, new: int, started: float) -> 
             "without_faces",
             "faces",
             "failed",
+            "warned",
             "read_s",
             "work_s",
             "bytes_read",
@@ -276,16 +279,22 @@ def _finish(folder: Folder, manifest: Manifest, *, new: int, started: float) -> 
             for source, reason in status.failures:
                 first = first or (source, reason)
                 yield {"source": source, "reason": reason, "block": block}
+            warned.extend(
+                {"source": source, "reason": reason, "block": block}
+                for source, reason in status.warnings
+            )
 
-    rows = failures()
-    content = io.BytesIO()
-    with pq.ParquetWriter(content, schema, compression="zstd") as writer:
-        while some := list(islice(rows, 65_536)):
-            writer.write_table(pa.Table.from_pylist(some, schema=schema), settings.block_size)
-    folder.write("failures.parquet", content.getvalue())
+    warned: list[dict[str, Any]] = []
+    for name, found in (("failures", failures()), ("warnings", iter(warned))):
+        content = io.BytesIO()
+        with pq.ParquetWriter(content, schema, compression="zstd") as writer:
+            while some := list(islice(found, 65_536)):
+                writer.write_table(pa.Table.from_pylist(some, schema=schema), settings.block_size)
+        folder.write(f"{name}.parquet", content.getvalue())
     seconds = time.perf_counter() - started
     counts = {
-        name: totals[name] for name in ("inputs", "predicted", "without_faces", "faces", "failed")
+        name: totals[name]
+        for name in ("inputs", "predicted", "without_faces", "faces", "failed", "warned")
     }
     counts["blocks"] = manifest.blocks
     statistics = {

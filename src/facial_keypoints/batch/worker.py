@@ -89,6 +89,7 @@ class BlockStatus:
         without_faces: Predicted images in which no face was found.
         faces: Rows of the part.
         failures: Source and reason of each image that failed, in order.
+        warnings: Source and sentence of what was left out of images that were read, such as further pages.
         read_s: Seconds of reading files, added up over the images, which are read in parallel.
         work_s: Seconds from the block's start to its end, without writing the part.
         bytes_read: Size of its images' files.
@@ -100,6 +101,7 @@ class BlockStatus:
     without_faces: int = 0
     faces: int = 0
     failures: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[tuple[str, str], ...] = ()
     read_s: float = 0.0
     work_s: float = 0.0
     bytes_read: int = 0
@@ -109,13 +111,19 @@ class BlockStatus:
         """Number of images that failed."""
         return len(self.failures)
 
+    @property
+    def warned(self) -> int:
+        """Number of warnings."""
+        return len(self.warnings)
+
 
 def find_status(out: Folder, block: int) -> BlockStatus | None:
     """The counts in the part of a block; ``None`` if the part is missing or not complete."""
     try:
         with out.open(part_name(block)) as handle:
             value = json.loads(pq.read_metadata(handle).metadata[_FOOTER])
-        value["failures"] = tuple((source, reason) for source, reason in value["failures"])
+        for name in ("failures", "warnings"):
+            value[name] = tuple((source, reason) for source, reason in value[name])
         status = BlockStatus(**value)
     except (*STORAGE_ERRORS, ValueError, KeyError, TypeError):
         return None
@@ -175,14 +183,18 @@ class BlockWorker:
         read = _Read()
         table: list[list[Any]] = []
         failures: list[tuple[str, str]] = []
+        said: list[tuple[str, str]] = []
         empty = 0
         with closing(self._answers(self._images(block, read))) as answers:
             for number, answer in enumerate(answers):
+                name = read.names[number]
                 if isinstance(answer, Prediction):
+                    said += [
+                        (_text(name), _text(w.removeprefix(f"{name}: "))) for w in answer.warnings
+                    ]
                     table += rows(answer)
                     empty += not len(answer)
                 else:
-                    name = read.names[number]
                     failures.append((_text(name), _text(str(answer).removeprefix(f"{name}: "))))
         status = BlockStatus(
             block=block,
@@ -191,6 +203,7 @@ class BlockWorker:
             without_faces=empty,
             faces=len(table),
             failures=tuple(failures),
+            warnings=tuple(said),
             read_s=round(read.seconds, 3),
             work_s=round(time.perf_counter() - started, 3),
             bytes_read=read.size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import lexists
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,9 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import FaceOptions, Faces, Images, place_below, takes_face_options
+from facial_keypoints.cli.faces import FaceOptions, Faces, Images, takes_face_options
 from facial_keypoints.cli.progress import make_log
+from facial_keypoints.errors import OutputError
 
 
 @app.command("align")
@@ -26,6 +28,7 @@ def align_command(
             min=0, max=10, help="Extra room on every side, relative to the template's side."
         ),
     ] = 0.0,
+    as_json: o.Json = False,
     force: o.Force = False,
 ) -> None:
     """Cut faces out upright, on the five-point template that face-recognition networks take.
@@ -34,7 +37,7 @@ def align_command(
     faces.csv: source, face, file, the matrix (a, b, tx, c, d, ty) from pixels of the
     image to pixels of the aligned face (x' = a x + b y + tx, y' = c x + d y + ty), and the score.
 
-    Images that cannot be read are listed, the others are still aligned, and the exit code is 1.
+    What cannot be read or written is listed and counted, the rest is done, and the exit code is 1.
 
     Examples:
 
@@ -44,53 +47,38 @@ def align_command(
 
         facial-keypoints align portraits/ -o aligned --max-faces 1
     """
-    from facial_keypoints.errors import OutputError
     from facial_keypoints.files import make_folder, refuse_existing
     from facial_keypoints.inference.alignment import ALIGNED_COLUMNS, align, aligned_row
-    from facial_keypoints.io.images import read_image, write_image
+    from facial_keypoints.io.images import write_image
     from facial_keypoints.io.tables import open_table
 
     make_folder(out, add=True)
     table = out / "faces.csv"
     refuse_existing(table, force=force)
     log = make_log()
-    faces = Faces(inputs, options, log=log, without=out)
-    taken: set[Path] = set()
-    count = lost = 0
+    faces = Faces(inputs, options, log=log, without=out, as_json=as_json)
+    count = 0
     with open_table(table, ALIGNED_COLUMNS) as writer:
         for prediction in faces:
-            stem = _stem(prediction.source, taken)
+            source = prediction.source
             if not len(prediction):
                 continue
-            # Read again: keeping a queue of decoded photos would take gigabytes.
-            image = read_image(prediction.source, max_pixels=options.max_pixels)
-            aligned = align(image, prediction, size=size, margin=margin)
-            for i, face in enumerate(aligned.images):
-                if not aligned.aligned[i]:
-                    lost += 1
-                    log.print(f"skipped {prediction.source}, face {i}: its points coincide.")
-                    continue
-                file = stem.with_name(f"{stem.name}_face{i}.png")
-                if (out / file).exists() and not force:
-                    raise OutputError(
-                        f"{out / file} exists already: choose another folder, or replace it with "
-                        "--force."
-                    )
-                write_image(out / file, face)
-                matrix, score = aligned.matrices[i], prediction.scores[i]
-                writer.write([aligned_row(prediction.source, i, file.as_posix(), matrix, score)])
-                count += 1
+            stem = faces.place(source, suffix=False)
+            with faces.copying(source):
+                aligned = align(faces.read_again(source), prediction, size=size, margin=margin)
+                for i, face in enumerate(aligned.images):
+                    if not aligned.aligned[i]:
+                        faces.lose("faces not aligned", f"{source}, face {i}: its points coincide.")
+                        continue
+                    file = stem.with_name(f"{stem.name}_face{i}.png")
+                    with faces.copying(f"{source}, face {i}"):
+                        if lexists(out / file) and not force:
+                            raise OutputError(
+                                f"{out / file} exists already: replace it with --force."
+                            )
+                        write_image(out / file, face)
+                        matrix, score = aligned.matrices[i], prediction.scores[i]
+                        writer.write([aligned_row(source, i, file.as_posix(), matrix, score)])
+                        count += 1
     log.print(f"wrote {out}: {count} faces of {faces.done - faces.bad} of {faces.done} images")
-    faces.finish()
-    if lost:
-        raise typer.Exit(1)
-
-
-def _stem(source: str, taken: set[Path]) -> Path:
-    """Path of an image's faces in the output folder, without ``_face0.png``."""
-    path = place_below(Path(), source)
-    stem = path.with_suffix("")
-    if stem in taken:  # a.jpg beside a.png
-        stem = path
-    taken.add(stem)
-    return stem
+    faces.finish(faces=count, written=str(out))

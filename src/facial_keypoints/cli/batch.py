@@ -124,9 +124,14 @@ def batch_command(
         f"wrote {out}: {result.predicted:,} of {result.inputs:,} images{found} in {result.blocks:,} "
         f"parts, {result.seconds:,.0f} s"
     )
+    counts = [
+        f"{result.inputs:,} {'image' if result.inputs == 1 else 'images'}: {result.predicted:,} done"
+    ]
     if result.failed:
-        count = f"{result.failed:,} {'image' if result.failed == 1 else 'images'}"
-        log.print(f"{count} failed: see {out.rstrip('/')}/failures.parquet")
+        counts.append(f"{result.failed:,} failed (see {out.rstrip('/')}/failures.parquet)")
+    if result.warned:
+        counts.append(f"{result.warned:,} warnings (see {out.rstrip('/')}/warnings.parquet)")
+    log.print(", ".join(counts))
     if result.first_failure is not None and not result.predicted:
         source, reason = result.first_failure
         raise DataError(

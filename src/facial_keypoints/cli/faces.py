@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import json
+import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,15 +21,18 @@ import typer
 from facial_keypoints.cli import ENDING
 from facial_keypoints.cli import options as o
 from facial_keypoints.cli.progress import make_progress
-from facial_keypoints.errors import DataError, ImageError, MissingExtraError
+from facial_keypoints.errors import DataError, ImageError, MissingExtraError, OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from facial_keypoints.inference.predictor import Predictor
-    from facial_keypoints.types import Prediction
+    from facial_keypoints.io.images import StoredImage
+    from facial_keypoints.types import ImageArray, Prediction
 
-__all__ = ["FaceOptions", "Faces", "Images", "interrupts", "place_below", "takes_face_options"]
+__all__ = ["FaceOptions", "Faces", "Images", "interrupts", "takes_face_options"]
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 Images = Annotated[
     list[str],
@@ -126,6 +133,7 @@ class Faces:
         log: Where to list what was skipped.
         batch_size: Crops computed at once.
         without: An output folder; what it holds is no input.
+        as_json: Print what was done and what was not as JSON on standard output in the end.
 
     Raises:
         DataError: There is no image, or no image for a box.
@@ -139,6 +147,7 @@ class Faces:
         log: Console,
         batch_size: int = 128,
         without: Path | None = None,
+        as_json: bool = False,
     ) -> None:
         import warnings
 
@@ -150,15 +159,20 @@ class Faces:
         # Photos are predicted whole, one per thread; crops in batches, each computed by every thread.
         predictor = options.load_predictor(threads=options.threads if options.crops else 1)
         self.schema = predictor.spec.schema
-        self.done = self.bad = self._without_heif = 0
+        self.done = self.bad = 0
+        self._lost: list[tuple[str, str]] = []  # kind and sentence of each thing that was not done
+        self._warnings: list[str] = []
         self._passed_over: list[Path] = []
+        self._repeated = 0
+        self._without = without
+        self._as_json = as_json
+        self._max_pixels = options.max_pixels
+        self._places: set[Path] = set()
         self.interrupted = False
         # Made here, so that its imports succeed before an output is begun.
         self._log, self._progress = log, make_progress("predicting", log)
-        files, self._total = (
-            find_images(inputs, without=without, passed_over=self._passed_over),
-            None,
-        )
+        found = find_images(inputs, without=without, passed_over=self._passed_over)
+        files, self._total = self._once(found), None
         if options.boxes is not None or "-" not in inputs:
             # All are known before the first output is written, so that none is taken for an input.
             listed = list(files)
@@ -193,6 +207,17 @@ class Faces:
             )
         )
 
+    def _once(self, files: Iterator[Path | StoredImage]) -> Iterator[Path | StoredImage]:
+        """Each file once, however often and by whatever spelling of its path it is named."""
+        seen: set[str] = set()
+        for file in files:
+            place = os.path.abspath(file)  # noqa: PTH100  (a link stays a name of its own)
+            if place in seen:
+                self._repeated += 1
+            else:
+                seen.add(place)
+                yield file
+
     def __iter__(self) -> Iterator[Prediction]:
         waiting = True
         with interrupts(lambda: waiting) as interrupted:
@@ -203,9 +228,15 @@ class Faces:
                         self.done += 1
                         if isinstance(found, ImageError):
                             self.bad += 1
-                            self._without_heif += isinstance(found.__cause__, MissingExtraError)
-                            self._log.print(f"skipped {found}")
+                            lacks_heif = isinstance(found.__cause__, MissingExtraError)
+                            self.lose(
+                                "HEIC without the extra heif" if lacks_heif else "unreadable",
+                                str(found),
+                            )
                         else:
+                            for warning in found.warnings:
+                                self._warnings.append(warning)
+                                self._log.print(warning)
                             yield found
                         if interrupted.is_set():
                             break
@@ -216,41 +247,110 @@ class Faces:
                     raise typer.Exit(130) from None
             self.interrupted = interrupted.is_set()
 
-    def finish(self) -> None:
+    def lose(self, kind: str, message: str) -> None:
+        """List something that is not done; it is counted by its kind, and the exit code is then 1."""
+        self._lost.append((kind, message))
+        self._log.print(f"skipped {message}")
+
+    @contextmanager
+    def copying(self, source: str) -> Iterator[None]:
+        """Lets a copy of an image that cannot be made cost that copy only; a full disk ends the run."""
+        try:
+            yield
+        except (OutputError, ImageError) as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL_DISK:
+                raise
+            self.lose("copies not written", f"the copy of {source}: {error}")
+
+    def read_again(self, source: str) -> ImageArray:
+        """The image of a prediction; keeping a queue of decoded photos would take gigabytes."""
+        from facial_keypoints.io.images import read_image
+
+        return read_image(source, max_pixels=self._max_pixels, warn=lambda _: None)
+
+    def place(self, source: str, *, suffix: bool) -> Path:
+        """Path in an output folder for files made from an image, its own path below the folder.
+
+        Args:
+            source: The image.
+            suffix: Keep the suffix; without it, a name that is taken (a.jpg beside a.png) keeps it too.
+        """
+        path = Path(source)
+        below = Path(
+            *("up" if part == ".." else part for part in path.parts if part != path.anchor)
+        )
+        place = below if suffix else below.with_suffix("")
+        if place in self._places:
+            place = below
+        number = 1
+        while place in self._places:  # /a.jpg beside a.jpg
+            number += 1
+            place = below.with_name(f"{below.stem}-{number}{below.suffix}")
+        self._places.add(place)
+        return place
+
+    def finish(self, **more: Any) -> None:
         """Count what was done and say what was not, once the outputs are written.
 
+        Args:
+            more: What the verb counts besides, for the JSON.
+
         Raises:
-            typer.Exit: With 130 after Ctrl-C, with 1 if an image could not be read.
+            typer.Exit: With 130 after Ctrl-C, with 1 if something was not done.
         """
-        unreadable = self.bad - self._without_heif
-        counts = [
-            f"{self.done} {'image' if self.done == 1 else 'images'}: {self.done - self.bad} done"
-        ]
-        counts += [f"{unreadable} unreadable"] if unreadable else []
-        counts += (
-            [f"{self._without_heif} HEIC without the extra heif"] if self._without_heif else []
-        )
-        self._log.print(", ".join(counts))
-        self._tell_passed_over()
+        foreign = self._tell_passed_over()
+        for path in foreign:
+            self._lost.append(("of a kind that is not read", str(path)))
+        images = self.done + len(foreign)
+        kinds = Counter(kind for kind, _ in self._lost)
+        if self._repeated:
+            kinds["named again and done once"] = self._repeated
+        if self._warnings:
+            kinds["with a warning" if len(self._warnings) == 1 else "warnings"] = len(
+                self._warnings
+            )
+        counts = [f"{images} {'image' if images == 1 else 'images'}: {self.done - self.bad} done"]
+        self._log.print(", ".join(counts + [f"{count} {kind}" for kind, count in kinds.items()]))
         if self.interrupted:
             total = "" if self._total is None else f" of {self._total}"
             self._log.print(f"interrupted: the outputs end after {self.done}{total} images.")
+        if self._as_json:
+            said = {
+                "images": images,
+                "done": self.done - self.bad,
+                **more,
+                "not_done": [{"kind": kind, "reason": reason} for kind, reason in self._lost],
+                "repeated": self._repeated,
+                "warnings": self._warnings,
+                "interrupted": self.interrupted,
+            }
+            typer.echo(json.dumps(said, indent=2))
+        if self.interrupted:
             raise typer.Exit(130)
-        if self.bad:
+        if self._lost:
             raise typer.Exit(1)
 
-    def _tell_passed_over(self) -> None:
-        folders = [path for path in self._passed_over if path.is_dir()]
+    def _tell_passed_over(self) -> list[Path]:
+        """Say what in the folders was not taken; returns the files that look like images."""
+        links = [path for path in self._passed_over if path.is_symlink() and path.is_dir()]
+        folders = [path for path in self._passed_over if path.is_dir() and path not in links]
+        files = sorted(path for path in self._passed_over if path not in (*links, *folders))
         if folders:
-            self._log.print(f"{folders[0]} is the output: images in it were not taken.")
-        files = sorted(str(path) for path in self._passed_over if path not in folders)
+            self._log.print(f"{self._without} is the output: images in it were not taken.")
+        if links:
+            many = "links to folders were" if len(links) > 1 else "link to a folder was"
+            self._log.print(
+                f"{len(links)} {many} not followed: {_names(list(map(str, links)))}. Name the folder itself to "
+                "take its images."
+            )
         if files:
             many = (
                 "files look like images and were"
                 if len(files) > 1
                 else "file looks like an image and was"
             )
-            self._log.print(f"{len(files)} {many} not read: {_names(files)}.")
+            self._log.print(f"{len(files)} {many} not read: {_names(list(map(str, files)))}.")
+        return files
 
 
 @contextmanager
@@ -279,14 +379,6 @@ def interrupts(waiting: Callable[[], bool] = lambda: False) -> Iterator[threadin
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def place_below(folder: Path, source: str) -> Path:
-    """Path in an output folder for a file made from an image: the image's own path below the folder."""
-    path = Path(source)
-    return folder.joinpath(
-        *("up" if part == ".." else part for part in path.parts if part != path.anchor)
-    )
 
 
 def _names(paths: list[str], most: int = 5) -> str:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
+NEUTRAL_S = 0.5
+"""Seconds around ``--neutral-at`` in which a face has to be there."""
+
 
 @app.command("measure")
 @takes_face_options
@@ -70,6 +73,7 @@ def measure_command(
             help="For the table of a video: figure of curves over time (.png, .svg, .pdf)."
         ),
     ] = None,
+    as_json: o.Json = False,
     force: o.Force = False,
 ) -> None:
     """Measure faces: distances as ratios, angles, asymmetry and head pose, with error bars.
@@ -80,7 +84,7 @@ def measure_command(
     Each measure has a column NAME and its standard deviation NAME_sigma, which comes from the points'
     confidence. Definitions and sources: docs/measurements.md.
 
-    Images that cannot be read are listed, the others are still measured, and the exit code is 1.
+    Images that cannot be read are listed and counted, the rest is done, and the exit code is 1.
 
     Examples:
 
@@ -94,9 +98,11 @@ def measure_command(
     from facial_keypoints.io.tables import TABLE_SUFFIXES, check_table
 
     _check_scale(ipd_mm, mm_per_px)
+    has_table = any(Path(name).suffix.lower() in TABLE_SUFFIXES for name in inputs)
+    if as_json and has_table:
+        raise typer.BadParameter("--json counts images: it does not go with a table.")
     if neutral is not None and neutral_at is not None:
         raise typer.BadParameter("give --neutral or --neutral-at, not both.")
-    has_table = any(Path(name).suffix.lower() in TABLE_SUFFIXES for name in inputs)
     if has_table and neutral is None and options != FaceOptions():
         raise typer.BadParameter(
             "a table says where the faces are: --model, --crops and the flags that find faces go with images."
@@ -114,14 +120,14 @@ def measure_command(
         if file is not None:
             refuse_existing(file, force=force)
     log = make_log()
-    images = None if has_table else Faces(inputs, options, log=log)
+    images = None if has_table else Faces(inputs, options, log=log, as_json=as_json)
     faces = _read_table(inputs) if images is None else _find(images)
     times = _times(faces) if plot is not None or neutral_at is not None else []
     rest = None
     if neutral is not None:
         rest = _neutral(neutral, options, log)
     elif neutral_at is not None:
-        rest = _resting(faces, times, neutral_at)
+        rest = _resting(faces, times, neutral_at, log)
     found = measure(faces.keypoints, neutral=rest, mm_per_px=mm_per_px, ipd_mm=ipd_mm)
     write_measurements(out, faces, found)
     log.print(f"wrote {out}: {len(found)} faces, {len(found.names)} measures each")
@@ -137,7 +143,7 @@ def measure_command(
         log.print(f"{turned} of {len(found)} faces are turned: see the column warnings.")
     log.print(NOTICE)
     if images is not None:
-        images.finish()
+        images.finish(faces=len(found), written=str(out))
 
 
 def _check_scale(ipd_mm: float | None, mm_per_px: float | None) -> None:
@@ -196,15 +202,34 @@ def _tracks(faces: FaceTable) -> NDArray[Any]:
     return np.array(["" if track is None else track for track in tracks])
 
 
-def _resting(faces: FaceTable, times: list[float], seconds: float) -> Keypoints:
-    """For each row, the face of the same track at the time nearest to ``seconds``."""
+def _resting(faces: FaceTable, times: list[float], seconds: float, log: Console) -> Keypoints:
+    """For each row, the face of the same track at the time nearest to ``seconds``.
+
+    Of a track that is not there within :data:`NEUTRAL_S` of that time, the points are NaN, and it is said.
+    """
     import numpy as np
 
     tracks = _tracks(faces)
     known = np.asarray(faces.keypoints.labeled.all(axis=1))
     index = np.arange(len(faces.keypoints))
+    absent = []
     for track in np.unique(tracks):
         own = np.flatnonzero(tracks == track)
         seen = own[known[own]] if known[own].any() else own
-        index[own] = seen[np.argmin(np.abs(np.array(times)[seen] - seconds))]
-    return faces.keypoints.subset(index)
+        apart = np.abs(np.array(times)[seen] - seconds)
+        index[own] = seen[np.argmin(apart)]
+        if apart.min() > NEUTRAL_S:
+            absent.append(track)
+    if len(absent) == len(np.unique(tracks)):
+        raise DataError(
+            f"no face is there within {NEUTRAL_S:g} s of --neutral-at {seconds:g}: give a time between "
+            f"{min(times):g} and {max(times):g} s at which the face is shown."
+        )
+    rest = faces.keypoints.subset(index)
+    if absent:
+        log.print(
+            f"without measures against the neutral face, since they are not there at {seconds:g} s: "
+            f"track {', '.join(map(str, absent))}."
+        )
+        rest = replace(rest, xy=np.where(np.isin(tracks, absent)[:, None, None], np.nan, rest.xy))
+    return rest

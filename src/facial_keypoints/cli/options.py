@@ -180,6 +180,13 @@ Style = Annotated[
         show_default="kaggle-a, if the model has it",
     ),
 ]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print what was done, what was not and why as JSON on standard output.",
+    ),
+]
 Force = Annotated[
     bool,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import lexists
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +10,9 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.cli.faces import FaceOptions, Faces, Images, place_below, takes_face_options
+from facial_keypoints.cli.faces import FaceOptions, Faces, Images, takes_face_options
 from facial_keypoints.cli.progress import make_log
-from facial_keypoints.errors import OutputError
+from facial_keypoints.errors import DataError
 
 if TYPE_CHECKING:
     from facial_keypoints.types import Prediction
@@ -32,12 +33,13 @@ def predict_command(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Faces computed at once (--crops).")] = 128,
+    as_json: o.Json = False,
     force: o.Force = False,
 ) -> None:
     """Find faces and their keypoints in photos and write them as a table, in pixels of each photo.
 
-    The table has one row per face. A photo without faces has no row. Images that cannot be read are listed, the
-    others are still predicted, and the exit code is 1.
+    The table has one row per face. A photo without faces has no row. What cannot be read or
+    written is listed and counted, the rest is done, and the exit code is 1.
 
     Examples:
 
@@ -57,31 +59,30 @@ def predict_command(
     if draw is not None:
         make_folder(draw, add=force)
     log = make_log()
-    images = Faces(inputs, options, log=log, batch_size=batch_size, without=draw)
+    images = Faces(inputs, options, log=log, batch_size=batch_size, without=draw, as_json=as_json)
     faces = 0
     with open_table(out, columns(images.schema)) as table:
         for prediction in images:
             faces += len(prediction)
             table.write(rows(prediction))
             if draw is not None:
-                _draw(prediction, draw, options.max_pixels)
+                with images.copying(prediction.source):
+                    _draw(prediction, draw, images)
     found = "" if options.crops else f", {faces} {'face' if faces == 1 else 'faces'}"
     log.print(f"wrote {out}: {images.done - images.bad} of {images.done} images{found}")
-    images.finish()
+    images.finish(faces=faces, written=str(out))
 
 
-def _draw(prediction: Prediction, folder: Path, max_pixels: int) -> None:
+def _draw(prediction: Prediction, folder: Path, images: Faces) -> None:
     """Write the image with its points drawn into the folder, at the image's own path."""
     from facial_keypoints.io.drawing import draw_prediction
-    from facial_keypoints.io.images import WRITABLE_SUFFIXES, read_image, write_image
+    from facial_keypoints.io.images import WRITABLE_SUFFIXES, write_image
 
-    source, target = prediction.source, place_below(folder, prediction.source)
-    if target.suffix.lower() not in WRITABLE_SUFFIXES:
-        target = target.with_name(f"{target.name}.png")
-    if target.exists() and target.samefile(source):
-        raise OutputError(
+    source = prediction.source
+    writable = Path(source).suffix.lower() in WRITABLE_SUFFIXES
+    target = folder / images.place(source if writable else f"{source}.png", suffix=True)
+    if lexists(target) and target.samefile(source):
+        raise DataError(
             f"--draw {folder} would overwrite the image {source}: choose another folder."
         )
-    # Read again: keeping a batch of decoded photos would take gigabytes.
-    drawn = draw_prediction(read_image(source, max_pixels=max_pixels), prediction)
-    write_image(target, drawn)
+    write_image(target, draw_prediction(images.read_again(source), prediction))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -48,12 +48,14 @@ class FittedCrop:
         transform: From pixels of the original image to pixels of the input.
         image_size: (height, width) of the original image.
         source: Name of the image.
+        warnings: As for :class:`Prediction`.
     """
 
     image: ImageArray
     transform: CropTransform
     image_size: tuple[int, int]
     source: str
+    warnings: tuple[str, ...] = ()
 
 
 MIN_FACE_CONFIDENCE = 0.15
@@ -362,14 +364,17 @@ class Predictor:
 
         def predict(file: str | os.PathLike[str]) -> Prediction | ImageError:
             name = os.fspath(file)
+            said: list[str] = []
             try:
-                image = read_image(file, channels=3, max_pixels=max_pixels)
+                image = read_image(file, channels=3, max_pixels=max_pixels, warn=said.append)
             except ImageError as error:
                 return error
             if boxes is None:
-                return self.predict(image, min_score=min_score, max_faces=max_faces, source=name)
-            given = boxes.get(str(Path(file).resolve()), np.zeros((0, 4), np.float32))
-            return self.predict_boxes(image, given[:max_faces], source=name)
+                found = self.predict(image, min_score=min_score, max_faces=max_faces, source=name)
+            else:
+                given = boxes.get(str(Path(file).resolve()), np.zeros((0, 4), np.float32))
+                found = self.predict_boxes(image, given[:max_faces], source=name)
+            return replace(found, warnings=tuple(said))
 
         threads = readers or available_cores()
         if boxes is None:
@@ -422,9 +427,12 @@ class Predictor:
         """
 
         def prepare(file: str | os.PathLike[str]) -> FittedCrop | ImageError:
+            said: list[str] = []
             try:
-                image = read_image(file, channels=self.spec.channels, max_pixels=max_pixels)
-                return self.fit_crop(image, os.fspath(file))
+                image = read_image(
+                    file, channels=self.spec.channels, max_pixels=max_pixels, warn=said.append
+                )
+                return replace(self.fit_crop(image, os.fspath(file)), warnings=tuple(said))
             except ImageError as error:
                 return error
 
@@ -469,7 +477,8 @@ class Predictor:
             points = Keypoints(xy, face.schema, confidence=face.confidence)
             height, width = crop.image_size
             box = np.array([[0, 0, width, height]], np.float32)
-            predictions.append(_prediction(crop.image_size, points, box, None, crop.source))
+            found_here = _prediction(crop.image_size, points, box, None, crop.source)
+            predictions.append(replace(found_here, warnings=crop.warnings))
         return predictions
 
 

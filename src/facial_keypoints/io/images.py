@@ -507,8 +507,9 @@ def find_images(
     Args:
         inputs: Names.
         without: An output folder that may lie in a folder of the inputs: what it holds is not taken.
-        passed_over: Gets the files of folders that look like images (:data:`FOREIGN_SUFFIXES`) and are
-            not taken, and ``without`` if it holds something.
+        passed_over: Gets what in folders is not taken: files that look like images, by their suffix
+            (:data:`FOREIGN_SUFFIXES`) or by how they begin; links to folders; and ``without`` if it holds
+            something.
 
     Yields:
         Paths, one at a time. A folder that may not be looked into is given as an image that cannot be read.
@@ -542,24 +543,39 @@ def _in_folder(
         with os.scandir(folder) as entries:
             found = sorted(
                 # Links are not followed: one to a folder above would never end.
-                (e.name, e.is_dir(follow_symlinks=False))
+                (
+                    e.name,
+                    e.is_dir(follow_symlinks=False),
+                    e.is_symlink() and e.is_dir(),
+                    e.is_file(),
+                )
                 for e in entries
                 if not e.name.startswith(".")
             )
     except OSError as error:
         yield StoredImage(str(folder), partial(_raise, error))
         return
-    for name, is_folder in found:
+    for name, is_folder, is_link, is_file in found:
         path = folder / name
         suffix = path.suffix.lower()
         if is_folder and leave is not None and path.resolve() == leave:
             passed_over += [path] if any(path.iterdir()) else []
         elif is_folder:
             yield from _in_folder(path, leave, passed_over)
-        elif suffix in IMAGE_SUFFIXES:
+        elif suffix in IMAGE_SUFFIXES and not is_link:
             yield path
-        elif suffix in FOREIGN_SUFFIXES:
+        elif is_link or suffix in FOREIGN_SUFFIXES or (is_file and _begins_as_image(path)):
             passed_over.append(path)
+
+
+def _begins_as_image(path: Path) -> bool:
+    """Whether a file without an image's suffix holds one of the usual kinds all the same."""
+    with suppress(OSError), path.open("rb") as file:
+        return (
+            re.match(rb"\xff\xd8\xff|\x89PNG\r|GIF8|RIFF....WEBP", file.read(16), re.DOTALL)
+            is not None
+        )
+    return False
 
 
 def _raise(error: OSError) -> NoReturn:
