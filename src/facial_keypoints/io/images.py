@@ -12,6 +12,7 @@ import ctypes
 import glob
 import io
 import logging
+import math
 import os
 import re
 import struct
@@ -120,7 +121,7 @@ _BAND = 2**20  # pixels that are converted at once
 # libtiff would write every damage to stderr; Pillow raises it as well. Looked up among the libraries that
 # Pillow has loaded.
 with suppress(OSError, AttributeError):
-    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)  # type: ignore[attr-defined]
 
 _LOG = logging.getLogger(__name__)
 _header_lock = threading.Lock()
@@ -210,23 +211,8 @@ def read_image(
 
     def decode(content: bytes) -> ImageArray:
         with _open(content, look) as image:
-            if media_type is not None and image.format not in MEDIA_TYPES[media_type]:
-                raise ImageError(
-                    f"{shown}: declared as {media_type}, but its content is {image.format}: give it "
-                    "its true type and name."
-                )
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(
-                    f"{shown}: {width}×{height} pixels are more than the limit of "
-                    f"{max_pixels:,}: make it smaller, or raise --max-pixels."
-                )
-            if image.mode == "F":
-                raise ImageError(
-                    f"{shown}: its pixels are floating-point numbers of unknown range: save it with 8 or "
-                    "16 bits."
-                )
-            pixels.append(width * height)
+            _check_header(image, shown, media_type, max_pixels)
+            pixels.append(image.width * image.height)
             look()
             array = _to_array(image, channels, content, say, look)
             with suppress(*_DAMAGE):  # what follows the first frame may be damaged
@@ -249,6 +235,27 @@ def read_image(
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise ImageError(f"{shown}: the image is damaged or cut off ({reason}).") from error
+
+
+def _check_header(
+    image: ImageFile.ImageFile, shown: str, media_type: str | None, max_pixels: int
+) -> None:
+    if media_type is not None and image.format not in MEDIA_TYPES[media_type]:
+        raise ImageError(
+            f"{shown}: declared as {media_type}, but its content is {image.format}: give it "
+            "its true type and name."
+        )
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{shown}: {width}×{height} pixels are more than the limit of "
+            f"{max_pixels:,}: make it smaller, or raise --max-pixels."
+        )
+    if image.mode == "F":
+        raise ImageError(
+            f"{shown}: its pixels are floating-point numbers of unknown range: save it with 8 or "
+            "16 bits."
+        )
 
 
 def read_content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -283,14 +290,15 @@ class _Reader(io.BytesIO):
         super().__init__(content)
         self._look = look
         self._reads = 0
-        self._bytes = 4 * len(content) + 2**20  # some parts are read twice, such as the header
+        self.left: float = 4 * len(content) + 2**20
+        """Bytes that may still be read; the tags of a TIFF may name the same ones again and again."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._look()
         part = super().read(size)
         self._reads += 1
-        self._bytes -= len(part)
-        if self._reads > _MOST_READS or self._bytes < 0:
+        self.left -= len(part)
+        if self._reads > _MOST_READS or self.left < 0:
             raise _TooMany("very many", "segments, chunks or blocks", _MOST_READS)
         return part
 
@@ -308,7 +316,10 @@ def _open(content: bytes, look: Callable[[], None] = lambda: None) -> ImageFile.
     with _header_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(_Reader(content, look), formats=formats)
+            reader = _Reader(content, look)
+            image = Image.open(reader, formats=formats)
+            reader.left = math.inf
+            return image
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -380,7 +391,9 @@ def _repaired(
     """
     if content.startswith(_PNG_START):
         return decode(_png_pixels(content))
-    if not content.startswith(b"\xff\xd8") or 0xD9 in _jpeg_markers(content):
+    markers = _jpeg_markers(content) if content.startswith(b"\xff\xd8") else b"\xd9"
+    # It is decoded twice more.
+    if 0xD9 in markers or markers.count(0xDA) > _MOST_SCANS // 3:
         return None
     # The end marker may be missing. If rows are missing too, what follows decides how they look.
     first, second = (decode(content.rstrip(b"\xff") + end) for end in _JPEG_ENDS)
