@@ -162,8 +162,8 @@ class _Service:
             ]
         finally:
             # Jobs that no thread has begun are cancelled as well; others end at their next step.
-            answered.cancel()
-            for job in jobs:
+            for job, future in zip(jobs, futures, strict=True):
+                future.cancel()
                 job.over.set()
             gone.cancel()
 
