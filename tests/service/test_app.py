@@ -718,7 +718,7 @@ def test_an_internal_error_reveals_nothing_of_the_image(predictor, monkeypatch) 
     app = create_app(predictor, threads=1)
     with TestClient(app, raise_server_exceptions=False) as client:
         with monkeypatch.context() as patched:
-            patched.setattr(Predictor, "predict", broken)
+            patched.setattr(Predictor, "predict_detected", broken)
             reply = client.post("/v1/predict", content=PNG)
         assert reply.status_code == 500
         assert reply.headers["content-type"] == "application/problem+json"

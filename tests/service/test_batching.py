@@ -31,7 +31,8 @@ class Worker:
 
 
 def queue_of(worker: Worker, **options: object) -> WorkQueue[int, int]:
-    settings = {"threads": 1, "capacity": 10, "batch": 4, "wait_s": 0.0} | options
+    settings = {"threads": 1, "capacity": 10, "batch": 4, "wait_s": 0.0}
+    settings |= {"room": 100, "largest": 60, "late_s": 30.0} | options
     queue = WorkQueue(worker, lambda job: None if job % 2 else "even", **settings)  # type: ignore[arg-type]
     queue.start()
     return queue

@@ -116,7 +116,7 @@ def serve_command(
         origins=tuple(allow_origin or ()),
         hosts=tuple(name.lower() for name in allow_host or (("localhost",) if local else ())),
     )
-    limits = Limits(pixels=max_pixels, faces=max_faces)
+    limits = Limits(pixels=max_pixels, pixels_at_once=2 * max_pixels, faces=max_faces)
     log = make_log()
     listening = open_socket(host, port)
     # Each thread of the service predicts whole images with one thread.

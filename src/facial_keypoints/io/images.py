@@ -8,9 +8,11 @@ bits of 16-bit colours, which Pillow drops, come from OpenCV.
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import io
 import logging
+import math
 import os
 import re
 import struct
@@ -28,7 +30,7 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from facial_keypoints.errors import DataError, ImageError, MissingExtraError
 from facial_keypoints.files import atomic_path
@@ -110,6 +112,20 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND")
 _MOST_PAGES = 1000
 
+# Most parts of a file whose count decides the time to decode it, far above those of files that programs write.
+# A JPEG of a progressive camera or web page has about ten scans; libtiff allows 100 as well.
+_MOST_SCANS = 100
+_MOST_STRIPS = 100_000  # and tiles; one row of pixels a strip is the most that is usual
+_MOST_READS = 2_000_000  # of Pillow: two or three a segment, chunk or block of a file
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+
+_BAND = 2**20  # pixels that are converted at once
+
+# libtiff would write every damage to stderr; Pillow raises it as well. Looked up among the libraries that
+# Pillow has loaded.
+with suppress(OSError, AttributeError):
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)  # type: ignore[attr-defined]
+
 _LOG = logging.getLogger(__name__)
 _header_lock = threading.Lock()
 _T = TypeVar("_T")
@@ -142,6 +158,7 @@ def read_image(
     name: str | None = None,
     media_type: str | None = None,
     warn: Callable[[str], None] | None = None,
+    check: Callable[[int], None] | None = None,
 ) -> ImageArray:
     """Read one image, upright as its EXIF orientation says.
 
@@ -159,13 +176,16 @@ def read_image(
         name: Name of the image in messages; the path when left out.
         media_type: A key of :data:`MEDIA_TYPES`: refuse an image of another format.
         warn: Takes each warning, a sentence with the name; logged once when left out.
+        check: Is given the number of pixels before they are decoded, and called again from time to time while
+            they are. It ends the decoding by raising a ``FacialKeypointsError``.
 
     Returns:
         (H, W, channels) uint8, upright.
 
     Raises:
         ValueError: ``channels`` is another number.
-        ImageError: It is missing, empty, damaged, cut off, too large, no image or mislabelled.
+        ImageError: It is missing, empty, damaged, cut off, too large, no image or mislabelled, or has an absurd
+            number of scans, strips or other parts.
     """
     if channels not in (1, 3, None):
         raise ValueError(f"channels must be 1 (grey), 3 (RGB) or None, received {channels}.")
@@ -186,39 +206,34 @@ def read_image(
     def say(text: str) -> None:
         (warn or _log)(f"{shown}: {text}")
 
+    pixels: list[int] = []
+
+    def look() -> None:
+        if check is not None and pixels:
+            check(pixels[0])
+
     def decode(content: bytes) -> ImageArray:
-        with _open(content) as image:
-            if media_type is not None and image.format not in MEDIA_TYPES[media_type]:
-                raise ImageError(
-                    f"{shown}: declared as {media_type}, but its content is {image.format}: give it "
-                    "its true type and name."
-                )
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(
-                    f"{shown}: {width}×{height} pixels are more than the limit of "
-                    f"{max_pixels:,}: make it smaller, or raise --max-pixels."
-                )
-            if image.mode == "F":
-                raise ImageError(
-                    f"{shown}: its pixels are floating-point numbers of unknown range: save it with 8 or "
-                    "16 bits."
-                )
-            array = _to_array(image, channels, content, say)
+        with _open(content, look) as image:
+            _check_header(image, shown, media_type, max_pixels)
+            pixels.append(image.width * image.height)
+            look()
+            array = _to_array(image, channels, content, say, look)
             with suppress(*_DAMAGE):  # what follows the first frame may be damaged
                 _warn_of_more(image, content, say)
             return array
 
     try:
+        content = _bounded(content)
         try:
             return decode(content)
-        except _DAMAGE:
-            if (repaired := _repaired(content, decode, say)) is None:
-                raise
-            return repaired
+        except _DAMAGE as error:
+            damage = error.with_traceback(None)  # it would hold the pixels decoded so far
+        if (repaired := _repaired(content, decode, say)) is None:
+            raise damage
+        return repaired
     except UnidentifiedImageError:
         raise ImageError(f"{shown}: not an image in a known format.") from None
-    except (Image.DecompressionBombError, MissingExtraError) as error:
+    except (Image.DecompressionBombError, MissingExtraError, _TooMany) as error:
         raise ImageError(f"{shown}: {error}") from error
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
@@ -272,25 +287,41 @@ def read_frames(
 def _frames_of(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile.ImageFile]:
     """The open image, refused as :func:`read_image` refuses it."""
     try:
-        image = _open(read_content(path, max_pixels))
-        image.load()
+        with _open(read_content(path, max_pixels)) as image:
+            _check_header(image, str(path), None, max_pixels)
+            image.load()
+            yield image
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image or a video in a known format.") from None
     except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise ImageError(f"{path}: the image is damaged or cut off ({error}).") from error
-    with image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise ImageError(
-                f"{path}: {width}×{height} pixels are more than the limit of {max_pixels:,}: make it smaller."
-            )
-        yield image
 
 
 def _shown_s(frame: Image.Image) -> float:
     """Seconds that a frame is shown; as in browsers, 0.1 where the file gives next to nothing."""
     duration = float(frame.info.get("duration") or 0)
     return (duration if duration > 10 else 100) / 1000
+
+
+def _check_header(
+    image: ImageFile.ImageFile, shown: str, media_type: str | None, max_pixels: int
+) -> None:
+    if media_type is not None and image.format not in MEDIA_TYPES[media_type]:
+        raise ImageError(
+            f"{shown}: declared as {media_type}, but its content is {image.format}: give it "
+            "its true type and name."
+        )
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{shown}: {width}×{height} pixels are more than the limit of "
+            f"{max_pixels:,}: make it smaller, or raise --max-pixels."
+        )
+    if image.mode == "F":
+        raise ImageError(
+            f"{shown}: its pixels are floating-point numbers of unknown range: save it with 8 or "
+            "16 bits."
+        )
 
 
 def read_content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -309,7 +340,36 @@ def read_content(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
     return path.read_bytes()
 
 
-def _open(content: bytes) -> ImageFile.ImageFile:
+class _TooMany(Exception):
+    """A file has an absurd number of parts; the message gives the number and the limit."""
+
+    def __init__(self, count: str, parts: str, most: int) -> None:
+        super().__init__(
+            f"has {count} {parts}, more than the limit of {most:,}: save it anew with an image editor."
+        )
+
+
+class _Reader(io.BytesIO):
+    """A file in memory that ends the reading of absurd files and of those that nobody waits for."""
+
+    def __init__(self, content: bytes, look: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._look = look
+        self._reads = 0
+        self.left: float = 4 * len(content) + 2**20
+        """Bytes that may still be read; the tags of a TIFF may name the same ones again and again."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._look()
+        part = super().read(size)
+        self._reads += 1
+        self.left -= len(part)
+        if self._reads > _MOST_READS or self.left < 0:
+            raise _TooMany("very many", "segments, chunks or blocks", _MOST_READS)
+        return part
+
+
+def _open(content: bytes, look: Callable[[], None] = lambda: None) -> ImageFile.ImageFile:
     """Read the header, without Pillow's own limit of pixels, which is global and only warns."""
     formats: tuple[str, ...] = _FORMATS
     if _HEIF.match(content):
@@ -322,9 +382,69 @@ def _open(content: bytes) -> ImageFile.ImageFile:
     with _header_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(content), formats=formats)
+            reader = _Reader(content, look)
+            image = Image.open(reader, formats=formats)
+            reader.left = math.inf
+            return image
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _bounded(content: bytes) -> bytes:
+    """The same image, unless decoding it would take absurdly long for its pixels.
+
+    Raises:
+        _TooMany: It would.
+    """
+    if content.startswith(_PNG_START):
+        # Pillow inflates every profile, of which one is allowed.
+        return _png_pixels(content) if content.count(b"iCCP") > 1 else content
+    if content.startswith(b"\xff\xd8"):
+        if content.count(b"\xff\xda") > _MOST_SCANS:  # others may lie in previews and profiles
+            scans = _jpeg_markers(content).count(0xDA)
+            if scans > _MOST_SCANS:
+                raise _TooMany(f"{scans:,}", "scans", _MOST_SCANS)
+    elif content[:2] in (b"II", b"MM"):
+        with suppress(struct.error):
+            strips, tile = _tiff_strips(content)
+            if strips > _MOST_STRIPS:
+                raise _TooMany(f"{strips:,}", "strips or tiles", _MOST_STRIPS)
+            if tile > MAX_PIXELS:
+                raise _TooMany(f"{tile:,}", "pixels in one tile", MAX_PIXELS)
+    return content
+
+
+def _tiff_strips(content: bytes) -> tuple[int, int]:
+    """Number of strips or tiles of the first page of a TIFF, and pixels of a tile."""
+    order = "<" if content[:2] == b"II" else ">"
+    kinds = {3: order + "H", 4: order + "I", 16: order + "Q"}
+    version, at = struct.unpack_from(order + "2xHI", content)
+    number, entry = order + "H", struct.Struct(order + "HHI")
+    if version == 43:  # BigTIFF
+        (at,) = struct.unpack_from(order + "Q", content, 8)
+        number, entry = order + "Q", struct.Struct(order + "HHQ")
+    (entries,) = struct.unpack_from(number, content, at)
+    at += struct.calcsize(number)
+    strips, sides = 0, {322: 0, 323: 0}
+    for i in range(min(entries, 2**16)):
+        start = at + i * (20 if version == 43 else 12)
+        tag, kind, count = entry.unpack_from(content, start)
+        if tag in (273, 324):
+            strips = max(strips, count)
+        elif tag in sides and kind in kinds:
+            (sides[tag],) = struct.unpack_from(kinds[kind], content, start + entry.size)
+    return strips, sides[322] * sides[323]
+
+
+def _jpeg_markers(content: bytes) -> bytearray:
+    """The second byte of each marker of a JPEG, from the first to its end marker, without restarts."""
+    markers, at = bytearray(), 2
+    while found := _JPEG_MARKER.search(content, at):
+        markers.append(content[found.end() - 1])
+        if markers[-1] == 0xD9:
+            break
+        at = found.end() + int.from_bytes(content[found.end() : found.end() + 2], "big")
+    return markers
 
 
 def _repaired(
@@ -337,7 +457,9 @@ def _repaired(
     """
     if content.startswith(_PNG_START):
         return decode(_png_pixels(content))
-    if not content.startswith(b"\xff\xd8"):
+    markers = _jpeg_markers(content) if content.startswith(b"\xff\xd8") else b"\xd9"
+    # It is decoded twice more.
+    if 0xD9 in markers or markers.count(0xDA) > _MOST_SCANS // 3:
         return None
     # The end marker may be missing. If rows are missing too, what follows decides how they look.
     first, second = (decode(content.rstrip(b"\xff") + end) for end in _JPEG_ENDS)
@@ -383,74 +505,156 @@ def _warn_of_more(image: Image.Image, content: bytes, say: Callable[[str], None]
     say(f"has {count} pages; only the first was read. Save each page as a file to read all.")
 
 
-def _to_eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Values of 16 or 32 bits as 8 bits, as :func:`read_image` says."""
-    low, high = int(values.min()), int(values.max())
+def _black_and_white(low: int, high: int) -> tuple[int, int]:
+    """Values of 16 or 32 bits that become 0 and 255, as :func:`read_image` says, from those in use."""
     black = min(low, 0)
     white = black + 65535
     if not 2**14 <= high - black < 2**16:
         white = black + 2 ** max(8, (high - black).bit_length()) - 1
     if 0 < high - low < (white - black) / 8 and white - black > 255:
         black, white = low, high
+    return black, white
+
+
+def _to_eight_bits(
+    values: NDArray[np.integer], black_and_white: tuple[int, int]
+) -> NDArray[np.uint8]:
+    black, white = black_and_white
     scaled = (values.astype(np.float32) - black) / ((white - black) / 255)
     return np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled).astype(np.uint8)
 
 
-def _stretch_colours(image: Image.Image, content: bytes) -> Image.Image:
-    """The same image with the bits in use of 16, of which Pillow read the upper eight."""
+def _sixteen_bits(image: Image.Image, content: bytes) -> NDArray[np.uint16] | None:
+    """(H, W, 3 or 4) colours of 16 bits, of which Pillow read the upper eight; ``None`` if there are none."""
     import cv2
 
+    cv2.utils.logging.setLogLevel(
+        cv2.utils.logging.LOG_LEVEL_SILENT
+    )  # it would write of unusual tags; Pillow has read the image already
     deep: Any = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if deep is None or deep.dtype != np.uint16 or deep.ndim != 3 or deep.shape[2] not in (3, 4):
-        return image
-    colours = _to_eight_bits(deep[..., 2::-1])
-    if deep.shape[2] == 3:
-        stretched = Image.fromarray(colours)
-    else:
-        alpha = (deep[..., 3:] >> 8).astype(np.uint8)
-        stretched = Image.fromarray(np.concatenate([colours, alpha], axis=2))
-    return stretched if stretched.size == image.size else image
+        return None
+    if deep.shape[1::-1] != image.size:
+        return None
+    cv2.cvtColor(deep, cv2.COLOR_BGR2RGB if deep.shape[2] == 3 else cv2.COLOR_BGRA2RGBA, dst=deep)
+    return deep  # type: ignore[no-any-return]
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[slice, slice, Image.Image]]:
+    """Rows, columns and pixels of parts of an image, so that conversions need no copy of all of it."""
+    width = min(image.width, _BAND)
+    height = max(1, _BAND // width)
+    for y in range(0, image.height, height):
+        for x in range(0, image.width, width):
+            box = (x, y, min(x + width, image.width), min(y + height, image.height))
+            part = image if box == (0, 0, *image.size) else image.crop(box)
+            yield slice(y, box[3]), slice(x, box[2]), part
+
+
+def _orientation(image: Image.Image) -> int:
+    with suppress(*_DAMAGE):  # damaged EXIF data holds no orientation
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return 1
+
+
+def _upright(
+    size: tuple[int, int], channels: int, orientation: int
+) -> tuple[ImageArray, ImageArray]:
+    """An empty array for an image, and a view of it in which pixels lie as in the file.
+
+    Args:
+        size: (width, height) in the file.
+        channels: 1 or 3.
+        orientation: As EXIF numbers them, 1 to 8.
+    """
+    turned = orientation in (5, 6, 7, 8)
+    array: ImageArray = np.empty((*(size if turned else size[::-1]), channels), np.uint8)
+    stored = array.swapaxes(0, 1) if turned else array
+    # Orientation: whether the rows of the file are in reverse, and its columns.
+    down, across = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (-1, 1), 7: (-1, -1), 8: (1, -1)}.get(
+        orientation, (1, 1)
+    )
+    return array, stored[::down, ::across]
 
 
 def _to_array(
-    source: ImageFile.ImageFile, channels: int | None, content: bytes, say: Callable[[str], None]
+    source: ImageFile.ImageFile,
+    channels: int | None,
+    content: bytes,
+    say: Callable[[str], None],
+    look: Callable[[], None],
 ) -> ImageArray:
     image: Image.Image = source
-    deep = source.format == "PPM" or ";16" in str(source.tile[:1])
+    sixteen = source.format == "PPM" or ";16" in str(source.tile[:1])
     tags = getattr(source, "tag_v2", {})  # of a TIFF
     if channels is None:
         channels = 1 if image.mode in _GREY else 3
     if channels == 1 and image.format in ("JPEG", "MPO") and image.mode == "RGB":
         image.draft("L", image.size)  # the decoder then skips the colours
     image.load()
-    deep = deep and image.mode in ("RGB", "RGBA", "LA")
-    if deep and np.max(image.convert("RGB").getextrema()) < 64:
-        # Only the pixels are replaced, so that the orientation is still known.
-        image.im = _stretch_colours(image, content).convert(image.mode).im
-    with suppress(*_DAMAGE):  # damaged EXIF data holds no orientation
-        ImageOps.exif_transpose(image, in_place=True)
+    look()
+    deep = None
+    if sixteen and image.mode in ("RGB", "RGBA", "LA"):
+        ranges: Any = image.getextrema()
+        if np.max(ranges[: 1 if image.mode == "LA" else 3]) < 64:
+            deep = _sixteen_bits(image, content)
+    array, stored = _upright(image.size, channels, _orientation(image))
     if image.mode.startswith("I"):  # 16 bits a pixel, in 16 or 32
-        values = np.asarray(image)
-        if image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
-            values = values.view(np.uint32)  # Pillow has no mode for them
-        grey = _to_eight_bits(values)[..., np.newaxis]
+        _grey(image, tags, stored)
+        return array
+    if deep is not None:
+        use = _black_and_white(int(deep[..., :3].min()), int(deep[..., :3].max()))
+    clear = image.has_transparency_data and all(
+        band.convert("RGBA").getchannel("A").getextrema() == (0, 0) for _, _, band in _bands(image)
+    )
+    if clear:
+        say("all of it is transparent; its colours were read.")
+    wanted = "L" if channels == 1 else "RGB"
+    for rows, columns, part in _bands(image):
+        look()
+        band = part
+        if deep is not None:
+            band = _eight_bit_colours(deep[rows, columns], use).convert(image.mode)
+        if image.has_transparency_data:
+            band = _on_white(band.convert("RGBA"), clear)
+        if channels == 1 and band.mode not in ("L", "1"):
+            band = band.convert("RGB")  # CMYK, palette and Lab cannot be converted to grey directly
+        if band.mode != wanted:
+            band = band.convert(wanted)
+        stored[rows, columns] = np.asarray(band).reshape(band.height, band.width, channels)
+    return array
+
+
+def _eight_bit_colours(colours: NDArray[np.uint16], use: tuple[int, int]) -> Image.Image:
+    eight = _to_eight_bits(colours[..., :3], use)
+    if colours.shape[2] == 4:
+        alpha = (colours[..., 3:] >> 8).astype(np.uint8)
+        eight = np.concatenate([eight, alpha], axis=2)
+    return Image.fromarray(eight)
+
+
+def _on_white(image: Image.Image, clear: bool) -> Image.Image:
+    if clear:
+        image.putalpha(255)
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+
+
+def _grey(image: Image.Image, tags: Any, stored: ImageArray) -> None:
+    """Fill an array with grey values of 16 or 32 bits."""
+    unsigned = image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,)
+
+    def values(band: Image.Image) -> NDArray[np.integer]:
+        return (
+            np.asarray(band).view(np.uint32) if unsigned else np.asarray(band)
+        )  # Pillow has no such mode
+
+    ends = [(values(band).min(), values(band).max()) for _, _, band in _bands(image)]
+    use = _black_and_white(int(np.min(ends)), int(np.max(ends)))
+    for rows, columns, band in _bands(image):
+        grey = _to_eight_bits(values(band), use)
         if tags.get(262) == 0:  # white is zero, which Pillow heeds only in 8 bits
             grey = 255 - grey
-        return np.repeat(grey, channels, axis=2)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() == (0, 0):
-            say("all of it is transparent; its colours were read.")
-            image.putalpha(255)
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    wanted = "L" if channels == 1 else "RGB"
-    if channels == 1 and image.mode not in ("L", "1"):
-        image = image.convert("RGB")  # CMYK, palette and Lab cannot be converted to grey directly
-    if image.mode != wanted:
-        image = image.convert(wanted)
-    array: ImageArray = np.array(image, np.uint8)
-    return array.reshape(image.height, image.width, channels)
+        stored[rows, columns] = grey[..., np.newaxis]
 
 
 def encode_image(image: ImageArray, suffix: str = ".png", *, quality: int = 95) -> bytes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -86,6 +88,7 @@ class Job:
         boxes: (N, 4) xyxy of its faces in pixels of the upright image; ``None`` to detect them.
         question: The question.
         warnings: What was left out, such as further pages; filled while the image is read.
+        over: Set when nobody waits for the answer any more.
     """
 
     name: str
@@ -94,6 +97,16 @@ class Job:
     boxes: NDArray[np.float32] | None
     question: Question
     warnings: list[str] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """End the work on an image that nobody waits for.
+
+        Raises:
+            ImageError: Nobody does.
+        """
+        if self.over.is_set():
+            raise ImageError(f"{self.name or 'image'}: the request ended before its answer.")
 
     @property
     def kind(self) -> Hashable | None:
@@ -151,10 +164,16 @@ class Answerer:
     Args:
         predictor: The predictor of the service; several threads use its model and detector at once.
         limits: Limits of pixels and faces.
+        lease: Gives room for the pixels of an image, see ``WorkQueue.lease``.
     """
 
-    def __init__(self, predictor: Predictor, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(
+        self,
+        predictor: Predictor,
+        limits: Limits,
+        lease: Callable[[], AbstractContextManager[Callable[[int], None]]],
+    ) -> None:
+        self._limits, self._lease = limits, lease
         self._in_style: dict[str | None, Predictor] = {None: predictor}
         for style in predictor.spec.styles:
             self._in_style[style] = copy.copy(predictor)  # the same model and detector
@@ -174,9 +193,14 @@ class Answerer:
         ]
 
     def _fit(self, predictor: Predictor, job: Job) -> FittedCrop:
-        return predictor.fit_crop(self._read(job, predictor.spec.channels), job.name)
+        with self._lease() as take:
+            return predictor.fit_crop(self._read(job, predictor.spec.channels, take), job.name)
 
-    def _read(self, job: Job, channels: int) -> ImageArray:
+    def _read(self, job: Job, channels: int, take: Callable[[int], None]) -> ImageArray:
+        def check(pixels: int) -> None:
+            job.check()
+            take(pixels)
+
         return read_image(
             job.content,
             channels=channels,
@@ -184,11 +208,16 @@ class Answerer:
             name=job.name or "image",
             media_type=job.media_type,
             warn=job.warnings.append,
+            check=check,
         )
 
     def _photo(self, predictor: Predictor, job: Job) -> Answer:
+        with self._lease() as take:
+            return self._answer(predictor, job, self._read(job, 3, take))
+
+    def _answer(self, predictor: Predictor, job: Job, image: ImageArray) -> Answer:
         question, name = job.question, job.name
-        image = self._read(job, 3)
+        job.check()
         if job.boxes is not None:
             _check_boxes(job.boxes, image, name)
             found = predictor.predict_boxes(image, job.boxes, source=name)
@@ -196,9 +225,11 @@ class Answerer:
             found = predictor.predict_crops([image], sources=[name])[0]
         else:
             most = min(question.max_faces or self._limits.faces, self._limits.faces)
-            found = predictor.predict(
-                image, min_score=question.min_score, max_faces=most, source=name
-            )
+            # As predictor.predict does, with a look in between.
+            boxes, scores = predictor.detect(image, question.min_score)
+            job.check()
+            found = predictor.predict_detected(image, boxes, scores, source=name)
+            found = found.subset(np.arange(len(found))[:most])
         if isinstance(question, AlignQuestion):
             return _write_aligned(job, question, image, found)
         return _write(job, found)

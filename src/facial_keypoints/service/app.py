@@ -61,6 +61,9 @@ DETECTOR_NAME = "face_detector"
 _NOT_ALIGNED = "Faces-Not-Aligned"
 """Header of aligned faces: how many faces are left out, since their points coincide."""
 
+CLOSE_SECONDS = 1.0
+"""Time for the threads to end after the last request."""
+
 _WEB = Path(__file__).parent / "web"
 
 _TYPES = {
@@ -80,7 +83,6 @@ class _Service:
     ) -> None:
         self.predictor, self.name, self.limits, self.metrics = predictor, name, limits, metrics
         self.memory = BodyMemory(limits.memory_bytes)
-        self._answerer = Answerer(predictor, limits)
         self.queue = WorkQueue[Job, Answer](
             self._work,
             lambda job: job.kind,
@@ -88,7 +90,11 @@ class _Service:
             capacity=limits.waiting,
             batch=limits.batch,
             wait_s=limits.batch_wait_s,
+            room=limits.pixels_at_once,
+            largest=limits.pixels,
+            late_s=limits.seconds,
         )
+        self._answerer = Answerer(predictor, limits, self.queue.lease)
         metrics.waiting.set_function(lambda: self.queue.waiting)
         metrics.held.set_function(lambda: self.memory.held)
 
@@ -155,8 +161,10 @@ class _Service:
                 for job, answer in zip(jobs, answered.result(), strict=True)
             ]
         finally:
-            # Jobs that no thread has begun are cancelled as well.
-            answered.cancel()
+            # Jobs that no thread has begun are cancelled as well; others end at their next step.
+            for job, future in zip(jobs, futures, strict=True):
+                future.cancel()
+                job.over.set()
             gone.cancel()
 
     def _outcome(self, job: Job, answer: Answer | BaseException) -> Answer | Problem:
@@ -217,7 +225,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.queue.start()
         yield
-        await asyncio.to_thread(service.queue.close)
+        await asyncio.to_thread(service.queue.close, CLOSE_SECONDS)
 
     app = FastAPI(
         title="facial-keypoints",

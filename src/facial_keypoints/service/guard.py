@@ -6,13 +6,14 @@ import asyncio
 import hmac
 import ipaddress
 import time
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+import prometheus_client
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
     Histogram,
     PlatformCollector,
@@ -24,6 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from facial_keypoints.service.problems import Problem, busy
 
 __all__ = ["Access", "Guard", "Metrics"]
+
+_HEALTH = ("/healthz", "/readyz")
 
 _HEADERS = {
     # The page uses only its own files; WebAssembly and workers run the models in the browser.
@@ -105,13 +108,17 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         of_service: Any = {"namespace": "facial_keypoints", "registry": self.registry}
-        self.requests = Counter("requests", "Requests answered.", ["path", "status"], **of_service)
+        self.requests = prometheus_client.Counter(
+            "requests", "Requests answered.", ["path", "status"], **of_service
+        )
         self.seconds = Histogram(
             "request_seconds", "Time from a request's head to the end of its answer.", ["path"],
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30), **of_service,
         )  # fmt: skip
-        self.images = Counter("images", "Images, by outcome.", ["outcome"], **of_service)
-        self.faces = Counter("faces", "Faces in answers.", **of_service)
+        self.images = prometheus_client.Counter(
+            "images", "Images, by outcome.", ["outcome"], **of_service
+        )
+        self.faces = prometheus_client.Counter("faces", "Faces in answers.", **of_service)
         sizes = (1, 2, 4, 8, 16, 32)
         self.batch = Histogram(
             "batch_images", "Images computed together.", buckets=sizes, **of_service
@@ -128,7 +135,8 @@ class Guard:
         app: The application.
         access: Who may send requests.
         metrics: The counters.
-        requests: Most requests under way at once.
+        requests: Most questions (POST) under way at once, and as many downloads; health checks are always
+            answered.
         seconds: Most seconds from the head of a POST request to the end of its answer; a client that
             does not read its answer is disconnected. Downloads have no limit.
     """
@@ -138,7 +146,7 @@ class Guard:
     ) -> None:
         self._app, self._access, self._metrics = app, access, metrics
         self._most, self._seconds = requests, seconds
-        self._under_way = 0
+        self._under_way = Counter[bool]()  # of questions (True) and of downloads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -158,22 +166,29 @@ class Guard:
 
         headers = Headers(scope=scope)
         problem = self._access.check(scope["path"], scope["method"], headers)
-        if problem is None and self._under_way >= self._most:
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy in front may take the other one for the end of the request.
+            problem = Problem(
+                "bad-request",
+                "A request has Content-Length or Transfer-Encoding, not both.",
+                headers=(("Connection", "close"),),
+            )
+        question, health = scope["method"] == "POST", scope["path"] in _HEALTH
+        if problem is None and not health and self._under_way[question] >= self._most:
             problem = busy("Too many requests are under way: try again in a moment.")
-        self._under_way += 1
-        self._metrics.under_way.set(self._under_way)
+        self._under_way[question] += not health
+        self._metrics.under_way.set(self._under_way.total())
         try:
             if problem is not None:
                 await problem.response()(scope, receive, send_with_headers)
             else:
-                limit = self._seconds if scope["method"] == "POST" else None
-                async with asyncio.timeout(limit):
+                async with asyncio.timeout(self._seconds if question else None):
                     await self._app(scope, receive, send_with_headers)
         except TimeoutError:
             status = 499  # nginx's code for a closed connection, which the server closes here
         finally:
-            self._under_way -= 1
-            self._metrics.under_way.set(self._under_way)
+            self._under_way[question] -= not health
+            self._metrics.under_way.set(self._under_way.total())
             # Only paths of routes: paths that clients invent would fill the memory.
             path = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(path, str(status)).inc()

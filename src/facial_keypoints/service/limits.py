@@ -13,8 +13,9 @@ class Limits:
 
     Args:
         body_bytes: Bytes of one request's body.
-        pixels: Pixels of an image, read from its header before it is decoded. Each thread holds one
-            decoded image of 3 bytes a pixel.
+        pixels: Pixels of an image, read from its header before it is decoded.
+        pixels_at_once: Pixels of all images that are decoded and not answered; others wait. A pixel needs up to
+            20 bytes, a pixel of a JPEG or PNG 5 to 10.
         faces: Faces of an image in an answer, those of the highest score; and boxes given for one.
         files: Images of one request.
         seconds: Seconds from a request's first byte to its answer, with the upload and the waiting.
@@ -30,6 +31,7 @@ class Limits:
 
     body_bytes: int = 64 * 2**20
     pixels: int = 50_000_000
+    pixels_at_once: int = 100_000_000
     faces: int = 100
     files: int = 32
     seconds: float = 30.0
@@ -48,6 +50,11 @@ class Limits:
             raise ValueError(
                 f"{self.waiting} waiting images are fewer than the {self.files} files of a request: "
                 "allow more to wait, or fewer files."
+            )
+        if self.pixels_at_once < self.pixels:
+            raise ValueError(
+                f"{self.pixels_at_once:,} pixels at once are fewer than the {self.pixels:,} of one "
+                "image: allow more, or smaller images."
             )
         if self.memory_bytes < self.body_bytes:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import math
 import os
@@ -24,32 +25,105 @@ __all__ = ["make_server", "open_socket", "run"]
 HEAD_SECONDS = 10.0
 """Time for the head of a request, and for the rest of a body that was refused."""
 
+WRITE_SECONDS = 30.0
+"""Time in which a client must take something of an answer that waits for it."""
+
+LOG_SECONDS = 60.0
+"""Least time between two lines about connections that the system refuses."""
+
 
 class _Protocol(H11Protocol):
-    """Closes connections without a request under way; uvicorn itself would wait for one for ever."""
+    """Closes idle connections and those of clients that do not read; uvicorn itself would wait for ever."""
 
     _watch: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._watch_idle()
+
+    def _watch_idle(self) -> None:
         self._watch = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
 
     def on_response_complete(self) -> None:
         self._stop_watch()
-        self._watch = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
+        self._watch_idle()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_watch()
+        self._stop_unread()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_unread()
+
+    def resume_writing(self) -> None:
+        self._stop_unread()
+        self._stop_watch()
+        self._watch_idle()  # the answer may be complete
+        super().resume_writing()
+
+    def _watch_unread(self) -> None:
+        waiting = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(WRITE_SECONDS, self._close_if_unread, waiting)
+
+    def _close_if_unread(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._watch_unread()
+
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _stop_watch(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
 
     def _close_if_idle(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._unread is None:
             self.transport.abort()
+
+
+class _Server(uvicorn.Server):
+    """Says once a minute that the system gives no more connections; asyncio would say it thousands of times."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        said = -math.inf
+
+        def on_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            nonlocal said
+            error = context.get("exception")
+            if not isinstance(error, OSError) or error.errno not in _NO_MORE:
+                loop.default_exception_handler(context)
+            elif loop.time() - said >= LOG_SECONDS:
+                said = loop.time()
+                _LOG.error(
+                    "No more connections can be opened (%s): raise the limit of open files.",
+                    error.strerror,
+                )
+
+        loop.set_exception_handler(on_error)
+        await super().startup(sockets)
+
+
+_NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_LOG = logging.getLogger(__name__)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn tells more than that a client or the end of the service broke off a request."""
+    error = record.exc_info[1] if record.exc_info else None
+    known = ("ASGI callable returned without", "Cancel ")
+    return not isinstance(error, asyncio.CancelledError) and not record.getMessage().startswith(
+        known
+    )
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -95,6 +169,7 @@ def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """
     # It would log a line about every broken form that a client sends.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -105,9 +180,9 @@ def make_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
         log_level="error",
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=math.ceil(limits.seconds) + 5,
+        timeout_graceful_shutdown=math.ceil(limits.seconds) + 2,
     )
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
