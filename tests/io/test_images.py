@@ -389,15 +389,55 @@ def test_images_of_other_kinds_and_the_output_are_told(tree: Path) -> None:
     for name in ("a.CR2", "b.jxl", "sub/c.pdf", "out/old.jpg"):
         (tree / "photos" / name).parent.mkdir(exist_ok=True)
         (tree / "photos" / name).touch()
-    told: list[Path] = []
+    (tree / "photos" / "linked").symlink_to(tree / "photos" / "sub", target_is_directory=True)
+    told: dict[Path, str] = {}
     images = find_images(["photos"], without=tree / "photos" / "out", passed_over=told)
     assert len(list(images)) == 3
-    assert [p.relative_to("photos").as_posix() for p in told] == [
-        "a.CR2",
-        "b.jxl",
-        "out",
-        "sub/c.pdf",
+    assert {p.relative_to("photos").as_posix(): why for p, why in told.items()} == {
+        ".hidden.jpg": "hidden",
+        "a.CR2": "foreign",
+        "b.jxl": "foreign",
+        "linked": "link",
+        "out": "output",
+        "sub/c.pdf": "foreign",
+    }
+
+
+def test_a_pattern_tells_folders_and_does_not_take_the_output(tree: Path) -> None:
+    (tree / "photos" / "out").mkdir()
+    (tree / "photos" / "out" / "old.jpg").touch()
+    told: dict[Path, str] = {}
+    out = tree / "photos" / "out"
+    assert list(find_images(["photos/**/*.jpg"], without=out, passed_over=told)) == [
+        Path("photos/b.jpg")
     ]
+    assert told == {out: "output"}
+    told.clear()
+    assert Path("photos/b.jpg") in find_images(["photos/*"], passed_over=told)
+    assert told == {Path("photos/out"): "folder", Path("photos/sub"): "folder"}
+    # The images themselves lie in the output folder: they are taken.
+    assert list(find_images(["photos/*.jpg"], without=tree / "photos")) == [Path("photos/b.jpg")]
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".jpg", "a\0.jpg", "b.jpg/c.jpg"])
+def test_a_name_that_no_file_has_is_one_sentence(tree: Path, name: str) -> None:
+    with pytest.raises(DataError, match="there is no image or folder"):
+        found(name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_pipes_links_to_nowhere_and_empty_files_are_errors_of_their_own(tree: Path) -> None:
+    photos = tree / "photos"
+    (photos / "folder.jpg").mkdir()
+    (photos / "folder.jpg" / "in.png").touch()
+    (photos / "nowhere.jpg").symlink_to("gone.jpg")
+    (photos / "round.jpg").symlink_to("round.jpg")
+    os.mkfifo(photos / "pipe.jpg")
+    images = list(find_images(["photos"]))
+    assert len(images) == 7
+    for image in images:  # a.PNG and others are empty
+        with pytest.raises(ImageError):
+            read_image(image)
 
 
 def test_heic_is_read_with_its_extra(tmp_path: Path) -> None:

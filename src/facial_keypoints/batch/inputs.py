@@ -38,6 +38,7 @@ from facial_keypoints.errors import DataError
 from facial_keypoints.io.images import (
     FOREIGN_SUFFIXES,
     IMAGE_SUFFIXES,
+    PassedOver,
     StoredImage,
     find_images,
     in_order,
@@ -136,9 +137,9 @@ def _names(inputs: Iterable[str]) -> Iterator[str]:
         elif is_uri(name):
             yield from _at_uri(name)
         else:
-            foreign: list[Path] = []  # they end among the failures
-            yield from map(os.fspath, find_images([name], passed_over=foreign))
-            yield from map(os.fspath, foreign)
+            left: dict[Path, PassedOver] = {}  # they end among the failures
+            yield from map(os.fspath, find_images([name], passed_over=left))
+            yield from (os.fspath(path) for path, why in left.items() if why in ("foreign", "link"))
 
 
 def _at_uri(name: str) -> Iterator[str]:

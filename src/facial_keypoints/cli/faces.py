@@ -27,10 +27,29 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from facial_keypoints.inference.predictor import Predictor
-    from facial_keypoints.io.images import StoredImage
+    from facial_keypoints.io.images import PassedOver, StoredImage
     from facial_keypoints.types import ImageArray, Prediction
 
 __all__ = ["FaceOptions", "Faces", "Images", "interrupts", "takes_face_options"]
+
+_TOLD: tuple[tuple[PassedOver, str, str], ...] = (
+    (
+        "foreign",
+        "file looks like an image and was not read: {names}.",
+        "files look like images and were not read: {names}.",
+    ),
+    ("hidden", "hidden image was not taken: {names}.", "hidden images were not taken: {names}."),
+    (
+        "link",
+        "link to a folder was not followed: {names}. Name the folder itself to take its images.",
+        "links to folders were not followed: {names}. Name the folders themselves to take their images.",
+    ),
+    (
+        "folder",
+        "folder matches the pattern and was not taken: {names}.",
+        "folders match the pattern and were not taken: {names}.",
+    ),
+)
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -162,7 +181,7 @@ class Faces:
         self.done = self.bad = 0
         self._lost: list[tuple[str, str]] = []  # kind and sentence of each thing that was not done
         self._warnings: list[str] = []
-        self._passed_over: list[Path] = []
+        self._passed_over: dict[Path, PassedOver] = {}
         self._repeated = 0
         self._without = without
         self._as_json = as_json
@@ -331,26 +350,18 @@ class Faces:
             raise typer.Exit(1)
 
     def _tell_passed_over(self) -> list[Path]:
-        """Say what in the folders was not taken; returns the files that look like images."""
-        links = [path for path in self._passed_over if path.is_symlink() and path.is_dir()]
-        folders = [path for path in self._passed_over if path.is_dir() and path not in links]
-        files = sorted(path for path in self._passed_over if path not in (*links, *folders))
-        if folders:
+        """Say what was not taken; returns the files that look like images."""
+        by_reason: dict[PassedOver, list[Path]] = {}
+        for path, why in self._passed_over.items():
+            by_reason.setdefault(why, []).append(path)
+        for why, one, many in _TOLD:
+            paths = sorted(by_reason.get(why, []))
+            if paths:
+                text = f"1 {one}" if len(paths) == 1 else f"{len(paths)} {many}"
+                self._log.print(text.format(names=_names([str(path) for path in paths])))
+        if "output" in by_reason:
             self._log.print(f"{self._without} is the output: images in it were not taken.")
-        if links:
-            many = "links to folders were" if len(links) > 1 else "link to a folder was"
-            self._log.print(
-                f"{len(links)} {many} not followed: {_names(list(map(str, links)))}. Name the folder itself to "
-                "take its images."
-            )
-        if files:
-            many = (
-                "files look like images and were"
-                if len(files) > 1
-                else "file looks like an image and was"
-            )
-            self._log.print(f"{len(files)} {many} not read: {_names(list(map(str, files)))}.")
-        return files
+        return sorted(by_reason.get("foreign", []))
 
 
 @contextmanager

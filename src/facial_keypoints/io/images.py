@@ -25,12 +25,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from facial_keypoints.errors import DataError, ImageError, MissingExtraError
 from facial_keypoints.files import atomic_path
@@ -43,6 +44,7 @@ __all__ = [
     "MAX_PIXELS",
     "MEDIA_TYPES",
     "WRITABLE_SUFFIXES",
+    "PassedOver",
     "StoredImage",
     "count_frames",
     "encode_image",
@@ -128,6 +130,11 @@ with suppress(OSError, AttributeError):
 
 _LOG = logging.getLogger(__name__)
 _header_lock = threading.Lock()
+PassedOver = Literal["foreign", "hidden", "link", "folder", "output"]
+"""Why :func:`find_images` does not take something: a file that looks like an image by its suffix
+(:data:`FOREIGN_SUFFIXES`) or by how it begins, a hidden image, a link to a folder (one to a folder above would
+never end), a folder that a pattern matches, the output."""
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -700,7 +707,7 @@ def find_images(
     inputs: Iterable[str],
     *,
     without: Path | None = None,
-    passed_over: list[Path] | None = None,
+    passed_over: dict[Path, PassedOver] | None = None,
 ) -> Iterator[Path | StoredImage]:
     """Find the images that the inputs name.
 
@@ -710,10 +717,9 @@ def find_images(
 
     Args:
         inputs: Names.
-        without: An output folder that may lie in a folder of the inputs: what it holds is not taken.
-        passed_over: Gets what in folders is not taken: files that look like images, by their suffix
-            (:data:`FOREIGN_SUFFIXES`) or by how they begin; links to folders; and ``without`` if it holds
-            something.
+        without: An output folder that may lie in a folder of the inputs, or below the fixed part of a
+            pattern: what it holds is not taken.
+        passed_over: Gets what is not taken, and why.
 
     Yields:
         Paths, one at a time. A folder that may not be looked into is given as an image that cannot be read.
@@ -723,53 +729,66 @@ def find_images(
     """
     for name in inputs:
         path = Path(name)
+        # Path.exists and the like raise errors for names that are too long or not to be looked up.
+        exists = os.path.exists(name)  # noqa: PTH110
+        leave = None if without is None else without.resolve()
+        told = {} if passed_over is None else passed_over
         if name == "-":
             yield from map(Path, read_list(sys.stdin.buffer))
-        elif path.is_dir():
-            leave = None if without is None else without.resolve()
-            yield from _in_folder(path, leave, [] if passed_over is None else passed_over)
-        elif path.exists() or not any(sign in name for sign in "*?["):
-            if not path.exists():
+        elif os.path.isdir(name):  # noqa: PTH112
+            yield from _in_folder(path, leave, told)
+        elif exists or not glob.has_magic(name):
+            if not exists:
                 raise DataError(f"there is no image or folder {name}.")
             yield path
         else:
             # Path.glob does not take absolute patterns.
-            matches = sorted(p for p in glob.iglob(name, recursive=True) if not Path(p).is_dir())  # noqa: PTH207
-            if not matches:
+            matches = sorted(map(Path, glob.iglob(name, recursive=True)))  # noqa: PTH207
+            files = [p for p in matches if not p.is_dir()]
+            if not files:
                 raise DataError(f"no file matches {name}.")
-            yield from map(Path, matches)
+            if "**" not in name:
+                told.update({p: "folder" for p in matches if p.is_dir()})
+            base = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts)).resolve()
+            inside = leave is not None and base in leave.parents
+            for file in files:
+                if inside and without is not None and leave in file.resolve().parents:
+                    told[without] = "output"
+                else:
+                    yield file
 
 
 def _in_folder(
-    folder: Path, leave: Path | None, passed_over: list[Path]
+    folder: Path, leave: Path | None, passed_over: dict[Path, PassedOver]
 ) -> Iterator[Path | StoredImage]:
     try:
         with os.scandir(folder) as entries:
             found = sorted(
                 # Links are not followed: one to a folder above would never end.
-                (
-                    e.name,
-                    e.is_dir(follow_symlinks=False),
-                    e.is_symlink() and e.is_dir(),
-                    e.is_file(),
-                )
+                (e.name, e.is_dir(follow_symlinks=False))
                 for e in entries
                 if not e.name.startswith(".")
+                or os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
             )
     except OSError as error:
         yield StoredImage(str(folder), partial(_raise, error))
         return
-    for name, is_folder, is_link, is_file in found:
+    for name, is_folder in found:
         path = folder / name
         suffix = path.suffix.lower()
         if is_folder and leave is not None and path.resolve() == leave:
-            passed_over += [path] if any(path.iterdir()) else []
+            if any(path.iterdir()):
+                passed_over[path] = "output"
+        elif name.startswith("."):
+            passed_over[path] = "hidden"
         elif is_folder:
             yield from _in_folder(path, leave, passed_over)
-        elif suffix in IMAGE_SUFFIXES and not is_link:
+        elif path.is_symlink() and path.is_dir():
+            passed_over[path] = "link"
+        elif suffix in IMAGE_SUFFIXES:
             yield path
-        elif is_link or suffix in FOREIGN_SUFFIXES or (is_file and _begins_as_image(path)):
-            passed_over.append(path)
+        elif suffix in FOREIGN_SUFFIXES or (path.is_file() and _begins_as_image(path)):
+            passed_over[path] = "foreign"
 
 
 def _begins_as_image(path: Path) -> bool:
