@@ -83,8 +83,10 @@ MEDIA_TYPES = {
     "image/bmp": ("BMP",), "image/x-ms-bmp": ("BMP",), "image/tiff": ("TIFF",),
     "image/avif": ("AVIF",), "image/jp2": ("JPEG2000",), "image/x-portable-anymap": ("PPM",),
     "image/x-portable-graymap": ("PPM",), "image/x-portable-pixmap": ("PPM",),
+    "image/heic": ("HEIF",), "image/heif": ("HEIF",), "image/heic-sequence": ("HEIF",),
+    "image/heif-sequence": ("HEIF",),
 }  # fmt: skip
-"""Formats, by Pillow's names, that an image of each media type may have."""
+"""Formats, by Pillow's names, that an image of each media type should have."""
 
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B")  # Pillow's modes without colour
 
@@ -154,7 +156,7 @@ def read_image(
         channels: 1 for grey, 3 for RGB, ``None`` for 1 if the file is grey and 3 if not.
         max_pixels: Refuse larger images, before they are decoded.
         name: Name of the image in messages; the path when left out.
-        media_type: A key of :data:`MEDIA_TYPES`: refuse an image of another format.
+        media_type: A key of :data:`MEDIA_TYPES`: warn of an image of another format.
         warn: Takes each warning, a sentence with the name; logged once when left out.
 
     Returns:
@@ -162,7 +164,7 @@ def read_image(
 
     Raises:
         ValueError: ``channels`` is another number.
-        ImageError: It is missing, empty, damaged, cut off, too large, no image or mislabelled.
+        ImageError: It is missing, empty, damaged, cut off, too large or no image.
     """
     if channels not in (1, 3, None):
         raise ValueError(f"channels must be 1 (grey), 3 (RGB) or None, received {channels}.")
@@ -185,11 +187,6 @@ def read_image(
 
     def decode(content: bytes) -> ImageArray:
         with _open(content) as image:
-            if media_type is not None and image.format not in MEDIA_TYPES[media_type]:
-                raise ImageError(
-                    f"{shown}: declared as {media_type}, but its content is {image.format}: give it "
-                    "its true type and name."
-                )
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(
@@ -202,6 +199,8 @@ def read_image(
                     "16 bits."
                 )
             array = _to_array(image, channels, content, say)
+            if media_type is not None and image.format not in MEDIA_TYPES[media_type]:
+                say(f"declared as {media_type}, but read as {image.format}, which its content is.")
             with suppress(*_DAMAGE):  # what follows the first frame may be damaged
                 _warn_of_more(image, content, say)
             return array
