@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import csv
 import io
 import json
@@ -114,6 +115,11 @@ def test_an_image_is_answered_as_the_command_line_writes_it(client, predictor) -
     found = predictor.predict(PHOTO, source="a.png")
     expected = [dict(zip(columns(KAGGLE15), row, strict=True)) for row in rows(found)]
     assert len(expected) == 3
+    for face in expected:
+        face["keypoints"] = {
+            name: [face[f"{name}_x"], face[f"{name}_y"], face[f"{name}_confidence"]]
+            for name in KAGGLE15.keypoint_names
+        }
     raw = client.post("/v1/predict?source=a.png", content=PNG)
     assert raw.status_code == 200
     assert raw.json() == {
@@ -357,6 +363,159 @@ def test_unknown_paths_and_methods_are_problems_too(client) -> None:
     assert "invented" not in client.get("/metrics").text  # or clients could fill the memory
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/docs", "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/models/default.onnx"],
+)
+def test_head_is_answered_as_get_is_and_the_rest_is_refused(client, path: str) -> None:
+    assert client.head(path).status_code == client.get(path).status_code == 200
+    refused = client.put(path)
+    assert refused.status_code == 405
+    assert {"GET", "HEAD"} == {*refused.headers["allow"].split(", ")}
+    options = client.options(path)
+    assert (options.status_code, options.headers["allow"]) == (204, refused.headers["allow"])
+
+
+def test_a_slash_at_the_end_changes_nothing(client) -> None:
+    assert (
+        client.post("/v1/predict/", content=PNG).json()
+        == client.post("/v1/predict", content=PNG).json()
+    )
+    assert client.get("/healthz/").status_code == 200
+
+
+def test_files_may_be_kept_and_answers_not(client) -> None:
+    for path, kept in (("/", "no-cache"), ("/app.js", "no-cache"), ("/healthz", "no-store")):
+        reply = client.get(path)
+        assert reply.headers["cache-control"] == kept
+        assert reply.headers["cross-origin-resource-policy"] == "same-origin"
+    assert client.post("/v1/predict", content=PNG).headers["cache-control"] == "no-store"
+
+
+# Unusable images among good ones, and the ways to send them
+
+EMPTY = encoded(np.zeros((50, 60, 3), np.uint8))
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+@pytest.mark.parametrize("path", ["predict", "measure", "align"])
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [(PNG, "text/plain", 415), (b"%PDF-1.4", "application/pdf", 415), (b"%PDF-1.4", "", 422),
+     (HEIC, "image/heic", 422), (b"", "image/png", 422), (PNG[:900], "image/png", 422)],
+)  # fmt: skip
+def test_one_unusable_image_costs_itself_only(
+    client, path: str, content: bytes, kind: str, status: int
+) -> None:
+    reply = client.post(f"/v1/{path}", **form(("bad", content, kind), ("a.png", PNG, "")))
+    assert reply.status_code == 200
+    if path == "align":
+        with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
+            (problem,) = json.loads(archive.read("problems.json"))
+            assert "a_face2.png" in archive.namelist()
+    else:
+        bad, good = reply.json()["images"]
+        problem = bad["problem"]
+        assert len(good["faces"]) == 3
+    assert (problem["source"], problem["status"]) == ("bad", status)
+
+
+def test_an_image_without_a_face_is_listed_beside_aligned_faces(client) -> None:
+    reply = client.post("/v1/align", **form(("e.png", EMPTY, ""), ("a.png", PNG, "")))
+    with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
+        (problem,) = json.loads(archive.read("problems.json"))
+    assert (problem["source"], problem["detail"]) == ("e.png", "e.png shows no face.")
+
+
+@pytest.mark.parametrize("query", ["", "?crops=true"])
+def test_an_image_of_another_type_than_declared_is_read_with_a_warning(client, query: str) -> None:
+    reply = client.post(f"/v1/predict{query}", **form(("a.jpg", PNG, "image/jpeg")))
+    (image,) = reply.json()["images"]
+    assert image["faces"]
+    assert image["warnings"] == [
+        "a.jpg: declared as image/jpeg, but read as PNG, which its content is."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("filename*=UTF-8''%C3%A4%20b.png", "ä b.png"),
+     ("filename=\"x.png\"; filename*=iso-8859-1'de'%E4.png", "ä.png"),
+     ("filename*=nonsense''%E4.png", "image 0"), ('filename="日本.png"', "日本.png"), ("x=1", "image 0")],
+)  # fmt: skip
+def test_names_of_files_in_every_form(client, name: str, shown: str) -> None:
+    head = f'--x\r\nContent-Disposition: form-data; name="files"; {name}\r\n\r\n'
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    body = head.encode() + EMPTY + b"\r\n--x--\r\n"
+    reply = client.post("/v1/predict", content=body, headers=kind)
+    assert reply.json()["images"][0]["source"] == shown
+
+
+def test_boxes_may_come_as_a_file(client) -> None:
+    boxes = json.dumps(BOXES[1:2].round(2).tolist()).encode()
+    text = client.post("/v1/predict", **A_PNG, data={"boxes": boxes.decode()}).json()
+    files = [("files", ("a.png", PNG, "image/png")), ("boxes", ("b.json", b"\xef\xbb\xbf" + boxes))]
+    assert client.post("/v1/predict", files=files).json() == text
+    files[1] = ("boxes", ("b.json", b"\xff"))
+    problem_of(client.post("/v1/predict", files=files), 422, "bad-parameter")
+
+
+def in_json(*contents: bytes, **more: object) -> dict[str, object]:
+    images = [
+        {"source": f"{i}.png", "data": base64.b64encode(content).decode()}
+        for i, content in enumerate(contents)
+    ]
+    return {"json": {"images": images, **more}}
+
+
+@pytest.mark.parametrize("path", ["predict", "measure", "align"])
+def test_images_in_json_are_answered_as_those_in_a_form(client, path: str) -> None:
+    sent = form(("0.png", PNG, ""), ("1.png", b"no image", ""), ("2.png", EMPTY, ""))
+    expected = client.post(f"/v1/{path}?style=kaggle-b&min_score=0.85", **sent)
+    more = in_json(PNG, b"no image", EMPTY, style="kaggle-b")
+    reply = client.post(f"/v1/{path}?min_score=0.85", **more)
+    assert reply.status_code == 200
+    if path != "align":
+        assert reply.json() == expected.json()
+        return
+    found, wanted = (
+        {name: archive.read(name) for name in archive.namelist()}
+        for archive in (zipfile.ZipFile(io.BytesIO(each.content)) for each in (reply, expected))
+    )
+    assert found == wanted
+
+
+def test_base64_has_many_forms(client) -> None:
+    plain = base64.b64encode(EMPTY).decode()
+    lines = base64.encodebytes(EMPTY).decode()
+    url = base64.urlsafe_b64encode(EMPTY).decode().rstrip("=")
+    values = [plain, lines, url, f"data:image/png;base64,{plain}", f"data:text/plain;base64,{plain}",
+              f"data:image/png,{plain}", "no base64!", ""]  # fmt: skip
+    sent = {"images": [{"data": value} for value in values]}
+    images = client.post("/v1/predict", json=sent).json()["images"]
+    statuses = [image["problem"]["status"] if "problem" in image else 200 for image in images]
+    assert statuses == [200, 200, 200, 200, 415, 422, 422, 422]
+    assert images[7]["source"] == "image 7"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind", "words"),
+    [(b"{", 400, "bad-request", "no JSON"), (b"[" * 9000, 400, "bad-request", "no JSON"),
+     (b"{}", 422, "bad-parameter", "images"), (b'{"images": []}', 422, "bad-parameter", "images"),
+     (b'{"images": [{"data": 1}]}', 422, "bad-parameter", "images.0.data"),
+     (b'{"images": [{"data": ""}], "crop": 1}', 422, "bad-parameter", "crop: there is no such"),
+     (b'{"images": [{"data": ""}], "crops": true, "max_faces": 1}', 422, "bad-parameter", "leave out"),
+     (b'{"images": [{"data": ""}], "boxes": [[9, 9, 1, 1]]}', 422, "bad-parameter", "boxes"),
+     (b'{"images": [{"data": ""}, {"data": ""}], "boxes": [[1, 1, 9, 9]]}', 400, "bad-request", "one image"),
+     (b'{"images": [' + b",".join([b'{"data": ""}'] * 33) + b"]}", 413, "too-large", "32 images")],
+)  # fmt: skip
+def test_json_that_does_not_fit_is_refused(
+    client, body: bytes, status: int, kind: str, words: str
+) -> None:
+    sent = {"content": body, "headers": {"content-type": "application/json"}}
+    assert words in problem_of(client.post("/v1/predict", **sent), status, kind)["detail"]
+
+
 # Bad input
 
 
@@ -381,7 +540,6 @@ def bomb() -> bytes:
         (bomb(), "image/png", 422, "bad-image", "60000×60000 pixels are more"),
         (PNG[: len(PNG) // 2], "image/png", 422, "bad-image", "cut off"),
         (JPEG[: len(JPEG) // 2], "image/jpeg", 422, "bad-image", "cut off"),
-        (JPEG, "image/png", 422, "bad-image", "declared as image/png, but its content is JPEG"),
         (PNG, "image/svg+xml", 415, "unsupported-type", "image/svg+xml"),
         (PNG, "text/plain", 415, "unsupported-type", "text/plain"),
         (b"--x\r\n", "multipart/form-data", 400, "bad-request", "form"),
@@ -680,7 +838,9 @@ def test_the_token_guards_images_models_and_counts(predictor) -> None:
 @pytest.mark.parametrize(
     ("host", "status"),
     [("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:9", 200), ("faces.example.org", 200),
-     ("evil.example", 421), ("localhost.evil.example:8000", 421), ("", 421)],
+     ("LocalHost.:80", 200), ("[::1]", 200), ("localhost:", 200), ("Faces.example.org:8000", 200), ("", 200),
+     ("evil.example", 421), ("localhost.evil.example:8000", 421), ("::1", 421), ("[evil.example]", 421),
+     ("evil.example@localhost", 421)],
 )  # fmt: skip
 def test_other_host_names_are_refused(predictor, host: str, status: int) -> None:
     access = Access(hosts=("faces.example.org",))

@@ -47,11 +47,11 @@ def serve_command(
             show_default="none",
         ),
     ] = None,
-    allow_host: Annotated[
+    allowed_host: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name that the service is reached by; others are refused. * for any.",
-            show_default="localhost; any if --host is another machine's address",
+            help="Further name that the service is reached by; others are refused. * for any.",
+            show_default="localhost, IP addresses and the name of --host",
         ),
     ] = None,
     ort_web: Annotated[
@@ -78,7 +78,7 @@ def serve_command(
 
         facial-keypoints serve --open
 
-        facial-keypoints serve --host 0.0.0.0 --token-file token.txt --allow-host faces.example.org
+        facial-keypoints serve --host 0.0.0.0 --token-file token.txt --allowed-host faces.example.org
     """
     import ipaddress
     import warnings
@@ -114,7 +114,7 @@ def serve_command(
     access = Access(
         token=token,
         origins=tuple(allow_origin or ()),
-        hosts=tuple(name.lower() for name in allow_host or (("localhost",) if local else ())),
+        hosts=tuple(name.lower() for name in (host, *(allowed_host or ()))),
     )
     limits = Limits(pixels=max_pixels, pixels_at_once=2 * max_pixels, faces=max_faces)
     log = make_log()

@@ -90,8 +90,10 @@ MEDIA_TYPES = {
     "image/bmp": ("BMP",), "image/x-ms-bmp": ("BMP",), "image/tiff": ("TIFF",),
     "image/avif": ("AVIF",), "image/jp2": ("JPEG2000",), "image/x-portable-anymap": ("PPM",),
     "image/x-portable-graymap": ("PPM",), "image/x-portable-pixmap": ("PPM",),
+    "image/heic": ("HEIF",), "image/heif": ("HEIF",), "image/heic-sequence": ("HEIF",),
+    "image/heif-sequence": ("HEIF",),
 }  # fmt: skip
-"""Formats, by Pillow's names, that an image of each media type may have."""
+"""Formats, by Pillow's names, that an image of each media type should have."""
 
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B")  # Pillow's modes without colour
 
@@ -181,7 +183,7 @@ def read_image(
         channels: 1 for grey, 3 for RGB, ``None`` for 1 if the file is grey and 3 if not.
         max_pixels: Refuse larger images, before they are decoded.
         name: Name of the image in messages; the path when left out.
-        media_type: A key of :data:`MEDIA_TYPES`: refuse an image of another format.
+        media_type: A key of :data:`MEDIA_TYPES`: warn of an image of another format.
         warn: Takes each warning, a sentence with the name; logged once when left out.
         check: Is given the number of pixels before they are decoded, and called again from time to time while
             they are. It ends the decoding by raising a ``FacialKeypointsError``.
@@ -191,8 +193,8 @@ def read_image(
 
     Raises:
         ValueError: ``channels`` is another number.
-        ImageError: It is missing, empty, damaged, cut off, too large, no image or mislabelled, or has an absurd
-            number of scans, strips or other parts.
+        ImageError: It is missing, empty, damaged, cut off, too large or no image, or has an absurd number of
+            scans, strips or other parts.
     """
     if channels not in (1, 3, None):
         raise ValueError(f"channels must be 1 (grey), 3 (RGB) or None, received {channels}.")
@@ -221,10 +223,12 @@ def read_image(
 
     def decode(content: bytes) -> ImageArray:
         with _open(content, look) as image:
-            _check_header(image, shown, media_type, max_pixels)
+            _check_header(image, shown, max_pixels)
             pixels.append(image.width * image.height)
             look()
             array = _to_array(image, channels, content, say, look)
+            if media_type is not None and image.format not in MEDIA_TYPES[media_type]:
+                say(f"declared as {media_type}, but read as {image.format}, which its content is.")
             with suppress(*_DAMAGE):  # what follows the first frame may be damaged
                 _warn_of_more(image, content, say)
             return array
@@ -295,7 +299,7 @@ def _frames_of(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile.I
     """The open image, refused as :func:`read_image` refuses it."""
     try:
         with _open(read_content(path, max_pixels)) as image:
-            _check_header(image, str(path), None, max_pixels)
+            _check_header(image, str(path), max_pixels)
             image.load()
             yield image
     except UnidentifiedImageError:
@@ -310,14 +314,7 @@ def _shown_s(frame: Image.Image) -> float:
     return (duration if duration > 10 else 100) / 1000
 
 
-def _check_header(
-    image: ImageFile.ImageFile, shown: str, media_type: str | None, max_pixels: int
-) -> None:
-    if media_type is not None and image.format not in MEDIA_TYPES[media_type]:
-        raise ImageError(
-            f"{shown}: declared as {media_type}, but its content is {image.format}: give it "
-            "its true type and name."
-        )
+def _check_header(image: ImageFile.ImageFile, shown: str, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(

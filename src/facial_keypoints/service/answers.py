@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from facial_keypoints.errors import FacialKeypointsError, ImageError
 from facial_keypoints.inference.alignment import TEMPLATE_SIZE, align
@@ -45,9 +45,17 @@ class Question(BaseModel):
         None, ge=1, description="Most faces of an image; those of the highest score are kept."
     )
     source: str = Field(
-        "", max_length=1000, description="Name of an image that is sent without a form."
+        "", max_length=1000, description="Name of an image that is sent without one."
     )
     style: str | None = Field(None, description="Label style of the keypoints.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.crops and (self.min_score is not None or self.max_faces is not None):
+            raise ValueError(
+                "With crops each image is one face: leave out min_score and max_faces."
+            )
+        return self
 
 
 class MeasureQuestion(Question):
@@ -61,6 +69,12 @@ class MeasureQuestion(Question):
         None, gt=0, allow_inf_nan=False,
         description="Instead: millimetres per pixel at the distance of the face.",
     )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.ipd_mm is not None and self.mm_per_px is not None:
+            raise ValueError("Give ipd_mm or mm_per_px, not both.")
+        return self
 
 
 class AlignQuestion(Question):
@@ -87,7 +101,7 @@ class Job:
         media_type: Declared type; ``None`` if there was none.
         boxes: (N, 4) xyxy of its faces in pixels of the upright image; ``None`` to detect them.
         question: The question.
-        warnings: What was left out, such as further pages; filled while the image is read.
+        warnings: What was left out or differs, such as further pages; filled while the image is read.
         over: Set when nobody waits for the answer any more.
     """
 
@@ -201,13 +215,17 @@ class Answerer:
             job.check()
             take(pixels)
 
+        def warn(text: str) -> None:
+            if text not in job.warnings:  # an image that is repaired is read twice
+                job.warnings.append(text)
+
         return read_image(
             job.content,
             channels=channels,
             max_pixels=self._limits.pixels,
             name=job.name or "image",
             media_type=job.media_type,
-            warn=job.warnings.append,
+            warn=warn,
             check=check,
         )
 
@@ -256,9 +274,14 @@ def _check_boxes(boxes: NDArray[np.float32], image: ImageArray, name: str) -> No
 def _write(job: Job, found: Prediction) -> Answer:
     """Points as ``predict`` writes them to JSON, or measures as ``measure`` does."""
     names = columns(found.keypoints.schema)
-    table = [dict(zip(names, row, strict=True)) for row in rows(found)]
+    table: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in rows(found)]
     question = job.question
     if not isinstance(question, MeasureQuestion):
+        for row in table:
+            row["keypoints"] = {
+                name: [row[f"{name}_{of}"] for of in ("x", "y", "confidence")]
+                for name in found.keypoints.schema.keypoint_names
+            }
         return Answer(_body(job, found, table), len(table))
     measured = measure(found, ipd_mm=question.ipd_mm, mm_per_px=question.mm_per_px)
     others = names[:NUM_OTHERS]

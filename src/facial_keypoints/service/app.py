@@ -16,6 +16,7 @@ import prometheus_client
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from pydantic import Field, create_model
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
@@ -51,7 +52,7 @@ from facial_keypoints.service.problems import (
     on_unexpected,
     to_json,
 )
-from facial_keypoints.service.uploads import BodyMemory, read_uploads
+from facial_keypoints.service.uploads import BodyMemory, json_body, read_uploads
 
 __all__ = ["DETECTOR_NAME", "create_app"]
 
@@ -102,19 +103,17 @@ class _Service:
         self.metrics.batch.observe(len(jobs))
         return self._answerer(jobs)
 
-    async def ask(self, request: Request, question: Question) -> list[Result]:
+    async def ask(self, request: Request, question: Any) -> tuple[Any, list[Result]]:
         """Read the images of a request and answer them, in order.
+
+        Returns:
+            The question, with what the body adds, and the answers.
 
         Raises:
             Problem: The request is too large, took too long or found the service full, or its only
                 image cannot be used.
         """
-        if question.crops and (question.min_score is not None or question.max_faces is not None):
-            raise Problem(
-                "bad-parameter",
-                "With crops each image is one face: leave out min_score and max_faces.",
-            )
-        jobs: list[Job] | None = None
+        uploads: list[Job | Problem] | None = None
         # Refused before the upload, so that a full service stays quick.
         if self.queue.full:
             raise _BUSY
@@ -123,12 +122,12 @@ class _Service:
                 with self.memory.lease() as take:
                     self.queue.coming += 1
                     try:
-                        jobs = await read_uploads(request, take, self.limits, question)
+                        question, uploads = await read_uploads(request, take, self.limits, question)
                     finally:
                         self.queue.coming -= 1
-                    answers = await self._answers(request, jobs)
+                    answers = await self._answers(request, uploads)
         except TimeoutError as error:
-            if jobs is not None:
+            if uploads is not None:
                 raise Problem(
                     "took-too-long",
                     f"There was no answer within {self.limits.seconds:g} seconds: try again later, or "
@@ -142,9 +141,10 @@ class _Service:
             ) from error
         if len(answers) == 1 and isinstance(answers[0][1], Problem):
             raise answers[0][1]
-        return answers
+        return question, answers
 
-    async def _answers(self, request: Request, jobs: Sequence[Job]) -> list[Result]:
+    async def _answers(self, request: Request, uploads: Sequence[Job | Problem]) -> list[Result]:
+        jobs = [each for each in uploads if isinstance(each, Job)]
         try:
             futures = [asyncio.wrap_future(future) for future in self.queue.put(jobs)]
         except QueueFullError as error:
@@ -156,9 +156,12 @@ class _Service:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not answered.done():
                 raise Problem("bad-request", "The client did not wait for the answer.")
+            results = iter(answered.result())
             return [
-                (job.name, self._outcome(job, answer))
-                for job, answer in zip(jobs, answered.result(), strict=True)
+                (each.name, self._outcome(each, next(results)))
+                if isinstance(each, Job)
+                else (each.source or "", each)
+                for each in uploads
             ]
         finally:
             # Jobs that no thread has begun are cancelled as well; others end at their next step.
@@ -234,6 +237,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the guard drops them: clients would not send a body again
         responses=description.PROBLEMS,
         exception_handlers={
             Problem: on_problem,
@@ -254,10 +258,13 @@ def create_app(
             expose_headers=["Retry-After", _NOT_ALIGNED],
             max_age=600,
         )
-    _describe(app, predictor, access)
     _add_questions(app, service)
     _add_models(app, service, {key: Path(path) for key, path in (files or {}).items()})
     _add_health(app, service)
+    _describe(app, predictor, access)
+    for route in app.routes:  # after the description, which would list HEAD as well
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")
     if ort_web is not None:
         app.router.routes.append(Mount("/ort", StaticFiles(directory=ort_web)))
     # Tried last, so that a wrong method on one of the paths above is not a missing file.
@@ -267,25 +274,17 @@ def create_app(
 
 def _describe(app: FastAPI, predictor: Predictor, access: Access) -> None:
     """Add the schemas of replies and the token to the OpenAPI description, and show it at ``/docs``."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            value = generate()
-            value.setdefault("components", {})["schemas"] = description.components(predictor.spec)
-            if access.token is not None:
-                value["components"]["securitySchemes"] = {
-                    "token": {"type": "http", "scheme": "bearer"}
-                }
-                value["security"] = [{"token": []}]
-        return app.openapi_schema or {}
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    value = app.openapi()
+    app.openapi = lambda: value  # type: ignore[method-assign]
+    value.setdefault("components", {})["schemas"] = description.components(predictor.spec)
+    if access.token is not None:
+        value["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        value["security"] = [{"token": []}]
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-        return HTMLResponse(description.docs_page(app.openapi()), headers=policy)
+        return HTMLResponse(description.docs_page(value), headers=policy)
 
 
 def _add_questions(app: FastAPI, service: _Service) -> None:
@@ -303,33 +302,31 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
         An image that cannot be used has a `problem` in place of `faces`; if it is the only image, the
         request is refused. Of more faces than the service allows, those of the highest score are kept.
         """
-        results = await service.ask(request, query)
-        return _listing(head(query), results)
+        question, results = await service.ask(request, query)
+        return _listing(head(question), results)
 
     async def measure(request: Request, query: Any) -> Response:
         """Measure faces: distances as ratios, angles, asymmetry, head pose, with error bars.
 
         Not a medical device: for information only. Units are in `units`; images as for predict.
         """
-        if query.ipd_mm is not None and query.mm_per_px is not None:
-            raise Problem("bad-parameter", "Give ipd_mm or mm_per_px, not both.")
-        results = await service.ask(request, query)
+        question, results = await service.ask(request, query)
         units: dict[str, str] = {}
         for _, answer in results:
             units |= answer.units if isinstance(answer, Answer) else {}
-        return _listing({**head(query), "notice": NOTICE, "units": units}, results)
+        return _listing({**head(question), "notice": NOTICE, "units": units}, results)
 
     async def align(request: Request, query: Any) -> Response:
         """Cut out faces upright, aligned to the five-point template of face-recognition networks.
 
         The zip holds NAME_face0.png and so on, faces.csv (source, face, file, the matrix a, b, tx, c, d,
         ty from pixels of the image to pixels of the aligned face, score) and problems.json (images
-        that cannot be used, and faces whose points coincide, so that they cannot be aligned).
+        that cannot be used or show no face, and faces whose points coincide, so that they cannot be aligned).
         """
-        results = await service.ask(request, query)
+        question, results = await service.ask(request, query)
         lost = sum(answer.lost for _, answer in results if isinstance(answer, Answer))
         headers = {_NOT_ALIGNED: str(lost)}
-        if query.format == "png":
+        if question.format == "png":
             return _reply(best_face(results), "image/png", **headers)
         body = await asyncio.to_thread(zip_faces, results)
         return _reply(body, "application/zip", **headers)
@@ -361,14 +358,15 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
             path,
             endpoint,
             methods=["POST"],
+            operation_id=endpoint.__name__,
             response_class=Response,
             responses=replies,
-            openapi_extra=description.BODY,
+            openapi_extra=description.body(json_body(query)),
         )
 
 
 def _reply(body: bytes, kind: str, **headers: str) -> Response:
-    return Response(body, media_type=kind, headers={"Cache-Control": "no-store", **headers})
+    return Response(body, media_type=kind, headers=headers)
 
 
 def _listing(head: Mapping[str, Any], results: Sequence[Result]) -> Response:
@@ -410,15 +408,14 @@ def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None
         "limits": asdict(service.limits),
     }
 
-    @app.get("/v1/models", response_class=JSONResponse)
+    @app.get("/v1/models", operation_id="list_models", response_class=JSONResponse)
     async def models() -> JSONResponse:
         """The model: keypoints, their partners, edges, label styles, input size; and the limits."""
         return JSONResponse(about)
 
-    # Pages check with HEAD whether a file exists.
-    @app.head("/v1/models/{name}.onnx", include_in_schema=False)
     @app.get(
         "/v1/models/{name}.onnx",
+        operation_id="get_model_file",
         response_class=FileResponse,
         responses={200: {"content": {"application/octet-stream": {}}}},
     )
@@ -428,25 +425,28 @@ def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None
         path = files.get(name, files.get(service.name) if name == "default" else None)
         if path is None:
             raise HTTPException(404)
-        return FileResponse(
-            path, media_type="application/octet-stream", headers={"Cache-Control": "no-cache"}
-        )
+        return FileResponse(path, media_type="application/octet-stream")
 
 
 def _add_health(app: FastAPI, service: _Service) -> None:
-    @app.get("/healthz", response_class=JSONResponse)
+    @app.get("/healthz", operation_id="is_alive", response_class=JSONResponse)
     async def healthz() -> JSONResponse:
         """Whether the process answers."""
         return JSONResponse({"status": "ok"})
 
-    @app.get("/readyz", response_class=JSONResponse)
+    @app.get("/readyz", operation_id="is_ready", response_class=JSONResponse)
     async def readyz() -> JSONResponse:
         """Whether images are accepted now."""
         if not service.queue.ready or service.queue.full:
             raise _BUSY
         return JSONResponse({"status": "ready"})
 
-    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
+    @app.get(
+        "/metrics",
+        operation_id="get_metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}},
+    )
     async def metrics() -> Response:
         """Counts in Prometheus' text format."""
         return Response(

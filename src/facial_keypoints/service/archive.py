@@ -31,12 +31,12 @@ def best_face(results: Sequence[Result]) -> bytes:
         raise answer
     if answer.aligned:
         return answer.aligned[0].png
-    if answer.lost:
-        raise _not_aligned(name, answer)
-    raise Problem("no-face", f"{name or 'The image'} shows no face.", source=name or None)
+    raise _not_aligned(name, answer)
 
 
 def _not_aligned(name: str, answer: Answer) -> Problem:
+    if not answer.found:
+        return Problem("no-face", f"{name or 'The image'} shows no face.", source=name or None)
     return Problem(
         "not-aligned",
         f"{name or 'The image'}: {answer.lost} of {answer.found} faces cannot be aligned, since their "
@@ -57,7 +57,7 @@ def zip_faces(results: Sequence[Result]) -> bytes:
             if isinstance(answer, Problem):
                 problems.append(answer)
                 continue
-            if answer.lost:
+            if answer.lost or not answer.found:
                 problems.append(_not_aligned(name, answer))
             stem = _stem(name, i, taken)
             for face in answer.aligned:

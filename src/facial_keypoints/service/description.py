@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from html import escape
 from typing import Any
+
+from pydantic import BaseModel
 
 from facial_keypoints.inference.measure.measures import NOTICE
 from facial_keypoints.inference.measure.table import NUM_OTHERS
 from facial_keypoints.io.tables import columns
 from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.service.problems import KINDS
+from facial_keypoints.service.uploads import ImageData
 
-__all__ = ["BODY", "PROBLEMS", "components", "docs_page", "images_reply"]
+__all__ = ["PROBLEMS", "body", "components", "docs_page", "images_reply"]
 
 _NUMBER = {"type": ["number", "null"]}
 _TEXTS = {"source": {"type": "string"}, "warnings": {"type": "string"}}
@@ -26,10 +30,10 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     }
 }
 
-BODY: dict[str, Any] = {
+_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "One image file, or a form with one or more.",
+        "description": "One image file; or a form, or JSON, with one or more.",
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -58,6 +62,18 @@ BODY: dict[str, Any] = {
 }
 
 
+def body(model: type[BaseModel]) -> dict[str, Any]:
+    """The bodies that an operation takes; ``model`` is the JSON one, an image and its parameters."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs")  # in the components
+    value = copy.deepcopy(_BODY)
+    value["requestBody"]["content"]["application/json"] = {
+        "schema": schema,
+        "example": {"images": [{"source": "party.jpg", "data": "/9j/4AAQSkZJRg=="}]},
+    }
+    return value
+
+
 def images_reply(row: str, **more: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     """The reply that lists images with their faces.
 
@@ -76,7 +92,8 @@ def images_reply(row: str, **more: dict[str, Any]) -> dict[int | str, dict[str, 
             "warnings": {
                 "type": "array",
                 "items": {"type": "string"},
-                "description": "What was left out, such as further pages; missing if nothing was.",
+                "description": "What was left out or differs, such as further pages or another "
+                "type than declared; missing if nothing was.",
             },
         },
     }
@@ -106,13 +123,20 @@ def components(spec: ModelSpec) -> dict[str, Any]:
     """Schemas that the paths refer to."""
     names = columns(spec.schema)
     number = {name: _TEXTS.get(name, _NUMBER) for name in names} | {"face": {"type": "integer"}}
+    point = {"type": "array", "items": _NUMBER, "minItems": 3, "maxItems": 3}
+    points = {
+        "type": "object",
+        "description": "The same points, each as [x, y, confidence].",
+        "required": list(spec.schema.keypoint_names),
+        "properties": dict.fromkeys(spec.schema.keypoint_names, point),
+    }
     return {
         "Face": {
             "type": "object",
             "description": "A face as `facial-keypoints predict` writes it: box, score and points in "
             "pixels of the upright image; null if not known.",
-            "required": names,
-            "properties": number,
+            "required": [*names, "keypoints"],
+            "properties": number | {"keypoints": points},
         },
         "MeasuredFace": {
             "type": "object",
@@ -121,6 +145,10 @@ def components(spec: ModelSpec) -> dict[str, Any]:
             "properties": {name: number[name] for name in names[:NUM_OTHERS]}
             | {"warnings": _TEXTS["warnings"]},
             "additionalProperties": _NUMBER,
+        },
+        "ImageData": {
+            **ImageData.model_json_schema(),
+            "description": "An image inside a JSON body.",
         },
         "Problem": {
             "type": "object",

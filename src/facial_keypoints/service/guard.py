@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import re
 import time
 from collections import Counter
 from collections.abc import Collection
@@ -38,6 +39,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
 
 
@@ -60,11 +62,12 @@ class Access:
     def check(self, path: str, method: str, headers: Headers) -> Problem | None:
         """Why a request is refused; ``None`` if it is not."""
         host = headers.get("host", "")
-        if self.hosts and not self._is_ours(_without_port(host)):
+        # A client without a host name is no browser, so no page can have sent it.
+        if self.hosts and host and not self._is_ours(host.lower()):
             return Problem(
                 "unknown-host",
                 f"This service does not answer to the name '{host[:100]}': use its address, or start it "
-                "with --allow-host.",
+                "with --allowed-host.",
             )
         origin = headers.get("origin")
         foreign = origin is not None and origin.partition("://")[2] != host
@@ -85,7 +88,9 @@ class Access:
                 )
         return None
 
-    def _is_ours(self, name: str) -> bool:
+    def _is_ours(self, host: str) -> bool:
+        parts = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(:\d*)?", host)
+        name = parts[1].removesuffix(".") if parts else ""
         if name == "localhost" or "*" in self.hosts or name in self.hosts:
             return True
         try:
@@ -93,11 +98,6 @@ class Access:
         except ValueError:
             return False
         return True
-
-
-def _without_port(host: str) -> str:
-    name, colon, port = host.lower().rpartition(":")
-    return name if colon and port.isdecimal() else host.lower()
 
 
 class Metrics:
@@ -154,6 +154,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500
+        scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -162,6 +163,9 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                # Files may be kept if the service is asked whether they changed, answers not at all.
+                kept = "no-cache" if "etag" in headers else "no-store"
+                headers.setdefault("Cache-Control", kept)
             await send(message)
 
         headers = Headers(scope=scope)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +14,7 @@ __all__ = [
     "KINDS",
     "Problem",
     "busy",
+    "invalid",
     "on_http_error",
     "on_invalid_query",
     "on_problem",
@@ -100,6 +102,23 @@ def _plain(status: int, detail: str, headers: dict[str, str]) -> Response:
     )
 
 
+def invalid(errors: Sequence[Any]) -> Problem:
+    """The refusal of parameters.
+
+    Args:
+        errors: What pydantic says of them; the first is told.
+    """
+    kind, message = errors[0]["type"], str(errors[0]["msg"])
+    name = ".".join(str(part) for part in errors[0]["loc"] if part != "query")[:100]
+    if kind == "json_invalid":
+        return Problem("bad-request", f"The body is no JSON ({message}).")
+    if kind == "value_error":  # a sentence of ours
+        return Problem("bad-parameter", message.removeprefix("Value error, "))
+    if kind == "extra_forbidden":
+        message = "there is no such parameter: /docs lists them"
+    return Problem("bad-parameter", f"{name or 'body'}: {message[:1].lower()}{message[1:]}.")
+
+
 async def on_problem(request: Request, error: Any) -> Response:
     """Handler for :class:`Problem`."""
     response: Response = error.response()
@@ -114,19 +133,17 @@ async def on_http_error(request: Request, error: Any) -> Response:
         405: f"{path} does not take {request.method}: /docs lists the methods.",
     }
     detail = sentences.get(error.status_code, str(error.detail))
-    return _plain(error.status_code, detail, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers.setdefault("Allow", "GET, HEAD")  # of the page's files
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+    return _plain(error.status_code, detail, headers)
 
 
 async def on_invalid_query(request: Request, error: Any) -> Response:
     """Handler for query parameters that do not fit their description (``RequestValidationError``)."""
-    first = error.errors()[0]
-    name = str(first["loc"][-1])[:100]
-    reason = (
-        "there is no such parameter: /docs lists them"
-        if first["type"] == "extra_forbidden"
-        else str(first["msg"])[:1].lower() + str(first["msg"])[1:]
-    )
-    return Problem("bad-parameter", f"{name}: {reason}.").response()
+    return invalid(error.errors()).response()
 
 
 async def on_unexpected(request: Request, error: Exception) -> Response:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated
+import asyncio
+import base64
+import binascii
+import codecs
+import re
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Annotated, Any
+from urllib.parse import unquote
 
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -17,17 +25,40 @@ from starlette.requests import ClientDisconnect
 from facial_keypoints.io.images import MEDIA_TYPES
 from facial_keypoints.service.answers import Job, Question
 from facial_keypoints.service.limits import Limits
-from facial_keypoints.service.problems import Problem, busy
+from facial_keypoints.service.problems import Problem, busy, invalid
 
-__all__ = ["BodyMemory", "read_uploads"]
+__all__ = ["BodyMemory", "ImageData", "Uploads", "json_body", "read_uploads"]
+
+Uploads = tuple[Question, list[Job | Problem]]
+"""The question of a request and, for each image in order, its job or why it cannot be used."""
 
 # The last is the default of curl and of Python's urllib.
 _UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
-_BOXES = TypeAdapter(
-    Annotated[list[tuple[float, float, float, float]], Field(min_length=1)],
-    config=ConfigDict(strict=True),
-)
+# RFC 8187; RFC 7578 would have no such names in forms, but programs send them.
+_EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=\s*\"?([\w-]+)'[^']*'([^;\"\s]*)", re.IGNORECASE)
+
+_Boxes = Annotated[list[tuple[float, float, float, float]], Field(min_length=1)]
+_BOXES = TypeAdapter(_Boxes, config=ConfigDict(strict=True))
+
+
+class ImageData(BaseModel):
+    """An image inside a JSON body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = Field("", max_length=1000, description="Name of the image.")
+    data: str = Field(description="The image file in base64, or a `data:` URL with it.")
+
+
+@cache
+def json_body(question: type[Question]) -> type[Question]:
+    """What a JSON body holds: images, their boxes and the parameters of a question."""
+    images = Annotated[list[ImageData], Field(min_length=1, description="The images.")]
+    boxes = Field(None, description="For a single image: the box [x0, y0, x1, y1] of each face.")
+    more: Any = {"images": (images, ...), "boxes": (_Boxes | None, boxes)}
+    body: Any = create_model(f"{question.__name__}Body", __base__=question, **more)
+    return body  # type: ignore[no-any-return]
 
 
 class BodyMemory:
@@ -71,11 +102,23 @@ class _FormParser(MultiPartParser):
         super().__init__(
             headers,
             self._whole(body),
-            max_files=limits.files,
+            max_files=limits.files + 1,  # with the boxes
             max_fields=10,  # one is expected; the first that is not is named
             max_part_size=limits.body_bytes,
         )
         self.spool_max_size = limits.body_bytes
+
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        extended = _EXTENDED_NAME.search(part.content_disposition or b"")
+        options = parse_options_header(part.content_disposition)[1]
+        if options.get(b"name") == b"files" and b"filename" not in options:
+            part.content_disposition = (part.content_disposition or b"") + b'; filename=""'
+        super().on_headers_finished()
+        if extended and part.file:
+            with suppress(LookupError):  # an unknown encoding
+                charset, name = (text.decode("latin-1") for text in extended.groups())
+                part.file.filename = unquote(name, charset)
 
     def on_end(self) -> None:
         self.complete = True
@@ -92,8 +135,8 @@ async def read_uploads(
     take: Callable[[int], None],
     limits: Limits,
     question: Question,
-) -> list[Job]:
-    """Read the body of a request: a form with ``files`` and ``boxes``, or one image file.
+) -> Uploads:
+    """Read the body of a request: a form with ``files`` and ``boxes``, JSON, or one image file.
 
     Args:
         request: A request whose body was not read yet.
@@ -102,17 +145,18 @@ async def read_uploads(
         question: The question about the images, with the name of one that is sent without a form.
 
     Returns:
-        One job per image, one or more.
+        The question, with what a JSON body adds, and for each image its job or problem, one or more.
 
     Raises:
-        Problem: The body is too large, is a broken form, or has no image.
+        Problem: The body is too large, cannot be understood, or has no image.
     """
     kind = _media_type(request.headers.get("content-type", ""))
     body = _limited(request, take, limits.body_bytes)
     try:
         if kind == "multipart/form-data":
-            return await _read_form(request, body, limits, question)
-        media_type = _image_type(kind, question.source)
+            return question, await _read_form(request, body, limits, question)
+        is_json = kind == "application/json"
+        media_type = None if is_json else _image_type(kind, question.source)
         content = b"".join([chunk async for chunk in body])
     except ClientDisconnect as error:
         raise Problem("bad-request", "The upload was interrupted.") from error
@@ -121,7 +165,40 @@ async def read_uploads(
             "bad-request",
             "No image came: send one as the body, or several in the form field 'files'.",
         )
-    return [Job(question.source, content, media_type, None, question)]
+    if is_json:
+        take(len(content))  # the images that it holds
+        return await asyncio.to_thread(_read_json, content, limits, question)
+    return question, [Job(question.source, content, media_type, None, question)]
+
+
+def _read_json(content: bytes, limits: Limits, question: Question) -> Uploads:
+    kind = type(question)
+    try:
+        body: Any = json_body(kind).model_validate_json(content, strict=True)
+        given = body.model_dump(exclude_unset=True, exclude={"images", "boxes"})
+        question = kind.model_validate(question.model_dump(exclude_unset=True) | given)
+    except ValidationError as error:
+        raise invalid(error.errors(include_input=False)) from error
+    boxes = None if body.boxes is None else _as_boxes(body.boxes, limits)
+    _check_counts(len(body.images), boxes, limits)
+    uploads: list[Job | Problem] = []
+    for i, image in enumerate(body.images):
+        name = image.source or question.source or f"image {i}"
+        try:
+            head, comma, data = image.data.rpartition(",")
+            media_type = _image_type(_media_type(head.removeprefix("data:")), name)
+            if comma and not (head.startswith("data:") and head.endswith(";base64")):
+                raise binascii.Error
+            # Line breaks, the letters of URLs and missing padding are usual.
+            data = "".join(data.split()).rstrip("=").translate({45: "+", 95: "/"})
+            file = base64.b64decode(data + "=" * (-len(data) % 4), validate=True)
+            uploads.append(Job(name, file, media_type, boxes, question))
+        except (ValueError, binascii.Error):
+            text = f"{name}: its data is neither base64 nor a data: URL in base64."
+            uploads.append(Problem("bad-image", text, source=name))
+        except Problem as problem:
+            uploads.append(problem)
+    return question, uploads
 
 
 async def _limited(
@@ -150,15 +227,12 @@ async def _limited(
 
 async def _read_form(
     request: Request, body: AsyncGenerator[bytes], limits: Limits, question: Question
-) -> list[Job]:
+) -> list[Job | Problem]:
     try:
         form = await _FormParser(request.headers, body, limits).parse()
     except (MultiPartException, ValueError) as error:
         if str(error).startswith("Too many files"):
-            raise Problem(
-                "too-large",
-                f"More than {limits.files} images in one request: send them in several requests.",
-            ) from error
+            raise _too_many(limits) from error
         reason = str(error.__cause__ or error).rstrip(".")
         raise Problem("bad-request", f"The form cannot be read ({reason}).") from error
     try:
@@ -167,17 +241,20 @@ async def _read_form(
         await form.close()
 
 
-async def _jobs(form: FormData, limits: Limits, question: Question) -> list[Job]:
-    images: list[tuple[str, bytes, str | None]] = []
+async def _jobs(form: FormData, limits: Limits, question: Question) -> list[Job | Problem]:
+    images: list[tuple[str, bytes, str | None] | Problem] = []
     boxes: NDArray[np.float32] | None = None
     for field, value in form.multi_items():
         if field == "files" and isinstance(value, UploadFile):
             name = value.filename or f"image {len(images)}"
-            media_type = _image_type(_media_type(value.content_type or ""), name)
-            images.append((name, await value.read(), media_type))
+            try:
+                media_type = _image_type(_media_type(value.content_type or ""), name)
+                images.append((name, await value.read(), media_type))
+            except Problem as problem:
+                images.append(problem)
             await value.close()  # so that its bytes are in memory once
-        elif field == "boxes" and isinstance(value, str) and boxes is None:
-            boxes = _read_boxes(value, limits)
+        elif field == "boxes" and boxes is None:
+            boxes = _read_boxes(value if isinstance(value, str) else await value.read(), limits)
         else:
             raise Problem(
                 "bad-request",
@@ -186,9 +263,22 @@ async def _jobs(form: FormData, limits: Limits, question: Question) -> list[Job]
             )
     if not images:
         raise Problem("bad-request", "No image came: send one or more in the form field 'files'.")
-    if boxes is not None and len(images) > 1:
+    _check_counts(len(images), boxes, limits)
+    return [each if isinstance(each, Problem) else Job(*each, boxes, question) for each in images]
+
+
+def _check_counts(images: int, boxes: NDArray[np.float32] | None, limits: Limits) -> None:
+    if images > limits.files:
+        raise _too_many(limits)
+    if boxes is not None and images > 1:
         raise Problem("bad-request", "Boxes go with one image: send the images one by one.")
-    return [Job(*each, boxes, question) for each in images]
+
+
+def _too_many(limits: Limits) -> Problem:
+    return Problem(
+        "too-large",
+        f"More than {limits.files} images in one request: send them in several requests.",
+    )
 
 
 def _media_type(header: str) -> str:
@@ -209,19 +299,30 @@ def _image_type(kind: str, name: str) -> str | None:
     return kind
 
 
-def _read_boxes(text: str, limits: Limits) -> NDArray[np.float32]:
-    """(N, 4) boxes, each at least one pixel wide and high."""
-    wrong = Problem(
+def _read_boxes(text: str | bytes, limits: Limits) -> NDArray[np.float32]:
+    if isinstance(text, bytes):
+        text = text.removeprefix(codecs.BOM_UTF8)
+    try:
+        return _as_boxes(_BOXES.validate_json(text), limits)
+    except ValidationError as error:
+        raise _wrong_boxes(limits) from error
+
+
+def _wrong_boxes(limits: Limits) -> Problem:
+    return Problem(
         "bad-parameter",
         f"boxes: must be a JSON array of at most {limits.faces} boxes [x0, y0, x1, y1] in pixels, each "
         "at least one pixel wide and high.",
     )
-    try:
-        boxes = np.array(_BOXES.validate_json(text))
-    except ValidationError as error:
-        raise wrong from error
+
+
+def _as_boxes(
+    values: Sequence[tuple[float, float, float, float]], limits: Limits
+) -> NDArray[np.float32]:
+    """(N, 4) boxes, each at least one pixel wide and high."""
+    boxes = np.array(values)
     # float32 has no exact pixels far outside any image.
     near = (np.abs(boxes) < 1e6).all()
     if len(boxes) > limits.faces or not near or (boxes[:, 2:] - boxes[:, :2] < 1).any():
-        raise wrong
+        raise _wrong_boxes(limits)
     return boxes.astype(np.float32)

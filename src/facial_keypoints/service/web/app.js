@@ -226,7 +226,7 @@ async function predict(image) {
       throw new Problem(`The service decodes ${image.name} to another size than this browser.`);
     }
     image.faces = found.faces.map((face) => newFace(face, asked.style));
-    Object.assign(image, { past: [], future: [], status: 'done', problem: '', lost: 0 });
+    Object.assign(image, { past: [], future: [], status: 'done', problem: '', lost: 0, warnings: found.warnings ?? [] });
     if (image === state.current) {
       viewer.letGo();
       state.face = 0;
@@ -419,6 +419,7 @@ function refresh() {
       words[image.status] ?? countOf(faces, 'face'),
       stylesOf([image]).join(', '),
       image.about ?? '',
+      ...(image.warnings ?? []),
       image.corrected ? 'corrected' : '',
     ].filter(Boolean).join(' · ');
   for (const button of $('film').querySelectorAll('[aria-current]')) {

@@ -103,8 +103,8 @@ export class Service {
     if (minScore && !crops && !boxes) query.set('min_score', minScore);
     const { images: [image] } = await this.request(`v1/predict?${query}`, { method: 'POST', body, signal });
     if (image.problem) throw new Problem(image.problem.detail || image.problem.title);
-    const { width, height, faces } = image;
-    return { width, height, faces: faces.map((row) => faceOfRow(row, this.names)) };
+    const { width, height, faces, warnings } = image;
+    return { width, height, warnings, faces: faces.map((row) => faceOfRow(row, this.names)) };
   }
 }
 
