@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import pytest
 
 pytest.importorskip("fastapi")
 
-from facial_keypoints.service.batching import QueueFullError, WorkQueue
+from facial_keypoints.service.batching import NoRoomError, QueueFullError, WorkQueue
 
 
 class Worker:
@@ -138,3 +138,91 @@ def test_many_threads_lose_nothing() -> None:
     answers = [future.result(20) for pair in futures for future in pair]
     assert answers == [2 * i for i in numbers]
     queue.close()
+
+
+# --- room and time ------------------------------------------------------------------------------
+
+
+class Decoder:
+    """Jobs whose size is their number; the work waits while the gate of a job is closed."""
+
+    def __init__(self, **options: object) -> None:
+        self.gates: dict[int, threading.Event] = {}
+        self.begun: list[int] = []
+        settings = {"threads": 2, "capacity": 10, "batch": 4, "wait_s": 0.0, "late_s": 30.0}
+        settings |= {"room": 100, "largest": 60} | options
+        self.queue = WorkQueue[int, int](self, lambda job: None, **settings)  # type: ignore[arg-type]
+        self.queue.start()
+
+    def __call__(self, jobs: Sequence[int]) -> list[int | Exception]:
+        try:
+            with self.queue.lease() as take:
+                take(jobs[0])
+                take(jobs[0])  # counts once
+                self.begun.append(jobs[0])
+                assert self.gates[jobs[0]].wait(20)
+                return [jobs[0]]
+        except NoRoomError as error:
+            return [error]
+
+    def hold(self, size: int) -> Future[int]:
+        """Start a job that lasts until its gate opens."""
+        self.gates[size] = threading.Event()
+        (future,) = self.queue.put([size])
+        wait_for(lambda: size in self.begun)
+        return future
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.001)
+
+
+def test_a_large_job_waits_for_room_while_small_ones_pass() -> None:
+    decoder = Decoder()
+    decoder.gates = {size: threading.Event() for size in (58, 30, 20)}
+    decoder.gates[20].set()
+    first = decoder.hold(59)
+    large, medium = decoder.queue.put([58, 30])
+    small = decoder.queue.put([20])[0]  # at most (100 - 60) / 2
+    assert small.result(20) == 20
+    assert decoder.begun == [59, 20]  # 30 would fit, but then the one before it might wait for ever
+    assert not large.done()
+    assert decoder.queue.waiting == 2
+    for gate in decoder.gates.values():
+        gate.set()
+    assert [future.result(20) for future in (first, large, medium)] == [59, 58, 30]
+    assert decoder.begun == [59, 20, 58, 30]
+    decoder.queue.close()
+
+
+def test_a_job_larger_than_the_room_is_done_alone() -> None:
+    decoder = Decoder(threads=1)
+    decoder.gates[500] = threading.Event()
+    decoder.gates[500].set()
+    assert decoder.queue.put([500])[0].result(20) == 500
+    decoder.queue.close()
+
+
+def test_it_is_not_ready_once_every_thread_is_late() -> None:
+    now = [0.0]
+    decoder = Decoder(clock=lambda: now[0])
+    decoder.hold(10)
+    now[0] = 20.0
+    decoder.hold(11)
+    now[0] = 31.0
+    assert decoder.queue.ready  # one is late
+    now[0] = 51.0
+    assert not decoder.queue.ready
+    decoder.gates[10].set()
+    wait_for(lambda: decoder.queue.ready)
+    decoder.gates[11].set()
+    decoder.queue.close()
+
+
+def test_closing_does_not_wait_for_a_stuck_thread() -> None:
+    decoder = Decoder()
+    decoder.hold(10)
+    decoder.queue.close(timeout=0.01)
+    assert not decoder.queue.ready
+    decoder.gates[10].set()
