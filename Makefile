@@ -35,7 +35,7 @@ docs: $(VENV)/.installed-dev ## rewrite the parts of the docs that are made from
 	env -u FACIAL_KEYPOINTS_DATA $(BIN)/python tests/docs.py --write --notebook --image
 
 # The others need hours, peers' packages or files of trained models: each says so at its head.
-BENCHES := decode_images synthesize_speed training_pipeline predict_memory
+BENCHES := decode_images decode_memory synthesize_speed training_pipeline predict_memory
 DATA_BENCHES := load_kaggle predict_photos track_video
 bench: $(VENV)/.installed-dev ## measure speed; DATA=DIR adds the benchmarks on real faces
 	$(BIN)/pip install -q -c constraints.txt --group bench

@@ -348,6 +348,31 @@ def test_measure_images_lists_bad_ones_and_says_what_it_is_not(
     assert "--force" in fkp("measure", "--crops", images, "-o", out).stderr
 
 
+def test_a_person_who_is_absent_at_the_neutral_time_is_told(tmp_path: Path) -> None:
+    table = track_table(tmp_path / "track.csv")
+    out = tmp_path / "out.csv"
+    done = fkp("measure", table, "-o", out, "--neutral-at", "30")
+    assert done.returncode == 1
+    assert "no face is there within 0.5 s of --neutral-at 30" in done.stderr
+    assert not out.exists()
+
+    with table.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    for row in rows:
+        row["time_s"] = str(float(row["time_s"]) + 9 * (row["track"] == "2"))
+    with table.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    done = fkp("measure", table, "-o", out, "--neutral-at", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert "since they are not there at 0.1 s: track 2." in done.stderr
+    with out.open(newline="") as handle:
+        measured = list(csv.DictReader(handle))
+    assert {row["mouth_opening"] == "" for row in measured if row["track"] == "2"} == {True}
+    assert {row["mouth_opening"] == "" for row in measured if row["track"] == "1"} == {False}
+
+
 def test_measure_a_track_table_keeps_its_columns_and_draws_curves(tmp_path: Path) -> None:
     table = track_table(tmp_path / "track.csv")
     out, plot = tmp_path / "out.json", tmp_path / "curves.png"

@@ -209,6 +209,8 @@ def _resting(faces: FaceTable, times: list[float], seconds: float, log: Console)
     """
     import numpy as np
 
+    from facial_keypoints.types import Keypoints
+
     tracks = _tracks(faces)
     known = np.asarray(faces.keypoints.labeled.all(axis=1))
     index = np.arange(len(faces.keypoints))
@@ -231,5 +233,6 @@ def _resting(faces: FaceTable, times: list[float], seconds: float, log: Console)
             f"without measures against the neutral face, since they are not there at {seconds:g} s: "
             f"track {', '.join(map(str, absent))}."
         )
-        rest = replace(rest, xy=np.where(np.isin(tracks, absent)[:, None, None], np.nan, rest.xy))
+        gone = np.isin(tracks, absent)
+        rest = Keypoints(np.where(gone[:, None, None], np.nan, rest.xy), rest.schema)
     return rest
