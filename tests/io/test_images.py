@@ -10,15 +10,17 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin
 
 from facial_keypoints.errors import DataError, ImageError, OutputError
+from facial_keypoints.io import images
 from facial_keypoints.io.images import (
     encode_image,
     find_images,
@@ -311,6 +313,170 @@ def test_damaged_bytes_never_raise_anything_else() -> None:
         except ImageError:
             refused += 1
     assert refused > 50
+
+
+# --- bounds -------------------------------------------------------------------------------------
+
+
+def with_scans(count: int) -> bytes:
+    """A progressive JPEG that repeats its last scan until it has so many."""
+    content = saved(sample(), "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    more = count - content.count(b"\xff\xda")
+    return content[:-2] + more * last + content[-2:]
+
+
+def test_a_jpeg_of_absurdly_many_scans_is_refused_before_it_is_decoded() -> None:
+    decoded: list[int] = []
+    for count in (101, 15_000):
+        with pytest.raises(ImageError, match=rf"a\.jpg: has {count:,} scans, more than .* 100:"):
+            read_image(with_scans(count), name="a.jpg", check=decoded.append)
+    assert not decoded
+    assert read_image(with_scans(100)).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_what_looks_like_scans_in_other_parts_of_a_jpeg_does_not_count() -> None:
+    content = saved(sample(), "JPEG", quality=98, subsampling=0, comment=b"\xff\xda" * 200)
+    assert_upright(read_image(content))
+
+
+def tiff(order: str, *tags: tuple[int, int, int, int], big: bool = False) -> bytes:
+    """The header and tags (number, kind, count, value) of a TIFF, without any pixels."""
+    start = {"<": b"II", ">": b"MM"}[order]
+    if big:
+        start += struct.pack(order + "HHHQQ", 43, 8, 0, 16, len(tags))
+        return start + b"".join(struct.pack(order + "HHQQ", *tag) for tag in tags) + bytes(8)
+    start += struct.pack(order + "HIH", 42, 8, len(tags))
+    return start + b"".join(struct.pack(order + "HHII", *tag) for tag in tags) + bytes(4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged metadata
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_of_absurdly_many_strips_or_pixels_in_a_tile_is_refused(
+    order: str, big: bool
+) -> None:
+    size = ((256, 4, 1, 10), (257, 4, 1, 10))
+    for number in (273, 324):  # strips, tiles
+        for count, words in ((100_000, "not an image|damaged"), (100_001, "has 100,001 strips or")):
+            with pytest.raises(ImageError, match=words):
+                read_image(tiff(order, *size, (number, 4, count, 8), big=big))
+    sides = ((number, 16 if big else 4, 1, 20_000) for number in (322, 323))
+    with pytest.raises(ImageError, match="has 400,000,000 pixels in one tile"):
+        read_image(tiff(order, *size, *sides, big=big))
+
+
+def test_a_tiff_of_one_row_a_strip_is_read() -> None:
+    assert_upright(read_image(saved(sample(), "TIFF", tiffinfo={278: 1})))
+
+
+def test_a_png_of_absurdly_many_chunks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_MOST_READS", 1000)
+    content = saved(sample(), "PNG")
+    assert_upright(read_image(content))
+    at = content.index(b"IDAT") - 4
+    empty = struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT"))
+    text = struct.pack(">I4s2sI", 2, b"tEXt", b"a\0", zlib.crc32(b"tEXta\0"))
+    end = len(content) - 12
+    for start, chunk in ((at, text), (end, empty), (end, text)):
+        assert_upright(read_image(content[:start] + 10 * chunk + content[start:]))
+        with pytest.raises(ImageError, match="very many segments, chunks or blocks, more than"):
+            read_image(content[:start] + 1000 * chunk + content[start:])
+
+
+def test_of_several_profiles_of_a_png_none_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = saved(sample(), "PNG", icc_profile=b"profile")
+    at = content.index(b"iCCP") - 4
+    profile = content[at : content.index(b"IDAT") - 4]
+    read: list[object] = []
+    chunks = PngImagePlugin.PngStream
+    plain = chunks.chunk_iCCP
+    monkeypatch.setattr(chunks, "chunk_iCCP", lambda *a: read.append(a) or plain(*a))
+    assert_upright(read_image(content))
+    assert len(read) == 1
+    assert_upright(read_image(content[:at] + 9 * profile + content[at:]))
+    assert len(read) == 1
+
+
+class GivenUp(DataError):
+    """Nobody waits for the image."""
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "gif", "tiff", "alpha", "cmyk"])
+def test_a_check_gets_the_pixels_before_they_are_decoded_and_can_end_it(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_BAND", 100)
+    loads: list[object] = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: loads.append(1) or load(self))
+    content, pixels, last = FORMATS[kind](), [], 1
+
+    def check(number: int) -> None:
+        pixels.append(number)
+        if len(pixels) == last:
+            raise GivenUp
+
+    with pytest.raises(GivenUp):
+        read_image(content, check=check)
+    assert not loads
+    last = 0
+    pixels.clear()
+    read_image(content, check=check)
+    assert set(pixels) == {WIDTH * HEIGHT}
+    assert len(pixels) > 4
+    for last in range(2, len(pixels) + 1):  # noqa: B007
+        pixels.clear()
+        with pytest.raises(GivenUp):
+            read_image(content, check=check)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK", "P", "I;16", "deep"])
+def test_images_are_converted_in_bands_as_at_once(
+    mode: str, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8)
+    tags = {0x0112: orientation}
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0] * np.uint16(200))
+    else:
+        known = "RGBA" if mode in ("RGBA", "CMYK") else "RGB"
+        image = Image.fromarray(pixels[..., : len(known)])
+        image = image.convert(mode) if mode in ("CMYK", "P") else image
+    content = saved(image, "TIFF", tiffinfo=tags)
+    if mode == "deep":
+        ok, deep = cv2.imencode(".png", pixels[..., :3] * np.uint16(16))
+        assert ok
+        exif = Image.Exif()
+        exif.update(tags)
+        body = exif.tobytes()[6:]
+        chunk = struct.pack(">I", len(body)) + b"eXIf" + body
+        chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
+        content = deep.tobytes()[:33] + chunk + deep.tobytes()[33:]
+    for channels in (1, 3):
+        whole = read_image(content, channels=channels)
+        assert whole.shape[:2] == ((WIDTH, HEIGHT) if orientation > 4 else (HEIGHT, WIDTH))
+        for band in (7, 5 * WIDTH):  # parts of a row, five rows
+            with monkeypatch.context() as patched:
+                patched.setattr(images, "_BAND", band)
+                np.testing.assert_array_equal(read_image(content, channels=channels), whole)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged metadata
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"])
+def test_a_damaged_tiff_writes_nothing_to_stderr(
+    compression: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = bytearray(saved(Image.fromarray(noise), "TIFF", compression=compression))
+    content[300:700:3] = bytes(134)
+    with suppress(ImageError):  # packbits shows no damage
+        read_image(bytes(content))
+    with pytest.raises(ImageError):
+        read_image(bytes(content[:200] + content[-300:]))
+    assert capfd.readouterr() == ("", "")
 
 
 # --- written ------------------------------------------------------------------------------------

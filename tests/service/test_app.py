@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -37,6 +38,7 @@ from facial_keypoints.io.tables import columns, rows
 from facial_keypoints.models.registry import shipped_models
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.service import Limits, answers, create_app
+from facial_keypoints.service.batching import WorkQueue
 from facial_keypoints.service.guard import Access
 
 PHOTO, FACES = draw_scene(3, seed=1)
@@ -58,6 +60,18 @@ class FixedDetector:
         if image.shape != PHOTO.shape:
             return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
         return BOXES, np.array([0.9, 0.8, 0.7], np.float32)
+
+
+@contextmanager
+def closed(detector: FixedDetector) -> Iterator[None]:
+    """Nobody passes the detector's gate until the block ends."""
+    detector.gate.clear()
+    while detector.begun.acquire(blocking=False):
+        pass
+    try:
+        yield
+    finally:
+        detector.gate.set()
 
 
 def encoded(image: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
@@ -701,6 +715,69 @@ def test_a_full_queue_refuses_at_once_and_serves_what_it_took(predictor, fixed) 
             fixed.gate.set()
         assert [future.result(20).status_code for future in taken] == [200, 200]
         assert client.post("/v1/predict", content=PNG).status_code == 200
+
+
+def test_it_is_not_ready_while_every_worker_is_past_its_time(predictor, fixed, monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(WorkQueue.__init__, "__kwdefaults__", {"clock": lambda: now[0]})
+    with started(predictor) as client, ThreadPoolExecutor(1) as pool:
+        with closed(fixed):
+            taken = pool.submit(client.post, "/v1/predict", content=PNG)
+            assert fixed.begun.acquire(timeout=10)
+            now[0] = Limits().seconds
+            assert client.get("/readyz").status_code == 200
+            now[0] += 1
+            problem_of(client.get("/readyz"), 503, "busy")
+            assert client.get("/healthz").status_code == 200
+        assert taken.result(20).status_code == 200
+        assert client.get("/readyz").status_code == 200
+
+
+def test_shutdown_ends_with_a_stuck_worker(fixed, predictor, monkeypatch) -> None:
+    monkeypatch.setattr("facial_keypoints.service.app.CLOSE_SECONDS", 0.01)
+    with closed(fixed):
+        with started(predictor, Limits(seconds=0.2)) as client:
+            problem_of(client.post("/v1/predict", content=PNG), 503, "took-too-long")
+        stuck = [t for t in threading.enumerate() if t.name.startswith("work-")]
+        assert [t.daemon for t in stuck] == [True]
+    stuck[0].join(20)
+
+
+def test_the_work_of_a_request_past_its_time_goes_no_further(predictor, fixed, monkeypatch) -> None:
+    predicted: list[str] = []
+    plain = Predictor.predict_detected
+
+    def predict(self: Predictor, *values: object, source: str) -> object:
+        predicted.append(source)
+        return plain(self, *values, source=source)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Predictor, "predict_detected", predict)
+    with started(predictor, Limits(seconds=0.2)) as client:
+        with closed(fixed):
+            late = client.post("/v1/predict?source=late", content=PNG)
+            problem_of(late, 503, "took-too-long")
+        # The one thread has ended the first before it takes the second.
+        client.post("/v1/predict?source=second", content=PNG)
+    assert predicted == ["second"]
+
+
+def test_a_large_image_waits_for_room_while_a_small_one_passes(predictor, fixed) -> None:
+    limits = Limits(pixels=640 * 360, pixels_at_once=640 * 360 + 2 * 50 * 50)
+    small = encoded(PHOTO[:50, :50])
+    app = create_app(predictor, limits, threads=2)
+    with TestClient(app) as client, ThreadPoolExecutor(2) as pool:
+        with closed(fixed):
+            taken = [pool.submit(client.post, "/v1/predict", content=PNG)]
+            assert fixed.begun.acquire(timeout=10)
+            taken.append(pool.submit(client.post, "/v1/predict", content=PNG))
+            for _ in range(1000):
+                if "images_waiting 1.0" in client.get("/metrics").text:
+                    break
+            # As a crop it needs no detector, so it does not wait at the gate.
+            assert client.post("/v1/predict?crops=true", content=small).status_code == 200
+            assert not fixed.begun.acquire(blocking=False)  # the second is not decoded yet
+            assert "images_waiting 1.0" in client.get("/metrics").text
+        assert [future.result(20).status_code for future in taken] == [200, 200]
 
 
 def test_several_images_are_taken_all_or_none(predictor, fixed) -> None:

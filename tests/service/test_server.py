@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.client
 import io
 import json
@@ -15,16 +16,21 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
+import uvicorn
+from fastapi import FastAPI
 from PIL import Image
+from starlette.responses import Response
 
 from facial_keypoints import load_predictor
 from facial_keypoints.cli import main
@@ -64,19 +70,19 @@ def ask(port: int, path: str = "/v1/predict?crops=true", body: bytes | None = BO
 
 
 @contextmanager
-def running(limits: Limits) -> Iterator[int]:
-    """The service in a thread of this process; its port."""
-    app = create_app(load_predictor(threads=1), limits, threads=1)
+def running(limits: Limits, app: FastAPI | None = None) -> Iterator[int]:
+    """The service, or another application, in a thread of this process; its port."""
+    app = app or create_app(load_predictor(threads=1), limits, threads=1)
     listening = server.open_socket("127.0.0.1", 0)
-    uvicorn = server.make_server(app, limits)
-    thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [listening]})
+    serving = server.make_server(app, limits)
+    thread = threading.Thread(target=serving.run, kwargs={"sockets": [listening]})
     port = listening.getsockname()[1]
     thread.start()
     try:
-        ask(port, "/healthz", None)
+        connected(port).close()
         yield port
     finally:
-        uvicorn.should_exit = True
+        serving.should_exit = True
         thread.join(20)
     assert not thread.is_alive()
 
@@ -115,6 +121,131 @@ def test_connections_without_a_request_are_closed(monkeypatch) -> None:
             assert kept.getresponse().read() == b'{"status":"ok"}'
             assert kept.sock.getsockname() == address
         kept.close()
+
+
+def test_a_request_with_two_lengths_of_its_body_is_refused_and_closes_the_connection() -> None:
+    with running(Limits()) as port, connected(port) as sock:
+        chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+        sock.sendall(head_of(len(BODY), more="Transfer-Encoding: chunked\r\n") + chunked)
+        reply = received(sock)
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert b"Content-Length or Transfer-Encoding, not both" in reply
+    assert reply.count(b"HTTP/1.1") == 1
+
+
+class Connection:
+    """A connection of the server, with a clock and a client that are told what to do."""
+
+    def __init__(self) -> None:
+        self.now, self.timers, self.waiting, self.aborted = 0.0, [], 0, False
+        config = server.make_server(FastAPI(), Limits()).config
+        state = uvicorn.server.ServerState()
+        self.protocol = server._Protocol(config, state, {}, _loop=self)  # type: ignore[arg-type]
+        self.protocol.connection_made(self)  # type: ignore[arg-type]
+
+    # As a loop:
+    def call_later(self, seconds: float, call: Callable[..., None], *values: object) -> Any:
+        timer = SimpleNamespace(at=self.now + seconds, call=lambda: call(*values))
+        timer.cancel = lambda: timer in self.timers and self.timers.remove(timer)
+        self.timers.append(timer)
+        return timer
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        for timer in [timer for timer in self.timers if timer.at <= self.now]:
+            self.timers.remove(timer)
+            timer.call()
+
+    # As a transport:
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_disconnected() -> None:
+    client = Connection()
+    client.waiting = 1000
+    client.protocol.pause_writing()
+    for client.waiting in (900, 899):  # slow clients are served
+        client.pass_time(server.WRITE_SECONDS)
+        assert not client.aborted
+    client.pass_time(server.WRITE_SECONDS - 1)
+    assert not client.aborted
+    client.pass_time(1)
+    assert client.aborted
+
+
+def test_the_time_to_take_an_answer_ends_when_it_is_taken_or_the_connection_lost() -> None:
+    client = Connection()
+    client.waiting = 1000
+    client.protocol.pause_writing()
+    client.protocol.resume_writing()
+    assert [timer.at for timer in client.timers] == [server.HEAD_SECONDS]  # waits for a request
+    client.pass_time(server.HEAD_SECONDS)
+    assert client.aborted
+    client = Connection()
+    client.protocol.pause_writing()
+    client.protocol.connection_lost(ConnectionResetError())
+    assert not client.timers
+
+
+def test_answers_that_nobody_reads_end(monkeypatch) -> None:
+    lost = threading.Semaphore(0)
+    plain = server._Protocol.connection_lost
+
+    def connection_lost(self: server._Protocol, error: Exception | None) -> None:
+        plain(self, error)
+        if self.cycle is not None:  # not the connection that tried whether the server is there
+            lost.release()
+
+    monkeypatch.setattr(server, "WRITE_SECONDS", 0.05)
+    large = FastAPI()
+    large.get("/")(lambda: Response(bytes(2**25)))  # more than the system holds for a client
+    with running(Limits(), large) as port, ExitStack() as open_sockets:
+        monkeypatch.setattr(server._Protocol, "connection_lost", connection_lost)
+        unread = [open_sockets.enter_context(connected(port)) for _ in range(5)]
+        for sock in unread:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for _ in unread:
+            assert lost.acquire(timeout=20)
+        for sock in unread:
+            with suppress(ConnectionResetError):
+                assert len(received(sock)) < 2**25
+
+
+def test_one_line_a_minute_says_that_no_more_connections_can_be_opened(monkeypatch, caplog) -> None:
+    async def story() -> list[str]:
+        loop = asyncio.get_running_loop()
+        await server.make_server(FastAPI(), Limits()).startup()
+        now = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: now)
+        for code in (errno.EMFILE, errno.ENFILE) * 500:
+            loop.call_exception_handler({"exception": OSError(code, os.strerror(code))})
+        now += server.LOG_SECONDS
+        loop.call_exception_handler({"exception": OSError(errno.EMFILE, "again")})
+        loop.call_exception_handler({"message": "another", "exception": OSError(errno.EPIPE, "")})
+        return caplog.messages
+
+    async def nothing(*values: object, **options: object) -> None:
+        pass
+
+    monkeypatch.setattr(uvicorn.Server, "startup", nothing)
+    first, second, other = asyncio.run(story())
+    assert first == (
+        "No more connections can be opened (Too many open files): raise the limit of open files."
+    )
+    assert "(again)" in second
+    assert other.startswith("another")
+
+
+def test_shutdown_has_a_deadline_after_that_of_requests() -> None:
+    config = server.make_server(FastAPI(), Limits(seconds=7.5)).config
+    assert config.timeout_graceful_shutdown == 10
 
 
 def test_the_last_packet_of_an_answer_is_not_delayed() -> None:
