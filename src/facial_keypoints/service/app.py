@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import mimetypes
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -58,6 +59,8 @@ __all__ = ["DETECTOR_NAME", "create_app"]
 
 DETECTOR_NAME = "face_detector"
 """Name under which the face detector's file is served."""
+
+_LOG = logging.getLogger(__name__)
 
 _NOT_ALIGNED = "Faces-Not-Aligned"
 """Header of aligned faces: how many faces are left out, since their points coincide."""
@@ -180,6 +183,10 @@ class _Service:
             return Problem("bad-image", str(answer), source=job.name)
         if isinstance(answer, DataError | ModelError):
             return Problem("not-available", str(answer), source=job.name)
+        if isinstance(answer, Exception):
+            _LOG.error("The answer to an image failed.", exc_info=answer)
+            detail = "The service failed at this image; its log has the details."
+            return Problem("internal-error", detail, source=job.name)
         raise answer
 
 
