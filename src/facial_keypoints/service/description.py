@@ -34,8 +34,9 @@ _PROBLEM = {
     "type": "urn:facial-keypoints:bad-image",
     "title": KINDS["bad-image"][1],
     "status": KINDS["bad-image"][0],
-    "detail": "notes.jpg: not an image.",
+    "detail": "notes.jpg: not an image in a known format.",
 }
+_WARNING = "party.jpg: declared as image/png, but read as JPEG, which its content is."
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "default": {
@@ -126,7 +127,7 @@ def images_reply(spec: ModelSpec, measured: bool) -> dict[int | str, dict[str, A
         "model": "default",
         "style": spec.styles[0],
         **more,
-        "images": [{**image, "warnings": ["party.jpg: declared as PNG, is JPEG."]}, failed],
+        "images": [{**image, "warnings": [_WARNING]}, failed],
     }
     name = "MeasureReply" if measured else "PredictReply"
     return json_reply(name, example, "One entry per image, in order.")
