@@ -225,6 +225,50 @@ def test_of_several_images_the_good_ones_are_answered(client) -> None:
     assert "damaged or cut off" in bad["problem"]["detail"]
 
 
+def test_of_several_images_one_with_too_many_pixels_costs_itself_only(predictor) -> None:
+    large = encoded(np.zeros((361, 640, 3), np.uint8))
+    files = form(("a.png", PNG, ""), ("large.png", large, ""), ("b.png", PNG, ""))
+    with started(predictor, Limits(pixels=640 * 360)) as client:
+        reply = client.post("/v1/predict", **files)
+    assert reply.status_code == 200
+    first, refused, last = reply.json()["images"]
+    assert len(first["faces"]) == len(last["faces"]) == 3
+    assert refused["source"] == "large.png"
+    assert refused["problem"]["type"] == "urn:facial-keypoints:bad-image"
+    assert "limit of 230,400" in refused["problem"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "broken"), [("", "predict_detected"), ("?crops=true", "predict_fitted")]
+)
+def test_an_image_that_fails_unexpectedly_costs_itself_only(
+    predictor, monkeypatch, caplog, query: str, broken: str
+) -> None:
+    real = getattr(Predictor, broken)
+    black = encoded(np.zeros_like(PHOTO))
+
+    def fails_at_black(self: Predictor, given: object, *args: object, **options: object) -> object:
+        images = given if isinstance(given, np.ndarray) else [crop.image for crop in given]
+        if any(not np.any(image) for image in images):
+            raise RuntimeError("out of order")
+        return real(self, given, *args, **options)
+
+    files = form(("a.png", PNG, ""), ("black.png", black, ""), ("b.png", PNG, ""))
+    with started(predictor) as client, monkeypatch.context() as patched:
+        patched.setattr(Predictor, broken, fails_at_black)
+        reply = client.post(f"/v1/predict{query}", **files)
+    assert reply.status_code == 200
+    first, failed, last = reply.json()["images"]
+    assert first["faces"]
+    assert last["faces"]
+    assert failed["source"] == "black.png"
+    assert failed["problem"]["type"] == "urn:facial-keypoints:internal-error"
+    assert failed["problem"]["status"] == 500
+    assert "out of order" not in reply.text
+    assert "out of order" in caplog.text
+    assert "black.png" not in caplog.text
+
+
 def test_measures_carry_units_error_bars_and_the_notice(client, predictor) -> None:
     reply = client.post("/v1/measure?ipd_mm=63&source=a", content=PNG).json()
     expected = measure(predictor.predict(PHOTO), ipd_mm=63)

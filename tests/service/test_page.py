@@ -453,6 +453,16 @@ def test_a_file_that_is_not_an_image_is_an_error(page: Page) -> None:
     expect(page.locator("#image-about")).to_contain_text("1 × 1")
 
 
+def test_warnings_of_an_answer_are_shown(page: Page) -> None:
+    photo = png(draw_scene(1, seed=2, image_size=(200, 200))[0])
+    warning = "wrong.jpg: declared as image/jpeg, but read as PNG"
+    upload(page, {"right.png": photo}, faces=1)
+    expect(page.locator("#image-about")).not_to_contain_text(warning)
+    upload(page, {"wrong.jpg": photo})
+    expect(page.locator("#image-about")).to_contain_text(warning)
+    expect(page.locator("#image-about")).to_contain_text("1 face")
+
+
 def test_images_are_dropped_and_pasted(page: Page) -> None:
     photo, _ = draw_scene(1, seed=2, image_size=(200, 200))
     for kind in ("drop", "paste"):

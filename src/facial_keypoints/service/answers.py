@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from facial_keypoints.errors import FacialKeypointsError, ImageError
+from facial_keypoints.errors import ImageError
 from facial_keypoints.inference.alignment import TEMPLATE_SIZE, align
 from facial_keypoints.inference.measure.measures import measure
 from facial_keypoints.inference.measure.table import NUM_OTHERS, measure_rows
@@ -200,7 +200,12 @@ class Answerer:
             return [_attempt(self._photo, predictor, job) for job in jobs]
         # Resized one by one: a batch of decoded photos would need gigabytes.
         fitted = [_attempt(self._fit, predictor, job) for job in jobs]
-        found = iter(predictor.predict_fitted([f for f in fitted if isinstance(f, FittedCrop)]))
+        crops = [f for f in fitted if isinstance(f, FittedCrop)]
+        predicted = _attempt(predictor.predict_fitted, crops)
+        if isinstance(predicted, Exception):
+            # Each alone, so that only the one at fault has no answer.
+            return [predicted] if len(jobs) == 1 else [self([job])[0] for job in jobs]
+        found = iter(predicted)
         return [
             _attempt(_write, job, next(found)) if isinstance(crop, FittedCrop) else crop
             for job, crop in zip(jobs, fitted, strict=True)
@@ -254,10 +259,10 @@ class Answerer:
 
 
 def _attempt(work: Callable[..., T], *values: Any) -> T | Exception:
-    """What a function returns, or the error of this package that it raises."""
+    """What a function returns, or the error that it raises: one image costs no other its answer."""
     try:
         return work(*values)
-    except FacialKeypointsError as error:
+    except Exception as error:
         return error
 
 

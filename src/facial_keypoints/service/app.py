@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import mimetypes
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
+import fastapi
 import prometheus_client
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -58,6 +60,8 @@ __all__ = ["DETECTOR_NAME", "create_app"]
 
 DETECTOR_NAME = "face_detector"
 """Name under which the face detector's file is served."""
+
+_LOG = logging.getLogger(__name__)
 
 _NOT_ALIGNED = "Faces-Not-Aligned"
 """Header of aligned faces: how many faces are left out, since their points coincide."""
@@ -180,6 +184,10 @@ class _Service:
             return Problem("bad-image", str(answer), source=job.name)
         if isinstance(answer, DataError | ModelError):
             return Problem("not-available", str(answer), source=job.name)
+        if isinstance(answer, Exception):
+            _LOG.error("The answer to an image failed.", exc_info=answer)
+            detail = "The service failed at this image; its log has the details."
+            return Problem("internal-error", detail, source=job.name)
         raise answer
 
 
@@ -258,10 +266,10 @@ def create_app(
             expose_headers=["Retry-After", _NOT_ALIGNED],
             max_age=600,
         )
-    _add_questions(app, service)
+    bodies = _add_questions(app, service)
     _add_models(app, service, {key: Path(path) for key, path in (files or {}).items()})
     _add_health(app, service)
-    _describe(app, predictor, access)
+    _describe(app, description.components(predictor.spec, limits, bodies), access)
     for route in app.routes:  # after the description, which would list HEAD as well
         if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
             route.methods.add("HEAD")
@@ -272,11 +280,11 @@ def create_app(
     return app
 
 
-def _describe(app: FastAPI, predictor: Predictor, access: Access) -> None:
+def _describe(app: FastAPI, schemas: dict[str, Any], access: Access) -> None:
     """Add the schemas of replies and the token to the OpenAPI description, and show it at ``/docs``."""
     value = app.openapi()
     app.openapi = lambda: value  # type: ignore[method-assign]
-    value.setdefault("components", {})["schemas"] = description.components(predictor.spec)
+    value.setdefault("components", {})["schemas"] = schemas
     if access.token is not None:
         value["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         value["security"] = [{"token": []}]
@@ -287,7 +295,8 @@ def _describe(app: FastAPI, predictor: Predictor, access: Access) -> None:
         return HTMLResponse(description.docs_page(value), headers=policy)
 
 
-def _add_questions(app: FastAPI, service: _Service) -> None:
+def _add_questions(app: FastAPI, service: _Service) -> list[type[Question]]:
+    """Add the paths that answer images; returns what their JSON bodies hold."""
     spec = service.predictor.spec
     styles = tuple(style for style in spec.styles if style)
     choices: Any = Literal[styles] | None if styles else None
@@ -331,8 +340,6 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
         body = await asyncio.to_thread(zip_faces, results)
         return _reply(body, "application/zip", **headers)
 
-    listing = description.images_reply
-    more = {"notice": {"type": "string"}, "units": {"type": "object"}}
     binary = {"schema": {"type": "string", "format": "binary"}}
     aligned: dict[int | str, dict[str, Any]] = {
         200: {
@@ -346,13 +353,15 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
             "content": {"application/zip": binary, "image/png": binary},
         }
     }
+    bodies: list[type[Question]] = []
     for path, endpoint, base, replies in (
-        ("/v1/predict", predict, Question, listing("Face")),
-        ("/v1/measure", measure, MeasureQuestion, listing("MeasuredFace", **more)),
+        ("/v1/predict", predict, Question, description.images_reply(spec, measured=False)),
+        ("/v1/measure", measure, MeasureQuestion, description.images_reply(spec, measured=True)),
         ("/v1/align", align, AlignQuestion, aligned),
     ):
         # Made here, because the styles are those of the model.
         query: Any = create_model(base.__name__, __base__=base, style=style)
+        bodies.append(json_body(query))
         endpoint.__annotations__["query"] = Annotated[query, Query()]
         app.add_api_route(
             path,
@@ -361,8 +370,9 @@ def _add_questions(app: FastAPI, service: _Service) -> None:
             operation_id=endpoint.__name__,
             response_class=Response,
             responses=replies,
-            openapi_extra=description.body(json_body(query)),
+            openapi_extra=description.body(bodies[-1]),
         )
+    return bodies
 
 
 def _reply(body: bytes, kind: str, **headers: str) -> Response:
@@ -392,7 +402,7 @@ def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None
 
     aligns = set(TEMPLATE_POINTS) <= set(spec.schema.keypoint_names)
     measures = set(KAGGLE15.keypoint_names) <= set(spec.schema.keypoint_names)
-    about = {
+    about: dict[str, Any] = {
         "models": [
             {
                 **asdict(spec),
@@ -408,7 +418,20 @@ def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None
         "limits": asdict(service.limits),
     }
 
-    @app.get("/v1/models", operation_id="list_models", response_class=JSONResponse)
+    # FastAPI drops members that are null from the description, so its example has files.
+    example_file = {"file": "/v1/models/NAME.onnx", "bytes": 3_000_000}
+    example = {
+        **about,
+        "models": [{**about["models"][0], **example_file}],
+        "detector": example_file,
+    }
+
+    @app.get(
+        "/v1/models",
+        operation_id="list_models",
+        response_class=JSONResponse,
+        responses=description.json_reply("ModelsReply", example, "The model and the limits."),
+    )
     async def models() -> JSONResponse:
         """The model: keypoints, their partners, edges, label styles, input size; and the limits."""
         return JSONResponse(about)
@@ -417,9 +440,16 @@ def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None
         "/v1/models/{name}.onnx",
         operation_id="get_model_file",
         response_class=FileResponse,
-        responses={200: {"content": {"application/octet-stream": {}}}},
+        responses={
+            200: {
+                "description": "The file.",
+                "content": {
+                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+                },
+            }
+        },
     )
-    async def model_file(name: str) -> FileResponse:
+    async def model_file(name: Annotated[str, fastapi.Path(examples=["default"])]) -> FileResponse:
         """The ONNX file of the model or of the face detector; its metadata describe it."""
         # The model of the service, whatever its name, is also `default`.
         path = files.get(name, files.get(service.name) if name == "default" else None)
@@ -429,12 +459,22 @@ def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None
 
 
 def _add_health(app: FastAPI, service: _Service) -> None:
-    @app.get("/healthz", operation_id="is_alive", response_class=JSONResponse)
+    @app.get(
+        "/healthz",
+        operation_id="is_alive",
+        response_class=JSONResponse,
+        responses=description.json_reply("Health", {"status": "ok"}, "The process answers."),
+    )
     async def healthz() -> JSONResponse:
         """Whether the process answers."""
         return JSONResponse({"status": "ok"})
 
-    @app.get("/readyz", operation_id="is_ready", response_class=JSONResponse)
+    @app.get(
+        "/readyz",
+        operation_id="is_ready",
+        response_class=JSONResponse,
+        responses=description.json_reply("Health", {"status": "ready"}, "Images are accepted."),
+    )
     async def readyz() -> JSONResponse:
         """Whether images are accepted now."""
         if not service.queue.ready or service.queue.full:
@@ -445,7 +485,17 @@ def _add_health(app: FastAPI, service: _Service) -> None:
         "/metrics",
         operation_id="get_metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}},
+        responses={
+            200: {
+                "description": "The counts.",
+                "content": {
+                    "text/plain": {
+                        "schema": {"type": "string"},
+                        "example": "facial_keypoints_faces_total 12.0\n",
+                    }
+                },
+            }
+        },
     )
     async def metrics() -> Response:
         """Counts in Prometheus' text format."""

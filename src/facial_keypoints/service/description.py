@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 from collections.abc import Iterable
+from dataclasses import asdict
 from html import escape
 from typing import Any
 
@@ -13,21 +15,58 @@ from facial_keypoints.inference.measure.measures import NOTICE
 from facial_keypoints.inference.measure.table import NUM_OTHERS
 from facial_keypoints.io.tables import columns
 from facial_keypoints.models.spec import ModelSpec
+from facial_keypoints.service.limits import Limits
 from facial_keypoints.service.problems import KINDS
 from facial_keypoints.service.uploads import ImageData
 
-__all__ = ["PROBLEMS", "body", "components", "docs_page", "images_reply"]
+__all__ = ["PROBLEMS", "body", "components", "docs_page", "images_reply", "json_reply"]
 
 _NUMBER = {"type": ["number", "null"]}
-_TEXTS = {"source": {"type": "string"}, "warnings": {"type": "string"}}
+_INTEGER = {"type": "integer"}
+_TEXT = {"type": "string"}
+_TEXTS = {"source": _TEXT}
+_BINARY = {"type": "string", "format": "binary"}
+
+IMAGE = "P2\n8 8\n255\n" + "0 32 64 96 128 160 192 224\n" * 8
+"""A whole image (PGM) that is text, so that the examples can be sent as they are."""
+
+_PROBLEM = {
+    "type": "urn:facial-keypoints:bad-image",
+    "title": KINDS["bad-image"][1],
+    "status": KINDS["bad-image"][0],
+    "detail": "notes.jpg: not an image in a known format.",
+}
+_WARNING = "party.jpg: declared as image/png, but read as JPEG, which its content is."
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "default": {
         "description": "A problem (RFC 9457) with a sentence in `detail`.",
         "content": {
-            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+            "application/problem+json": {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "example": _PROBLEM,
+            }
         },
     }
+}
+
+_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["files"],
+    "additionalProperties": False,
+    "properties": {
+        "files": {
+            "type": "array",
+            "minItems": 1,
+            "items": _BINARY,
+            "description": "Images, each with its file name.",
+        },
+        "boxes": {
+            "type": "string",
+            "description": "For a single image: JSON array with the box "
+            "[x0, y0, x1, y1] of each face in pixels; no detector runs.",
+        },
+    },
 }
 
 _BODY: dict[str, Any] = {
@@ -36,27 +75,11 @@ _BODY: dict[str, Any] = {
         "description": "One image file; or a form, or JSON, with one or more.",
         "content": {
             "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "files": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "Images, each with its file name.",
-                        },
-                        "boxes": {
-                            "type": "string",
-                            "description": "For a single image: JSON array with the box "
-                            "[x0, y0, x1, y1] of each face in pixels; no detector runs.",
-                        },
-                    },
-                }
+                "schema": {"$ref": "#/components/schemas/ImagesForm"},
+                "example": {"files": [IMAGE], "boxes": "[[1, 1, 7, 7]]"},
             },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "image/*": {"schema": _BINARY, "example": IMAGE},
+            "application/octet-stream": {"schema": _BINARY, "example": IMAGE},
         },
     }
 }
@@ -64,107 +87,179 @@ _BODY: dict[str, Any] = {
 
 def body(model: type[BaseModel]) -> dict[str, Any]:
     """The bodies that an operation takes; ``model`` is the JSON one, an image and its parameters."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs")  # in the components
     value = copy.deepcopy(_BODY)
+    data = base64.b64encode(IMAGE.encode()).decode()
     value["requestBody"]["content"]["application/json"] = {
-        "schema": schema,
-        "example": {"images": [{"source": "party.jpg", "data": "/9j/4AAQSkZJRg=="}]},
+        "schema": _ref(model.__name__),
+        "example": {"images": [{"source": "ramp.pgm", "data": data}], "crops": True},
     }
     return value
 
 
-def images_reply(row: str, **more: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """The reply that lists images with their faces.
+def json_reply(name: str, example: Any, about: str) -> dict[int | str, dict[str, Any]]:
+    """A reply in JSON.
 
     Args:
-        row: Name of the schema of a face.
-        more: Schemas of further members.
+        name: Name of its schema, one of :func:`components`.
+        example: An example of it.
+        about: What it holds.
     """
-    image = {
-        "type": "object",
-        "required": ["source", "width", "height", "faces"],
-        "properties": {
-            "source": {"type": "string", "description": "Name of the image."},
-            "width": {"type": "integer", "description": "Pixels, upright as EXIF says."},
-            "height": {"type": "integer"},
-            "faces": {"type": "array", "items": {"$ref": f"#/components/schemas/{row}"}},
-            "warnings": {
-                "type": "array",
-                "items": {"type": "string"},
-                "description": "What was left out or differs, such as further pages or another "
-                "type than declared; missing if nothing was.",
-            },
-        },
-    }
-    failed = {
-        "type": "object",
-        "required": ["source", "problem"],
-        "properties": {
-            "source": {"type": "string"},
-            "problem": {"$ref": "#/components/schemas/Problem"},
-        },
-    }
-    schema = {
-        "type": "object",
-        "required": ["model", "style", "images", *more],
-        "properties": {
-            "model": {"type": "string"},
-            "style": {"type": "string", "description": "Label style of the keypoints."},
-            **more,
-            "images": {"type": "array", "items": {"anyOf": [image, failed]}},
-        },
-    }
-    content = {"application/json": {"schema": schema}}
-    return {200: {"description": "One entry per image, in order.", "content": content}}
+    content = {"application/json": {"schema": _ref(name), "example": example}}
+    return {200: {"description": about, "content": content}}
 
 
-def components(spec: ModelSpec) -> dict[str, Any]:
-    """Schemas that the paths refer to."""
+def images_reply(spec: ModelSpec, measured: bool) -> dict[int | str, dict[str, Any]]:
+    """The reply that lists images with their faces, as points or ``measured``."""
     names = columns(spec.schema)
-    number = {name: _TEXTS.get(name, _NUMBER) for name in names} | {"face": {"type": "integer"}}
-    point = {"type": "array", "items": _NUMBER, "minItems": 3, "maxItems": 3}
-    points = {
-        "type": "object",
-        "description": "The same points, each as [x, y, confidence].",
-        "required": list(spec.schema.keypoint_names),
-        "properties": dict.fromkeys(spec.schema.keypoint_names, point),
+    box = {"x0": 40.5, "y0": 30.25, "x1": 200.5, "y1": 190.25, "score": 0.9312}
+    face: dict[str, Any] = {"source": "party.jpg", "face": 0, **box}
+    if measured:
+        more = {"notice": NOTICE, "units": {"mouth_width": "ratio"}}
+        face |= {"mouth_width": 0.82232, "mouth_width_sigma": 0.11591, "warnings": ""}
+    else:
+        more = {}
+        point = {"x": 120.5, "y": 110.25, "confidence": 0.9731}
+        face |= {name: point[name.rpartition("_")[2]] for name in names[NUM_OTHERS:]}
+        face["keypoints"] = {name: [*point.values()] for name in spec.schema.keypoint_names}
+    image = {"source": "party.jpg", "width": 640, "height": 360, "faces": [face]}
+    failed = {"source": "notes.jpg", "problem": {**_PROBLEM, "source": "notes.jpg"}}
+    example = {
+        "model": "default",
+        "style": spec.styles[0],
+        **more,
+        "images": [{**image, "warnings": [_WARNING]}, failed],
     }
+    name = "MeasureReply" if measured else "PredictReply"
+    return json_reply(name, example, "One entry per image, in order.")
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(
+    description: str, members: dict[str, Any], optional: Iterable[str] = ()
+) -> dict[str, Any]:
     return {
-        "Face": {
-            "type": "object",
-            "description": "A face as `facial-keypoints predict` writes it: box, score and points in "
-            "pixels of the upright image; null if not known.",
-            "required": [*names, "keypoints"],
-            "properties": number | {"keypoints": points},
-        },
+        "type": "object",
+        "description": description,
+        "required": [name for name in members if name not in optional],
+        "properties": members,
+    }
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def components(
+    spec: ModelSpec, limits: Limits, bodies: Iterable[type[BaseModel]]
+) -> dict[str, Any]:
+    """Schemas that the paths refer to.
+
+    Args:
+        spec: The model.
+        limits: The limits of the service.
+        bodies: The JSON bodies that its operations take.
+    """
+    names = columns(spec.schema)
+    number = {name: _TEXTS.get(name, _NUMBER) for name in names} | {"face": _INTEGER}
+    point = {**_list(_NUMBER), "minItems": 3, "maxItems": 3}
+    points = _object(
+        "The same points, each as [x, y, confidence].",
+        dict.fromkeys(spec.schema.keypoint_names, point),
+    )
+    warnings = {
+        **_list(_TEXT),
+        "description": "What was left out or differs, such as further pages or another type than "
+        "declared; missing if nothing was.",
+    }
+
+    def image(face: str) -> dict[str, Any]:
+        size = {"width": _INTEGER, "height": _INTEGER}
+        members = {"source": _TEXT, **size, "faces": _list(_ref(face)), "warnings": warnings}
+        about = "An image that was answered; `width` and `height` are pixels, upright as EXIF says."
+        return _object(about, members, optional=["warnings"])
+
+    def reply(image: str, **more: dict[str, Any]) -> dict[str, Any]:
+        images = _list({"anyOf": [_ref(image), _ref("FailedImage")]})
+        about = "One entry per image, in order; `style` is the label style of the keypoints."
+        return _object(about, {"model": _TEXT, "style": _TEXT, **more, "images": images})
+
+    file = {"file": {"type": ["string", "null"]}, "bytes": {"type": ["integer", "null"]}}
+    pair = {**_list(_INTEGER), "minItems": 2, "maxItems": 2}
+    schema = {
+        "name": _TEXT, "keypoint_names": _list(_TEXT), "swap": _list(_INTEGER), "norm_pair": _list(_TEXT),
+        "edges": _list(pair), "styles": _list(_TEXT),
+    }  # fmt: skip
+    model = {
+        "name": _TEXT, "recipe": _TEXT, "schema": _ref("Keypoints"), "style": _TEXT, "styles": _list(_TEXT),
+        "input_size": pair, "channels": _INTEGER, "data_digest": _TEXT, "confidence": _TEXT, "output": _TEXT,
+        "version": _TEXT, "measures": {"type": "boolean"}, "aligns": {"type": "boolean"}, **file,
+    }  # fmt: skip
+    kinds = ", ".join(
+        f"urn:facial-keypoints:{kind} ({status})" for kind, (status, _) in KINDS.items()
+    )
+    values = {
+        "Face": _object(
+            "A face as `facial-keypoints predict` writes it: box, score and points in pixels of the "
+            "upright image; null if not known.",
+            number | {"keypoints": points},
+        ),
         "MeasuredFace": {
-            "type": "object",
-            "description": f"A face as `facial-keypoints measure` writes it. {NOTICE}",
-            "required": [*names[:NUM_OTHERS], "warnings"],
-            "properties": {name: number[name] for name in names[:NUM_OTHERS]}
-            | {"warnings": _TEXTS["warnings"]},
+            **_object(
+                f"A face as `facial-keypoints measure` writes it. {NOTICE}",
+                {name: number[name] for name in names[:NUM_OTHERS]} | {"warnings": _TEXT},
+            ),
             "additionalProperties": _NUMBER,
         },
+        "Image": image("Face"),
+        "MeasuredImage": image("MeasuredFace"),
+        "FailedImage": _object(
+            "An image that could not be answered.", {"source": _TEXT, "problem": _ref("Problem")}
+        ),
+        "PredictReply": reply("Image"),
+        "MeasureReply": reply(
+            "MeasuredImage", notice=_TEXT, units={"type": "object", "additionalProperties": _TEXT}
+        ),
+        "Keypoints": _object(
+            "The keypoints of a model: `swap` has the left/right partner of each, `edges` are for drawing.",
+            schema,
+        ),
+        "Model": _object("A model; `file` is the path of its ONNX file, null if not served.", model),
+        "File": _object("The path of an ONNX file, and its size.", file),
+        "Limits": _object("The limits of the service.", dict.fromkeys(asdict(limits), _NUMBER)),
+        "ModelsReply": _object(
+            "What the service computes with; `detector` is null if its file is not served.",
+            {
+                "models": _list(_ref("Model")),
+                "detector": {"anyOf": [_ref("File"), {"type": "null"}]},
+                "limits": _ref("Limits"),
+            },
+        ),
+        "Health": _object("The state of the service.", {"status": _TEXT}),
+        "ImagesForm": {**_FORM, "description": "A form with images."},
         "ImageData": {
             **ImageData.model_json_schema(),
             "description": "An image inside a JSON body.",
         },
-        "Problem": {
-            "type": "object",
-            "description": "RFC 9457. Types: "
-            + ", ".join(f"urn:facial-keypoints:{kind} ({status})" for kind, (status, _) in KINDS.items())
-            + "; about:blank where the status explains everything.",
-            "required": ["type", "title", "status", "detail"],
-            "properties": {
-                "type": {"type": "string"},
-                "title": {"type": "string"},
-                "status": {"type": "integer"},
-                "detail": {"type": "string", "description": "A sentence for people."},
-                "source": {"type": "string", "description": "Name of the image."},
+        "Problem": _object(
+            f"RFC 9457. Types: {kinds}; about:blank where the status explains everything.",
+            {
+                "type": _TEXT,
+                "title": _TEXT,
+                "status": _INTEGER,
+                "detail": {**_TEXT, "description": "A sentence for people."},
+                "source": {**_TEXT, "description": "Name of the image."},
             },
-        },
+            optional=["source"],
+        ),
     }  # fmt: skip
+    for each in bodies:
+        value = each.model_json_schema(ref_template="#/components/schemas/{model}")
+        del value["$defs"]  # ImageData, above
+        values[each.__name__] = {**value, "description": "Images, and the parameters beside them."}
+    return values
 
 
 _STYLE = """
@@ -195,7 +290,7 @@ def docs_page(openapi: dict[str, Any]) -> str:
             parts.append(_parameters(operation))
             body = operation.get("requestBody")
             if body:
-                form = body["content"]["multipart/form-data"]["schema"]["properties"]
+                form = _FORM["properties"]
                 fields = "".join(
                     f"<br><code>{name}</code>: {_text(field['description'])}"
                     for name, field in form.items()

@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "too-large": (413, "The request is too large"),
     "unsupported-type": (415, "The content has another type than those supported"),
     "slow-upload": (408, "The upload took too long"),
+    "internal-error": (500, "The service failed at an image"),
     "busy": (503, "The service is busy"),
     "took-too-long": (503, "The answer took too long"),
     "not-available": (501, "This service cannot answer that"),
