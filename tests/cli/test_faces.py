@@ -132,15 +132,15 @@ def test_json_says_what_the_last_line_says(
     said = done.stderr
     assert done.returncode == 1
     found = json.loads(done.stdout)
-    assert (found["images"], found["done"], found["faces"], found["repeated"]) == (4, 1, 2, 1)
+    assert (found["images"], found["done"], found["faces"], found["repeated"]) == (5, 2, 4, 1)
     assert [problem["kind"] for problem in found["not_done"]] == [
         "unreadable", "of a kind that is not read", "of a kind that is not read",
     ]  # fmt: skip
     assert [problem["reason"] for problem in found["not_done"]][1:] == ["c.jxl", "named_wrongly"]
-    assert ["has 2 pages" in warning for warning in found["warnings"]] == [True]
+    assert ["has 2 pages" in warning for warning in found["warnings"]] == [True] * 2
     assert (
-        "4 images: 1 done, 1 unreadable, 2 of a kind that is not read, 1 named again and done once, "
-        "1 with a warning\n"
+        "5 images: 2 done, 1 unreadable, 2 of a kind that is not read, 1 named again and done again, "
+        "2 warnings\n"
     ) in said
     assert "1 link to a folder was not followed: album." in said
 

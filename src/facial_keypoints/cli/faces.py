@@ -191,7 +191,7 @@ class Faces:
         # Made here, so that its imports succeed before an output is begun.
         self._log, self._progress = log, make_progress("predicting", log)
         found = find_images(inputs, without=without, passed_over=self._passed_over)
-        files, self._total = self._once(found), None
+        files, self._total = self._noting_repeats(found), None
         if options.boxes is not None or "-" not in inputs:
             # All are known before the first output is written, so that none is taken for an input.
             listed = list(files)
@@ -226,16 +226,14 @@ class Faces:
             )
         )
 
-    def _once(self, files: Iterator[Path | StoredImage]) -> Iterator[Path | StoredImage]:
-        """Each file once, however often and by whatever spelling of its path it is named."""
+    def _noting_repeats(self, files: Iterator[Path | StoredImage]) -> Iterator[Path | StoredImage]:
+        """Count files that are named again, by whatever spelling of their path; they are done again."""
         seen: set[str] = set()
         for file in files:
             place = os.path.abspath(file)  # noqa: PTH100  (a link stays a name of its own)
-            if place in seen:
-                self._repeated += 1
-            else:
-                seen.add(place)
-                yield file
+            self._repeated += place in seen
+            seen.add(place)
+            yield file
 
     def __iter__(self) -> Iterator[Prediction]:
         waiting = True
@@ -323,7 +321,7 @@ class Faces:
         images = self.done + len(foreign)
         kinds = Counter(kind for kind, _ in self._lost)
         if self._repeated:
-            kinds["named again and done once"] = self._repeated
+            kinds["named again and done again"] = self._repeated
         if self._warnings:
             kinds["with a warning" if len(self._warnings) == 1 else "warnings"] = len(
                 self._warnings
