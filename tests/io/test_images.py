@@ -159,13 +159,14 @@ def test_grey_values_of_16_bits_may_be_stored_inverted() -> None:
     assert read_image(content, channels=1)[0, :, 0].tolist() == [255, 0]
 
 
+@pytest.mark.parametrize("alpha", [0, 3])
 def test_the_colours_of_an_image_that_is_all_transparent_are_read(
-    caplog: pytest.LogCaptureFixture,
+    alpha: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     image = sample()
-    image.putalpha(0)
-    assert_upright(read_image(saved(image, "PNG"), name="clear.png"))
-    assert "clear.png: all of it is transparent" in caplog.text
+    image.putalpha(alpha)
+    assert_upright(read_image(saved(image, "PNG"), name=f"clear{alpha}.png"))
+    assert f"clear{alpha}.png: all of it is transparent" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "GIF"])
@@ -686,3 +687,10 @@ def test_an_error_of_the_function_reaches_the_reader() -> None:
 
     with pytest.raises(ImageError, match="number 0"):
         list(in_order(fail, range(5), threads=2, ahead=4))
+
+
+@pytest.mark.parametrize("kind", [b"tRNS", b"eXIf", b"tEXt"])
+def test_a_png_is_read_although_the_checksum_of_a_side_chunk_is_wrong(kind: bytes) -> None:
+    content = saved(Image.new("RGB", (12, 9), (9, 90, 200)), "PNG")
+    chunk = struct.pack(">I", 6) + kind + b"\0" * 6 + b"\0\0\0\0"
+    assert (read_image(content[:33] + chunk + content[33:]) == (9, 90, 200)).all()

@@ -62,6 +62,7 @@ colour, 128 million fill 384 MB."""
 
 # Formats of photographs. EPS, PDF and the like would start other programs.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_SEEN = 8  # of 255: an image that is nowhere more opaque than this would be white
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 # HEIC says its codec among the brands at its beginning; AVIF, which Pillow reads, has others.
 _HEIF = re.compile(rb".{4}ftyp.{0,64}?(hei[cxms]|hev[cxms])", re.DOTALL)
@@ -171,7 +172,7 @@ def read_image(
 ) -> ImageArray:
     """Read one image, upright as its EXIF orientation says.
 
-    Transparent pixels become white, unless the whole image is transparent: then its colours are read. Values of
+    Transparent pixels become white, unless the whole image is (nearly) transparent: then its colours are read. Values of
     16 and 32 bits are divided so that white becomes 255: white is 65535, or the largest value of the bits in
     use where they are fewer than 15 (12-bit cameras) or more than 16. An image that uses less than an eighth of
     that range (thermal cameras) is stretched from its smallest to its largest value.
@@ -477,12 +478,17 @@ def _repaired(
 
 
 def _png_pixels(content: bytes) -> bytes:
-    """A PNG without its texts, colour profiles and the like, which may be damaged or too large for Pillow."""
+    """A PNG without its texts, colour profiles and the like, which may be damaged or too large for Pillow.
+
+    Transparency and orientation are kept if their checksums are right.
+    """
     parts, start = [_PNG_START], len(_PNG_START)
     while start + 12 <= len(content):
         end = start + 12 + int.from_bytes(content[start : start + 4], "big")
-        if content[start + 4 : start + 8] in _PNG_CHUNKS:
-            parts.append(content[start:end])
+        kind, checksum = content[start + 4 : start + 8], content[end - 4 : end]
+        if kind in _PNG_CHUNKS:
+            right = zlib.crc32(content[start + 4 : end - 4]) == int.from_bytes(checksum, "big")
+            parts += [content[start:end]] if right or kind[:1].isupper() else []
         start = end
     return b"".join(parts)
 
@@ -609,7 +615,8 @@ def _to_array(
     if deep is not None:
         use = _black_and_white(int(deep[..., :3].min()), int(deep[..., :3].max()))
     clear = image.has_transparency_data and all(
-        band.convert("RGBA").getchannel("A").getextrema() == (0, 0) for _, _, band in _bands(image)
+        np.max(band.convert("RGBA").getchannel("A").getextrema()) < _SEEN
+        for _, _, band in _bands(image)
     )
     if clear:
         say("all of it is transparent; its colours were read.")
