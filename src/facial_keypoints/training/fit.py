@@ -9,6 +9,7 @@ same weights as an uninterrupted one.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,16 @@ def measure_run(run: run_folder.Run, dataset: FaceDataset, *, seed: int = 0) -> 
         raise ModelError(f"{run.directory} has no test faces: name the run folder of a recipe.")
     test = dataset.subset(run.split.test)
     return evaluate_predictions(test, predict_keypoints(run.load_model(), test.images), seed=seed)
+
+
+def cosine_rate(rate: float, epochs: int) -> keras.callbacks.Callback:
+    """A learning rate that falls from ``rate`` to nearly 0 along half a cosine (Loshchilov and Hutter, 2017).
+
+    It depends on the number of the epoch only, so a resumed run continues with the same rates.
+    """
+    return keras.callbacks.LearningRateScheduler(
+        lambda epoch: rate * 0.5 * (1.0 + math.cos(math.pi * epoch / epochs))
+    )
 
 
 def compile_model(model: keras.Model, recipe: Recipe, image_size: tuple[int, int]) -> None:
@@ -320,7 +331,7 @@ class _Training:
                     initial_epoch=done,
                     shuffle=False,  # TrainingBatches shuffles rows, repeatably
                     verbose=0,
-                    callbacks=[checkpoints, *self.callbacks],
+                    callbacks=[cosine_rate(recipe.learning_rate, epochs), checkpoints, *self.callbacks],
                 )
                 checkpoints.save()  # a run of several networks may be interrupted in the next one
         model.set_weights(checkpoints.best_weights)

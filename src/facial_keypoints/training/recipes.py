@@ -79,6 +79,11 @@ class Recipe:
                 f"flip probability must be in [0, 1], received {self.flip_probability}."
             )
 
+    @property
+    def learning_rate(self) -> float:
+        """The first epoch's; it falls along half a cosine to nearly 0 in the last."""
+        return float(self.optimizer_options["learning_rate"])
+
     def override(self, **changes: Any) -> Recipe:
         """The recipe with the given fields replaced; ``None`` keeps the recipe's own value.
 
@@ -97,7 +102,6 @@ _CNN = Recipe(
     network="cnn",
     optimizer="adam",
     optimizer_options={"learning_rate": 0.001},
-    patience=20,
 )
 _ALL = (
     Recipe(
