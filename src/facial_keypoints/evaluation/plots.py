@@ -276,6 +276,7 @@ def plot_learning_curves(
             axes.plot(kept + 1, main[kept], "o", color=color, markersize=5, clip_on=False)
             drawn.append((f"{name}  {main[kept]:.2f}", end, color))
     axes.set_xlim(1, max(longest, 2))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if values:
         low, high = _pixel_axis(axes, values)
         limits = np.log((low, high))
