@@ -55,6 +55,16 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def require_ray(purpose: str) -> None:
+    """Refuse before the work that needs Ray; ``purpose`` is what needs it, as a noun phrase.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("ray", "ray", purpose)
+
+
 @contextmanager
 def connect(
     address: str | None,
@@ -93,8 +103,7 @@ def connect(
     if not local and (any(map(os.environ.get, places)) or token.is_file()):
         # Ray starts clusters with a token by default, but sends it only in this mode.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if importlib.util.find_spec("ray") is None:
-        raise MissingExtraError("ray", "ray", purpose)
+    require_ray(purpose)
     cores = cores or available_cores()
     store = max(_STORE, shared_bytes + shared_bytes // 4)
     if local:

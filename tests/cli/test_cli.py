@@ -97,7 +97,7 @@ def test_compare_on_kaggles_files_writes_everything(
         "submission_fc.csv", "submission_cnn.csv", "submission_specialists.csv",
     }  # fmt: skip
     results = json.loads((out / "results.json").read_text())
-    assert [r["name"] for r in results["recipes"]] == ["fc", "cnn", "specialists"]
+    assert [r["name"] for r in results["recipes"]] == ["fc", "cnn", "specialists", "default"]
     assert {m["name"] for m in results["missing_results"]} >= {"mask", "interpolate", "drop"}
     for recipe in results["recipes"]:
         scores = recipe["report"]["overall"]

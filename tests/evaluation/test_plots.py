@@ -77,9 +77,9 @@ def test_worst_and_best_are_the_right_faces(faces, tmp_path):
     assert [t for t in found if t.endswith(" px")] == ["0.00 px", "1.00 px", "59.00 px", "58.00 px"]
 
 
-def test_learning_curves_name_each_recipe_with_its_last_value(tmp_path):
+def test_learning_curves_name_each_recipe_with_the_value_of_its_kept_epoch(tmp_path):
     histories = {
-        "fc": {"rmse_px": [5.0, 4.0], "val_rmse_px": [6.0, 4.5]},
+        "fc": {"rmse_px": [5.0, 4.0, 3.0], "val_rmse_px": [6.0, 4.5, 4.75]},
         "cnn": {"rmse_px": [3.0], "val_rmse_px": [3.25]},
         "broken": {"rmse_px": [float("nan")], "val_rmse_px": [float("nan")]},
         "mean face": {},

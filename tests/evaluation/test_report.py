@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -226,21 +227,21 @@ def test_one_style_is_not_shown_twice(faces):
     one = faces.subset(np.flatnonzero(faces.styles == "kaggle-a"))
     result = ComparisonResult(one, (recipe("fc", one, 1.0),))
     for text in (
-        printed(render_comparison(result)),
+        printed(render_comparison(result, 160)),
         printed(render_evaluation(result.recipes[0].report)),
     ):
         assert "all faces" in text
         assert "kaggle-a" not in text
 
 
-def printed(table):
-    console = Console(width=160, file=io.StringIO())
+def printed(table, width=160):
+    console = Console(width=width, file=io.StringIO())
     console.print(table)
     return console.file.getvalue()
 
 
 def test_the_terminal_shows_the_best_recipe_first_with_counts(comparison):
-    text = printed(render_comparison(comparison))
+    text = printed(render_comparison(comparison, 160))
     assert text.index("cnn") < text.index("fc ")
     assert "460 labels" in text
     low, high = comparison.ranking[0].report.overall.rmse_interval
@@ -255,4 +256,40 @@ def test_the_terminal_shows_one_report_by_keypoint_and_style(comparison):
 
 def test_markup_in_names_is_printed_as_it_is(faces):
     result = ComparisonResult(faces, (recipe("[red]x[/red]", faces, 1.0),))
-    assert "[red]x[/red]" in printed(render_comparison(result))
+    assert "[red]x[/red]" in printed(render_comparison(result, 160))
+
+
+def test_a_narrow_terminal_drops_columns_but_no_name(faces):
+    names = ["specialists-ensemble", "a-recipe-with-a-really-long-name", "cnn-flip-ensemble"]
+    recipes = [recipe(name, faces, i + 1.0) for i, name in enumerate(names)]
+    text = printed(render_comparison(ComparisonResult(faces, tuple(recipes)), 80), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "MAE" not in text
+    assert "NME\n" not in text.replace(" ", "")
+    joined = "".join(line.split("│")[1].strip() for line in text.splitlines() if "│" in line)
+    assert all(name in joined for name in names)
+
+
+def test_a_model_that_has_seen_test_faces_is_shown_but_wins_nothing(faces, tmp_path):
+    seen = recipe("default", faces, 0.1, seen_faces=7)
+    result = ComparisonResult(faces, (recipe("cnn", faces, 2.0), seen, recipe("fc", faces, 3.0)))
+    assert [r.name for r in result.ranking] == ["cnn", "fc", "default"]
+    note = "trained on 7 of these test faces: no measure of new faces"
+    assert note in " ".join(printed(render_comparison(result, 160)).split())
+    text = page_of(result, tmp_path).text
+    assert note in text
+    assert "cnn wins" in text
+
+
+def test_no_strategy_for_missing_labels_beats_the_headline(faces, tmp_path):
+    better = recipe("drop", faces, 1.0)
+    result = ComparisonResult(faces, (recipe("fc", faces, 3.0),), missing_results=(better,))
+    assert "about drop wins" in page_of(result, tmp_path).text
+
+
+def test_drawn_labels_are_called_drawn(faces, tmp_path):
+    drawn = replace(faces, source="drawn faces (seed 0)")
+    assert (
+        "drawn label"
+        in page_of(ComparisonResult(drawn, (recipe("fc", drawn, 1.0),)), tmp_path).text
+    )

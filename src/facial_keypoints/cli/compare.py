@@ -92,15 +92,23 @@ def compare_command(
 
     from rich.console import Console
 
+    from facial_keypoints import cluster
     from facial_keypoints.cli.data import DRAWN_FACES, load_faces
     from facial_keypoints.cli.progress import make_log
     from facial_keypoints.data.kaggle import load_kaggle, load_lookup
     from facial_keypoints.data.synthetic.faces import draw_kaggle_like
+    from facial_keypoints.evaluation.pages import require_templates
+    from facial_keypoints.evaluation.plots import require_figures
     from facial_keypoints.files import refuse_inputs
-    from facial_keypoints.models.keras_backend import choose_backend
+    from facial_keypoints.models.keras_backend import choose_backend, import_keras
 
     refuse_inputs(out, data)
-    choose_backend()  # a missing extra is said before any work
+    # A missing extra is said before any work.
+    choose_backend()
+    require_templates()
+    require_figures()
+    if address is not None:
+        cluster.require_ray("Training in parallel")
     say = make_log().print
     kaggle_test = None
     if data is None:
@@ -115,6 +123,7 @@ def compare_command(
         except DataError as error:
             say(f"no submission will be written: {error}")
     # Keras is imported after the data is read: it takes seconds.
+    import_keras()
     from facial_keypoints.evaluation.report import render_comparison
     from facial_keypoints.training.experiment import compare
 
@@ -135,7 +144,8 @@ def compare_command(
         command=shlex.join(["facial-keypoints", *sys.argv[1:]]),
         say=say,
     )
-    Console().print(render_comparison(result))
+    console = Console()
+    console.print(render_comparison(result, console.width))
     say(f"open {out / 'report.html'}; the models are in {out / 'runs'}")
 
 

@@ -48,7 +48,7 @@ def finetune_command(
     from facial_keypoints.cli.data import load_faces
     from facial_keypoints.cli.progress import make_log
     from facial_keypoints.files import refuse_inputs, write_json
-    from facial_keypoints.models.keras_backend import choose_backend
+    from facial_keypoints.models.keras_backend import choose_backend, import_keras
     from facial_keypoints.models.registry import find_model
     from facial_keypoints.models.spec import read_embedded_spec
     from facial_keypoints.schemas import load_schema
@@ -62,6 +62,7 @@ def finetune_command(
         data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=wanted
     )
     # Keras is imported after the data is read: it takes seconds.
+    import_keras()
     import numpy as np
 
     from facial_keypoints.evaluation.report import render_evaluation

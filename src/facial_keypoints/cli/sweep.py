@@ -47,15 +47,19 @@ def sweep_command(
     from rich.console import Console
     from rich.table import Table
 
+    from facial_keypoints import cluster
     from facial_keypoints.cli.data import load_faces
     from facial_keypoints.cli.progress import make_log
     from facial_keypoints.files import refuse_inputs
-    from facial_keypoints.models.keras_backend import choose_backend
+    from facial_keypoints.models.keras_backend import choose_backend, import_keras
 
     refuse_inputs(out, data, space)
-    choose_backend()  # a missing extra is said before any work
+    # A missing extra is said before any work.
+    choose_backend()
+    cluster.require_ray("A sweep")
     faces = load_faces(data, seed=seed, group_by=group_by)
     # Keras is imported after the data is read: it takes seconds.
+    import_keras()
     from facial_keypoints.evaluation.report import render_evaluation
     from facial_keypoints.training.sweep import load_space, sweep
 

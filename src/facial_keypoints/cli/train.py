@@ -47,7 +47,7 @@ def train_command(
     from facial_keypoints.cli.data import load_faces
     from facial_keypoints.cli.progress import make_log
     from facial_keypoints.files import refuse_inputs, write_json
-    from facial_keypoints.models.keras_backend import choose_backend
+    from facial_keypoints.models.keras_backend import choose_backend, import_keras
 
     refuse_inputs(out, data)
     choose_backend()  # a missing extra is said before any work
@@ -61,6 +61,7 @@ def train_command(
     )
     faces = load_faces(data, seed=seed, group_by=group_by)
     # Keras is imported after the data is read: it takes seconds.
+    import_keras()
     from facial_keypoints.evaluation.report import render_evaluation
     from facial_keypoints.training.fit import measure_run, split_faces, train
     from facial_keypoints.training.progress import RunsProgress

@@ -242,6 +242,8 @@ def plot_learning_curves(
 ) -> Figure:
     """RMSE in pixels per epoch: validation as a full line, training as a thin dashed one.
 
+    A dot and the number beside the name are the kept epoch: the one of the lowest error.
+
     Args:
         histories: Recipe -> ``rmse_px`` and ``val_rmse_px`` (either may be missing), one value per
             epoch; NaN leaves a gap. Lengths may differ.
@@ -250,7 +252,7 @@ def plot_learning_curves(
     colors = THEMES[theme]
     figure, axes = _chart(
         colors, 4.2, grid="y", title="Learning curves", x_label="epoch",
-        note="RMSE in pixels (log scale) · full line: validation · dashed: training",
+        note="RMSE in pixels (log scale) · full line: validation · dashed: training · dot: the kept epoch",
     )  # fmt: skip
     drawn: list[tuple[str, float, str]] = []
     values: list[float] = []
@@ -269,10 +271,12 @@ def plot_learning_curves(
             longest = max(longest, len(curve))
         finite_main = np.flatnonzero(np.isfinite(main))
         if finite_main.size and main[finite_main[-1]] > 0:
-            last = int(finite_main[-1])
-            axes.plot(last + 1, main[last], "o", color=color, markersize=4.5, clip_on=False)
-            drawn.append((f"{name}  {main[last]:.2f}", float(main[last]), color))
+            end = float(main[finite_main[-1]])
+            kept = int(np.nanargmin(main))  # the first epoch of the lowest error, as in training
+            axes.plot(kept + 1, main[kept], "o", color=color, markersize=5, clip_on=False)
+            drawn.append((f"{name}  {main[kept]:.2f}", end, color))
     axes.set_xlim(1, max(longest, 2))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if values:
         low, high = _pixel_axis(axes, values)
         limits = np.log((low, high))

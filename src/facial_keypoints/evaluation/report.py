@@ -165,16 +165,17 @@ def _score_table(recipes: Sequence[RecipeResult], first: str, *, colored: bool) 
     columns += [column for column, _ in _measures(report.overall)]
     columns.append(_Column("trained in"))
     by_recipe = [[s for _, s in _shown_styles(r.report)] for r in recipes]
-    lowest = np.fmin.reduce([[s.rmse_px for s in scores] for scores in by_recipe])  # of each style
+    new = [s for s, r in zip(by_recipe, recipes, strict=True) if not r.seen_faces] or by_recipe
+    lowest = np.fmin.reduce([[s.rmse_px for s in scores] for scores in new])  # of each style
     rows = []
     for recipe, scores in zip(recipes, by_recipe, strict=True):
-        row = [_Cell(recipe.name, recipe.name)]
+        row = [_Cell(recipe.name, recipe.name, recipe.warning)]
         row += [
             _number(
                 px(s.rmse_px),
                 s.rmse_px,
                 note=interval(s.rmse_interval),
-                best=s.rmse_px == best and len(recipes) > 1,
+                best=s.rmse_px == best and len(recipes) > 1 and not recipe.seen_faces,
             )
             for s, best in zip(scores, lowest, strict=True)
         ]
@@ -184,26 +185,47 @@ def _score_table(recipes: Sequence[RecipeResult], first: str, *, colored: bool) 
     return _Table(columns, rows, colored)
 
 
-def render_comparison(comparison: ComparisonResult) -> Table:
-    """The comparison as a table for the terminal (rich), best recipe first."""
+def render_comparison(comparison: ComparisonResult, width: int) -> Table:
+    """The comparison as a table for the terminal (rich), best recipe first.
+
+    Columns that do not fit in ``width`` characters are left out, the least important first; no name is.
+    """
     from rich.table import Table
     from rich.text import Text
 
     scores = _score_table(comparison.ranking, "recipe", colored=False)
-    # The report has them all; a terminal has 80 to 120 columns.
-    shown = [i for i, c in enumerate(scores.columns) if c.heading not in ("median", "AUC", "PCK")]
-    table = Table(
-        title="Errors on held-out faces, 95 % intervals in brackets", title_justify="left"
-    )
-    for i in shown:
-        column = scores.columns[i]
-        heading = Text("\n".join([column.heading, *column.notes]))
-        table.add_column(heading, justify="right" if i else "left", style="" if i else "bold")
-    for place, row in enumerate(scores.rows):
-        cells = [row[i].text + (f" ({row[i].note})" if row[i].note else "") for i in shown]
-        table.add_row(
-            *map(Text, cells), style="green" if place == 0 and len(scores.rows) > 1 else None
+    shown = [
+        (column, [cells[i] for cells in scores.rows])
+        for i, column in enumerate(scores.columns)
+        if column.heading not in ("median", "AUC", "PCK")  # the report has them all
+    ]
+
+    def text(cell: _Cell, place: int) -> str:
+        return f"{cell.text} ({cell.note})" if place and cell.note else cell.text
+
+    def needed() -> int:
+        """Characters of a row; each column has a border and two spaces beside its text."""
+        return 1 + sum(
+            3 + max(len(t) for t in (c.heading, *c.notes, *(text(cell, i) for cell in cells)))
+            for i, (c, cells) in enumerate(shown)
         )
+
+    for heading in ("MAE", "NME", "trained in", "failures"):
+        if needed() > width:
+            shown = [one for one in shown if one[0].heading != heading]
+    table = Table(
+        title="Errors on held-out faces, 95 % intervals in brackets",
+        title_justify="left",
+        caption=Text("\n".join(f"{r.name}: {r.warning}" for r in comparison.recipes if r.warning)),
+        caption_justify="left",
+    )
+    for i, (column, _) in enumerate(shown):
+        heading_text = Text("\n".join([column.heading, *column.notes]))
+        justify: Any = "right" if i else "left"
+        table.add_column(heading_text, justify=justify, overflow="fold", style="" if i else "bold")
+    for place in range(len(scores.rows)):
+        cells = [Text(text(column[place], i)) for i, (_, column) in enumerate(shown)]
+        table.add_row(*cells, style="green" if place == 0 and len(scores.rows) > 1 else None)
     return table
 
 
@@ -274,7 +296,7 @@ def write_report(path: str | Path, comparison: ComparisonResult) -> None:
         OutputError: The file cannot be written.
     """
     recipes = comparison.recipes
-    winner = comparison.ranking[0]
+    headline = _headline(comparison)
     missing = rank(comparison.missing_results)
     parts = {"train": "faces to train", "val": "faces to validate", "test": "held-out faces"}
     page = pages.render(
@@ -284,10 +306,13 @@ def write_report(path: str | Path, comparison: ComparisonResult) -> None:
         names=[r.name for r in recipes],
         indices={r.name: i for i, r in enumerate(recipes)},
         series={name: theme.series for name, theme in plots.THEMES.items()},
-        winner=winner,
+        winner=comparison.ranking[0],
+        headline=headline,
+        title=headline.name if headline in recipes else headline.description,
+        drawn=comparison.test.source.startswith("drawn "),
         lead=_lead(comparison),
         share=_share_of_longest(comparison),
-        norm_pair=" and ".join(map(plots.keypoint_label, winner.report.norm_pair)),
+        norm_pair=" and ".join(map(plots.keypoint_label, headline.report.norm_pair)),
         scores=_score_table(comparison.ranking, "recipe", colored=True),
         missing_scores=_score_table(missing, "missing labels", colored=False) if missing else None,
         **_faces(comparison),
@@ -301,9 +326,15 @@ def write_report(path: str | Path, comparison: ComparisonResult) -> None:
     write_text(Path(path), page)
 
 
+def _headline(comparison: ComparisonResult) -> RecipeResult:
+    """What has the lowest RMSE of every row of the page, strategies for missing labels included."""
+    return rank([*comparison.recipes, *comparison.missing_results])[0]
+
+
 def _lead(comparison: ComparisonResult) -> dict[str, Any] | None:
     """The difference between the best recipe and the second; ``None`` if there is no second error."""
-    best, *others = comparison.ranking
+    best = _headline(comparison)
+    others = [r for r in comparison.ranking if r is not best and not r.seen_faces]
     if not others or math.isnan(others[0].report.overall.rmse_px):
         return None
     gap, ends = comparison.difference(best, others[0])

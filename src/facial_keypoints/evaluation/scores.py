@@ -274,6 +274,8 @@ class RecipeResult:
         settings: What was chosen: epochs, batch size, loss, optimiser, missing-label strategy ...
         train_seconds: Wall clock of the training.
         num_parameters: Weights of the model.
+        seen_faces: Number of the held-out faces that it was trained on; more than 0 for a shipped
+            model only, whose error is then no measure of new faces.
     """
 
     name: str
@@ -284,6 +286,14 @@ class RecipeResult:
     settings: Mapping[str, Any] = field(default_factory=dict)
     train_seconds: float = math.nan
     num_parameters: int = 0
+    seen_faces: int = 0
+
+    @property
+    def warning(self) -> str:
+        """What a reader must know about its errors; empty if they are those on new faces."""
+        if not self.seen_faces:
+            return ""
+        return f"trained on {self.seen_faces:,} of these test faces: no measure of new faces"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, without the predictions."""
@@ -293,9 +303,16 @@ class RecipeResult:
 
 
 def rank(recipes: Sequence[RecipeResult]) -> tuple[RecipeResult, ...]:
-    """Recipes from the lowest to the highest overall RMSE; those without one (NaN) come last."""
-    errors = [recipe.report.overall.rmse_px for recipe in recipes]
-    return tuple(recipes[i] for i in np.argsort(errors, kind="stable"))
+    """Recipes from the lowest to the highest overall RMSE.
+
+    Those without one (NaN) come after them, and those trained on some of the faces last.
+    """
+
+    def key(recipe: RecipeResult) -> tuple[bool, bool, float]:
+        error = recipe.report.overall.rmse_px
+        return recipe.seen_faces > 0, math.isnan(error), 0.0 if math.isnan(error) else error
+
+    return tuple(sorted(recipes, key=key))
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,7 +363,7 @@ class ComparisonResult:
 
     @property
     def ranking(self) -> tuple[RecipeResult, ...]:
-        """The recipes from lowest to highest overall RMSE; those without a number come last."""
+        """The recipes from lowest to highest overall RMSE, as :func:`rank` orders them."""
         return rank(self.recipes)
 
     def difference(self, better: RecipeResult, worse: RecipeResult) -> tuple[float, Interval]:

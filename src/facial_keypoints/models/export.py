@@ -20,7 +20,7 @@ import numpy as np
 
 from facial_keypoints.errors import MissingExtraError, ModelError
 from facial_keypoints.files import atomic_path
-from facial_keypoints.models.keras_backend import choose_backend
+from facial_keypoints.models.keras_backend import import_keras
 from facial_keypoints.models.registry import find_model
 from facial_keypoints.models.runtime import Runtime, load_runtime
 from facial_keypoints.models.spec import (
@@ -71,7 +71,7 @@ def export_onnx(
     metadata = {METADATA_KEY: spec.to_json()}
     if (digests := read_embedded_digests(path)) is not None:
         metadata[DIGESTS_KEY] = digests_to_text(digests)
-    choose_backend()
+    import_keras()
     from facial_keypoints.models.keras_model import load_decoded
 
     reference = load_runtime(path)

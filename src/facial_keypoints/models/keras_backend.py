@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+from pathlib import Path
 
 from facial_keypoints.errors import MissingExtraError
 
-__all__ = ["choose_backend"]
+__all__ = ["choose_backend", "import_keras"]
 
 _LIBRARIES = ("tensorflow", "jax", "torch")  # fastest first for the study's CNN on a CPU
 
 
 def choose_backend() -> str:
-    """Set ``KERAS_BACKEND`` if nobody has, and quieten TensorFlow's start-up notices.
+    """Set ``KERAS_BACKEND`` if nobody has.
 
     Returns:
         The name of the backend.
@@ -36,3 +38,27 @@ def choose_backend() -> str:
             raise MissingExtraError("tensorflow", "train", "Training and Keras models")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     return os.environ["KERAS_BACKEND"]
+
+
+def import_keras() -> None:
+    """Choose the backend and import Keras without TensorFlow's start-up notices.
+
+    TensorFlow writes some of them whatever ``TF_CPP_MIN_LOG_LEVEL`` says, past Python's ``sys.stderr``;
+    so the process's standard error is closed to them for the time of the import. An import that fails
+    still raises its error.
+
+    Raises:
+        MissingExtraError: As for :func:`choose_backend`.
+    """
+    choose_backend()
+    if "keras" in sys.modules:
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        importlib.import_module("keras")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -149,10 +149,10 @@ class _KerasModel:
     """A ``.keras`` file that this package saved, with the same decoding as the export puts in."""
 
     def __init__(self, path: Path) -> None:
-        from facial_keypoints.models.keras_backend import choose_backend
+        from facial_keypoints.models.keras_backend import import_keras
 
         self.spec = read_embedded_spec(path)
-        choose_backend()
+        import_keras()
         from facial_keypoints.models.keras_model import load_decoded
 
         self._model: Any = load_decoded(path, self.spec)

@@ -32,6 +32,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from facial_keypoints.data.cache import data_digest
+from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.kaggle import Lookup, write_submission
 from facial_keypoints.data.missing import MISSING_STRATEGIES
 from facial_keypoints.data.splits import Split
@@ -40,7 +41,9 @@ from facial_keypoints.evaluation import pages, plots, report
 from facial_keypoints.evaluation.metrics import rmse
 from facial_keypoints.evaluation.scores import ComparisonResult, RecipeResult, evaluate_predictions
 from facial_keypoints.files import output_folder
+from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.io.tables import write_table
+from facial_keypoints.models.runtime import read_training_digests
 from facial_keypoints.models.spec import read_embedded_digests
 from facial_keypoints.training.fit import predict_keypoints, split_faces, train
 from facial_keypoints.training.progress import RunsProgress
@@ -174,7 +177,7 @@ def compare(
         say: Called with lines for the user.
 
     Returns:
-        The recipes whose runs all finished, and their ensembles. With folds, each face is predicted
+        The recipes whose runs all finished, their ensembles, and the shipped model where it fits. With folds, each face is predicted
         by the run of the fold that tests it.
 
     Raises:
@@ -404,6 +407,9 @@ def _measure(
             )
             if len(splits) == 1:
                 _write_ensemble(experiment, recipe, runs)
+    shipped = _shipped_model(test, seed=seed)
+    if shipped is not None:
+        results.append(shipped)
     strategies = _complete(experiment, experiment.strategies, predicted)
     if strategies:  # the recipe itself has one of the strategies
         own = [r for r in recipes if strategies[0].name == f"{r.name}-{strategies[0].missing}"]
@@ -431,6 +437,24 @@ def _measure(
         versions=experiment.runs(recipes[0], seeds[0])[0].record["versions"],
         created=time.strftime("%Y-%m-%d %H:%M"),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+    )
+
+
+def _shipped_model(test: FaceDataset, *, seed: int) -> RecipeResult | None:
+    """The shipped model on the test faces; ``None`` if it does not predict faces of their kind."""
+    predictor = load_predictor("default")
+    try:
+        predictor.check_fits(test)
+    except ModelError:
+        return None
+    xy = predictor.predict_batch(test.images, styles=test.styles).xy
+    learnt = read_training_digests("default") or frozenset()
+    return RecipeResult(
+        name="default",
+        description="the shipped model, trained on photos of faces; nothing is trained here",
+        report=evaluate_predictions(test, xy, seed=seed),
+        predicted_xy=xy,
+        seen_faces=sum(digest in learnt for digest in image_digests(test.images)),
     )
 
 

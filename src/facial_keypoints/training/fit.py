@@ -90,7 +90,13 @@ def predict_keypoints(model: keras.Model, images: ImageArray) -> NDArray[np.floa
     height, width = images.shape[1:3]
     if len(images) == 0:
         return np.zeros((0, int(model.output_shape[1]), 2), np.float32)
-    targets = np.asarray(model.predict(images, batch_size=BATCH, verbose=0))
+    # Called without a compiled graph: model.predict would trace one for each network and each last,
+    # smaller batch, which takes longer than the few faces to predict.
+    batches = [
+        keras.ops.convert_to_numpy(model(images[start : start + BATCH], training=False))
+        for start in range(0, len(images), BATCH)
+    ]
+    targets = np.concatenate(batches)
     return np.asarray(decode(targets, (height, width)), np.float32)
 
 
@@ -331,7 +337,11 @@ class _Training:
                     initial_epoch=done,
                     shuffle=False,  # TrainingBatches shuffles rows, repeatably
                     verbose=0,
-                    callbacks=[cosine_rate(recipe.learning_rate, epochs), checkpoints, *self.callbacks],
+                    callbacks=[
+                        cosine_rate(recipe.learning_rate, epochs),
+                        checkpoints,
+                        *self.callbacks,
+                    ],
                 )
                 checkpoints.save()  # a run of several networks may be interrupted in the next one
         model.set_weights(checkpoints.best_weights)
