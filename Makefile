@@ -32,7 +32,7 @@ fix: $(VENV)/.installed-dev ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.installed-dev ## rewrite the parts of the docs that are made from the code
-	env -u FACIAL_KEYPOINTS_DATA $(BIN)/python tests/docs.py --write --notebook --image
+	env -u FACIAL_KEYPOINTS_DATA $(BIN)/python tests/docs.py --write --notebook --image --study
 
 # The others need hours, peers' packages or files of trained models: each says so at its head.
 BENCHES := decode_images decode_memory synthesize_speed training_pipeline predict_memory

@@ -2,7 +2,8 @@
 
 ``python tests/docs.py --write`` rewrites them; ``tests/test_docs.py`` fails when they are stale.
 ``python tests/docs.py --notebook`` runs the notebook's text and saves it with its images;
-``--image`` draws the README's images with the shipped models.
+``--image`` draws the README's images with the shipped models, ``--study`` those of its study with
+networks that it trains on drawn faces.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import typer
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCK = re.compile(r"(<!-- commands -->\n).*?(\n<!-- /commands -->)", re.DOTALL)
+RESULTS = README.parent / "docs" / "results.md"
 
 
 def verbs() -> Iterator[tuple[str, str]]:
@@ -47,11 +48,24 @@ def command_table() -> str:
     return "\n".join(["| verb | does |", "|---|---|", *rows])
 
 
+def study_table() -> str:
+    """The first four columns of the study's table in docs/results.md: recipe, all, style A, style B."""
+    text = RESULTS.read_text(encoding="utf-8")
+    found = re.search(r"<!-- study -->\n(.*?)\n<!-- /study -->", text, re.DOTALL)
+    if not found:
+        raise SystemExit("docs/results.md has lost its <!-- study --> block.")
+    return "\n".join("|".join(line.split("|")[:5]) + "|" for line in found[1].splitlines())
+
+
 def rewritten(text: str) -> str:
     """README's text with fresh generated parts."""
-    if not BLOCK.search(text):
-        raise SystemExit("README.md has lost its <!-- commands --> block.")
-    return BLOCK.sub(lambda m: m[1] + command_table() + m[2], text)
+    for name, fresh in {"commands": command_table(), "study": study_table()}.items():
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"\n<!-- /{name} -->")
+        if not start or not end:
+            raise SystemExit(f"README.md has lost its <!-- {name} --> block.")
+        text = before + start + fresh + end + after
+    return text
 
 
 def run_notebook() -> None:
@@ -118,13 +132,39 @@ def draw_contact_sheet(folder: Path) -> None:
         CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
 
 
+def draw_study() -> None:
+    """``KEYPOINTS_0.png`` (CNN) and ``KEYPOINTS_1.png`` (fully connected) of drawn held-out faces."""
+    import tempfile
+
+    from facial_keypoints.data.synthetic.faces import draw_kaggle_like
+    from facial_keypoints.evaluation import plots
+    from facial_keypoints.models.keras_backend import choose_backend
+
+    choose_backend()
+    from facial_keypoints.training.experiment import IMAGES
+    from facial_keypoints.training.fit import predict_keypoints, split_faces, train
+    from facial_keypoints.training.recipes import RECIPES
+
+    faces, [split], _ = split_faces(draw_kaggle_like(1500, seed=0))
+    test = faces.subset(split.test)
+    for name, epochs in {"cnn": 24, "fc": 60}.items():
+        recipe = RECIPES[name].override(epochs=epochs, batch_size=16)
+        with tempfile.TemporaryDirectory() as temporary:
+            run = train(faces, split, recipe, Path(temporary) / name)
+            predicted = predict_keypoints(run.load_model(), test.images)
+        figure = plots.plot_keypoints_grid(test, predicted, recipe=name, rows=2)
+        plots.save_figure(figure, README.parent / "docs" / "images" / IMAGES[name], dpi=100)
+
+
 if __name__ == "__main__":
     if "--image" in sys.argv:
         draw_images()
+    if "--study" in sys.argv:
+        draw_study()
     if "--notebook" in sys.argv:
         run_notebook()
     fresh = rewritten(README.read_text())
     if "--write" in sys.argv:
         README.write_text(fresh)
-    elif "--notebook" not in sys.argv and "--image" not in sys.argv and fresh != README.read_text():
+    elif len(sys.argv) == 1 and fresh != README.read_text():
         sys.exit("README.md is stale: run make docs.")

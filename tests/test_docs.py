@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from docs import README, command_table, rewritten, verbs
+from docs import README, command_table, rewritten, study_table, verbs
 
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
+STEP = re.compile(r"^\| \d\. .*?\| `(.*?)` \|", re.MULTILINE)  # of README's study
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
@@ -32,7 +33,8 @@ def documented_commands() -> list[str]:
         for block in CONSOLE.findall(file.read_text())
         for line in block.splitlines()
     ]
-    return [line for line in lines if re.match(r"(facial-keypoints|fkp) ", line)]
+    steps = [f"facial-keypoints {step}" for step in STEP.findall(README.read_text())]
+    return [line for line in lines if re.match(r"(facial-keypoints|fkp) ", line)] + steps
 
 
 @pytest.mark.parametrize("line", documented_commands())
@@ -53,6 +55,17 @@ def test_documented_commands_exist_with_their_options(line: str) -> None:
 def test_there_are_documented_commands_and_python() -> None:
     assert len(documented_commands()) >= 5
     assert PYTHON.findall(README.read_text())
+    assert len(STEP.findall(README.read_text())) == 7
+
+
+def test_the_readme_shows_the_results_and_the_images_of_the_study() -> None:
+    text = README.read_text()
+    table = study_table()
+    assert table in text
+    assert {"fc", "cnn", "cnn-flip"} <= set(re.findall(r"^\| `(.*?)` ", table, re.MULTILINE))
+    images = [README.parent / path for path in re.findall(r"!\[.*?\]\((.*?)\)", text)]
+    assert {"KEYPOINTS_0.png", "KEYPOINTS_1.png"} <= {image.name for image in images}
+    assert [image for image in images if not image.is_file()] == []
 
 
 @pytest.mark.slow
