@@ -10,16 +10,17 @@ from conftest import dotted_faces
 
 keras = pytest.importorskip("keras")
 
+from test_fit import Interrupt, assert_resumed_is, thirds
+
 from facial_keypoints.errors import ModelError
 from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.models.spec import ModelSpec
-from facial_keypoints.training import fit, landmark
+from facial_keypoints.training import landmark
 from facial_keypoints.training.fit import measure_run, predict_run, train
 from facial_keypoints.training.recipes import RECIPES
 from facial_keypoints.training.run_folder import Run
 from facial_keypoints.types import FaceDataset
-from test_fit import Interrupt, assert_resumed_is, thirds
 
 pytestmark = pytest.mark.backends
 
