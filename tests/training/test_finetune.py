@@ -36,7 +36,7 @@ from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema
 pytestmark = pytest.mark.backends
 
 SIZE = 32
-TINY = NetworkConfig((Stage("res", 8, 1),), stem_channels=8, input_size=SIZE)
+TINY = NetworkConfig((Stage("res", 8, 1),), stem_channels=8, input_size=(SIZE, SIZE))
 
 
 def saved(path: Path, network: keras.Model, spec: ModelSpec) -> Path:

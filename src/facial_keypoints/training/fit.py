@@ -42,6 +42,7 @@ from facial_keypoints.training.landmark import (
     apply_calibration,
     build_landmark,
     calibrate,
+    keep_styles,
     known_styles,
     style_numbers,
     styled_targets,
@@ -323,7 +324,7 @@ class _Training:
         rows, styles = self.train_rows, self.styles
         try:
             if styles:
-                model = build_landmark(rows, styles, self.base)
+                model = build_landmark(rows, styles * 2, self.base)
             else:
                 build = {"fc": build_fc, "cnn": build_cnn}[self.recipe.network]
                 model = build(rows.schema.num_keypoints, rows.image_size)
@@ -331,6 +332,7 @@ class _Training:
             raise DataError(str(error)) from error
         model, progress = self._fit(model, folder, self.recipe.epochs, rows, self.val_rows)
         if styles:
+            model = keep_styles(model, len(styles))
             held = self.val_rows if len(self.val_rows) else rows
             output = model.predict(held.images, batch_size=BATCH, verbose=0)
             size = max(rows.image_size)
@@ -356,7 +358,7 @@ class _Training:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         styles = self.styles
         if styles:
-            return styled_targets(rows.keypoints.xy, style_numbers(rows, styles), len(styles))
+            return styled_targets(rows.keypoints.xy, style_numbers(rows, styles), 2 * len(styles))
         return targets_and_weights(rows, keypoints)
 
     def specialists(self, base: keras.Model | None) -> tuple[keras.Model, _Progress]:

@@ -96,9 +96,20 @@ def test_batches_repeat_and_mirrored_points_swap_sides(monkeypatch: pytest.Monke
     style, swap = int(faces.styles[row] == "b"), list(faces.schema.swap)
     expected = faces.keypoints.xy[row, swap]
     kept = ~np.isnan(expected[:, 0])
-    np.testing.assert_array_equal(weight[0, style] > 0, kept)
-    np.testing.assert_allclose(xy[0, style, kept, 0], 55.0 - expected[kept, 0], atol=1e-4)
-    assert weight[0, 1 - style].sum() == 0  # each face trains its own style's outputs
+    own = 2 + style  # mirrored faces have styles of their own, behind the others
+    np.testing.assert_array_equal(weight[0, own] > 0, kept)
+    np.testing.assert_allclose(xy[0, own, kept, 0], 55.0 - expected[kept, 0], atol=1e-4)
+    assert weight[0].sum() == kept.sum()  # each face trains its own style's outputs only
+
+
+def test_styles_of_mirrored_faces_are_left_out_of_the_finished_network() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 48, 56, 1), np.uint8)
+    config = replace(TINY, input_size=(48, 56), keypoints=5, mean_xy=[[20.0, 20.0]] * 5)
+    model = build_network(replace(config, styles=("a", "b") * 2))
+    kept = landmark.keep_styles(model, 2)
+    assert kept.output_shape == (None, 2, 5, 3)
+    whole, part = (m.predict(images, verbose=0) for m in (model, kept))
+    np.testing.assert_allclose(part, whole[:, :2], atol=1e-4)
 
 
 def test_a_point_that_left_the_view_is_not_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
