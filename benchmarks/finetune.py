@@ -89,7 +89,8 @@ def train_base(data: Path, out: Path, seconds: float) -> None:
     """Train the shipped detector's network without any iBUG label."""
     from dataclasses import replace
 
-    from references.landmark.train import STUDENT, FitConfig, Targets, fit_network
+    from facial_keypoints.models.landmark import STUDENT
+    from references.landmark.train import FitConfig, Targets, fit_network
 
     faces = base_faces(data)
     n, s = len(faces), len(BASE_STYLES)

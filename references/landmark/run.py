@@ -21,6 +21,7 @@ from facial_keypoints.evaluation.metrics import median_point_error, nme, rmse
 from facial_keypoints.files import output_folder
 from facial_keypoints.models.codec import CONFIDENCE
 from facial_keypoints.models.export import export_onnx
+from facial_keypoints.models.landmark import NetworkConfig, Stage
 from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training import run_folder
@@ -32,7 +33,6 @@ from references.collection import (
     set_names,
     style_numbers,
 )
-from references.landmark.network import NetworkConfig, Stage
 from references.landmark.train import DefaultConfig, FitConfig, predict_views, train_default
 
 __all__ = ["QUICK", "collection_digest", "train_default_run"]
@@ -118,7 +118,7 @@ def train_default_run(
             name="landmark",
             schema=KAGGLE15,
             styles=KAGGLE15.styles,
-            input_size=(config.student_network.input_size,) * 2,
+            input_size=config.student_network.input_size,
             data_digest=digest,
             confidence=CONFIDENCE,
             output="points",

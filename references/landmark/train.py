@@ -30,23 +30,26 @@ from numpy.typing import NDArray
 
 from facial_keypoints.crops import warp_image
 from facial_keypoints.files import atomic_path, write_text
-from facial_keypoints.models.codec import CONFIDENCE_RADIUS, confidence_within
+from facial_keypoints.models.landmark import STUDENT, NetworkConfig, Stage, build_network
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
+from facial_keypoints.training.landmark import apply_calibration, calibrate
+from facial_keypoints.training.losses import (
+    distance_px,
+    laplace_nll,
+    pseudo_huber,
+    weighted_mean,
+)
 from facial_keypoints.types import CropTransform, FaceDataset
 from references.collection import fold_numbers, set_names, style_numbers, usual_crops
-from references.landmark.losses import distance_px, laplace_nll, pseudo_huber, weighted_mean
-from references.landmark.network import NetworkConfig, Stage, build_network
 
 __all__ = [
     "GENTLE",
-    "STUDENT",
     "TEACHER",
     "DefaultConfig",
     "FitConfig",
     "Targets",
     "blend_targets",
-    "calibrate",
     "fit_network",
     "label_targets",
     "measure_offsets",
@@ -69,11 +72,6 @@ TEACHER = NetworkConfig(
     dropout=0.2,
 )
 """About 8 million parameters; only ever used to make targets."""
-
-STUDENT = NetworkConfig(
-    stages=(Stage("res", 64, 2), Stage("res", 128, 1)), stem_channels=32, pool_channels=48
-)
-"""29 million multiply-adds: answers in float32 in under half a millisecond on one thread."""
 
 GENTLE = AugmentConfig(
     gentle=0.7,
@@ -589,54 +587,6 @@ class _Ridge:
         return slope, y - x @ slope
 
 
-def calibrate(
-    answers: FloatMap, xy: FloatMap, style: NDArray[np.integer[Any]], radius_px: float
-) -> NDArray[np.float64]:
-    """Fit each style's log error scale so that the confidence derived from it is right.
-
-    Confidence is the probability of an error below ``radius_px`` under the learnt density; per style,
-    a slope and a shift of the log scale are chosen that make the labels most likely.
-
-    Args:
-        answers: (M, S, K, 3) of faces that the network was not trained on, in the pixels of ``xy``.
-        xy: (M, K, 2) labels, NaN = not labelled.
-        style: (M,) their styles.
-        radius_px: Radius, pixels.
-
-    Returns:
-        (S, 2) slope and shift; 1 and 0 for a style without labels.
-    """
-    out = np.tile([1.0, 0.0], (answers.shape[1], 1))
-    slopes, shifts = np.meshgrid(np.linspace(0.4, 1.6, 49), np.linspace(-1.5, 1.5, 121))
-    for s in range(answers.shape[1]):
-        rows = style == s
-        gap = np.linalg.norm(answers[rows, s, :, :2] - xy[rows], axis=-1)
-        good = ~np.isnan(gap)
-        if not good.any():
-            continue
-        hit, scale = gap[good] < radius_px, answers[rows, s, :, 2][good]
-        losses = []
-        for slope, shift in zip(slopes.ravel(), shifts.ravel(), strict=True):
-            ratio = radius_px * np.exp(-np.clip(slope * scale + shift, -4.0, 4.0))
-            confidence = np.clip(confidence_within(ratio), 1e-4, 1.0 - 1e-4)
-            losses.append(-np.mean(np.where(hit, np.log(confidence), np.log(1.0 - confidence))))
-        best = int(np.argmin(losses))
-        out[s] = slopes.ravel()[best], shifts.ravel()[best]
-    return out
-
-
-def _apply_calibration(net: keras.Model, calibration: NDArray[np.float64]) -> None:
-    """Fold slope and shift of each style's log scale into the last layer."""
-    k = KAGGLE15.num_keypoints
-    first = 2 * k * (1 + len(KAGGLE15.styles))
-    kernel, bias = (np.array(w) for w in net.get_layer("head").get_weights())
-    for s, (slope, shift) in enumerate(calibration):
-        columns = slice(first + s * k, first + (s + 1) * k)
-        kernel[:, columns] *= slope
-        bias[columns] = bias[columns] * slope + shift
-    net.get_layer("head").set_weights([kernel, bias])
-
-
 @dataclass(frozen=True)
 class DefaultConfig:
     """How the shipped detector is made.
@@ -776,18 +726,17 @@ def train_default(
     held = np.flatnonzero(~seen)
     middle = np.full((len(faces), 2), (faces.images.shape[1] - 1) / 2.0, np.float32)
     xy, log_scale = predict_views(validated, faces, held, centre_xy=middle, threads=threads)
-    radius = CONFIDENCE_RADIUS * config.student_network.input_size
     calibration = calibrate(
         np.concatenate([xy, log_scale[..., None]], -1),
         faces.keypoints.xy[held],
         style_numbers(faces)[held],
-        radius,
+        max(config.student_network.input_size),
     )
     # To measure it on new faces: the cross-validation model, and the faces that it has not seen.
-    _apply_calibration(validated, calibration)
+    apply_calibration(validated, calibration)
     with atomic_path(directory / "cross_validation.keras") as temporary:
         validated.save(temporary)
     write_text(directory / "held_out.txt", "".join(f"{i}\n" for i in faces.sample_ids[held]))
     net = student("student", np.mean(list(answers.values()), axis=0), np.ones(len(faces), bool))
-    _apply_calibration(net, calibration)
+    apply_calibration(net, calibration)
     return net

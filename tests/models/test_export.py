@@ -19,11 +19,11 @@ from facial_keypoints.models import export
 from facial_keypoints.models.codec import decode
 from facial_keypoints.models.export import OPSET, export_onnx
 from facial_keypoints.models.keras_model import load_keras_model, with_decoding
+from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.models.runtime import Runtime, load_runtime, read_training_digests
 from facial_keypoints.models.spec import METADATA_KEY, ModelSpec, embed_digests, embed_spec
 from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
 from facial_keypoints.schemas import KAGGLE15
-from references.landmark.network import NetworkConfig, Stage, build_network
 from spot_model import SPEC as SPOT
 from spot_model import spot_model
 
@@ -32,7 +32,7 @@ POINTS = ModelSpec("landmark", KAGGLE15, (32, 32), styles=KAGGLE15.styles, outpu
 
 
 def small_landmark() -> keras.Model:
-    return build_network(NetworkConfig((Stage("ir", 8, 1),), stem_channels=8, input_size=32))
+    return build_network(NetworkConfig((Stage("ir", 8, 1),), stem_channels=8, input_size=(32, 32)))
 
 
 def small_specialists() -> keras.Model:

@@ -13,10 +13,10 @@ from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.runtime import load_runtime, read_spec, read_training_digests
 
 choose_backend()
-from references.landmark.network import NetworkConfig, Stage
+from facial_keypoints.models.landmark import NetworkConfig, Stage
 from references.landmark.run import QUICK, train_default_run
 
-TINY = NetworkConfig((Stage("res", 8, 1),), stem_channels=8, input_size=32)
+TINY = NetworkConfig((Stage("res", 8, 1),), stem_channels=8, input_size=(32, 32))
 CONFIG = replace(
     QUICK, teacher_network=TINY, student_network=TINY,
     teacher=replace(QUICK.teacher, steps=2), student=replace(QUICK.student, steps=2),

@@ -103,7 +103,7 @@ def test_in_a_cross_validation_each_face_is_predicted_once_by_a_run_not_trained_
         assert run.split is not None
         return np.nan_to_num(test.keypoints.xy + 1 + run.record["seed"], nan=0.0)
 
-    monkeypatch.setattr(experiment, "_predict", predict)
+    monkeypatch.setattr(experiment, "predict_run", predict)
     result = compare(faces, [FC.override(epochs=1)], out, seeds=2, folds=3)
     assert sorted(result.test.sample_ids.tolist()) == sorted(faces.sample_ids.tolist())
     assert result.split == {"faces": 60, "folds": 3}

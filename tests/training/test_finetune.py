@@ -21,6 +21,7 @@ from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import MARKER, mark_folder
 from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.models.export import export_onnx
+from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.models.runtime import read_training_digests
 from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec
 from facial_keypoints.models.study import build_fc
@@ -31,12 +32,11 @@ from facial_keypoints.training.augment import AugmentConfig
 from facial_keypoints.training.closed_form_head import Examples, fit_start
 from facial_keypoints.training.finetune import VIEWS, _examples, _Views, finetune
 from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema
-from references.landmark.network import NetworkConfig, Stage, build_network
 
 pytestmark = pytest.mark.backends
 
 SIZE = 32
-TINY = NetworkConfig((Stage("res", 8, 1),), stem_channels=8, input_size=SIZE)
+TINY = NetworkConfig((Stage("res", 8, 1),), stem_channels=8, input_size=(SIZE, SIZE))
 
 
 def saved(path: Path, network: keras.Model, spec: ModelSpec) -> Path:

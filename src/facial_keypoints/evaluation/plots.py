@@ -249,6 +249,8 @@ def plot_learning_curves(
             epoch; NaN leaves a gap. Lengths may differ.
         theme: "light" or "dark".
     """
+    from matplotlib.ticker import MaxNLocator
+
     colors = THEMES[theme]
     figure, axes = _chart(
         colors, 4.2, grid="y", title="Learning curves", x_label="epoch",
@@ -276,7 +278,7 @@ def plot_learning_curves(
             axes.plot(kept + 1, main[kept], "o", color=color, markersize=5, clip_on=False)
             drawn.append((f"{name}  {main[kept]:.2f}", end, color))
     axes.set_xlim(1, max(longest, 2))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if values:
         low, high = _pixel_axis(axes, values)
         limits = np.log((low, high))

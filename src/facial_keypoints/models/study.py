@@ -109,7 +109,7 @@ class RmsePixels(keras.metrics.Metric):  # type: ignore[misc]
     """The study's RMSE over labelled coordinates, in pixels.
 
     Args:
-        half_size: (W/2, H/2) of the images: targets times this are pixels.
+        half_size: (W/2, H/2) of the images, or 1 and 1: targets times this are pixels.
     """
 
     def __init__(self, half_size: Sequence[float], name: str = "rmse_px", **kwargs: Any) -> None:
@@ -119,9 +119,9 @@ class RmsePixels(keras.metrics.Metric):  # type: ignore[misc]
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add (B, K, 2) targets and predictions with weights (B, K)."""
+        """Add targets (B, ..., 2), predictions (B, ..., 2 or more) and weights (B, ...)."""
         half = ops.convert_to_tensor(self.half_size, dtype="float32")
-        error = (ops.cast(y_true, "float32") - ops.cast(y_pred, "float32")) * half
+        error = (ops.cast(y_true, "float32") - ops.cast(y_pred[..., :2], "float32")) * half
         squared = ops.mean(ops.square(error), axis=-1)
         weight = ops.ones_like(squared) if sample_weight is None else sample_weight
         weight = ops.cast(weight, "float32")

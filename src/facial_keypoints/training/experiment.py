@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.data.cache import data_digest
 from facial_keypoints.data.duplicates import image_digests
-from facial_keypoints.data.kaggle import Lookup, write_submission
+from facial_keypoints.data.kaggle import Lookup, requested_styles, write_submission
 from facial_keypoints.data.missing import MISSING_STRATEGIES
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, FacialKeypointsError, ModelError, OutputError
@@ -45,7 +45,7 @@ from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.io.tables import write_table
 from facial_keypoints.models.runtime import read_training_digests
 from facial_keypoints.models.spec import read_embedded_digests
-from facial_keypoints.training.fit import predict_keypoints, split_faces, train
+from facial_keypoints.training.fit import predict_run, split_faces, train
 from facial_keypoints.training.progress import RunsProgress
 from facial_keypoints.training.recipes import Recipe
 from facial_keypoints.training.run_folder import (
@@ -212,7 +212,7 @@ def compare(
                 say(f"{task.name}: {failures[task.name]}")
                 continue
             test = dataset.subset(splits[task.fold].test)
-            predicted[task.name] = _predict(load_run(task.folder), test)
+            predicted[task.name] = predict_run(load_run(task.folder), test)
             error = rmse(test.keypoints.xy, predicted[task.name])
             say(f"{task.name}: {error:.3f} px on its test faces")
         _write_runs(experiment, predicted, failures)
@@ -316,10 +316,6 @@ def _appears(folder: Path) -> bool:
             return True
         time.sleep(1.0)
     return is_finished(folder)
-
-
-def _predict(run: Run, faces: FaceDataset) -> Points:
-    return predict_keypoints(run.load_model(), faces.images)
 
 
 def _write_runs(
@@ -505,9 +501,10 @@ def _submit(
     experiment: Experiment, recipes: Sequence[Recipe], faces: FaceDataset, lookup: Lookup
 ) -> None:
     """Write a submission of each recipe with its first seed, and of its ensemble; means over folds."""
+    faces = replace(faces, styles=requested_styles(lookup, faces.sample_ids))
     for recipe in recipes:
         by_seed = [
-            np.mean([_predict(run, faces) for run in experiment.runs(recipe, seed)], axis=0)
+            np.mean([predict_run(run, faces) for run in experiment.runs(recipe, seed)], axis=0)
             for seed in experiment.seeds
         ]
         submissions = {recipe.name: by_seed[0]}

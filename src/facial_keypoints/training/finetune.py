@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.data.cache import data_digest
 from facial_keypoints.data.duplicates import duplicate_groups, image_digests, join_groups
-from facial_keypoints.errors import DataError, ModelError
+from facial_keypoints.errors import DataError
 from facial_keypoints.files import output_folder
 from facial_keypoints.models.codec import CONFIDENCE
 from facial_keypoints.models.keras_model import load_keras_model
@@ -33,6 +33,7 @@ from facial_keypoints.models.tuned import backbone, build_tuned, read_head
 from facial_keypoints.schemas import select_keypoints
 from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.training.closed_form_head import FOLDS, Examples, fit_start
+from facial_keypoints.training.fit import check_images
 from facial_keypoints.training.run_folder import Run, begin, finish, load_run
 from facial_keypoints.types import FaceDataset, Keypoints
 
@@ -100,7 +101,7 @@ def finetune(
         clock = time.monotonic()
         base_file = find_model(base, trainable=True)
         base_spec = read_embedded_spec(base_file)
-        _check_images(dataset, base_spec)
+        check_images(dataset, base_spec)
         dataset = _labelled_part(dataset, base_spec, seed)
         digest = data_digest(dataset)
         described = {
@@ -150,15 +151,6 @@ def finetune(
         base_xy=base_xy.astype(np.float32),
         style=style,
     )
-
-
-def _check_images(dataset: FaceDataset, spec: ModelSpec) -> None:
-    if (dataset.image_size, dataset.images.shape[3]) != (spec.input_size, spec.channels):
-        raise ModelError(
-            f"the model '{spec.name}' takes images of {spec.input_size[1]}×{spec.input_size[0]} pixels "
-            f"with {spec.channels} channel(s), but the data has {dataset.image_size[1]}×"
-            f"{dataset.image_size[0]} with {dataset.images.shape[3]}: load it at that size."
-        )
 
 
 def _labelled_part(dataset: FaceDataset, base: ModelSpec, seed: int) -> FaceDataset:

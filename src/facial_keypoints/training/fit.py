@@ -9,6 +9,7 @@ same weights as an uninterrupted one.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 import time
@@ -29,18 +30,33 @@ from facial_keypoints.data.splits import Split, split_dataset, split_into_folds
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.evaluation.scores import EvaluationReport, evaluate_predictions
 from facial_keypoints.files import lock_folder, output_folder, read_json, write_json
-from facial_keypoints.models.codec import decode
-from facial_keypoints.models.spec import ModelSpec
+from facial_keypoints.models.codec import CONFIDENCE, decode
+from facial_keypoints.models.keras_model import load_keras_model
+from facial_keypoints.models.registry import find_model
+from facial_keypoints.models.spec import ModelSpec, read_embedded_digests, read_embedded_spec
 from facial_keypoints.models.study import RmsePixels, build_cnn, build_fc, build_specialists
 from facial_keypoints.training import run_folder
 from facial_keypoints.training.batches import TrainingBatches, targets_and_weights
+from facial_keypoints.training.landmark import (
+    ViewBatches,
+    apply_calibration,
+    build_landmark,
+    calibrate,
+    keep_styles,
+    known_styles,
+    style_numbers,
+    styled_targets,
+)
+from facial_keypoints.training.losses import PointsLoss
 from facial_keypoints.training.recipes import SPECIALIST_GROUPS, Recipe
 from facial_keypoints.types import FaceDataset, ImageArray
 
 __all__ = [
+    "check_images",
     "compile_model",
     "measure_run",
     "predict_keypoints",
+    "predict_run",
     "recorded_errors",
     "split_faces",
     "train",
@@ -85,27 +101,54 @@ def split_faces(
     return dataset, splits, len(left_out)
 
 
-def predict_keypoints(model: keras.Model, images: ImageArray) -> NDArray[np.float32]:
-    """Predict with a network of the study: (N, H, W, 1) uint8 images to (N, K, 2) pixels."""
+def predict_keypoints(
+    model: keras.Model, images: ImageArray, style: NDArray[np.intp] | None = None
+) -> NDArray[np.float32]:
+    """Predict with the network of a recipe.
+
+    Args:
+        model: The network.
+        images: (N, H, W, C) uint8.
+        style: (N,) number of the label style to predict each image in, for a network that has styles;
+            the first for all when left out.
+
+    Returns:
+        (N, K, 2) pixels.
+    """
     height, width = images.shape[1:3]
     if len(images) == 0:
-        return np.zeros((0, int(model.output_shape[1]), 2), np.float32)
+        return np.zeros((0, int(model.output_shape[-2]), 2), np.float32)
     # Called without a compiled graph: model.predict would trace one for each network and each last,
-    # smaller batch, which takes longer than the few faces to predict.
+    # smaller batch.
     batches = [
         keras.ops.convert_to_numpy(model(images[start : start + BATCH], training=False))
         for start in range(0, len(images), BATCH)
     ]
-    targets = np.concatenate(batches)
-    return np.asarray(decode(targets, (height, width)), np.float32)
+    output = np.concatenate(batches)
+    if output.ndim == 4:
+        chosen = output[np.arange(len(images)), 0 if style is None else style]
+        return np.asarray(chosen[..., :2], np.float32)
+    return np.asarray(decode(output, (height, width)), np.float32)
+
+
+def predict_run(run: run_folder.Run, faces: FaceDataset) -> NDArray[np.float32]:
+    """(N, K, 2) pixels predicted by the model of a run, each face in its own label style."""
+    style = style_numbers(faces, run.spec.styles)
+    return predict_keypoints(run.load_model(), faces.images, style)
 
 
 def measure_run(run: run_folder.Run, dataset: FaceDataset, *, seed: int = 0) -> EvaluationReport:
-    """Measure a trained recipe on the test faces of its split; ``seed`` is that of the intervals."""
+    """Measure a trained recipe on the test faces of its split; ``seed`` is that of the intervals.
+
+    Test faces that the model it started from was trained on are left out.
+    """
     if run.split is None:
         raise ModelError(f"{run.directory} has no test faces: name the run folder of a recipe.")
     test = dataset.subset(run.split.test)
-    return evaluate_predictions(test, predict_keypoints(run.load_model(), test.images), seed=seed)
+    if run.record.get("base"):
+        learnt = read_embedded_digests(run.model_path) or ()
+        test = test.subset([d not in learnt for d in image_digests(test.images)])
+    return evaluate_predictions(test, predict_run(run, test), seed=seed)
 
 
 def cosine_rate(rate: float, epochs: int) -> keras.callbacks.Callback:
@@ -123,11 +166,28 @@ def compile_model(model: keras.Model, recipe: Recipe, image_size: tuple[int, int
     optimizer = keras.optimizers.get(
         {"class_name": recipe.optimizer, "config": dict(recipe.optimizer_options)}
     )
-    loss = keras.losses.get(recipe.loss)
+    if recipe.loss == "points":
+        loss, pixels = PointsLoss(max(image_size) / 48), (1.0, 1.0)
+        # XLA on a CPU makes this network's steps a fifth slower, and takes long to compile.
+        jit = keras.backend.backend() == "jax"
+    else:
+        loss, jit = keras.losses.get(recipe.loss), "auto"
+        pixels = (image_size[1] / 2, image_size[0] / 2)
     # Keras' default divides by all points, labelled or not, so sparse batches would learn less.
     loss.reduction = "mean_with_sample_weight"
-    half_size = (image_size[1] / 2, image_size[0] / 2)
-    model.compile(optimizer=optimizer, loss=loss, weighted_metrics=[RmsePixels(half_size)])
+    model.compile(
+        optimizer=optimizer, loss=loss, weighted_metrics=[RmsePixels(pixels)], jit_compile=jit
+    )
+
+
+def check_images(dataset: FaceDataset, spec: ModelSpec) -> None:
+    """Raise ModelError if a model takes images of another size or channels than the dataset's."""
+    if (dataset.image_size, dataset.images.shape[3]) != (spec.input_size, spec.channels):
+        raise ModelError(
+            f"the model '{spec.name}' takes images of {spec.input_size[1]}×{spec.input_size[0]} pixels "
+            f"with {spec.channels} channel(s), but the data has {dataset.image_size[1]}×"
+            f"{dataset.image_size[0]} with {dataset.images.shape[3]}: load it at that size."
+        )
 
 
 @dataclass
@@ -160,6 +220,7 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
         self.patience = patience
         self.progress = _Progress()
         self.best_weights: list[NDArray[Any]] = []
+        self._measured: list[NDArray[Any]] = []
         self._clock = self._saved = time.monotonic()
 
     def load(self) -> keras.Model | None:
@@ -208,6 +269,9 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
                 "space and continue with --resume."
             ) from error
 
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
+        self._measured = self.model.get_weights()  # the averaged ones, if the optimiser averages
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         now, progress = time.monotonic(), self.progress
         logs = logs or {}
@@ -224,7 +288,7 @@ class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
             )
         if error < progress.best_error:
             progress.best_error, progress.best_epoch = error, epoch + 1
-            self.best_weights = self.model.get_weights()
+            self.best_weights = self._measured or self.model.get_weights()
         if self.patience and progress.epoch - progress.best_epoch >= self.patience:
             self.model.stop_training = True
         if now - self._saved > CHECKPOINT_SECONDS:
@@ -253,16 +317,55 @@ class _Training:
     directory: Path
     seed: int
     callbacks: Sequence[keras.callbacks.Callback]
+    base: tuple[keras.Model, ModelSpec] | None = None
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Label styles that the network answers in; none for the networks of the study."""
+        return known_styles(self.train_rows) if self.recipe.network == "landmark" else ()
 
     def network(self, folder: str) -> tuple[keras.Model, _Progress]:
         """Train the recipe's network for all keypoints; ``folder`` holds its checkpoint."""
         keras.utils.set_random_seed(self.seed)
-        build = {"fc": build_fc, "cnn": build_cnn}[self.recipe.network]
+        rows, styles = self.train_rows, self.styles
         try:
-            model = build(self.train_rows.schema.num_keypoints, self.train_rows.image_size)
+            if styles:
+                model = build_landmark(rows, styles * 2, self.base)
+            else:
+                build = {"fc": build_fc, "cnn": build_cnn}[self.recipe.network]
+                model = build(rows.schema.num_keypoints, rows.image_size)
         except ValueError as error:
             raise DataError(str(error)) from error
-        return self._fit(model, folder, self.recipe.epochs, self.train_rows, self.val_rows)
+        model, progress = self._fit(model, folder, self.recipe.epochs, rows, self.val_rows)
+        if styles:
+            model = keep_styles(model, len(styles))
+            held = self.val_rows if len(self.val_rows) else rows
+            output = model.predict(held.images, batch_size=BATCH, verbose=0)
+            size = max(rows.image_size)
+            found = calibrate(output, held.keypoints.xy, style_numbers(held, styles), size)
+            apply_calibration(model, found)
+        return model, progress
+
+    def _batches(
+        self, rows: FaceDataset, keypoints: NDArray[np.int64] | None, epoch: int
+    ) -> TrainingBatches:
+        options: dict[str, Any] = {
+            "batch_size": self.recipe.batch_size,
+            "seed": self.seed,
+            "flip_probability": self.recipe.flip_probability,
+            "epoch": epoch,
+        }
+        if self.styles:
+            return ViewBatches(rows, styles=self.styles, **options)
+        return TrainingBatches(rows, keypoints=keypoints, **options)
+
+    def _targets(
+        self, rows: FaceDataset, keypoints: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        styles = self.styles
+        if styles:
+            return styled_targets(rows.keypoints.xy, style_numbers(rows, styles), 2 * len(styles))
+        return targets_and_weights(rows, keypoints)
 
     def specialists(self, base: keras.Model | None) -> tuple[keras.Model, _Progress]:
         """Train one copy of ``base`` per group of keypoints, then join them into one model."""
@@ -320,17 +423,10 @@ class _Training:
             done = checkpoints.progress.epoch
             stopped = recipe.patience and done - checkpoints.progress.best_epoch >= recipe.patience
             if done < epochs and not stopped:
-                batches = TrainingBatches(
-                    train_rows,
-                    batch_size=recipe.batch_size,
-                    seed=self.seed,
-                    flip_probability=recipe.flip_probability,
-                    keypoints=keypoints,
-                    epoch=done,
-                )
-                validation = (val_rows.images, *targets_and_weights(val_rows, keypoints))
+                validation = (val_rows.images, *self._targets(val_rows, keypoints))
+                averaged = recipe.optimizer_options.get("use_ema", False)
                 model.fit(
-                    batches,
+                    self._batches(train_rows, keypoints, done),
                     validation_data=validation if len(val_rows) else None,
                     validation_batch_size=BATCH,
                     epochs=epochs,
@@ -340,6 +436,8 @@ class _Training:
                     callbacks=[
                         cosine_rate(recipe.learning_rate, epochs),
                         checkpoints,
+                        # The averaged weights are measured, those of the optimiser trained on.
+                        *([keras.callbacks.SwapEMAWeights()] if averaged else []),
                         *self.callbacks,
                     ],
                 )
@@ -363,6 +461,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     warm_start: Path | None = None,
+    base: str | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> run_folder.Run:
     """Train a recipe and write a run folder.
@@ -381,14 +480,22 @@ def train(
         force: Replace what is in ``directory``.
         warm_start: For ``specialists``: run folder of a ``cnn`` trained on the same training rows.
             One is trained first when left out.
+        base: For ``landmark``: the model whose weights training starts from: ``default``, a run folder
+            or a ``.keras`` file. Random weights when left out.
         callbacks: Further Keras callbacks, such as a progress bar.
 
     Raises:
         DataError: The data cannot be trained on, or training diverged.
+        ModelError: There is no such base, or it cannot be trained further on this data.
         OutputError: The folder exists, or cannot be written.
     """
     directory = Path(directory)
-    inputs = (dataset.source, warm_start)
+    inputs = (dataset.source, warm_start, base)
+    if base is not None and recipe.network != "landmark":
+        raise ModelError(
+            f"the recipe '{recipe.name}' starts from random weights: only landmark takes --from."
+        )
+    base_file = None if base is None else find_model(base, trainable=True)
     with output_folder(directory, verb="train", inputs=inputs, force=force, resume=resume):
         digest = data_digest(dataset)
         run_folder.begin(
@@ -398,6 +505,7 @@ def train(
                 "seed": seed,
                 "data_digest": digest,
                 "split": run_folder.split_digest(split),
+                "base": None if base_file is None else _described_base(base_file, dataset),
             },
         )
         if run_folder.is_finished(directory):
@@ -408,7 +516,10 @@ def train(
         )
         check_trainable(train_rows)
         val_rows = dataset.subset(split.val)
-        training = _Training(recipe, train_rows, val_rows, directory, seed, callbacks)
+        start = None
+        if base_file is not None:
+            start = load_keras_model(base_file), read_embedded_spec(base_file)
+        training = _Training(recipe, train_rows, val_rows, directory, seed, callbacks, start)
         if recipe.specialists:
             base = None if warm_start is None else _warm_start_model(warm_start, split, digest)
             model, progress = training.specialists(base)
@@ -416,6 +527,9 @@ def train(
             model, progress = training.network("")
         # Flagged rows that were left out count as seen: they may be copies of training faces.
         seen = np.setdiff1d(np.arange(len(dataset)), split.test)
+        learnt = set(image_digests(dataset.images[seen]))
+        if base_file is not None:  # its training faces count as this model's too
+            learnt |= read_embedded_digests(base_file) or set()
         channels = int(dataset.images.shape[3])
         run = run_folder.finish(
             directory,
@@ -424,10 +538,13 @@ def train(
                 recipe.name,
                 dataset.schema,
                 dataset.image_size,
+                styles=training.styles or ("",),
                 channels=channels,
                 data_digest=digest,
+                confidence=CONFIDENCE if training.styles else "",
+                output="points" if training.styles else "coordinates",
             ),
-            learnt=image_digests(dataset.images[seen]),
+            learnt=learnt,
             split=split,
             record={
                 "data_source": dataset.source,
@@ -445,6 +562,13 @@ def train(
         for leftover in ("checkpoint", "base", "specialists"):
             shutil.rmtree(directory / leftover, ignore_errors=True)
         return run
+
+
+def _described_base(file: Path, dataset: FaceDataset) -> dict[str, str]:
+    """The name and digest of a base for the settings; ModelError if the data does not fit it."""
+    spec = read_embedded_spec(file)
+    check_images(dataset, spec)
+    return {"name": spec.name, "digest": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
 def _warm_start_model(directory: Path, split: Split, digest: str) -> keras.Model:

@@ -40,10 +40,12 @@ class Recipe:
     Args:
         name: Its name on the command line.
         description: One line for help pages and reports.
-        network: ``fc`` or ``cnn``: which network of ``models.study``.
+        network: ``fc`` or ``cnn`` of ``models.study``, or ``landmark`` of ``models.landmark``, which is
+            trained on random views and answers in every label style, with confidence.
         optimizer: Keras' optimiser name.
         optimizer_options: Its arguments, ``learning_rate`` among them.
-        loss: Keras' loss name; it is averaged over labelled points only.
+        loss: Keras' loss name, or ``points`` for that of ``training.losses``; it is averaged over
+            labelled points only.
         batch_size: Rows per step.
         epochs: Largest number of passes over the training rows.
         patience: Epochs without a better validation error before training stops; 0 = never.
@@ -124,6 +126,23 @@ _ALL = (
         description="six convolutional networks, one per group of keypoints, warm-started from cnn",
         flip_probability=0.5,
         specialists=True,
+    ),
+    Recipe(
+        "landmark",
+        "the shipped model's network: random views, label styles, averaged weights, confidence",
+        network="landmark",
+        optimizer="adamw",
+        optimizer_options={
+            "learning_rate": 0.002,
+            "weight_decay": 0.02,
+            "clipnorm": 5.0,
+            "use_ema": True,
+            "ema_momentum": 0.995,
+        },
+        loss="points",
+        batch_size=64,
+        epochs=120,
+        flip_probability=0.5,
     ),
 )
 

@@ -180,6 +180,8 @@ def sweep(
     """
     if recipe.specialists:
         raise DataError("a sweep needs a recipe of one network: sweep cnn-flip instead.")
+    if recipe.loss == "points" and "loss" in space:
+        raise DataError(f"{recipe.name} has a loss of its own: take loss out of the settings.")
     directory = Path(directory).resolve()
     inputs = (dataset.source,)
     with output_folder(directory, verb="sweep", inputs=inputs, force=force, resume=resume):

@@ -4,7 +4,7 @@ import pytest
 from facial_keypoints.models.keras_backend import choose_backend
 
 choose_backend()
-from references.landmark.losses import (
+from facial_keypoints.training.losses import (
     distance_px,
     laplace_nll,
     pseudo_huber,

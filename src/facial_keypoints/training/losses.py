@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import ops
 
-__all__ = ["distance_px", "laplace_nll", "pseudo_huber", "weighted_mean"]
+__all__ = ["PointsLoss", "distance_px", "laplace_nll", "pseudo_huber", "weighted_mean"]
 
 # Keras tensors have no common static type over its backends.
 Tensor = Any
@@ -47,3 +48,33 @@ def laplace_nll(distance: Tensor, log_scale: Tensor) -> Tensor:
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """Scalar mean of ``values`` under ``weights``; 0 (not NaN) when every weight is 0."""
     return ops.sum(values * weights) / (ops.sum(weights) + 1e-6)
+
+
+@keras.saving.register_keras_serializable(package="facial_keypoints")
+class PointsLoss(keras.losses.Loss):  # type: ignore[misc]
+    """Robust distance of points from their labels, and the likelihood of that distance.
+
+    Args:
+        huber_px: Where the loss changes from square to linear, input pixels.
+        scale_weight: Share of the likelihood, which trains the error scale alone.
+    """
+
+    def __init__(
+        self, huber_px: float, scale_weight: float = 0.2, name: str = "points_loss", **kwargs: Any
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        self.huber_px, self.scale_weight = float(huber_px), float(scale_weight)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """``(B, S, K)`` losses of labels ``(B, S, K, 2)`` and outputs ``(B, S, K, 3)``, in pixels."""
+        distance = distance_px(y_true, y_pred[..., :2])
+        size = laplace_nll(ops.stop_gradient(distance), y_pred[..., 2])
+        return pseudo_huber(distance, self.huber_px) + self.scale_weight * size
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments to build the loss again."""
+        return {
+            **super().get_config(),
+            "huber_px": self.huber_px,
+            "scale_weight": self.scale_weight,
+        }
