@@ -20,6 +20,7 @@ from facial_keypoints._version import __version__
 from facial_keypoints.errors import OutputError
 
 __all__ = [
+    "FULL_DISK",
     "atomic_path",
     "json_safe",
     "lock_folder",
@@ -68,7 +69,7 @@ def _explained(target: Path, *, only_full: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL_DISK:
             raise OutputError(
                 f"no space left on the disk while writing {target}: free some and run again."
             ) from error
@@ -77,6 +78,9 @@ def _explained(target: Path, *, only_full: bool = False) -> Iterator[None]:
         reason = error.strerror or str(error)
         raise OutputError(f"cannot write {target} ({reason}): choose another output.") from error
 
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors of a disk or quota without space."""
 
 MARKER = ".facial-keypoints.json"
 """Name of the file that marks a folder as made by this package."""

@@ -155,12 +155,12 @@ def test_a_copy_that_cannot_be_written_costs_that_copy(folder: Path, tmp_path: P
     (photos / ("m" * 251 + ".bmp")).write_bytes(content)  # drawn as NAME.bmp.png
     code, said, rows = run("align", tmp_path / "out", photos)
     assert code == 1
-    assert "3 images: 3 done, 4 copies not written\n" in said
+    assert "3 images: 3 done, 4 not copied\n" in said
     assert [Path(row["file"]).name for row in rows] == ["b_face0.png", "b_face1.png"]
     code, said, rows = run("predict", tmp_path / "t.csv", photos, "--draw", tmp_path / "drawn")
     assert code == 1
     assert len(rows) == 6
-    assert "3 images: 3 done, 1 copies not written\n" in said
+    assert "3 images: 3 done, 1 not copied\n" in said
     assert sorted(len(p.name) for p in (tmp_path / "drawn").rglob("*.png")) == [5, 250]
 
 

@@ -276,6 +276,7 @@ def save_frames(folder: Path, count: int, *, suffix: str = "png") -> list[Path]:
 def test_a_folder_of_frames_is_a_video_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     save_frames(tmp_path / "frames", 12)  # by letters, 10 would come before 2
     (tmp_path / "frames" / "notes.txt").write_text("not a frame")
+    (tmp_path / "frames" / "._frame0.png").write_text("what macOS leaves beside it")
     for source in (
         tmp_path / "frames",
         tmp_path / "frames" / "*.png",
@@ -303,6 +304,11 @@ def test_a_folder_of_videos_gives_each(tmp_path: Path) -> None:
     Image.fromarray(flat(1)[0]).save(tmp_path / "cover.jpg")
     assert find_videos([str(tmp_path)]) == clips
     assert find_videos([str(tmp_path / "*.m*")]) == clips
+    with pytest.raises(DataError, match="holds 2 videos: open them one by one"):
+        open_video(tmp_path)
+    Path(clips[1]).unlink()
+    with open_video(tmp_path) as video:
+        assert (video.name, sum(1 for _ in video)) == (clips[0], 2)
 
 
 def test_frames_that_cannot_be_read_cost_themselves_and_are_counted(tmp_path: Path) -> None:

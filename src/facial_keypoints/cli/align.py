@@ -68,7 +68,7 @@ def align_command(
                 aligned = align(faces.read_again(source), prediction, size=size, margin=margin)
                 for i, face in enumerate(aligned.images):
                     if not aligned.aligned[i]:
-                        faces.lose("faces not aligned", f"{source}, face {i}: its points coincide.")
+                        faces.lose("not aligned", f"{source}, face {i}: its points coincide.")
                         continue
                     file = stem.with_name(f"{stem.name}_face{i}.png")
                     with faces.copying(f"{source}, face {i}"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 import json
 import os
@@ -22,6 +21,7 @@ from facial_keypoints.cli import ENDING
 from facial_keypoints.cli import options as o
 from facial_keypoints.cli.progress import make_progress
 from facial_keypoints.errors import DataError, ImageError, MissingExtraError, OutputError
+from facial_keypoints.files import FULL_DISK
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,8 +50,6 @@ _TOLD: tuple[tuple[PassedOver, str, str], ...] = (
         "folders match the pattern and were not taken: {names}.",
     ),
 )
-
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 Images = Annotated[
     list[str],
@@ -277,7 +275,7 @@ class Faces:
         except (OutputError, ImageError) as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL_DISK:
                 raise
-            self.lose("copies not written", f"the copy of {source}: {error}")
+            self.lose("not copied", f"the copy of {source}: {error}")
 
     def read_again(self, source: str) -> ImageArray:
         """The image of a prediction; keeping a queue of decoded photos would take gigabytes."""

@@ -528,8 +528,12 @@ def open_video(source: str | os.PathLike[str] | FrameFiles, *, rate: float | Non
             return _Camera(int(os.fspath(source)))
         if not path.is_dir():
             return _open_file(path)
-        (found,) = find_videos([os.fspath(source)])[:1]
-        source = found if isinstance(found, FrameFiles) else FrameFiles(found, (Path(found),))
+        found = find_videos([os.fspath(source)])
+        if len(found) > 1:
+            raise DataError(f"{source}: holds {len(found)} videos: open them one by one.")
+        if isinstance(found[0], str):
+            return _open_file(Path(found[0]))
+        source = found[0]
     rate = rate or FRAME_RATE
     return _Images(source.name, len(source.files), rate, _read_files(source.files, rate))
 
@@ -567,7 +571,9 @@ def find_videos(inputs: Sequence[str]) -> list[str | FrameFiles]:
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            files = [p for p in sorted(path.iterdir()) if p.is_file()]
+            files = [
+                p for p in sorted(path.iterdir()) if p.is_file() and not p.name.startswith(".")
+            ]
         elif path.exists() or not _PATTERN.search(name):
             alone += [name] if path.suffix.lower() in IMAGE_SUFFIXES else []
             found += [] if path.suffix.lower() in IMAGE_SUFFIXES else [name]
