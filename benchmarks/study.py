@@ -33,7 +33,7 @@ from facial_keypoints.types import FaceDataset, KeypointSchema, Keypoints
 from machine import machine
 
 RESULT = Path(__file__).parent / "results" / "study.md"
-LONG, SHORT = 150, 50  # epochs of the main runs, and of those that answer the other questions
+LONG, SHORT = 100, 30  # epochs of the main runs, and of those that answer the other questions
 SHARES = (8, 4, 2)  # the learning curve: an eighth, a quarter, half of the training groups
 Points = NDArray[np.float32]
 

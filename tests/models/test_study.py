@@ -5,7 +5,8 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
+from facial_keypoints.models.codec import decode
+from facial_keypoints.models.study import build_cnn, build_fc, build_specialists, start_at
 
 pytestmark = pytest.mark.backends
 
@@ -42,6 +43,16 @@ def test_images_too_small_for_the_poolings_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 56×56 pixels, received 40×96"):
         build_cnn(15, (96, 40))
     assert build_cnn(15, (56, 60)).output_shape == (None, 15, 2)
+
+
+def test_a_network_can_start_at_given_points() -> None:
+    model = build_fc(2, (8, 6))
+    points = np.array([[1.0, 2.0], [5.0, 7.5]])
+
+    start_at(model, points)
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 6, 1), np.uint8)
+    np.testing.assert_allclose(decode(np.asarray(model(images)), (8, 6)), [points] * 3, atol=1e-5)
 
 
 def test_specialists_answer_in_schema_order() -> None:

@@ -4,7 +4,9 @@ Both take raw grey images (B, H, W, 1) with values 0-255, scale them to [0, 1] i
 and give (B, K, 2) coordinates as the study's targets: (x - W/2) / (W/2), so (x - 48) / 48 on
 96-pixel images.
 
-Layer sizes are those of the Keras study on Kaggle's *Facial Keypoints Detection*.
+Layer sizes are those of the Keras study on Kaggle's *Facial Keypoints Detection*. Training begins with
+:func:`start_at` the mean face: from random weights the first epochs only learn where a face's points are
+on average (``docs/experiments.md``).
 """
 
 from __future__ import annotations
@@ -13,9 +15,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
-__all__ = ["RmsePixels", "build_cnn", "build_fc", "build_specialists"]
+from facial_keypoints.models.codec import encode
+from facial_keypoints.types import FloatArray
+
+__all__ = ["RmsePixels", "build_cnn", "build_fc", "build_specialists", "start_at"]
 
 SMALLEST_CNN_SIDE = 56  # four 2x2 poolings and three unpadded convolutions leave nothing below this
 
@@ -77,6 +83,16 @@ def build_cnn(num_keypoints: int, input_size: tuple[int, int], *, name: str = "c
     x = layers.Dropout(0.1)(x)
     x = layers.Dense(2 * num_keypoints, name="coordinates")(x)
     return keras.Model(inputs, layers.Reshape((num_keypoints, 2), name="xy")(x), name=name)
+
+
+def start_at(model: keras.Model, xy: FloatArray) -> None:
+    """Set the last layer so that the network predicts the points ``xy`` (K, 2), pixels, for every image.
+
+    With random weights there, dropout disturbs the mean face as much as it disturbs what is learnt of the
+    single face, and drowns that for many epochs.
+    """
+    layer = model.get_layer("coordinates")
+    layer.set_weights([np.zeros(layer.kernel.shape), encode(xy, model.input_shape[1:3]).ravel()])
 
 
 def build_specialists(

@@ -34,7 +34,13 @@ from facial_keypoints.models.codec import CONFIDENCE, decode
 from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.registry import find_model
 from facial_keypoints.models.spec import ModelSpec, read_embedded_digests, read_embedded_spec
-from facial_keypoints.models.study import RmsePixels, build_cnn, build_fc, build_specialists
+from facial_keypoints.models.study import (
+    RmsePixels,
+    build_cnn,
+    build_fc,
+    build_specialists,
+    start_at,
+)
 from facial_keypoints.training import run_folder
 from facial_keypoints.training.batches import TrainingBatches, targets_and_weights
 from facial_keypoints.training.landmark import (
@@ -334,6 +340,7 @@ class _Training:
             else:
                 build = {"fc": build_fc, "cnn": build_cnn}[self.recipe.network]
                 model = build(rows.schema.num_keypoints, rows.image_size)
+                start_at(model, np.nanmean(rows.keypoints.xy, axis=0))
         except ValueError as error:
             raise DataError(str(error)) from error
         model, progress = self._fit(model, folder, self.recipe.epochs, rows, self.val_rows)
