@@ -33,7 +33,7 @@ from facial_keypoints.types import FaceDataset, KeypointSchema, Keypoints
 from machine import machine
 
 RESULT = Path(__file__).parent / "results" / "study.md"
-LONG, SHORT = 100, 30  # epochs of the main runs, and of those that answer the other questions
+LONG, SHORT = 60, 30  # epochs of the main runs, and of those that answer the other questions
 SHARES = (8, 4, 2)  # the learning curve: an eighth, a quarter, half of the training groups
 Points = NDArray[np.float32]
 
@@ -69,11 +69,10 @@ def trials() -> list[Trial]:
     return [
         Trial(landmark),
         *main[:6],
-        Trial(short),
-        Trial(short, by_style=True),
+        *(Trial(short, by_style=by_style) for by_style in (False, True)),
         *(Trial(short.override(missing=m)) for m in ("interpolate", "mean", "drop")),
-        *main[6:],
         Trial(RECIPES["specialists"].override(epochs=LONG)),
+        *main[6:],
         *(Trial(short, share=share) for share in SHARES),
         Trial(landmark, 1),
         Trial(landmark, 2),

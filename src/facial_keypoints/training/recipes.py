@@ -111,7 +111,7 @@ _ALL = (
         "the study's fully connected network",
         network="fc",
         optimizer="sgd",
-        optimizer_options={"learning_rate": 0.01, "momentum": 0.9, "nesterov": True},
+        optimizer_options={"learning_rate": 0.1, "momentum": 0.9, "nesterov": True},
     ),
     _CNN,
     replace(
