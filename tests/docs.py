@@ -145,10 +145,10 @@ def draw_study() -> None:
     from facial_keypoints.training.fit import predict_keypoints, split_faces, train
     from facial_keypoints.training.recipes import RECIPES
 
-    faces, [split], _ = split_faces(draw_kaggle_like(1500, seed=0))
+    faces, [split], _ = split_faces(draw_kaggle_like(2500, seed=0))
     test = faces.subset(split.test)
-    for name, epochs in {"cnn": 24, "fc": 60}.items():
-        recipe = RECIPES[name].override(epochs=epochs, batch_size=16)
+    for name, epochs in {"cnn": 12, "fc": 30}.items():
+        recipe = RECIPES[name].override(epochs=epochs, batch_size=32)
         with tempfile.TemporaryDirectory() as temporary:
             run = train(faces, split, recipe, Path(temporary) / name)
             predicted = predict_keypoints(run.load_model(), test.images)

@@ -16,7 +16,7 @@ from facial_keypoints.errors import ModelError
 from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
 from facial_keypoints.models.spec import ModelSpec
-from facial_keypoints.training import landmark
+from facial_keypoints.training import fit, landmark
 from facial_keypoints.training.fit import measure_run, predict_run, train
 from facial_keypoints.training.recipes import RECIPES
 from facial_keypoints.training.run_folder import Run
@@ -43,9 +43,10 @@ def styled_faces(n: int = 60) -> FaceDataset:
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A small network instead of the shipped one's."""
+    """A small network instead of the shipped one's, and short epochs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(landmark, "STUDENT", TINY)
+        patch.setattr(fit, "LEAST_VIEWS", 1)
         yield
 
 
@@ -212,3 +213,19 @@ def test_calibration_recovers_a_known_scale() -> None:
     assert slope_shift[0, 0] == pytest.approx(1.0, abs=0.15)
     assert slope_shift[0, 1] == pytest.approx(-0.5, abs=0.15)
     np.testing.assert_array_equal(slope_shift[1], [1.0, 0.0])
+
+
+def test_few_faces_are_shown_several_times_an_epoch(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, float]] = []
+
+    class Count(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_begin(self, logs: object = None) -> None:
+            seen.append((self.params["steps"], self.model.optimizer.ema_momentum))
+
+    monkeypatch.setattr(fit, "LEAST_VIEWS", 1000)
+    faces = styled_faces(30)
+    train(faces, thirds(faces), RECIPE, tmp_path / "run", callbacks=[Count()])
+    # At least 1,000 views in batches of 16, and an average over a twentieth of the steps.
+    assert seen == [(63, pytest.approx(1 - 20 / (3 * 63)))]

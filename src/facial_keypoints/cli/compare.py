@@ -14,7 +14,7 @@ from facial_keypoints.cli import options as o
 from facial_keypoints.errors import DataError
 from facial_keypoints.training.recipes import RECIPES, Recipe
 
-QUICK_DRAWN_FACES = 3000
+QUICK_DRAWN_FACES = 2500
 QUICK_EPOCHS = {"fc": 30}  # an epoch of fc takes a tenth of the time of the others
 QUICK_EPOCHS_OTHERS = 10
 QUICK_BATCH_SIZE = 32  # with few epochs, more steps matter more than smooth ones

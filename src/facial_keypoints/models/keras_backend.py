@@ -7,6 +7,7 @@ PyTorch is used, since a machine with a GPU may have only one of the latter two.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
@@ -41,9 +42,10 @@ def choose_backend() -> str:
 
 
 def import_keras() -> None:
-    """Choose the backend and import Keras without TensorFlow's start-up notices.
+    """Choose the backend and import Keras without TensorFlow's start-up notices and retracing warnings.
 
-    TensorFlow writes some of them whatever ``TF_CPP_MIN_LOG_LEVEL`` says, past Python's ``sys.stderr``;
+    A warning that a function was compiled again means nothing where several networks are trained in turn.
+    TensorFlow writes some of the notices whatever ``TF_CPP_MIN_LOG_LEVEL`` says, past Python's ``sys.stderr``;
     so the process's standard error is closed to them for the time of the import. An import that fails
     still raises its error.
 
@@ -51,6 +53,7 @@ def import_keras() -> None:
         MissingExtraError: As for :func:`choose_backend`.
     """
     choose_backend()
+    logging.getLogger("tensorflow").addFilter(_no_retracing)
     if "keras" in sys.modules:
         return
     sys.stderr.flush()
@@ -62,3 +65,7 @@ def import_keras() -> None:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def _no_retracing(record: logging.LogRecord) -> bool:
+    return "retracing" not in str(record.msg)

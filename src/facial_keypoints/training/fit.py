@@ -70,6 +70,7 @@ __all__ = [
 
 CHECKPOINT_SECONDS = 15.0  # between two checkpoints; writing one takes about 0.1 s
 BATCH = 256  # images at a time where nothing is learnt
+LEAST_VIEWS = 1000  # of an epoch of the recipe landmark
 LOCK_SECONDS = 30.0  # to wait for another process in the folder, such as one whose driver died
 
 
@@ -363,6 +364,9 @@ class _Training:
             "epoch": epoch,
         }
         if self.styles:
+            # Views of a face differ, so an epoch of few faces shows each several times.
+            repeats = math.ceil(LEAST_VIEWS / len(rows))
+            rows = rows.subset(np.tile(np.arange(len(rows)), repeats))
             return ViewBatches(rows, styles=self.styles, **options)
         return TrainingBatches(rows, keypoints=keypoints, **options)
 
@@ -428,12 +432,16 @@ class _Training:
             else:
                 compile_model(model, recipe, train_rows.image_size)
             done = checkpoints.progress.epoch
+            batches = self._batches(train_rows, keypoints, done)
             stopped = recipe.patience and done - checkpoints.progress.best_epoch >= recipe.patience
             if done < epochs and not stopped:
                 validation = (val_rows.images, *self._targets(val_rows, keypoints))
                 averaged = recipe.optimizer_options.get("use_ema", False)
+                if averaged:  # over a twentieth of the steps at most, or a short training forgets nothing
+                    least = max(0.0, 1.0 - 20.0 / (epochs * len(batches)))
+                    model.optimizer.ema_momentum = min(model.optimizer.ema_momentum, least)
                 model.fit(
-                    self._batches(train_rows, keypoints, done),
+                    batches,
                     validation_data=validation if len(val_rows) else None,
                     validation_batch_size=BATCH,
                     epochs=epochs,
