@@ -170,6 +170,16 @@ def test_a_full_disk_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("facial_keypoints.data.synthetic.faces.write_kaggle_folder", interrupted)
+    end = command_line("data", "synthesize", "-o", tmp_path / "drawn")
+    assert end.returncode == 130
+    assert "interrupted: finished work is kept" in end.stderr
+
+
 def test_a_missing_extra_names_the_install_command(tmp_path: Path) -> None:
     # A stand-in for an environment without Keras: the finder cannot find it.
     (tmp_path / "sitecustomize.py").write_text(

@@ -116,10 +116,13 @@ def main() -> None:
         app()
     except FacialKeypointsError as error:
         sys.exit(_fail(_with_notes(error)))
-    except KeyboardInterrupt as error:
-        message = "interrupted: finished work is kept; train, compare, sweep and batch continue with --resume."
-        _fail(_with_notes(error, message))
-        sys.exit(130)
+    except SystemExit as ended:
+        # After Ctrl-C, Typer exits with 130 and says nothing.
+        error = ended.__context__ and ended.__context__.__cause__
+        if isinstance(error, KeyboardInterrupt):
+            message = "interrupted: finished work is kept; train, compare, sweep and batch continue with --resume."
+            _fail(_with_notes(error, message))
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
