@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import machine
 from numpy.typing import NDArray
 
 from facial_keypoints.data import load_dataset
@@ -29,8 +30,7 @@ from facial_keypoints.evaluation.metrics import (
     squared_errors,
 )
 from facial_keypoints.training.recipes import RECIPES, Recipe
-from facial_keypoints.types import FaceDataset, KeypointSchema, Keypoints
-from machine import machine
+from facial_keypoints.types import BoolArray, FaceDataset, Keypoints, KeypointSchema
 
 RESULT = Path(__file__).parent / "results" / "study.md"
 LONG, SHORT = 60, 30  # epochs of the main runs, and of those that answer the other questions
@@ -81,24 +81,27 @@ def trials() -> list[Trial]:
     ]
 
 
-def split_styles(faces: FaceDataset, styles: Sequence[str]) -> FaceDataset:
-    """The faces with every keypoint once for each label style: (N, S K, 2), NaN in the other styles."""
+def split_styles(faces: FaceDataset, styles: Sequence[str]) -> tuple[FaceDataset, BoolArray]:
+    """The faces with a keypoint of its own for each label style that labels it.
+
+    Returns:
+        The faces, NaN in the keypoints of other styles, and (S, K) which keypoints there are.
+    """
     schema, k = faces.schema, faces.schema.num_keypoints
-    xy = np.full((len(faces), len(styles) * k, 2), np.nan, np.float32)
+    xy = np.full((len(faces), len(styles), k, 2), np.nan, np.float32)
     for number, style in enumerate(styles):
         rows = faces.styles == style
-        xy[rows, number * k : (number + 1) * k] = faces.keypoints.xy[rows]
-    names = tuple(f"{name} {style}" for style in styles for name in schema.keypoint_names)
-    swap = tuple(n * k + i for n in range(len(styles)) for i in schema.swap)
+        xy[rows, number] = faces.keypoints.xy[rows]
+    there = ~np.isnan(xy[..., 0]).all(axis=0)
+    pairs = [(n, i) for n, i in np.argwhere(there).tolist()]
+    names = tuple(f"{schema.keypoint_names[i]} {styles[n]}" for n, i in pairs)
+    swap = tuple(pairs.index((n, schema.swap[i])) for n, i in pairs)
     norm = (f"{schema.norm_pair[0]} {styles[0]}", f"{schema.norm_pair[1]} {styles[0]}")
-    return replace(
-        faces, keypoints=Keypoints(xy, KeypointSchema(f"{schema.name} by style", names, swap, norm))
-    )
+    own = KeypointSchema(f"{schema.name} by style", names, swap, norm)
+    return replace(faces, keypoints=Keypoints(xy[:, there], own)), there
 
 
-def run_trial(
-    trial: Trial, faces: FaceDataset, split: Split, runs: Path
-) -> Mapping[str, Points]:
+def run_trial(trial: Trial, faces: FaceDataset, split: Split, runs: Path) -> Mapping[str, Points]:
     """Train a run, or read it; returns its predictions (N, K, 2) of the validation and test faces."""
     file = runs / f"{trial.name}.npz"
     if not file.exists():
@@ -115,7 +118,7 @@ def run_trial(
         data, part, warm = faces, split, None
         styles = [s for s in faces.schema.styles if s in set(faces.styles)]
         if trial.by_style:
-            data = split_styles(faces, styles)
+            data, there = split_styles(faces, styles)
         if trial.share > 1:
             groups = np.unique(faces.groups[split.train])
             kept = np.random.default_rng(trial.seed).permutation(groups)[:: trial.share]
@@ -131,7 +134,9 @@ def run_trial(
             xy = predict_run(run, data.subset(rows))
             if trial.by_style:
                 style = np.array([styles.index(s) for s in faces.styles[rows]])
-                xy = xy.reshape(len(xy), len(styles), -1, 2)[np.arange(len(xy)), style]
+                full = np.full((len(xy), *there.shape, 2), np.nan, np.float32)
+                full[:, there] = xy
+                xy = full[np.arange(len(xy)), style]
             predicted[name] = xy.astype(np.float32)
         np.savez_compressed(file, **predicted)  # type: ignore[arg-type]
     with np.load(file) as arrays:

@@ -268,6 +268,8 @@ for name, factor in {"fc": 3, "cnn": 1, "cnn-flip": 1}.items():
     print(f"{name:9} {listed}   mean {np.mean(errors[name]):.2f} px")
 
 # %% [markdown]
+# The networks further up learnt interpolated labels, these ones (`mask`) only real ones: compare their errors.
+#
 # Is one network better than another? The seeds support it only if the *worst* seed of one is better
 # than the *best* seed of the other. And even that is about these test faces only.
 

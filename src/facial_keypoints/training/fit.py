@@ -437,7 +437,9 @@ class _Training:
             if done < epochs and not stopped:
                 validation = (val_rows.images, *self._targets(val_rows, keypoints))
                 averaged = recipe.optimizer_options.get("use_ema", False)
-                if averaged:  # over a twentieth of the steps at most, or a short training forgets nothing
+                if (
+                    averaged
+                ):  # over a twentieth of the steps at most, or a short training forgets nothing
                     least = max(0.0, 1.0 - 20.0 / (epochs * len(batches)))
                     model.optimizer.ema_momentum = min(model.optimizer.ema_momentum, least)
                 model.fit(
