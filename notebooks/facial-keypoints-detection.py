@@ -30,6 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up notices of Ten
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import display
 from keras import layers
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -291,7 +292,7 @@ for i, a in enumerate(names):
 for name in ("cnn", "fc"):
     figure = plots.plot_keypoints_grid(test, answers[name], recipe=name, rows=2)
     figure.set_dpi(150)
-    display(figure)  # noqa: F821 (of Jupyter)
+    display(figure)
 
 # %% [markdown]
 # ## The shipped model on the same faces

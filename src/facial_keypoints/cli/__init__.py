@@ -118,10 +118,10 @@ def main() -> None:
         sys.exit(_fail(_with_notes(error)))
     except SystemExit as ended:
         # After Ctrl-C, Typer exits with 130 and says nothing.
-        error = ended.__context__ and ended.__context__.__cause__
-        if isinstance(error, KeyboardInterrupt):
+        cause = ended.__context__ and ended.__context__.__cause__
+        if isinstance(cause, KeyboardInterrupt):
             message = "interrupted: finished work is kept; train, compare, sweep and batch continue with --resume."
-            _fail(_with_notes(error, message))
+            _fail(_with_notes(cause, message))
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
