@@ -61,6 +61,7 @@ def test_a_stale_output_is_found() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # networks are trained in it: four minutes on two free cores
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the Jupyter client's own
 def test_the_notebook_gives_its_committed_output(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

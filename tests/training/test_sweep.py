@@ -73,7 +73,7 @@ def test_settings_begin_with_the_recipe_itself_and_none_is_tried_twice() -> None
         "batch_size": [32, 64],
     }
     drawn = draw_settings(wide, RECIPES["fc"], 40, seed=1)
-    assert drawn[0] == {"learning_rate": 0.01, "batch_size": 128}
+    assert drawn[0] == {"learning_rate": 0.1, "batch_size": 128}
     assert len(drawn) == 40
     assert drawn == draw_settings(wide, RECIPES["fc"], 40, seed=1)
     assert drawn != draw_settings(wide, RECIPES["fc"], 40, seed=2)

@@ -157,7 +157,7 @@ def test_a_sweep_keeps_the_best_and_is_resumed_after_a_kill(data: Path, tmp_path
     from ray_nodes import kill_tree
 
     out, file = tmp_path / "out", tmp_path / "space.yaml"
-    file.write_text("learning_rate: [0.001, 0.01, 1e12]\n")
+    file.write_text("learning_rate: [0.001, 0.1, 1e12]\n")
     words = ("sweep", file, "--recipe", "fc", "--data", data, "-o", out)
     words += ("--epochs", "3", "--trials", "9")
     run = start(*words)
@@ -169,12 +169,12 @@ def test_a_sweep_keeps_the_best_and_is_resumed_after_a_kill(data: Path, tmp_path
     assert again.returncode == 0, log
     with (out / "trials.csv").open() as table:
         trials = {float(line["learning_rate"]): line for line in csv.DictReader(table)}
-    assert sorted(trials) == [0.001, 0.01, 1e12]
+    assert sorted(trials) == [0.001, 0.1, 1e12]
     assert trials[1e12]["state"] == "failed"
     assert "diverged" in trials[1e12]["failure"]
     finished = {r: float(t["val_rmse_px"]) for r, t in trials.items() if t["state"] == "finished"}
     best = min(finished, key=lambda rate: finished[rate])
-    assert best == 0.01
+    assert best == 0.1
     run_of_best = load_run(out / "best")
     assert run_of_best.recipe.optimizer_options["learning_rate"] == best
     assert min(run_of_best.history["val_rmse_px"]) == pytest.approx(finished[best], abs=1e-4)
