@@ -117,11 +117,12 @@ def main() -> None:
     except FacialKeypointsError as error:
         sys.exit(_fail(_with_notes(error)))
     except SystemExit as ended:
-        # After Ctrl-C, Typer exits with 130 and says nothing.
+        # After Ctrl-C, Typer exits without a word.
         cause = ended.__context__ and ended.__context__.__cause__
         if isinstance(cause, KeyboardInterrupt):
             message = "interrupted: finished work is kept; train, compare, sweep and batch continue with --resume."
             _fail(_with_notes(cause, message))
+            sys.exit(130)
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
