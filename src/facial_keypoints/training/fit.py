@@ -125,17 +125,25 @@ def predict_keypoints(
     height, width = images.shape[1:3]
     if len(images) == 0:
         return np.zeros((0, int(model.output_shape[-2]), 2), np.float32)
-    # Called without a compiled graph: model.predict would trace one for each network and each last,
-    # smaller batch.
-    batches = [
-        keras.ops.convert_to_numpy(model(images[start : start + BATCH], training=False))
-        for start in range(0, len(images), BATCH)
-    ]
-    output = np.concatenate(batches)
+    output = _outputs(model, images)
     if output.ndim == 4:
         chosen = output[np.arange(len(images)), 0 if style is None else style]
         return np.asarray(chosen[..., :2], np.float32)
     return np.asarray(decode(output, (height, width)), np.float32)
+
+
+def _outputs(model: keras.Model, images: ImageArray) -> NDArray[np.float32]:
+    """What a network gives for images, at least one, in batches.
+
+    It is called without a compiled graph: ``model.predict`` would compile one for each network and each
+    last, smaller batch.
+    """
+    return np.concatenate(
+        [
+            keras.ops.convert_to_numpy(model(images[start : start + BATCH], training=False))
+            for start in range(0, len(images), BATCH)
+        ]
+    )
 
 
 def predict_run(run: run_folder.Run, faces: FaceDataset) -> NDArray[np.float32]:
@@ -348,9 +356,8 @@ class _Training:
         if styles:
             model = keep_styles(model, len(styles))
             held = self.val_rows if len(self.val_rows) else rows
-            output = model.predict(held.images, batch_size=BATCH, verbose=0)
-            size = max(rows.image_size)
-            found = calibrate(output, held.keypoints.xy, style_numbers(held, styles), size)
+            answers, style = _outputs(model, held.images), style_numbers(held, styles)
+            found = calibrate(answers, held.keypoints.xy, style, max(rows.image_size))
             apply_calibration(model, found)
         return model, progress
 
@@ -437,11 +444,10 @@ class _Training:
             if done < epochs and not stopped:
                 validation = (val_rows.images, *self._targets(val_rows, keypoints))
                 averaged = recipe.optimizer_options.get("use_ema", False)
-                if (
-                    averaged
-                ):  # over a twentieth of the steps at most, or a short training forgets nothing
-                    least = max(0.0, 1.0 - 20.0 / (epochs * len(batches)))
-                    model.optimizer.ema_momentum = min(model.optimizer.ema_momentum, least)
+                if averaged:
+                    # Over a twentieth of the steps, or a short training would remember how it began.
+                    longest = max(0.0, 1.0 - 20.0 / (epochs * len(batches)))
+                    model.optimizer.ema_momentum = min(model.optimizer.ema_momentum, longest)
                 model.fit(
                     batches,
                     validation_data=validation if len(val_rows) else None,
