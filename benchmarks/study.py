@@ -12,7 +12,7 @@ import argparse
 import datetime
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -166,12 +166,12 @@ def difference(truth: FaceDataset, first: Sequence[Points], second: Sequence[Poi
     both = [*first, *second]
     squared = np.stack([squared_errors(truth.keypoints.xy, xy) for xy in both], axis=1)
     draws = bootstrap_rmse(squared.reshape(*squared.shape[:2], -1), truth.groups)
-    sides: list[Callable[[Any], Any]] = [
-        lambda values: values[..., : len(first)].mean(axis=-1),
-        lambda values: values[..., len(first) :].mean(axis=-1),
-    ]
     errors = np.array([rmse(truth.keypoints.xy, xy) for xy in both])
-    return _px(sides[1](draws) - sides[0](draws), sides[1](errors) - sides[0](errors), "+")
+
+    def change(values: NDArray[np.float64]) -> Any:
+        return values[..., len(first) :].mean(axis=-1) - values[..., : len(first)].mean(axis=-1)
+
+    return _px(change(draws), float(change(errors)), "+")
 
 
 def main() -> None:
@@ -199,9 +199,10 @@ def main() -> None:
             error = rmse(test.keypoints.xy, found[trial.name]["test"])
             print(f"{trial.name}: {error:.3f} px on the test faces", flush=True)
 
-    print(tables(found, test, val, len(split.train)))
+    text = tables(found, test, val, len(split.train))
+    print(text)
     if args.write:
-        RESULT.write_text(tables(found, test, val, len(split.train)), encoding="utf-8")
+        RESULT.write_text(text, encoding="utf-8")
 
 
 def tables(
