@@ -189,12 +189,15 @@ def nms(boxes: FloatArray, scores: FloatArray, threshold: float) -> NDArray[np.i
     return np.array(kept, np.int64)
 
 
-def box_to_crop(box_xyxy: FloatArray, input_size: tuple[int, int]) -> CropTransform:
+def box_to_crop(
+    box_xyxy: FloatArray, input_size: tuple[int, int], angle: float = 0.0
+) -> CropTransform:
     """The crop that shows the square around a box.
 
     Args:
         box_xyxy: (4,) box in image pixels.
         input_size: (height, width) of the input; the square covers the longer side.
+        angle: Degrees by which what the box holds is turned, clockwise; the crop shows it upright.
 
     Raises:
         ValueError: The box has no area.
@@ -204,10 +207,10 @@ def box_to_crop(box_xyxy: FloatArray, input_size: tuple[int, int]) -> CropTransf
     if not side > 0:
         raise ValueError(f"box must have x0 < x1 and y0 < y1, received {tuple(box_xyxy)}.")
     height, width = input_size
-    scale = max(height, width) / side
+    linear = rotation(-np.deg2rad(angle), max(height, width) / side)
     centre = edges_to_centres(np.array([(x0 + x1) / 2.0, (y0 + y1) / 2.0]))
     target = edges_to_centres(np.array([width / 2.0, height / 2.0]))
-    return CropTransform(np.column_stack([scale * np.eye(2), target - scale * centre]), input_size)
+    return CropTransform(np.column_stack([linear, target - linear @ centre]), input_size)
 
 
 # --- faces --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.crops import checked_image, resize_image, to_channels
 from facial_keypoints.errors import ModelError
-from facial_keypoints.geometry import face_boxes, nms
+from facial_keypoints.geometry import face_boxes, iou, nms
 from facial_keypoints.models.registry import find_detector, open_onnx
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import ImageArray
@@ -39,18 +39,47 @@ Boxes = NDArray[np.float32]
 _YUNET_OUTPUTS = ("kps_8", "iou")
 
 
+Effort = Literal["fast", "normal", "thorough"]
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+"""How much of an image is searched for faces."""
+
+SMALLEST = 12.0
+HINT = 0.1
+SURE = 0.8
+FINEST = 1.0
+LARGE = 0.2
+CLOSE_UP = 0.5
+
+
+class Detections(NamedTuple):
+    """The faces that a detector found in one image, best first; N = 0 where there are none.
+
+    Attributes:
+        boxes: (N, 4) float32 xyxy, edges in image pixels; they may reach beyond the image.
+        scores: (N,) float32 in [0, 1].
+        angles: (N,) float32: by how much the face is turned, clockwise, in degrees: 0, 90, 180 or 270.
+        smallest: Side in pixels of the smallest face that was looked for everywhere; NaN if not known.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    angles: NDArray[np.float32]
+    smallest: float = float("nan")
+
+    def subset(self, index: NDArray[Any]) -> Detections:
+        """The faces selected by ``index``."""
+        return self._replace(boxes=self.boxes[index], scores=self.scores[index], angles=self.angles[index])
+
+
 class FaceDetector(Protocol):
     """Finds faces in a photo."""
 
-    def detect(self, image: ImageArray) -> tuple[Boxes, NDArray[np.float32]]:
+    def detect(self, image: ImageArray, effort: Effort) -> Detections:
         """Find the faces of one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
-
-        Returns:
-            Boxes (N, 4) xyxy, edges in image pixels, and scores (N,) in [0, 1], best first; N = 0
-            where none is found.
+            image: (H, W, 3) uint8 RGB, or (H, W, 1) or (H, W) grey.
+            effort: How much is searched.
         """
 
 
@@ -89,22 +118,31 @@ def load_detector(
 
 
 class OnnxFaceDetector:
-    """The network of this package, in ONNX Runtime.
+    """The network of this package, in ONNX Runtime, at several scales and in several orientations.
 
-    A photo is made grey and shrunk (or enlarged) until its longest side is ``longest_side`` pixels.
+    The network finds upright faces from 12 pixels. First it sees the whole image in grey, shrunk (or
+    enlarged) until its longest side is that of the file's settings. This is all that the effort ``fast`` does;
+    with ``normal`` its answer decides what else is searched:
+
+    - *Close-ups*: if no sure face lies inside the frame, the image again, smaller and with a margin.
+    - *Turned images*: if there is still no sure face, the image turned by 90, 180 and 270 degrees. Small faces are
+      then searched in the orientation of the best box.
+    - *Small faces*: levels of twice, four times, ... the scale, in tiles. The first level, and if the image
+      shows no large face the others up to half the image's own resolution, are searched whole; the rest only
+      around hints, which are small boxes of a low score. Tiles inside a larger face are left out.
+
+    ``thorough`` searches all levels whole, in all orientations.
 
     Args:
         path: The ``.onnx`` file that ``references/face_detector`` of the project's repository wrote.
         threads: Threads that one photo is searched with; every core when left out.
         threshold: Least score of a face; the file's own when left out.
-        longest_side: Pixels of the longest side of what the network sees; the file's own when left
-            out. Twice as much finds faces half as large and takes four times as long.
 
     Raises:
         ModelError: The file is missing, corrupt, or no detector of this package.
 
     Example:
-        >>> boxes, scores = load_detector().detect(photo)  # doctest: +SKIP
+        >>> load_detector().detect(photo, "thorough").boxes  # doctest: +SKIP
     """
 
     def __init__(
@@ -113,7 +151,6 @@ class OnnxFaceDetector:
         *,
         threads: int | None = None,
         threshold: float | None = None,
-        longest_side: int | None = None,
     ) -> None:
         self.path = find_detector(path)
         self._session = open_onnx(self.path, threads)
@@ -129,41 +166,194 @@ class OnnxFaceDetector:
         """Settings and description from the file's metadata."""
         about = self.about
         self.threshold = float(about["threshold"] if threshold is None else threshold)
-        self.longest_side = int(about["longest_side"] if longest_side is None else longest_side)
+        self._longest_side = int(about["longest_side"])
         self._max_enlarge = float(about["max_enlarge"])
         self._overlap = float(about["overlap"])
         self._multiple = int(about["multiple"])
-        if self.longest_side < self._multiple:
-            raise ValueError(
-                f"longest_side must be at least {self._multiple}, received {self.longest_side}."
-            )
 
-    def detect(self, image: ImageArray) -> tuple[Boxes, NDArray[np.float32]]:
-        """Find the faces of one image.
+    def detect(self, image: ImageArray, effort: Effort = "normal") -> Detections:
+        """Find the faces of one image; see :meth:`FaceDetector.detect`."""
+        pyramid = _Pyramid(checked_image(image))
+        height, width = pyramid.size
+        frame = np.array([0, 0, width, height])
+        scale = min(self._longest_side / max(height, width), self._max_enlarge)
+        seen = [self._look(pyramid, frame, scale)]
+        if effort == "fast":
+            return self._best(seen, SMALLEST / scale)
+        thorough, turns = effort == "thorough", [0]
+        if thorough or not _sure_inside(seen[0], frame):
+            seen.append(self._look(pyramid, frame, scale * CLOSE_UP, margin=self._multiple))
+        if thorough or not any((found.scores >= SURE).any() for found in seen):
+            seen += [self._look(pyramid, frame, scale, turns=k) for k in (1, 2, 3)]
+            best = max(seen, key=lambda found: found.scores.max(initial=0.0))
+            turns = [0, 1, 2, 3] if thorough else [int(best.angles[0] // 90) if len(best.scores) else 0]
+        for k in turns:
+            finest = self._levels(pyramid, scale, k, seen, thorough)
+        return self._best(seen, SMALLEST / finest)
 
-        Args:
-            image: (H, W, 3) uint8 RGB, or (H, W, 1) or (H, W) grey.
+    def _levels(
+        self, pyramid: _Pyramid, scale: float, turns: int, seen: list[Detections], thorough: bool
+    ) -> float:
+        """Search the finer levels in one orientation, adding to what was seen.
 
         Returns:
-            Boxes (N, 4) xyxy, edges in image pixels (they may reach beyond the image), and scores
-            (N,) in [0, 1], best first.
+            The scale of the finest level that was searched whole.
         """
-        grey = to_channels(checked_image(image), 1)
-        height, width = grey.shape[:2]
-        scale = min(self.longest_side / max(height, width), self._max_enlarge)
-        new_height, new_width = (max(1, round(side * scale)) for side in (height, width))
+        height, width = pyramid.size
+        finest, first = scale, True
+        hints = _join(seen)
+        while scale < FINEST / 2 * 1.5:
+            known = self._best(seen, 0.0)
+            sure = known.boxes[known.scores >= SURE]
+            small = LARGE * max(height, width) > np.ptp(sure[:, ::2], axis=1).max(initial=0.0)
+            whole = thorough or (2 * scale <= 0.5 and (first or small))
+            hints = _hints(hints, known, scale)
+            scale, first = 2 * scale, False
+            cells = _cells(pyramid.size, scale, None if whole else hints.boxes, sure)
+            if whole:
+                finest = scale
+            found = []
+            for core in cells:
+                border = 48 / scale
+                region = np.clip(core + np.array([-border, -border, border, border]), 0, [width, height] * 2)
+                boxes, scores, angles, _ = self._look(pyramid, region, scale, turns=turns)
+                middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+                mine = (core[:2] <= middle).all(axis=1) & (middle < core[2:]).all(axis=1)
+                mine &= (boxes[:, 2] - boxes[:, 0]) * scale <= 96
+                found.append(Detections(boxes[mine], scores[mine], angles[mine]))
+            hints = _join(found)
+            seen.append(hints)
+        return finest
+
+    def _look(
+        self,
+        pyramid: _Pyramid,
+        region: NDArray[Any],
+        scale: float,
+        *,
+        turns: int = 0,
+        margin: int = 0,
+    ) -> Detections:
+        """One pass of the network.
+
+        Args:
+            pyramid: The image.
+            region: (4,) xyxy of what is looked at, in pixels of the image.
+            scale: Pixels of the network's input per pixel of the image.
+            turns: Quarter turns, counterclockwise, before the network sees it.
+            margin: Black pixels around it.
+
+        Returns:
+            All boxes that are at least hints, in pixels of the image.
+        """
+        view, region = pyramid.cut(region, scale)
+        height, width = view.shape
+        turned = np.rot90(view, turns)
+        inner = slice(margin, margin + turned.shape[0]), slice(margin, margin + turned.shape[1])
         step = self._multiple
-        canvas = np.zeros(
-            (1, -(-new_height // step) * step, -(-new_width // step) * step), np.uint8
-        )
-        canvas[0, :new_height, :new_width] = resize_image(grey, (new_height, new_width))[..., 0]
-        boxes, scores = self._session.run(["boxes", "scores"], {"image": canvas})
-        kept = scores[0] >= self.threshold
-        boxes, scores = boxes[0][kept], scores[0][kept]
-        order = nms(boxes, scores, self._overlap)
+        sides = (-(-(side + 2 * margin) // step) * step for side in turned.shape)
+        canvas = np.zeros((1, *sides), np.uint8)
+        canvas[0][inner] = turned
+        boxes, scores = (a[0] for a in self._session.run(["boxes", "scores"], {"image": canvas}))
+        kept = scores >= min(self.threshold, HINT)
+        boxes, scores = boxes[kept] - margin, scores[kept]
+        for k in reversed(range(turns)):  # undo the last turn first
+            x0, y0, x1, y1 = boxes.T
+            side = (width, height)[k % 2]
+            boxes = np.stack([side - y1, x0, side - y0, x1], axis=1)
         # Edges scale without the half pixel that pixel centres need.
-        back = np.array([width / new_width, height / new_height] * 2, np.float32)
-        return boxes[order] * back, scores[order]
+        back = np.array([(region[2] - region[0]) / width, (region[3] - region[1]) / height] * 2)
+        boxes = (boxes * back + np.tile(region[:2], 2)).astype(np.float32)
+        return Detections(boxes, scores, np.full(len(boxes), 90.0 * turns, np.float32))
+
+    def _best(self, seen: list[Detections], smallest: float) -> Detections:
+        """The faces among the boxes seen, each once, best first."""
+        boxes, scores, angles, _ = _join(seen)
+        rows = np.flatnonzero(scores >= self.threshold)
+        rows = rows[nms(boxes[rows], scores[rows], self._overlap)]
+        return Detections(boxes[rows], scores[rows], angles[rows], smallest)
+
+
+class _Pyramid:
+    """An image, and its halves as soon as they are needed."""
+
+    def __init__(self, image: ImageArray) -> None:
+        self.size = image.shape[:2]
+        self._halves = [image]
+
+    def cut(self, region: NDArray[Any], scale: float) -> tuple[ImageArray, NDArray[np.int64]]:
+        """A region in grey, at a scale.
+
+        Returns:
+            (h, w) uint8, and the region (4,) that it shows exactly, in pixels of the image.
+        """
+        level = max(0, int(np.floor(-np.log2(scale))))
+        while len(self._halves) <= level and min(self._halves[-1].shape[:2]) >= 32:
+            last = self._halves[-1]
+            half = last.shape[0] // 2, last.shape[1] // 2
+            # OpenCV halves exactly much faster than it shrinks by other factors.
+            half = resize_image(last[: 2 * half[0], : 2 * half[1]], half)
+            self._halves.append(to_channels(half, 1))
+        level = min(level, len(self._halves) - 1)
+        source, step = self._halves[level], 2**level
+        x0, y0 = (region[:2] // step).astype(int)
+        x1, y1 = np.minimum(-(-region[2:] // step), source.shape[1::-1]).astype(int)
+        part = to_channels(source[y0:y1, x0:x1], 1)
+        size = max(1, round((y1 - y0) * step * scale)), max(1, round((x1 - x0) * step * scale))
+        return resize_image(part, size)[..., 0], np.array([x0, y0, x1, y1]) * step
+
+
+def _join(parts: list[Detections]) -> Detections:
+    if not parts:
+        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32))
+    return Detections(*(np.concatenate(column) for column in zip(*(p[:3] for p in parts), strict=True)))
+
+
+def _sure_inside(found: Detections, frame: NDArray[Any]) -> bool:
+    """Whether a sure face lies inside the frame."""
+    boxes = found.boxes[found.scores >= SURE]
+    slack = 0.05 * (boxes[:, 2:] - boxes[:, :2])
+    inside = (boxes[:, :2] > -slack) & (boxes[:, 2:] < frame[2:] + slack)
+    return bool(inside.all(axis=1).any())
+
+
+def _hints(found: Detections, known: Detections, scale: float) -> Detections:
+    """Boxes that may be small faces, but are not sure."""
+    small = (found.scores < SURE) & ((found.boxes[:, 2] - found.boxes[:, 0]) * scale < 24)
+    sure = known.boxes[known.scores >= SURE]
+    rows = np.flatnonzero(small)
+    if len(sure):
+        rows = rows[iou(found.boxes[rows], sure).max(axis=1) < 0.3]
+    return Detections(*(column[rows] for column in found[:3]))
+
+
+def _cells(size, scale, hints, sure) -> list[NDArray[np.float64]]:
+    """Tiles (4,) xyxy in pixels of the image: all, or those with hints."""
+    count = [max(1, round(side * scale / 256)) for side in size]
+    ys, xs = (np.linspace(0, side, n + 1) for side, n in zip(size, count, strict=True))
+    wanted = np.zeros(count, bool)
+    if hints is None:
+        wanted[:] = True
+    else:
+        middle = (hints[:, :2] + hints[:, 2:]) / 2
+        j, i = (np.clip(np.searchsorted(e, m, "right") - 1, 0, n - 1) for e, m, n in ((xs, middle[:, 0], count[1]), (ys, middle[:, 1], count[0])))
+        wanted[i, j] = True
+    for x0, y0, x1, y1 in sure:
+        if (x1 - x0) * scale > 96:
+            wanted[np.ix_((ys[:-1] >= y0) & (ys[1:] <= y1), (xs[:-1] >= x0) & (xs[1:] <= x1))] = False
+    found = []
+    for i, j in np.argwhere(wanted):  # joined to rectangles of at most 4 x 4
+        if not wanted[i, j]:
+            continue
+        right = j + 1
+        while right < min(count[1], j + 4) and wanted[i, right]:
+            right += 1
+        below = i + 1
+        while below < min(count[0], i + 4) and wanted[below, j:right].all():
+            below += 1
+        wanted[i:below, j:right] = False
+        found.append(np.array([xs[j], ys[i], xs[right], ys[below]]))
+    return found
 
 
 class YuNetFaceDetector:
@@ -198,14 +388,14 @@ class YuNetFaceDetector:
                 f"OpenCV cannot read {path} as a YuNet face detector ({reason})."
             ) from error
 
-    def detect(self, image: ImageArray) -> tuple[Boxes, NDArray[np.float32]]:
-        """Find the faces of one image; see :meth:`FaceDetector.detect`."""
+    def detect(self, image: ImageArray, effort: Effort = "normal") -> Detections:
+        """Find the faces of one image in one pass, whatever the effort; see :meth:`FaceDetector.detect`."""
         colour = to_channels(checked_image(image), 3)
         with self._lock:  # the net keeps the size of one image
             self._net.setInputSize((colour.shape[1], colour.shape[0]))
             _, faces = self._net.detect(np.ascontiguousarray(colour[..., ::-1]))
         if faces is None:
-            return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+            return _join([])
         # x, y, w, h, then right eye, left eye, nose, right and left mouth corner, then the score;
         # right is the person's own.
         points = np.full((len(faces), KAGGLE15.num_keypoints, 2), np.nan)
@@ -214,4 +404,5 @@ class YuNetFaceDetector:
             if name is not None:
                 points[:, KAGGLE15.index(name)] = faces[:, 4 + 2 * column : 6 + 2 * column]
         order = np.argsort(-faces[:, 14], kind="stable")
-        return face_boxes(points, KAGGLE15)[order], faces[order, 14].astype(np.float32)
+        scores = faces[order, 14].astype(np.float32)
+        return Detections(face_boxes(points, KAGGLE15)[order], scores, np.zeros_like(scores))

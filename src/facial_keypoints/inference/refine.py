@@ -112,6 +112,7 @@ def refine_boxes(
     boxes: NDArray[np.float32],
     style: int,
     *,
+    angles: FloatArray | None = None,
     tta: bool = False,
 ) -> tuple[Outputs, NDArray[np.float32]]:
     """Predict the faces in boxes of a photo, then again in upright crops placed by the first prediction.
@@ -125,6 +126,7 @@ def refine_boxes(
         image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
         boxes: (N, 4) xyxy, edges in pixels of the image; they may reach beyond it.
         style: Index of the label style.
+        angles: (N,) degrees by which the faces are turned, clockwise; 0 when left out.
         tta: Take the mean over eight moved views of each refined face.
 
     Returns:
@@ -136,7 +138,11 @@ def refine_boxes(
     """
     spec = runtime.spec
     images = [image] * len(boxes)
-    crops = [box_to_crop(box, spec.input_size) for box in boxes]
+    angles = np.zeros(len(boxes)) if angles is None else angles
+    crops = [
+        box_to_crop(box, spec.input_size, float(angle))
+        for box, angle in zip(boxes, angles, strict=True)
+    ]
     first = predict_views(runtime, images, crops)
     lowest = _confidence(first).min(axis=1)
     if not crops or not has_face_box(spec.schema):
