@@ -44,9 +44,11 @@ EFFORTS: tuple[Effort, ...] = get_args(Effort)
 """How much of an image is searched for faces."""
 
 SMALLEST = 12.0
-HINT = 0.1
-SURE = 0.8
-FINEST = 1.0
+HINT = 0.2
+SURE = 0.85
+UNSURE = 0.6
+VERY_SURE = 0.95
+RATHER_SURE = 0.75
 LARGE = 0.2
 CLOSE_UP = 0.5
 
@@ -183,13 +185,27 @@ class OnnxFaceDetector:
         thorough, turns = effort == "thorough", [0]
         if thorough or not _sure_inside(seen[0], frame):
             seen.append(self._look(pyramid, frame, scale * CLOSE_UP, margin=self._multiple))
-        if thorough or not any((found.scores >= SURE).any() for found in seen):
+        if thorough or not self._upright(pyramid, seen):
             seen += [self._look(pyramid, frame, scale, turns=k) for k in (1, 2, 3)]
             best = max(seen, key=lambda found: found.scores.max(initial=0.0))
             turns = [0, 1, 2, 3] if thorough else [int(best.angles[0] // 90) if len(best.scores) else 0]
         for k in turns:
             finest = self._levels(pyramid, scale, k, seen, thorough)
         return self._best(seen, SMALLEST / finest)
+
+    def _upright(self, pyramid: _Pyramid, seen: list[Detections]) -> bool:
+        """Whether the best face is rather sure, and has no higher score when it is turned."""
+        found = _join(seen)
+        best = found.scores.max(initial=0.0)
+        if not RATHER_SURE <= best < VERY_SURE:
+            return bool(best >= RATHER_SURE)
+        box = found.boxes[found.scores.argmax()]
+        middle, side = (box[:2] + box[2:]) / 2, box[2] - box[0]
+        region = np.concatenate([middle - side, middle + side])
+        region = np.clip(region, 0, [*pyramid.size[::-1]] * 2)
+        turns = (2,) if best >= SURE else (1, 2, 3)  # a lying face never has a high score
+        views = (self._look(pyramid, region, 48 / side, turns=k) for k in turns)
+        return not any((view.scores > best).any() for view in views)
 
     def _levels(
         self, pyramid: _Pyramid, scale: float, turns: int, seen: list[Detections], thorough: bool
@@ -202,13 +218,13 @@ class OnnxFaceDetector:
         height, width = pyramid.size
         finest, first = scale, True
         hints = _join(seen)
-        while scale < FINEST / 2 * 1.5:
+        while 1.0 / scale > 1.45:
             known = self._best(seen, 0.0)
             sure = known.boxes[known.scores >= SURE]
             small = LARGE * max(height, width) > np.ptp(sure[:, ::2], axis=1).max(initial=0.0)
             whole = thorough or (2 * scale <= 0.5 and (first or small))
             hints = _hints(hints, known, scale)
-            scale, first = 2 * scale, False
+            scale, first = min(2 * scale, 1.0), False
             cells = _cells(pyramid.size, scale, None if whole else hints.boxes, sure)
             if whole:
                 finest = scale
@@ -255,8 +271,11 @@ class OnnxFaceDetector:
         canvas = np.zeros((1, *sides), np.uint8)
         canvas[0][inner] = turned
         boxes, scores = (a[0] for a in self._session.run(["boxes", "scores"], {"image": canvas}))
-        kept = scores >= min(self.threshold, HINT)
-        boxes, scores = boxes[kept] - margin, scores[kept]
+        faces = np.flatnonzero(scores >= self.threshold)
+        faces = faces[nms(boxes[faces], scores[faces], self._overlap)]
+        hints = np.flatnonzero((scores >= HINT) & (scores < self.threshold))
+        rows = np.concatenate([faces, hints])
+        boxes, scores = boxes[rows] - margin, scores[rows]
         for k in reversed(range(turns)):  # undo the last turn first
             x0, y0, x1, y1 = boxes.T
             side = (width, height)[k % 2]
@@ -319,7 +338,7 @@ def _sure_inside(found: Detections, frame: NDArray[Any]) -> bool:
 
 def _hints(found: Detections, known: Detections, scale: float) -> Detections:
     """Boxes that may be small faces, but are not sure."""
-    small = (found.scores < SURE) & ((found.boxes[:, 2] - found.boxes[:, 0]) * scale < 24)
+    small = (found.scores < UNSURE) & ((found.boxes[:, 2] - found.boxes[:, 0]) * scale < 16)
     sure = known.boxes[known.scores >= SURE]
     rows = np.flatnonzero(small)
     if len(sure):
