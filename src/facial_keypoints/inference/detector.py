@@ -187,8 +187,12 @@ class OnnxFaceDetector:
             seen.append(self._look(pyramid, frame, scale * CLOSE_UP, margin=self._multiple))
         if thorough or not self._upright(pyramid, seen):
             seen += [self._look(pyramid, frame, scale, turns=k) for k in (1, 2, 3)]
+            turns = [0, 1, 2, 3]
+        if len(turns) > 1 and not thorough:
             best = max(seen, key=lambda found: found.scores.max(initial=0.0))
-            turns = [0, 1, 2, 3] if thorough else [int(best.angles[0] // 90) if len(best.scores) else 0]
+            turns = [int(best.angles[0] // 90) if len(best.scores) else 0]
+            # In the other orientations faces look a little like faces too.
+            seen = [f.subset((f.angles == 90 * turns[0]) | (f.scores >= SURE)) for f in seen]
         for k in turns:
             finest = self._levels(pyramid, scale, k, seen, thorough)
         return self._best(seen, SMALLEST / finest)

@@ -117,6 +117,7 @@ def refine_boxes(
 ) -> tuple[Outputs, NDArray[np.float32]]:
     """Predict the faces in boxes of a photo, then again in upright crops placed by the first prediction.
 
+    A face of low confidence is also predicted upside down; that stays if its confidence is clearly higher.
     The result is the mean of both predictions if both crops show the face alike in size and roll, if not the
     second; so boxes may be wider or narrower than the detector's. A model without eyes and mouth corners
     predicts once.
@@ -145,6 +146,13 @@ def refine_boxes(
     ]
     first = predict_views(runtime, images, crops)
     lowest = _confidence(first).min(axis=1)
+    doubtful = np.flatnonzero(lowest < LOW_CONFIDENCE)
+    over = [_moved(crops[i], 180.0, 1.0, 0.0, 0.0) for i in doubtful]
+    other = predict_views(runtime, images[: len(over)], over)
+    confidence = _confidence(other).min(axis=1)
+    for n, i in enumerate(doubtful):
+        if confidence[n] > lowest[i] + MARGIN:
+            crops[i], first[i], lowest[i] = over[n], other[n], confidence[n]
     if not crops or not has_face_box(spec.schema):
         return first[:, style], lowest
     views = _face_views(spec, first[:, style])
