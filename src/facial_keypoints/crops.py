@@ -196,7 +196,9 @@ def _shrink(
 ) -> tuple[ImageArray, NDArray[np.float64]]:
     """An image resized to (height, width), and the map (2, 3) from its pixels instead of the original's."""
     back = resize_transform(size, (image.shape[0], image.shape[1])).matrix
-    moved = np.column_stack([matrix[:, :2] @ back[:, :2], matrix[:, :2] @ back[:, 2] + matrix[:, 2]])
+    moved = np.column_stack(
+        [matrix[:, :2] @ back[:, :2], matrix[:, :2] @ back[:, 2] + matrix[:, 2]]
+    )
     return resize_image(image, size), moved
 
 

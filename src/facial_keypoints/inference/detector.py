@@ -41,16 +41,23 @@ _YUNET_OUTPUTS = ("kps_8", "iou")
 
 Effort = Literal["fast", "normal", "thorough"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
-"""How much of an image is searched for faces."""
+"""How much of an image is searched for faces; :class:`OnnxFaceDetector` says what each does."""
 
 SMALLEST = 12.0
-HINT = 0.2
-SURE = 0.85
-UNSURE = 0.6
-VERY_SURE = 0.95
-RATHER_SURE = 0.75
-LARGE = 0.2
-CLOSE_UP = 0.5
+"""Side of the smallest face that the shipped network finds, in pixels of its input; it finds 95 in 100."""
+
+# Scores. A true face has nearly always more than 0.85, one that lies or stands on its head less.
+_HINT, _UNSURE, _RATHER_SURE, _SURE, _VERY_SURE = 0.2, 0.6, 0.75, 0.85, 0.95
+
+# In pixels of the network's input: sides of the tiles of a level, and the border around a tile. Faces of more
+# than twice the border are found by the level before.
+_TILE, _BORDER = 256, 48
+
+_SMALL = 16.0
+"""Side below which an unsure box is a hint, in pixels of the network's input."""
+
+_LARGE = 0.2
+"""Side of a face, as a share of the image's longest side, from which the image is no crowd."""
 
 
 class Detections(NamedTuple):
@@ -70,7 +77,9 @@ class Detections(NamedTuple):
 
     def subset(self, index: NDArray[Any]) -> Detections:
         """The faces selected by ``index``."""
-        return self._replace(boxes=self.boxes[index], scores=self.scores[index], angles=self.angles[index])
+        return self._replace(
+            boxes=self.boxes[index], scores=self.scores[index], angles=self.angles[index]
+        )
 
 
 class FaceDetector(Protocol):
@@ -177,72 +186,80 @@ class OnnxFaceDetector:
         """Find the faces of one image; see :meth:`FaceDetector.detect`."""
         pyramid = _Pyramid(checked_image(image))
         height, width = pyramid.size
-        frame = np.array([0, 0, width, height])
         scale = min(self._longest_side / max(height, width), self._max_enlarge)
-        seen = [self._look(pyramid, frame, scale)]
         if effort == "fast":
-            return self._best(seen, SMALLEST / scale)
-        thorough, turns = effort == "thorough", [0]
-        if thorough or not _sure_inside(seen[0], frame):
-            seen.append(self._look(pyramid, frame, scale * CLOSE_UP, margin=self._multiple))
-        if thorough or not self._upright(pyramid, seen):
-            seen += [self._look(pyramid, frame, scale, turns=k) for k in (1, 2, 3)]
-            turns = [0, 1, 2, 3]
-        if len(turns) > 1 and not thorough:
-            best = max(seen, key=lambda found: found.scores.max(initial=0.0))
-            turns = [int(best.angles[0] // 90) if len(best.scores) else 0]
-            # In the other orientations faces look a little like faces too.
-            seen = [f.subset((f.angles == 90 * turns[0]) | (f.scores >= SURE)) for f in seen]
-        for k in turns:
-            finest = self._levels(pyramid, scale, k, seen, thorough)
+            return self._best([self._look(pyramid, pyramid.frame, scale)], SMALLEST / scale)
+        thorough = effort == "thorough"
+        seen, orientations = self._look_twice(pyramid, scale, 0, thorough), [0]
+        if thorough:
+            orientations = [0, 1, 2, 3]
+            for turns in (1, 2, 3):
+                seen += self._look_twice(pyramid, scale, turns, thorough)
+        elif not self._is_upright(pyramid, _join(seen)):
+            for turns in (1, 2, 3):
+                seen += self._look_twice(pyramid, scale, turns, thorough)
+            every = _join(seen)
+            angle = every.angles[every.scores.argmax()] if len(every.scores) else 0.0
+            orientations = [int(angle // 90)]
+            # In the other orientations, too, faces look a little like faces.
+            seen = [every.subset((every.angles == angle) | (every.scores >= _SURE))]
+        for turns in orientations:
+            finest = self._search_levels(pyramid, scale, turns, seen, thorough)
         return self._best(seen, SMALLEST / finest)
 
-    def _upright(self, pyramid: _Pyramid, seen: list[Detections]) -> bool:
-        """Whether the best face is rather sure, and has no higher score when it is turned."""
-        found = _join(seen)
+    def _look_twice(
+        self, pyramid: _Pyramid, scale: float, turns: int, thorough: bool
+    ) -> list[Detections]:
+        """The whole image, and, if no sure face lies inside it, once more with half the scale and a margin."""
+        seen = [self._look(pyramid, pyramid.frame, scale, turns=turns)]
+        boxes = seen[0].boxes[seen[0].scores >= _SURE]
+        slack = 0.05 * (boxes[:, 2:] - boxes[:, :2])
+        inside = (boxes[:, :2] > -slack) & (boxes[:, 2:] < pyramid.frame[2:] + slack)
+        if thorough or not inside.all(axis=1).any():
+            margin = self._multiple
+            seen.append(self._look(pyramid, pyramid.frame, scale / 2, turns=turns, margin=margin))
+        return seen
+
+    def _is_upright(self, pyramid: _Pyramid, found: Detections) -> bool:
+        """Whether the best face is rather sure, and gets no higher score when it is turned."""
         best = found.scores.max(initial=0.0)
-        if not RATHER_SURE <= best < VERY_SURE:
-            return bool(best >= RATHER_SURE)
+        if not _RATHER_SURE <= best < _VERY_SURE:
+            return bool(best >= _RATHER_SURE)
         box = found.boxes[found.scores.argmax()]
         middle, side = (box[:2] + box[2:]) / 2, box[2] - box[0]
-        region = np.concatenate([middle - side, middle + side])
-        region = np.clip(region, 0, [*pyramid.size[::-1]] * 2)
-        turns = (2,) if best >= SURE else (1, 2, 3)  # a lying face never has a high score
-        views = (self._look(pyramid, region, 48 / side, turns=k) for k in turns)
+        region = _clip(np.concatenate([middle - side, middle + side]), pyramid)
+        turns = (2,) if best >= _SURE else (1, 2, 3)  # a lying face has no such high score
+        views = (self._look(pyramid, region, _BORDER / side, turns=k) for k in turns)
         return not any((view.scores > best).any() for view in views)
 
-    def _levels(
+    def _search_levels(
         self, pyramid: _Pyramid, scale: float, turns: int, seen: list[Detections], thorough: bool
     ) -> float:
-        """Search the finer levels in one orientation, adding to what was seen.
+        """Search the finer levels in one orientation, and add what is found to what was seen.
 
         Returns:
-            The scale of the finest level that was searched whole.
+            The finest scale that was searched whole.
         """
-        height, width = pyramid.size
-        finest, first = scale, True
-        hints = _join(seen)
+        finest, first, last = scale, scale, _join(seen)
         while 1.0 / scale > 1.45:
-            known = self._best(seen, 0.0)
-            sure = known.boxes[known.scores >= SURE]
-            small = LARGE * max(height, width) > np.ptp(sure[:, ::2], axis=1).max(initial=0.0)
-            whole = thorough or (2 * scale <= 0.5 and (first or small))
-            hints = _hints(hints, known, scale)
-            scale, first = min(2 * scale, 1.0), False
-            cells = _cells(pyramid.size, scale, None if whole else hints.boxes, sure)
-            if whole:
-                finest = scale
-            found = []
-            for core in cells:
-                border = 48 / scale
-                region = np.clip(core + np.array([-border, -border, border, border]), 0, [width, height] * 2)
-                boxes, scores, angles, _ = self._look(pyramid, region, scale, turns=turns)
-                middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-                mine = (core[:2] <= middle).all(axis=1) & (middle < core[2:]).all(axis=1)
-                mine &= (boxes[:, 2] - boxes[:, 0]) * scale <= 96
-                found.append(Detections(boxes[mine], scores[mine], angles[mine]))
-            hints = _join(found)
-            seen.append(hints)
+            known = self._best(seen)
+            sure = known.boxes[known.scores >= _SURE]
+            hints = _hints(last, sure, _SMALL / scale)
+            scale = min(2.0 * scale, 1.0)
+            crowd = np.ptp(sure[:, ::2], axis=1).max(initial=0.0) < _LARGE * max(pyramid.size)
+            whole = thorough or (scale <= 0.5 and (crowd or scale == 2.0 * first))
+            parts = []
+            for tile in _tiles(pyramid.size, scale, None if whole else hints, sure):
+                border = _BORDER / scale
+                region = _clip(tile + np.array([-border, -border, border, border]), pyramid)
+                found = self._look(pyramid, region, scale, turns=turns)
+                middle = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+                mine = ((tile[:2] <= middle) & (middle < tile[2:])).all(axis=1)
+                mine &= found.boxes[:, 2] - found.boxes[:, 0] <= 2.0 * border
+                parts.append(found.subset(mine))
+            last = _join(parts)
+            seen.append(last)
+            finest = scale if whole else finest
         return finest
 
     def _look(
@@ -277,7 +294,7 @@ class OnnxFaceDetector:
         boxes, scores = (a[0] for a in self._session.run(["boxes", "scores"], {"image": canvas}))
         faces = np.flatnonzero(scores >= self.threshold)
         faces = faces[nms(boxes[faces], scores[faces], self._overlap)]
-        hints = np.flatnonzero((scores >= HINT) & (scores < self.threshold))
+        hints = np.flatnonzero((scores >= _HINT) & (scores < self.threshold))
         rows = np.concatenate([faces, hints])
         boxes, scores = boxes[rows] - margin, scores[rows]
         for k in reversed(range(turns)):  # undo the last turn first
@@ -289,19 +306,29 @@ class OnnxFaceDetector:
         boxes = (boxes * back + np.tile(region[:2], 2)).astype(np.float32)
         return Detections(boxes, scores, np.full(len(boxes), 90.0 * turns, np.float32))
 
-    def _best(self, seen: list[Detections], smallest: float) -> Detections:
+    def _best(self, seen: list[Detections], smallest: float = float("nan")) -> Detections:
         """The faces among the boxes seen, each once, best first."""
-        boxes, scores, angles, _ = _join(seen)
-        rows = np.flatnonzero(scores >= self.threshold)
-        rows = rows[nms(boxes[rows], scores[rows], self._overlap)]
-        return Detections(boxes[rows], scores[rows], angles[rows], smallest)
+        found = _join(seen)
+        found = found.subset(found.scores >= self.threshold)
+        found = found.subset(nms(found.boxes, found.scores, self._overlap))
+        # Noses and eyes of large faces look like small faces.
+        middle, side = (
+            (found.boxes[:, :2] + found.boxes[:, 2:]) / 2,
+            np.ptp(found.boxes[:, ::2], axis=1),
+        )
+        large = found.boxes[:, np.newaxis]
+        inside = (large[..., :2] <= middle) & (middle <= large[..., 2:])
+        part = inside.all(axis=2) & (side < 0.4 * side[:, np.newaxis])
+        part &= (found.scores >= _SURE)[:, np.newaxis]
+        return found.subset(~part.any(axis=0))._replace(smallest=smallest)
 
 
 class _Pyramid:
     """An image, and its halves as soon as they are needed."""
 
     def __init__(self, image: ImageArray) -> None:
-        self.size = image.shape[:2]
+        self.size = image.shape[0], image.shape[1]
+        self.frame = np.array([0.0, 0.0, image.shape[1], image.shape[0]])
         self._halves = [image]
 
     def cut(self, region: NDArray[Any], scale: float) -> tuple[ImageArray, NDArray[np.int64]]:
@@ -313,9 +340,9 @@ class _Pyramid:
         level = max(0, int(np.floor(-np.log2(scale))))
         while len(self._halves) <= level and min(self._halves[-1].shape[:2]) >= 32:
             last = self._halves[-1]
-            half = last.shape[0] // 2, last.shape[1] // 2
-            # OpenCV halves exactly much faster than it shrinks by other factors.
-            half = resize_image(last[: 2 * half[0], : 2 * half[1]], half)
+            rows, columns = last.shape[0] // 2, last.shape[1] // 2
+            # OpenCV halves many times faster than it shrinks by other factors.
+            half = resize_image(last[: 2 * rows, : 2 * columns], (rows, columns))
             self._halves.append(to_channels(half, 1))
         level = min(level, len(self._halves) - 1)
         source, step = self._halves[level], 2**level
@@ -327,56 +354,62 @@ class _Pyramid:
 
 
 def _join(parts: list[Detections]) -> Detections:
-    if not parts:
-        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32))
-    return Detections(*(np.concatenate(column) for column in zip(*(p[:3] for p in parts), strict=True)))
+    """All boxes of several passes."""
+    none = Detections(
+        np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32)
+    )
+    columns = zip(*(part[:3] for part in [none, *parts]), strict=True)
+    return Detections(*(np.concatenate(column) for column in columns))
 
 
-def _sure_inside(found: Detections, frame: NDArray[Any]) -> bool:
-    """Whether a sure face lies inside the frame."""
-    boxes = found.boxes[found.scores >= SURE]
-    slack = 0.05 * (boxes[:, 2:] - boxes[:, :2])
-    inside = (boxes[:, :2] > -slack) & (boxes[:, 2:] < frame[2:] + slack)
-    return bool(inside.all(axis=1).any())
+def _clip(region: NDArray[Any], pyramid: _Pyramid) -> NDArray[Any]:
+    """The part of a region (4,) that lies in the image."""
+    return np.asarray(np.clip(region, 0.0, np.tile(pyramid.frame[2:], 2)))
 
 
-def _hints(found: Detections, known: Detections, scale: float) -> Detections:
-    """Boxes that may be small faces, but are not sure."""
-    small = (found.scores < UNSURE) & ((found.boxes[:, 2] - found.boxes[:, 0]) * scale < 16)
-    sure = known.boxes[known.scores >= SURE]
-    rows = np.flatnonzero(small)
-    if len(sure):
-        rows = rows[iou(found.boxes[rows], sure).max(axis=1) < 0.3]
-    return Detections(*(column[rows] for column in found[:3]))
+def _hints(found: Detections, sure: Boxes, largest: float) -> NDArray[np.float32]:
+    """Middles (N, 2) of small boxes that may be faces; those that overlap a sure face are not."""
+    boxes = found.boxes[
+        (found.scores < _UNSURE) & (found.boxes[:, 2] - found.boxes[:, 0] < largest)
+    ]
+    boxes = boxes[iou(boxes, sure).max(axis=1, initial=0.0) < 0.3]
+    return np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2)
 
 
-def _cells(size, scale, hints, sure) -> list[NDArray[np.float64]]:
-    """Tiles (4,) xyxy in pixels of the image: all, or those with hints."""
-    count = [max(1, round(side * scale / 256)) for side in size]
-    ys, xs = (np.linspace(0, side, n + 1) for side, n in zip(size, count, strict=True))
-    wanted = np.zeros(count, bool)
-    if hints is None:
-        wanted[:] = True
-    else:
-        middle = (hints[:, :2] + hints[:, 2:]) / 2
-        j, i = (np.clip(np.searchsorted(e, m, "right") - 1, 0, n - 1) for e, m, n in ((xs, middle[:, 0], count[1]), (ys, middle[:, 1], count[0])))
+def _tiles(
+    size: tuple[int, int], scale: float, hints: NDArray[np.float32] | None, sure: Boxes
+) -> list[NDArray[np.float64]]:
+    """Tiles (4,) xyxy of a level, in pixels of the image; neighbours are joined, up to 4 by 4.
+
+    Args:
+        size: (height, width) of the image.
+        scale: Of the level.
+        hints: (N, 2) points; only tiles with one are wanted. All are when left out.
+        sure: (M, 4) faces; what lies inside one is not wanted.
+    """
+    rows, columns = (max(1, round(side * scale / _TILE)) for side in size)
+    y, x = np.linspace(0, size[0], rows + 1), np.linspace(0, size[1], columns + 1)
+    wanted = np.full((rows, columns), hints is None)
+    if hints is not None:
+        i, j = (
+            np.clip(np.searchsorted(edges, places, "right") - 1, 0, len(edges) - 2)
+            for edges, places in ((y, hints[:, 1]), (x, hints[:, 0]))
+        )
         wanted[i, j] = True
     for x0, y0, x1, y1 in sure:
-        if (x1 - x0) * scale > 96:
-            wanted[np.ix_((ys[:-1] >= y0) & (ys[1:] <= y1), (xs[:-1] >= x0) & (xs[1:] <= x1))] = False
-    found = []
-    for i, j in np.argwhere(wanted):  # joined to rectangles of at most 4 x 4
-        if not wanted[i, j]:
-            continue
-        right = j + 1
-        while right < min(count[1], j + 4) and wanted[i, right]:
-            right += 1
-        below = i + 1
-        while below < min(count[0], i + 4) and wanted[below, j:right].all():
-            below += 1
-        wanted[i:below, j:right] = False
-        found.append(np.array([xs[j], ys[i], xs[right], ys[below]]))
-    return found
+        inside = (y[:-1] >= y0) & (y[1:] <= y1), (x[:-1] >= x0) & (x[1:] <= x1)
+        wanted[np.ix_(*inside)] = False
+    tiles = []
+    for i, j in np.argwhere(wanted):
+        if wanted[i, j]:
+            right, below = j + 1, i + 1
+            while right < min(columns, j + 4) and wanted[i, right]:
+                right += 1
+            while below < min(rows, i + 4) and wanted[below, j:right].all():
+                below += 1
+            wanted[i:below, j:right] = False
+            tiles.append(np.array([x[j], y[i], x[right], y[below]]))
+    return tiles
 
 
 class YuNetFaceDetector:

@@ -326,9 +326,7 @@ class Predictor:
     ) -> tuple[Keypoints, NDArray[np.float32]]:
         """The faces in boxes, and (N,) their mean confidence in the label style where it is lowest."""
         style = self.spec.styles.index(self.style)
-        found, lowest = refine_boxes(
-            self.runtime, image, boxes, style, angles=angles, tta=self.tta
-        )
+        found, lowest = refine_boxes(self.runtime, image, boxes, style, angles=angles, tta=self.tta)
         return self._keypoints(found), lowest
 
     def _keypoints(self, outputs: NDArray[np.float32]) -> Keypoints:
