@@ -23,6 +23,7 @@ __all__ = [
     "box_to_crop",
     "centres_to_edges",
     "edges_to_centres",
+    "face_angles",
     "face_boxes",
     "face_crop",
     "face_sizes",
@@ -250,6 +251,8 @@ def face_sizes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float64]:
 def face_boxes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float32]:
     """The face boxes of faces whose points are known.
 
+    The box of a face that lies or stands on its head is the square around it turned by 90, 180 or 270 degrees.
+
     Args:
         xy: (N, K, 2) points in pixels of an image.
         schema: Their schema, with the four points.
@@ -259,8 +262,10 @@ def face_boxes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float32]:
     """
     left, right, _ = _parts(xy, schema)
     side = (face_sizes(xy, schema) / FACE_SIZE)[..., np.newaxis]
-    corner = centres_to_edges((left + right) / 2.0) - side * np.array([0.5, EYE_LINE])
-    return np.concatenate([corner, corner + side], axis=-1).astype(np.float32)
+    quarters = np.round(face_angles(xy, schema) / 90.0) * (np.pi / 2)
+    down = np.stack([-np.sin(quarters), np.cos(quarters)], axis=-1).round()
+    middle = centres_to_edges((left + right) / 2.0) + side * (0.5 - EYE_LINE) * down
+    return np.concatenate([middle - side / 2, middle + side / 2], axis=-1).astype(np.float32)
 
 
 def face_crop(

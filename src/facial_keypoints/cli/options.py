@@ -19,6 +19,8 @@ __all__ = [
     "Crops",
     "Data",
     "Detector",
+    "Effort",
+    "EffortName",
     "Epochs",
     "ExcludeFlagged",
     "FlipProbability",
@@ -49,6 +51,9 @@ RecipeName = Enum("RecipeName", {name: name for name in RECIPES}, type=str)  # t
 MissingName = Enum(  # type: ignore[misc]
     "MissingName", {n: n for n in ("interpolate", "drop", "mean", "ffill", "mask")}, type=str
 )
+
+# As inference.detector.EFFORTS, for the same reason.
+EffortName = Enum("EffortName", {n: n for n in ("fast", "normal", "thorough")}, type=str)  # type: ignore[misc]
 
 Data = Annotated[
     Path | None,
@@ -147,6 +152,14 @@ Detector = Annotated[
     typer.Option(
         help="Face detector: default (the shipped one), or an .onnx file: one trained by this package, "
         "or OpenCV's YuNet."
+    ),
+]
+Effort = Annotated[
+    EffortName,
+    typer.Option(
+        help="How much of a photo is searched for faces: fast looks once at the whole; normal looks again where "
+        "faces may be small, cut off or turned; thorough looks everywhere, at every size and in every "
+        "orientation.",
     ),
 ]
 MinScore = Annotated[

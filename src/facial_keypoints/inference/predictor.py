@@ -19,7 +19,13 @@ from facial_keypoints.cluster import available_cores
 from facial_keypoints.crops import checked_image, letterbox
 from facial_keypoints.errors import ImageError, ModelError
 from facial_keypoints.geometry import face_sizes, has_face_box
-from facial_keypoints.inference.detector import Detections, Effort, FaceDetector, load_detector
+from facial_keypoints.inference.detector import (
+    EFFORTS,
+    Detections,
+    Effort,
+    FaceDetector,
+    load_detector,
+)
 from facial_keypoints.inference.refine import check_tta, refine_boxes, refine_crops, refine_tracks
 from facial_keypoints.io.images import MAX_PIXELS, in_order, read_image
 from facial_keypoints.models.runtime import Runtime, load_runtime
@@ -79,10 +85,13 @@ class Predictor:
         tta: Test-time augmentation: take the mean over eight moved views of each face. More accurate; a crop
             takes about nine times as long, a face of a photo or video about five times.
         detector: Finds the faces of photos. When left out, the shipped one is opened when it is needed.
+        effort: How much of a photo is searched for faces: ``fast``, ``normal`` or ``thorough``
+            (:class:`facial_keypoints.inference.detector.OnnxFaceDetector`).
         threads: Threads of the shipped detector; every core when left out.
 
     Raises:
         ModelError: The model does not have that style, or cannot use TTA.
+        ValueError: There is no such effort.
 
     Example:
         >>> predictor = load_predictor()  # doctest: +SKIP
@@ -111,6 +120,8 @@ class Predictor:
             )
         if tta:
             check_tta(runtime.spec)
+        if effort not in EFFORTS:
+            raise ValueError(f"effort must be one of {', '.join(EFFORTS)}, received {effort!r}.")
         self.runtime = runtime
         self.style = style
         self.tta = tta
@@ -282,6 +293,7 @@ class Predictor:
         boxes: FloatArray,
         *,
         scores: NDArray[np.float32] | None = None,
+        angles: FloatArray | None = None,
         source: str = "",
     ) -> Prediction:
         """Predict the faces of a photo in given boxes.
@@ -293,6 +305,7 @@ class Predictor:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
             boxes: (N, 4) xyxy, edges in pixels of the photo; they may reach beyond it.
             scores: (N,) scores of the boxes; NaN when left out.
+            angles: (N,) degrees by which the faces are turned, clockwise; 0 when left out.
             source: Name of the image.
 
         Returns:
@@ -303,7 +316,9 @@ class Predictor:
         """
         image = checked_image(image)
         given = np.asarray(boxes, np.float32).reshape(-1, 4)
-        return _prediction(image.shape[:2], self._refine(image, given)[0], given, scores, source)
+        return _prediction(
+            image.shape[:2], self._refine(image, given, angles)[0], given, scores, source
+        )
 
     def predict_tracked(self, image: ImageArray, faces: FloatArray) -> Keypoints:
         """Predict faces of a video frame near their expected places.
@@ -502,6 +517,7 @@ def load_predictor(
     tta: bool = False,
     threads: int | None = None,
     detector: FaceDetector | str | os.PathLike[str] | None = None,
+    effort: Effort = "normal",
 ) -> Predictor:
     """Open a model for prediction.
 
@@ -512,6 +528,7 @@ def load_predictor(
         threads: As for :func:`facial_keypoints.models.runtime.load_runtime`; for the detector as well.
         detector: Finds the faces of photos: an object, or a name or file for
             :func:`facial_keypoints.inference.detector.load_detector`; the shipped one when left out.
+        effort: As for :class:`Predictor`.
 
     Raises:
         ModelError: There is no such model or detector, it is corrupt, it does not have the style, or
@@ -523,4 +540,6 @@ def load_predictor(
         detector = None
     if isinstance(detector, str | os.PathLike):
         detector = load_detector(detector, threads=threads)
-    return Predictor(runtime, style=style, tta=tta, detector=detector, threads=threads)
+    return Predictor(
+        runtime, style=style, tta=tta, detector=detector, effort=effort, threads=threads
+    )
