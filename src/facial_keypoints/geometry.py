@@ -248,6 +248,26 @@ def face_sizes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float64]:
     return np.asarray(np.maximum(apart, length / FACE_LENGTH))
 
 
+def face_angles(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float64]:
+    """By how much faces are turned in the plane of the image.
+
+    Args:
+        xy: (..., K, 2) points.
+        schema: Their schema.
+
+    Returns:
+        (...) degrees, clockwise, from -180 to 180: 0 upright, 90 the top of the head to the right. NaN where an
+        eye centre or a mouth's corner is NaN, or the schema lacks them (:func:`has_face_box`).
+    """
+    if not has_face_box(schema):
+        return np.full(xy.shape[:-2], np.nan)
+    left, right, mouth = _parts(xy, schema)
+    # The direction from eye to eye, and the one that the face's length gives: yaw shortens the first.
+    across, down = left - right, mouth - (left + right) / 2.0
+    angles = np.arctan2(across[..., 1] - down[..., 0], across[..., 0] + down[..., 1])
+    return np.asarray(np.degrees(angles))
+
+
 def face_boxes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float32]:
     """The face boxes of faces whose points are known.
 

@@ -353,7 +353,7 @@ class Prediction:
         return len(self.keypoints)
 
     @property
-    def angles(self) -> FloatArray:
+    def angles(self) -> NDArray[np.float64]:
         """(N,) degrees by which the faces are turned, clockwise: :func:`facial_keypoints.geometry.face_angles`."""
         from facial_keypoints.geometry import face_angles  # which imports this module
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -52,8 +52,14 @@ MissingName = Enum(  # type: ignore[misc]
     "MissingName", {n: n for n in ("interpolate", "drop", "mean", "ffill", "mask")}, type=str
 )
 
-# As inference.detector.EFFORTS, for the same reason.
-EffortName = Enum("EffortName", {n: n for n in ("fast", "normal", "thorough")}, type=str)  # type: ignore[misc]
+
+class EffortName(StrEnum):
+    """Choices of ``--effort``: inference.detector.EFFORTS, which a test compares."""
+
+    fast = "fast"
+    normal = "normal"
+    thorough = "thorough"
+
 
 Data = Annotated[
     Path | None,

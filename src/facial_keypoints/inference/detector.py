@@ -358,8 +358,8 @@ def _join(parts: list[Detections]) -> Detections:
     none = Detections(
         np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32)
     )
-    columns = zip(*(part[:3] for part in [none, *parts]), strict=True)
-    return Detections(*(np.concatenate(column) for column in columns))
+    boxes, scores, angles, _ = zip(none, *parts, strict=True)
+    return Detections(np.concatenate(boxes), np.concatenate(scores), np.concatenate(angles))
 
 
 def _clip(region: NDArray[Any], pyramid: _Pyramid) -> NDArray[Any]:

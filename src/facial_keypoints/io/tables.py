@@ -114,7 +114,7 @@ def rows(prediction: Prediction) -> list[list[Value]]:
     scores, confidence = (
         np.round(v.astype(np.float64), 4)[..., np.newaxis] for v in (prediction.scores, confidence)
     )
-    angles = np.round(prediction.angles, 1)[:, np.newaxis] + 0.0  # no -0.0
+    angles = np.round(prediction.angles, 1)[:, np.newaxis] + 0.0
     values = np.hstack([boxes, scores, angles, np.dstack([xy, confidence]).reshape(n, 3 * k)])
     names: list[list[Value]]
     if prediction.track_ids is not None:
