@@ -22,6 +22,7 @@ from drawn_video import SIDE, Places, film, scene, write
 from facial_keypoints import load_predictor
 from facial_keypoints.errors import ModelError
 from facial_keypoints.geometry import face_boxes, face_sizes
+from facial_keypoints.inference.detector import Detections
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.inference.tracker import Tracker, draw_tracks, track_frames, track_video
 from facial_keypoints.io.images import write_image
@@ -193,8 +194,10 @@ def test_boxes_of_too_low_a_score_begin_no_track(predictor: Predictor) -> None:
 
 def test_a_box_without_a_face_begins_no_track(predictor: Predictor) -> None:
     class Wall(Places):
-        def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return np.array([[20, 30, 110, 120]], np.float32), np.array([0.9], np.float32)
+        def detect(self, image: np.ndarray, effort: str) -> Detections:
+            return Detections(
+                np.array([[20, 30, 110, 120]], np.float32), np.array([0.9], np.float32)
+            )
 
     tracker = Tracker(Predictor(predictor.runtime, detector=Wall()))
     assert len(tracker.update(Frame(scene([])[0]))) == 0

@@ -32,6 +32,7 @@ from facial_keypoints import load_predictor
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.geometry import face_boxes
 from facial_keypoints.inference.alignment import AlignedFaces, align
+from facial_keypoints.inference.detector import Detections
 from facial_keypoints.inference.measure.measures import measure
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.io.tables import columns, rows
@@ -54,12 +55,12 @@ class FixedDetector:
         self.gate.set()
         self.begun = threading.Semaphore(0)
 
-    def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def detect(self, image: np.ndarray, effort: str) -> Detections:
         self.begun.release()
         assert self.gate.wait(20)
         if image.shape != PHOTO.shape:
-            return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
-        return BOXES, np.array([0.9, 0.8, 0.7], np.float32)
+            return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+        return Detections(BOXES, np.array([0.9, 0.8, 0.7], np.float32))
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, get_args
 
 import cv2
 import numpy as np
@@ -24,6 +25,9 @@ from facial_keypoints.types import ImageArray
 
 __all__ = [
     "DETECTOR_KEY",
+    "EFFORTS",
+    "Detections",
+    "Effort",
     "FaceDetector",
     "OnnxFaceDetector",
     "YuNetFaceDetector",
@@ -47,11 +51,14 @@ SMALLEST = 12.0
 """Side of the smallest face that the shipped network finds, in pixels of its input; it finds 95 in 100."""
 
 # Scores. A true face has nearly always more than 0.85, one that lies or stands on its head less.
-_HINT, _UNSURE, _RATHER_SURE, _SURE, _VERY_SURE = 0.2, 0.6, 0.75, 0.85, 0.95
+_HINT, _UNSURE, _RATHER_SURE, _SURE, _VERY_SURE = 0.2, 0.6, 0.7, 0.85, 0.95
 
 # In pixels of the network's input: sides of the tiles of a level, and the border around a tile. Faces of more
 # than twice the border are found by the level before.
 _TILE, _BORDER = 256, 48
+
+_MARGIN = 32
+"""Black pixels of the network's input around an image in which a face may be cut off."""
 
 _SMALL = 16.0
 """Side below which an unsure box is a hint, in pixels of the network's input."""
@@ -60,26 +67,33 @@ _LARGE = 0.2
 """Side of a face, as a share of the image's longest side, from which the image is no crowd."""
 
 
-class Detections(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Detections:
     """The faces that a detector found in one image, best first; N = 0 where there are none.
 
-    Attributes:
+    Args:
         boxes: (N, 4) float32 xyxy, edges in image pixels; they may reach beyond the image.
         scores: (N,) float32 in [0, 1].
-        angles: (N,) float32: by how much the face is turned, clockwise, in degrees: 0, 90, 180 or 270.
+        angles: (N,) degrees by which each face is turned, clockwise: 0, 90, 180 or 270; 0 when left out.
         smallest: Side in pixels of the smallest face that was looked for everywhere; NaN if not known.
     """
 
-    boxes: NDArray[np.float32]
+    boxes: Boxes
     scores: NDArray[np.float32]
-    angles: NDArray[np.float32]
+    angles: NDArray[np.float32] = None  # type: ignore[assignment]
     smallest: float = float("nan")
+
+    def __post_init__(self) -> None:
+        if self.angles is None:
+            object.__setattr__(self, "angles", np.zeros(len(self.boxes), np.float32))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
 
     def subset(self, index: NDArray[Any]) -> Detections:
         """The faces selected by ``index``."""
-        return self._replace(
-            boxes=self.boxes[index], scores=self.scores[index], angles=self.angles[index]
-        )
+        columns = self.boxes[index], self.scores[index], self.angles[index]
+        return Detections(*columns, smallest=self.smallest)
 
 
 class FaceDetector(Protocol):
@@ -190,34 +204,36 @@ class OnnxFaceDetector:
         if effort == "fast":
             return self._best([self._look(pyramid, pyramid.frame, scale)], SMALLEST / scale)
         thorough = effort == "thorough"
-        seen, orientations = self._look_twice(pyramid, scale, 0, thorough), [0]
-        if thorough:
-            orientations = [0, 1, 2, 3]
+        seen = self._look_at_whole(pyramid, scale, 0, thorough)
+        orientations = [0]
+        if thorough or not self._is_upright(pyramid, _join(seen)):
             for turns in (1, 2, 3):
-                seen += self._look_twice(pyramid, scale, turns, thorough)
-        elif not self._is_upright(pyramid, _join(seen)):
-            for turns in (1, 2, 3):
-                seen += self._look_twice(pyramid, scale, turns, thorough)
+                seen += self._look_at_whole(pyramid, scale, turns, thorough)
             every = _join(seen)
-            angle = every.angles[every.scores.argmax()] if len(every.scores) else 0.0
-            orientations = [int(angle // 90)]
-            # In the other orientations, too, faces look a little like faces.
-            seen = [every.subset((every.angles == angle) | (every.scores >= _SURE))]
+            best = [every.scores[every.angles == 90 * k].max(initial=0.0) for k in range(4)]
+            best[0] = max(best[0] + 0.1, _RATHER_SURE)  # upright unless another is clearly better
+            orientations = [0, 1, 2, 3] if thorough else [int(np.argmax(best))]
+            # In the wrong orientation, too, faces look a little like faces.
+            likely = np.isin(every.angles, 90 * np.array(orientations)) | (every.scores >= _SURE)
+            seen = [every.subset(likely)]
         for turns in orientations:
             finest = self._search_levels(pyramid, scale, turns, seen, thorough)
         return self._best(seen, SMALLEST / finest)
 
-    def _look_twice(
+    def _look_at_whole(
         self, pyramid: _Pyramid, scale: float, turns: int, thorough: bool
     ) -> list[Detections]:
-        """The whole image, and, if no sure face lies inside it, once more with half the scale and a margin."""
+        """The whole image; and smaller, with a margin, until there is a sure face that the frame does not cut."""
         seen = [self._look(pyramid, pyramid.frame, scale, turns=turns)]
         boxes = seen[0].boxes[seen[0].scores >= _SURE]
         slack = 0.05 * (boxes[:, 2:] - boxes[:, :2])
         inside = (boxes[:, :2] > -slack) & (boxes[:, 2:] < pyramid.frame[2:] + slack)
-        if thorough or not inside.all(axis=1).any():
-            margin = self._multiple
-            seen.append(self._look(pyramid, pyramid.frame, scale / 2, turns=turns, margin=margin))
+        sure = inside.all(axis=1).any()
+        for smaller in (scale / 2, scale / 4):
+            if thorough or not sure:
+                look = self._look(pyramid, pyramid.frame, smaller, turns=turns, margin=_MARGIN)
+                sure = (look.scores >= _SURE).any()
+                seen.append(look)
         return seen
 
     def _is_upright(self, pyramid: _Pyramid, found: Detections) -> bool:
@@ -320,7 +336,7 @@ class OnnxFaceDetector:
         inside = (large[..., :2] <= middle) & (middle <= large[..., 2:])
         part = inside.all(axis=2) & (side < 0.4 * side[:, np.newaxis])
         part &= (found.scores >= _SURE)[:, np.newaxis]
-        return found.subset(~part.any(axis=0))._replace(smallest=smallest)
+        return replace(found.subset(~part.any(axis=0)), smallest=smallest)
 
 
 class _Pyramid:
@@ -355,11 +371,9 @@ class _Pyramid:
 
 def _join(parts: list[Detections]) -> Detections:
     """All boxes of several passes."""
-    none = Detections(
-        np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32)
-    )
-    boxes, scores, angles, _ = zip(none, *parts, strict=True)
-    return Detections(np.concatenate(boxes), np.concatenate(scores), np.concatenate(angles))
+    none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    columns = zip(*((part.boxes, part.scores, part.angles) for part in [none, *parts]), strict=True)
+    return Detections(*(np.concatenate(column) for column in columns))
 
 
 def _clip(region: NDArray[Any], pyramid: _Pyramid) -> NDArray[Any]:
@@ -461,4 +475,4 @@ class YuNetFaceDetector:
                 points[:, KAGGLE15.index(name)] = faces[:, 4 + 2 * column : 6 + 2 * column]
         order = np.argsort(-faces[:, 14], kind="stable")
         scores = faces[order, 14].astype(np.float32)
-        return Detections(face_boxes(points, KAGGLE15)[order], scores, np.zeros_like(scores))
+        return Detections(face_boxes(points, KAGGLE15)[order], scores)

@@ -255,7 +255,7 @@ class Tracker:
         )
         if searches:
             self._searched_s = frame.time_s
-        boxes, scores, angles, _ = detected
+        boxes, scores, angles = detected.boxes, detected.scores, detected.angles
         schema = self.schema
         xy = np.array([s.xy for s in sightings], np.float32).reshape(-1, schema.num_keypoints, 2)
         pairs = _pairs(face_boxes(xy, schema), boxes)
@@ -287,7 +287,7 @@ class Tracker:
         detected: Detections,
     ) -> list[_Sighting]:
         """Continue lost tracks, or begin new ones, at boxes that have no track and show a face."""
-        if not len(detected.boxes):
+        if not len(detected):
             return []
         found = self._predictor.predict_detected(image, detected)
         faces, confidences = found.keypoints.xy, _confidence(found.keypoints)
