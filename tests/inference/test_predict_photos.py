@@ -99,7 +99,7 @@ def test_grey_and_colour_give_nearly_the_same(scene) -> None:
     )
     assert np.abs(colour - flat).max() < 1.0
     np.testing.assert_array_equal(flat, deep)
-    assert detector.seen == [(360, 640, 3)] * 3
+    assert detector.seen == [(360, 640, 3), (360, 640, 1), (360, 640, 1)]
 
 
 def test_best_first_least_score_and_most_faces(scene) -> None:

@@ -357,8 +357,8 @@ def test_track_writes_table_video_and_sheet(constant: Path, tmp_path: Path) -> N
     assert "20 frames, 20 with faces, 1 track," in done.stderr
     with out.open() as handle:
         rows = list(csv.DictReader(handle))
-    assert list(rows[0])[:9] == [
-        "time_s", "frame", "track", "x0", "y0", "x1", "y1", "score", "left_eye_center_x",
+    assert list(rows[0])[:10] == [
+        "time_s", "frame", "track", "x0", "y0", "x1", "y1", "score", "angle", "left_eye_center_x",
     ]  # fmt: skip
     assert [int(r["frame"]) for r in rows] == list(range(20))
     assert {r["track"] for r in rows} == {"1"}

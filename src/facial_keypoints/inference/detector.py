@@ -51,7 +51,7 @@ SMALLEST = 12.0
 """Side of the smallest face that the shipped network finds, in pixels of its input; it finds 95 in 100."""
 
 # Scores. A true face has nearly always more than 0.85, one that lies or stands on its head less.
-_HINT, _UNSURE, _RATHER_SURE, _SURE, _VERY_SURE = 0.2, 0.6, 0.7, 0.85, 0.95
+_HINT, _UNSURE, _RATHER_SURE, _SURE, _VERY_SURE = 0.2, 0.6, 0.75, 0.85, 0.95
 
 # In pixels of the network's input: sides of the tiles of a level, and the border around a tile. Faces of more
 # than twice the border are found by the level before.
