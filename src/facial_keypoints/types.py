@@ -352,13 +352,6 @@ class Prediction:
     def __len__(self) -> int:
         return len(self.keypoints)
 
-    @property
-    def angles(self) -> NDArray[np.float64]:
-        """(N,) degrees by which the faces are turned, clockwise: :func:`facial_keypoints.geometry.face_angles`."""
-        from facial_keypoints.geometry import face_angles  # which imports this module
-
-        return face_angles(self.keypoints.xy, self.keypoints.schema)
-
     def subset(self, index: Array | Sequence[int] | slice) -> Prediction:
         """The faces selected by ``index`` (anything that indexes axis 0)."""
         return replace(

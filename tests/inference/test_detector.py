@@ -103,7 +103,8 @@ def found_all(found, truth):
 
 
 @pytest.mark.parametrize(
-    ("scale", "efforts"), [(1.0, "fast normal thorough"), (0.4, "normal thorough"), (0.15, "thorough")]
+    ("scale", "efforts"),
+    [(1.0, "fast normal thorough"), (0.4, "normal thorough"), (0.15, "normal thorough")],
 )
 def test_small_faces_of_a_large_image_need_effort(detector, scale, efforts):
     """Faces of 133, 53 and 20 pixels in 7 megapixels; the first look sees them with 19, 8 and 3."""

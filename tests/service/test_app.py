@@ -651,7 +651,7 @@ def test_boxes_must_lie_in_the_one_image(client) -> None:
         ("/v1/predict?style=x", "style"),
         ("/v1/predict?min_score=nan", "min_score"),
         ("/v1/predict?max_faces=0", "max_faces"),
-        ("/v1/predict?crops=true&max_faces=1", "leave out min_score and max_faces"),
+        ("/v1/predict?crops=true&max_faces=1", "leave out effort, min_score and max_faces"),
         ("/v1/measure?ipd_mm=inf", "ipd_mm"),
         ("/v1/measure?ipd_mm=60&mm_per_px=1", "not both"),
         ("/v1/align?size=4000", "size"),

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.errors import DataError, MissingExtraError, OutputError
 from facial_keypoints.files import atomic_path
+from facial_keypoints.geometry import face_angles
 from facial_keypoints.types import KeypointSchema, Prediction
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def rows(prediction: Prediction) -> list[list[Value]]:
     scores, confidence = (
         np.round(v.astype(np.float64), 4)[..., np.newaxis] for v in (prediction.scores, confidence)
     )
-    angles = np.round(prediction.angles, 1)[:, np.newaxis] + 0.0
+    angles = np.round(face_angles(points.xy, points.schema), 1)[:, np.newaxis] + 0.0
     values = np.hstack([boxes, scores, angles, np.dstack([xy, confidence]).reshape(n, 3 * k)])
     names: list[list[Value]]
     if prediction.track_ids is not None:
