@@ -371,9 +371,13 @@ class _Pyramid:
 
 def _join(parts: list[Detections]) -> Detections:
     """All boxes of several passes."""
-    none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-    columns = zip(*((part.boxes, part.scores, part.angles) for part in [none, *parts]), strict=True)
-    return Detections(*(np.concatenate(column) for column in columns))
+    if not parts:
+        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    return Detections(
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.angles for part in parts]),
+    )
 
 
 def _clip(region: NDArray[Any], pyramid: _Pyramid) -> NDArray[Any]:

@@ -251,6 +251,7 @@ async function predict(image) {
 
 const choices = () => ({
   style: $('style').value || null, crops: $('crops').checked, minScore: Number($('min-score').value) || null,
+  effort: $('effort').value || null,
 });
 
 /** Images with these states wait again. */
@@ -1070,7 +1071,7 @@ $('camera-device').addEventListener('change', ({ target }) => {
   startLive(target.value, before);
 });
 
-for (const id of ['style', 'crops', 'min-score']) $(id).addEventListener('change', again);
+for (const id of ['style', 'crops', 'effort', 'min-score']) $(id).addEventListener('change', again);
 
 $('keys').addEventListener('click', () => $('keys-dialog').showModal());
 

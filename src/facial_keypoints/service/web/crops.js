@@ -35,13 +35,23 @@ export function boxToCrop([x0, y0, x1, y1], side) {
   ];
 }
 
+/** By how many degrees a face is turned, clockwise; null where one of the four points is not known. */
+export function faceAngle(xy, names) {
+  if (!hasCropPoints(names)) return null;
+  const { left, right, middle, mouth } = parts(xy, names);
+  const x = left[0] - right[0] + mouth[1] - middle[1];
+  const y = left[1] - right[1] - mouth[0] + middle[0];
+  const angle = (Math.atan2(y, x) * 180) / Math.PI;
+  return Number.isNaN(angle) ? null : angle;
+}
+
 function parts(xy, names) {
   const [left, right, mouthLeft, mouthRight] = NEEDED.map((name) => xy[names.indexOf(name)]);
   const mouth = [(mouthLeft[0] + mouthRight[0]) / 2, (mouthLeft[1] + mouthRight[1]) / 2];
   const middle = [(left[0] + right[0]) / 2, (left[1] + right[1]) / 2];
   const apart = Math.hypot(left[0] - right[0], left[1] - right[1]);
   const length = Math.hypot(middle[0] - mouth[0], middle[1] - mouth[1]);
-  return { left, right, middle, size: Math.max(apart, length / FACE_LENGTH) };
+  return { left, right, middle, mouth, size: Math.max(apart, length / FACE_LENGTH) };
 }
 
 /** Size of a face: the distance of the eyes, or, where yaw shortens that, a size from the length of the face. */
@@ -53,9 +63,11 @@ export function faceBox(xy, names) {
   const { middle, size } = parts(xy, names);
   if (!(size > 0)) return null;
   const side = size / FACE_SIZE;
-  const x0 = middle[0] + 0.5 - side * 0.5;
-  const y0 = middle[1] + 0.5 - side * EYE_LINE;
-  return [x0, y0, x0 + side, y0 + side];
+  const quarters = Math.round(faceAngle(xy, names) / 90) * (Math.PI / 2);
+  const down = side * (0.5 - EYE_LINE);
+  const x = middle[0] + 0.5 - down * Math.round(Math.sin(quarters));
+  const y = middle[1] + 0.5 + down * Math.round(Math.cos(quarters));
+  return [x - side / 2, y - side / 2, x + side / 2, y + side / 2];
 }
 
 /** The crop that shows a face upright, as Kaggle's images do. */

@@ -93,7 +93,7 @@ export class Service {
     return { schema: model.schema, styles: model.styles.filter(Boolean) };
   }
 
-  async predict({ file, name, boxes, crops, style, minScore, signal }) {
+  async predict({ file, name, boxes, crops, style, minScore, effort, signal }) {
     const body = new FormData();
     body.append('files', file, name);
     if (boxes) body.append('boxes', JSON.stringify(boxes));
@@ -101,6 +101,7 @@ export class Service {
     if (style) query.set('style', style);
     if (crops && !boxes) query.set('crops', 'true');
     if (minScore && !crops && !boxes) query.set('min_score', minScore);
+    if (effort && !crops && !boxes) query.set('effort', effort);
     const { images: [image] } = await this.request(`v1/predict?${query}`, { method: 'POST', body, signal });
     if (image.problem) throw new Problem(image.problem.detail || image.problem.title);
     const { width, height, faces, warnings } = image;
