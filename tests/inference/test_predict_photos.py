@@ -102,6 +102,23 @@ def test_grey_and_colour_give_nearly_the_same(scene) -> None:
     assert detector.seen == [(360, 640, 3), (360, 640, 1), (360, 640, 1)]
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_photo_has_the_same_points(turns: int) -> None:
+    """Also those of a face in a box that does not say its angle, if it stands on its head."""
+    photo, faces = draw_scene(2, seed=32)
+    predictor = load_predictor(threads=1)
+    found = predictor.predict(np.ascontiguousarray(np.rot90(photo, -turns)))
+    xy = np.asarray(faces.xy)
+    for k in range(turns):  # clockwise
+        xy = np.stack([photo.shape[k % 2] - 1 - xy[..., 1], xy[..., 0]], axis=-1)
+    order = np.argsort(np.linalg.norm(found.keypoints.xy[:, :1] - xy[:1, :1], axis=-1)[:, 0])
+    truth = Keypoints(xy, KAGGLE15)
+    assert errors(found.subset(order), truth).max() < 0.09
+    if turns == 2:
+        given = predictor.predict_boxes(np.rot90(photo, 2), face_boxes(xy, KAGGLE15))
+        assert errors(given, truth).max() < 0.09
+
+
 def test_best_first_least_score_and_most_faces(scene) -> None:
     photo, _, boxes = scene
     predictor = predictor_with(Told(boxes, [0.5, 0.9, 0.7]))

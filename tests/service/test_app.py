@@ -56,6 +56,7 @@ class FixedDetector:
         self.begun = threading.Semaphore(0)
 
     def detect(self, image: np.ndarray, effort: str) -> Detections:
+        self.effort = effort
         self.begun.release()
         assert self.gate.wait(20)
         if image.shape != PHOTO.shape:
@@ -166,6 +167,13 @@ def test_points_are_in_pixels_of_the_upright_image(client) -> None:
     turned = client.post("/v1/predict", content=lying).json()["images"][0]
     assert (turned["width"], turned["height"]) == (640, 360)
     assert turned == straight
+
+
+def test_the_effort_reaches_the_detector(client, predictor) -> None:
+    for query, effort in (("", "normal"), ("?effort=thorough", "thorough")):
+        (image,) = client.post(f"/v1/predict{query}", content=PNG).json()["images"]
+        assert predictor.detector.effort == effort
+        assert "smallest_face" not in image  # this detector does not say
 
 
 def test_best_faces_styles_and_scores_can_be_chosen(client) -> None:
@@ -649,6 +657,7 @@ def test_boxes_must_lie_in_the_one_image(client) -> None:
     [
         ("/v1/predict?crop=true", "crop: there is no such parameter"),
         ("/v1/predict?style=x", "style"),
+        ("/v1/predict?effort=much", "effort"),
         ("/v1/predict?min_score=nan", "min_score"),
         ("/v1/predict?max_faces=0", "max_faces"),
         ("/v1/predict?crops=true&max_faces=1", "leave out effort, min_score and max_faces"),
