@@ -163,8 +163,8 @@ Detector = Annotated[
 Effort = Annotated[
     EffortName,
     typer.Option(
-        help="How much of a photo is searched for faces: fast looks once at the whole; normal looks again where "
-        "faces may be small, cut off or turned; thorough looks everywhere, at every size and in every "
+        help="How much of a photo is searched for faces: fast is one pass over the whole; normal searches further where "
+        "faces may be small, cut off or turned; thorough searches everywhere, at every size and in every "
         "orientation.",
     ),
 ]

@@ -51,7 +51,7 @@ SMALLEST = 12.0
 """Side of the smallest face that the shipped network finds, in pixels of its input; it finds 95 in 100."""
 
 # Scores. A true face has nearly always more than 0.85, one that lies or stands on its head less.
-_HINT, _UNSURE, _RATHER_SURE, _SURE, _VERY_SURE = 0.2, 0.6, 0.75, 0.85, 0.95
+_HINT, _UNSURE, _RATHER_SURE, _SURE = 0.2, 0.6, 0.75, 0.85
 
 # In pixels of the network's input: sides of the tiles of a level, and the border around a tile. Faces of more
 # than twice the border are found by the level before.
@@ -202,13 +202,13 @@ class OnnxFaceDetector:
         height, width = pyramid.size
         scale = min(self._longest_side / max(height, width), self._max_enlarge)
         if effort == "fast":
-            return self._best([self._look(pyramid, pyramid.frame, scale)], SMALLEST / scale)
+            return self._best([self._run(pyramid, pyramid.frame, scale)], SMALLEST / scale)
         thorough = effort == "thorough"
-        seen = self._look_at_whole(pyramid, scale, 0, thorough)
+        seen = self._search_whole(pyramid, scale, 0, thorough)
         orientations = [0]
         if thorough or not self._is_upright(pyramid, _join(seen)):
             for turns in (1, 2, 3):
-                seen += self._look_at_whole(pyramid, scale, turns, thorough)
+                seen += self._search_whole(pyramid, scale, turns, thorough)
             every = _join(seen)
             best = [every.scores[every.angles == 90 * k].max(initial=0.0) for k in range(4)]
             best[0] = max(best[0] + 0.1, _RATHER_SURE)  # upright unless another is clearly better
@@ -220,32 +220,31 @@ class OnnxFaceDetector:
             finest = self._search_levels(pyramid, scale, turns, seen, thorough)
         return self._best(seen, SMALLEST / finest)
 
-    def _look_at_whole(
+    def _search_whole(
         self, pyramid: _Pyramid, scale: float, turns: int, thorough: bool
     ) -> list[Detections]:
         """The whole image; and smaller, with a margin, until there is a sure face that the frame does not cut."""
-        seen = [self._look(pyramid, pyramid.frame, scale, turns=turns)]
+        seen = [self._run(pyramid, pyramid.frame, scale, turns=turns)]
         boxes = seen[0].boxes[seen[0].scores >= _SURE]
         slack = 0.05 * (boxes[:, 2:] - boxes[:, :2])
         inside = (boxes[:, :2] > -slack) & (boxes[:, 2:] < pyramid.frame[2:] + slack)
         sure = inside.all(axis=1).any()
         for smaller in (scale / 2, scale / 4):
             if thorough or not sure:
-                look = self._look(pyramid, pyramid.frame, smaller, turns=turns, margin=_MARGIN)
-                sure = (look.scores >= _SURE).any()
-                seen.append(look)
+                found = self._run(pyramid, pyramid.frame, smaller, turns=turns, margin=_MARGIN)
+                sure = (found.scores >= _SURE).any()
+                seen.append(found)
         return seen
 
     def _is_upright(self, pyramid: _Pyramid, found: Detections) -> bool:
-        """Whether the best face is rather sure, and gets no higher score when it is turned."""
+        """Whether the best face is sure, or rather sure and gets no higher score when it is turned."""
         best = found.scores.max(initial=0.0)
-        if not _RATHER_SURE <= best < _VERY_SURE:
-            return bool(best >= _RATHER_SURE)
+        if not _RATHER_SURE <= best < _SURE:
+            return bool(best >= _SURE)
         box = found.boxes[found.scores.argmax()]
         middle, side = (box[:2] + box[2:]) / 2, box[2] - box[0]
         region = _clip(np.concatenate([middle - side, middle + side]), pyramid)
-        turns = (2,) if best >= _SURE else (1, 2, 3)  # a lying face has no such high score
-        views = (self._look(pyramid, region, _BORDER / side, turns=k) for k in turns)
+        views = (self._run(pyramid, region, _BORDER / side, turns=k) for k in (1, 2, 3))
         return not any((view.scores > best).any() for view in views)
 
     def _search_levels(
@@ -268,7 +267,7 @@ class OnnxFaceDetector:
             for tile in _tiles(pyramid.size, scale, None if whole else hints, sure):
                 border = _BORDER / scale
                 region = _clip(tile + np.array([-border, -border, border, border]), pyramid)
-                found = self._look(pyramid, region, scale, turns=turns)
+                found = self._run(pyramid, region, scale, turns=turns)
                 middle = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
                 mine = ((tile[:2] <= middle) & (middle < tile[2:])).all(axis=1)
                 mine &= found.boxes[:, 2] - found.boxes[:, 0] <= 2.0 * border
@@ -278,7 +277,7 @@ class OnnxFaceDetector:
             finest = scale if whole else finest
         return finest
 
-    def _look(
+    def _run(
         self,
         pyramid: _Pyramid,
         region: NDArray[Any],
@@ -291,7 +290,7 @@ class OnnxFaceDetector:
 
         Args:
             pyramid: The image.
-            region: (4,) xyxy of what is looked at, in pixels of the image.
+            region: (4,) xyxy of what the network sees, in pixels of the image.
             scale: Pixels of the network's input per pixel of the image.
             turns: Quarter turns, counterclockwise, before the network sees it.
             margin: Black pixels around it.

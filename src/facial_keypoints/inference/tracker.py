@@ -247,7 +247,7 @@ class Tracker:
         self, frame: Frame, image: ImageArray, sightings: list[_Sighting]
     ) -> list[_Sighting]:
         """Confirm the followed faces by the detector's boxes, and begin tracks at the other boxes."""
-        # Between two searches for new faces one look confirms faces, unless they are turned.
+        # Between two searches for new faces one pass confirms faces, unless they are turned.
         searches = self._searched_s + self._detect_every_s <= frame.time_s
         upright = all(abs(face_angles(s.xy, self.schema)) < 45.0 for s in sightings)
         detected = self._predictor.detect(

@@ -42,8 +42,8 @@ class Question(BaseModel):
     crops: bool = Field(False, description="Each image is one face already: no detector runs.")
     effort: Effort | None = Field(
         None,
-        description="How much of an image is searched for faces: fast looks once at the whole; normal looks "
-        "again where faces may be small, cut off or turned; thorough looks everywhere, at every size and in "
+        description="How much of an image is searched for faces: fast is one pass over the whole; normal "
+        "searches further where faces may be small, cut off or turned; thorough searches everywhere, at every size and in "
         "every orientation. The service's own, which is normal, when left out.",
     )
     min_score: float | None = Field(
@@ -257,7 +257,7 @@ class Answerer:
             found = predictor.predict_crops([image], sources=[name])[0]
         else:
             most = min(question.max_faces or self._limits.faces, self._limits.faces)
-            # As predictor.predict does, with a look in between.
+            # As predictor.predict does, with a check in between.
             detected = predictor.detect(image, question.min_score, question.effort)
             job.check()
             found = predictor.predict_detected(image, detected, source=name)
