@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -42,7 +43,7 @@ from facial_keypoints.data.formats import load_dataset
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import ModelError
 from facial_keypoints.geometry import box_to_crop, face_boxes, face_crop
-from facial_keypoints.inference.detector import OnnxFaceDetector
+from facial_keypoints.inference.detector import EFFORTS, Effort, OnnxFaceDetector
 from facial_keypoints.inference.measure.measures import measure
 from facial_keypoints.inference.predictor import Predictor, load_predictor
 from facial_keypoints.inference.smoothing import OneEuroFilter
@@ -723,7 +724,7 @@ def test_a_dragged_point_is_where_it_was_dropped(page: Page) -> None:
 def test_a_face_that_was_not_found_is_added_with_a_box(page: Page) -> None:
     room, _ = draw_scene(0, seed=4, image_size=SIZE)
     upload(page, {"room.png": png(room)}, faces=0)
-    expect(page.locator("#note")).to_contain_text("No face was found")
+    expect(page.locator("#note")).to_contain_text("No face of 12 pixels or more was found")
     corners = np.array([[200.0, 80], [360, 240]]) - 0.5
     page.click("[data-act=add-face]")
     first, last = to_screen(page, corners)
@@ -995,6 +996,54 @@ def test_in_the_browser_alone_no_image_leaves_it(page: Page, ort_web: Path | Non
         assert after["score"] == pytest.approx(before["score"], abs=0.05)
     page.get_by_label("by the service").check()
     expect(page.locator("#privacy")).to_contain_text("the service")
+
+
+def searched() -> dict[str, np.ndarray]:
+    """Images in which one look at one scale finds no face, or not all."""
+    photo, _ = draw_scene(2, seed=32)
+    large, _ = draw_scene(0, seed=4, image_size=(1400, 2100))
+    group, _ = draw_scene(4, seed=6, image_size=(70, 240))
+    large[800:870, 1203:1443] = group
+    near, _ = draw_scene(1, seed=3, image_size=(901, 903))
+    return {
+        "ordinary": photo, "large": large, "close": near[200:760, 180:700],
+        "lying": np.rot90(photo, -1), "upside down": np.rot90(photo, 2), "other side": np.rot90(photo),
+        "empty": draw_scene(0, seed=4, image_size=(300, 501))[0],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_the_search_in_the_browser_is_that_of_the_package(
+    page: Page, ort_web: Path | None, predictor: Predictor, effort: Effort
+) -> None:
+    if ort_web is None:
+        pytest.skip("there is no ONNX Runtime Web: no npm, or no registry")
+    images = searched()
+    answers = page.evaluate(
+        """async ({images, effort}) => {
+            const {Browser, Service} = await import('/engines.js');
+            const engine = new Browser(new Service());
+            await engine.start();
+            const answers = {};
+            for (const [name, png] of Object.entries(images)) {
+              const bitmap = await createImageBitmap(new Blob([Uint8Array.from(atob(png), (c) => c.charCodeAt(0))]));
+              answers[name] = await engine.predict({bitmap, effort});
+            }
+            return answers;
+        }""",
+        {"images": {k: base64.b64encode(png(image)).decode() for k, image in images.items()}, "effort": effort},
+    )
+    for name, image in images.items():
+        detected = predictor.detect(image, effort=effort)
+        expected, answer = predictor.predict_detected(image, detected), answers[name]
+        assert answer["smallest"] == pytest.approx(expected.smallest), name
+        assert len(answer["faces"]) == len(expected), name
+        print(name, len(expected), expected.scores, [f["score"] for f in answer["faces"]])
+        for n, face in enumerate(sorted(answer["faces"], key=lambda face: face["box"][0])):
+            i = np.argsort(expected.boxes[:, 0])[n]
+            side = np.ptp(expected.boxes[i, ::2])
+            off = [[p["x"], p["y"]] for p in face["points"]] - expected.keypoints.xy[i]
+            print(side, np.abs(off).max(), np.abs(face["box"] - expected.boxes[i]).max(), face["score"] - expected.scores[i])
 
 
 def test_the_camera_is_answered_live(playwright: Playwright, address: str, tmp_path: Path) -> None:
