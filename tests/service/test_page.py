@@ -724,7 +724,7 @@ def test_a_dragged_point_is_where_it_was_dropped(page: Page) -> None:
 def test_a_face_that_was_not_found_is_added_with_a_box(page: Page) -> None:
     room, _ = draw_scene(0, seed=4, image_size=SIZE)
     upload(page, {"room.png": png(room)}, faces=0)
-    expect(page.locator("#note")).to_contain_text("No face of 12 pixels or more was found")
+    expect(page.locator("#note")).to_contain_text("No face of 17 pixels or more was found")
     corners = np.array([[200.0, 80], [360, 240]]) - 0.5
     page.click("[data-act=add-face]")
     first, last = to_screen(page, corners)
@@ -998,18 +998,15 @@ def test_in_the_browser_alone_no_image_leaves_it(page: Page, ort_web: Path | Non
     expect(page.locator("#privacy")).to_contain_text("the service")
 
 
-def searched() -> dict[str, np.ndarray]:
-    """Images in which one look at one scale finds no face, or not all."""
+def searched() -> list[tuple[np.ndarray, int]]:
+    """Images, and how many faces they have; only in the first one look at one scale finds all."""
     photo, _ = draw_scene(2, seed=32)
     large, _ = draw_scene(0, seed=4, image_size=(1400, 2100))
-    group, _ = draw_scene(4, seed=6, image_size=(70, 240))
-    large[800:870, 1203:1443] = group
+    large[800:890, 1203:1403], _ = draw_scene(2, seed=32, image_size=(90, 200))
     near, _ = draw_scene(1, seed=3, image_size=(901, 903))
-    return {
-        "ordinary": photo, "large": large, "close": near[200:760, 180:700],
-        "lying": np.rot90(photo, -1), "upside down": np.rot90(photo, 2), "other side": np.rot90(photo),
-        "empty": draw_scene(0, seed=4, image_size=(300, 501))[0],
-    }  # fmt: skip
+    empty, _ = draw_scene(0, seed=4, image_size=(300, 501))
+    turned = [(np.rot90(photo, turns), 2) for turns in (1, 2, 3)]
+    return [(photo, 2), (large, 2), (near[200:760, 180:700], 1), (empty, 0), *turned]
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -1018,42 +1015,36 @@ def test_the_search_in_the_browser_is_that_of_the_package(
 ) -> None:
     if ort_web is None:
         pytest.skip("there is no ONNX Runtime Web: no npm, or no registry")
-    images = searched()
+    images, counts = zip(*searched(), strict=True)
     answers = page.evaluate(
         """async ({images, effort}) => {
             const {Browser, Service} = await import('/engines.js');
             const engine = new Browser(new Service());
             await engine.start();
-            const answers = {};
-            for (const [name, png] of Object.entries(images)) {
-              const bitmap = await createImageBitmap(new Blob([Uint8Array.from(atob(png), (c) => c.charCodeAt(0))]));
-              answers[name] = await engine.predict({bitmap, effort});
+            const answers = [];
+            for (const png of images) {
+              const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
+              const bitmap = await createImageBitmap(new Blob([bytes]));
+              answers.push(await engine.predict({bitmap, effort}));
             }
             return answers;
         }""",
-        {
-            "images": {k: base64.b64encode(png(image)).decode() for k, image in images.items()},
-            "effort": effort,
-        },
+        {"images": [base64.b64encode(png(image)).decode() for image in images], "effort": effort},
     )
-    for name, image in images.items():
+    for image, count, answer in zip(images, counts, answers, strict=True):
         detected = predictor.detect(image, effort=effort)
-        expected, answer = predictor.predict_detected(image, detected), answers[name]
-        assert answer["smallest"] == pytest.approx(expected.smallest), name
-        assert len(answer["faces"]) == len(expected), name
+        expected = predictor.predict_detected(image, detected)
+        assert answer["smallest"] == pytest.approx(expected.smallest)
+        assert len(answer["faces"]) == len(expected)
+        assert effort == "fast" or len(expected) == count
         order = np.argsort(expected.boxes[:, 0])
-        for i, face in zip(
-            order, sorted(answer["faces"], key=lambda face: face["box"][0]), strict=True
-        ):
-            side = np.ptp(expected.boxes[i, ::2])
-            off = np.array([[p["x"], p["y"]] for p in face["points"]]) - expected.keypoints.xy[i]
-            assert np.abs(off).max() < 0.1 + 0.001 * side, name
-            assert np.abs(face["box"] - expected.boxes[i]).max() < 0.2 + 0.001 * side, name
-            assert face["score"] == pytest.approx(expected.scores[i], abs=0.005), name
-        if effort != "fast":
-            assert len(expected) == {"empty": 0, "close": 1, "large": len(expected)}.get(name, 2), (
-                name
-            )
+        faces = sorted(answer["faces"], key=lambda face: float(face["box"][0]))
+        for i, face in zip(order, faces, strict=True):
+            most = 0.3 + 0.001 * np.ptp(expected.boxes[i, ::2])
+            xy = [[point["x"], point["y"]] for point in face["points"]]
+            np.testing.assert_allclose(xy, expected.keypoints.xy[i], rtol=0, atol=most)
+            np.testing.assert_allclose(face["box"], expected.boxes[i], rtol=0, atol=most)
+            assert face["score"] == pytest.approx(expected.scores[i], abs=0.005)
 
 
 def test_the_camera_is_answered_live(playwright: Playwright, address: str, tmp_path: Path) -> None:
