@@ -19,7 +19,7 @@ WEB = Path(facial_keypoints.__file__).parent / "service" / "web"
     ("file", "modules", "count"),
     [
         ("crops.js", [geometry], 3),
-        ("detector.js", [detector], 11),
+        ("detector.js", [detector], 10),
         ("worker.js", [refine, predictor], 4),
     ],
 )

@@ -9,7 +9,6 @@ const HINT = 0.2;
 const UNSURE = 0.6;
 const RATHER_SURE = 0.75;
 const SURE = 0.85;
-const VERY_SURE = 0.95;
 const TILE = 256;
 const BORDER = 48;
 const MARGIN = 32;
@@ -23,11 +22,11 @@ const isInside = ([x, y], [x0, y0, x1, y1]) => x0 <= x && x <= x1 && y0 <= y && 
 
 export class FaceDetector {
   /**
-   * @param run the network: (image {data, width, height}) => {boxes: [x0, y0, x1, y1, ...], scores}
+   * @param network: (image {data, width, height}) => {boxes: [x0, y0, x1, y1, ...], scores}
    * @param about the settings in the metadata of its file
    */
-  constructor(run, about) {
-    this.run = run;
+  constructor(network, about) {
+    this.network = network;
     this.about = about;
   }
 
@@ -38,12 +37,12 @@ export class FaceDetector {
     const thorough = effort === 'thorough';
     let seen;
     let finest = scale;
-    if (effort === 'fast') seen = await this.look(pyramid, pyramid.frame, scale);
+    if (effort === 'fast') seen = await this.run(pyramid, pyramid.frame, scale);
     else {
-      seen = await this.lookAtWhole(pyramid, scale, 0, thorough);
+      seen = await this.searchWhole(pyramid, scale, 0, thorough);
       let orientations = [0];
       if (thorough || !(await this.isUpright(pyramid, seen))) {
-        for (const turns of [1, 2, 3]) seen.push(...await this.lookAtWhole(pyramid, scale, turns, thorough));
+        for (const turns of [1, 2, 3]) seen.push(...await this.searchWhole(pyramid, scale, turns, thorough));
         const best = [0, 1, 2, 3].map((k) => bestScore(seen.filter(({ angle }) => angle === 90 * k)));
         best[0] = Math.max(best[0] + 0.1, RATHER_SURE); // upright unless another is clearly better
         orientations = thorough ? [0, 1, 2, 3] : [best.indexOf(Math.max(...best))];
@@ -56,8 +55,8 @@ export class FaceDetector {
   }
 
   /** The whole image; and smaller, with a margin, until there is a sure face that the frame does not cut. */
-  async lookAtWhole(pyramid, scale, turns, thorough) {
-    const seen = await this.look(pyramid, pyramid.frame, scale, { turns });
+  async searchWhole(pyramid, scale, turns, thorough) {
+    const seen = await this.run(pyramid, pyramid.frame, scale, { turns });
     const [, , width, height] = pyramid.frame;
     let sure = seen.some((face) => {
       const slack = 0.05 * sideOf(face);
@@ -66,7 +65,7 @@ export class FaceDetector {
     });
     for (const smaller of [scale / 2, scale / 4]) {
       if (thorough || !sure) {
-        const found = await this.look(pyramid, pyramid.frame, smaller, { turns, margin: MARGIN });
+        const found = await this.run(pyramid, pyramid.frame, smaller, { turns, margin: MARGIN });
         sure = bestScore(found) >= SURE;
         seen.push(...found);
       }
@@ -74,16 +73,16 @@ export class FaceDetector {
     return seen;
   }
 
-  /** Whether the best face is rather sure, and gets no higher score when it is turned. */
+  /** Whether the best face is sure, or rather sure and gets no higher score when it is turned. */
   async isUpright(pyramid, found) {
     const best = bestScore(found);
-    if (best < RATHER_SURE || best >= VERY_SURE) return best >= RATHER_SURE;
+    if (best < RATHER_SURE || best >= SURE) return best >= SURE;
     const face = found.find(({ score }) => score === best);
     const side = sideOf(face);
     const [x, y] = middleOf(face);
     const region = pyramid.clip([x - side, y - side, x + side, y + side]);
-    for (const turns of best >= SURE ? [2] : [1, 2, 3]) { // a lying face has no such high score
-      if (bestScore(await this.look(pyramid, region, BORDER / side, { turns })) > best) return false;
+    for (const turns of [1, 2, 3]) {
+      if (bestScore(await this.run(pyramid, region, BORDER / side, { turns })) > best) return false;
     }
     return true;
   }
@@ -103,7 +102,7 @@ export class FaceDetector {
       for (const tile of tilesOf(pyramid.frame, scale, whole ? null : hints, sure)) {
         const [x0, y0, x1, y1] = tile;
         const region = pyramid.clip([x0 - border, y0 - border, x1 + border, y1 + border]);
-        const found = await this.look(pyramid, region, scale, { turns });
+        const found = await this.run(pyramid, region, scale, { turns });
         last.push(...found.filter((face) => {
           const [x, y] = middleOf(face);
           return x0 <= x && x < x1 && y0 <= y && y < y1 && sideOf(face) <= 2 * border;
@@ -116,12 +115,12 @@ export class FaceDetector {
   }
 
   /** One pass of the network over a region: all boxes that are at least hints, in pixels of the image. */
-  async look(pyramid, wanted, scale, { turns = 0, margin = 0 } = {}) {
+  async run(pyramid, wanted, scale, { turns = 0, margin = 0 } = {}) {
     const { threshold, overlap, multiple } = this.about;
     const { view, region: [left, top, right, bottom] } = pyramid.cut(wanted, scale);
     let turned = view;
     for (let k = 0; k < turns; k += 1) turned = turnLeft(turned);
-    const { boxes, scores } = await this.run(placed(turned, margin, multiple));
+    const { boxes, scores } = await this.network(placed(turned, margin, multiple));
     const seen = [];
     scores.forEach((score, i) => {
       if (score >= HINT) seen.push({ box: Array.from(boxes.subarray(4 * i, 4 * i + 4)), score, angle: 90 * turns });

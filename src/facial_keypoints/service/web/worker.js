@@ -8,7 +8,7 @@ import { metadataOf } from './onnx-about.js';
 import { cutCrop, grayOf } from './pixels.js';
 
 const LOW_CONFIDENCE = 0.6; // mean confidence below which a face is also predicted upside down
-const MARGIN = 0.1; // by how much its mean confidence must be higher then
+const OVER_MARGIN = 0.2; // by how much its mean confidence must be higher then
 const MIN_FACE_CONFIDENCE = 0.15; // least mean confidence of a detected face's keypoints, in the style where it is lowest
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 const DUPLICATE_DISTANCE = 0.35; // mean distance of the keypoints of two faces, in face sizes, below which they are duplicates
@@ -78,22 +78,24 @@ async function refine(gray, boxes, style) {
   const crops = boxes.map(({ box, angle }) => boxToCrop(box, side, angle));
   const first = await ask(gray, crops, style);
   const doubtful = [...first.keys()].filter((n) => first[n].least < LOW_CONFIDENCE);
-  const over = doubtful.map((n) => compose([-1, 0, side - 1, 0, -1, side - 1], crops[n]));
-  (await ask(gray, over, style)).forEach((other, i) => {
-    const n = doubtful[i];
-    if (other.least > first[n].least + MARGIN) [crops[n], first[n]] = [over[i], other];
-  });
-  if (!hasCropPoints(names)) return first;
+  crops.push(...doubtful.map((n) => compose([-1, 0, side - 1, 0, -1, side - 1], crops[n]))); // upside down
+  first.push(...await ask(gray, crops.slice(boxes.length), style));
   // Refinement: predict again on a crop that the first keypoints place upright, as the training crops are.
-  const refined = first.map(({ points }) => faceCrop(points, names, side));
-  const again = await ask(gray, refined, style);
-  return first.map((one, n) => {
-    const share = alike(crops[n], refined[n]) ? 0.5 : 1;
+  const views = hasCropPoints(names) ? first.map(({ points }) => faceCrop(points, names, side)) : crops;
+  const second = await ask(gray, views, style);
+  return boxes.map((_, n) => {
+    // The detector's box of a face upside down lies beside the face: only the refinement counts.
+    const over = boxes.length + doubtful.indexOf(n);
+    const isOver = doubtful.includes(n) && second[over].least > second[n].least + OVER_MARGIN;
+    const i = isOver ? over : n;
+    const [one, again] = [first[i], second[i]];
+    if (!hasCropPoints(names)) return one;
+    const share = !isOver && alike(crops[i], views[i]) ? 0.5 : 1;
     const mix = (a, b) => a + share * (b - a);
     return {
-      points: one.points.map(([x, y], i) => [mix(x, again[n].points[i][0]), mix(y, again[n].points[i][1])]),
-      confidences: one.confidences.map((c, i) => (c === null ? null : mix(c, again[n].confidences[i]))),
-      least: mix(one.least, again[n].least),
+      points: one.points.map(([x, y], k) => [mix(x, again.points[k][0]), mix(y, again.points[k][1])]),
+      confidences: one.confidences.map((c, k) => (c === null ? null : mix(c, again.confidences[k]))),
+      least: mix(one.least, again.least),
     };
   });
 }
