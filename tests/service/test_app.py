@@ -373,6 +373,7 @@ def test_the_model_describes_itself_and_can_be_fetched(client) -> None:
     assert model["schema"]["edges"] == [list(edge) for edge in KAGGLE15.edges]
     assert model["input_size"] == [96, 96]
     assert model["styles"][0] == "kaggle-a"
+    assert model["effort"] == "normal"
     assert reply["limits"]["files"] == 32
     assert client.get(model["file"]).content == MODEL.read_bytes()
     assert client.head(model["file"]).headers["content-length"] == str(model["bytes"])

@@ -211,8 +211,8 @@ def components(
     }  # fmt: skip
     model = {
         "name": _TEXT, "recipe": _TEXT, "schema": _ref("Keypoints"), "style": _TEXT, "styles": _list(_TEXT),
-        "input_size": pair, "channels": _INTEGER, "data_digest": _TEXT, "confidence": _TEXT, "output": _TEXT,
-        "version": _TEXT, "measures": {"type": "boolean"}, "aligns": {"type": "boolean"}, **file,
+        "effort": _TEXT, "input_size": pair, "channels": _INTEGER, "data_digest": _TEXT, "confidence": _TEXT,
+        "output": _TEXT, "version": _TEXT, "measures": {"type": "boolean"}, "aligns": {"type": "boolean"}, **file,
     }  # fmt: skip
     kinds = ", ".join(
         f"urn:facial-keypoints:{kind} ({status})" for kind, (status, _) in KINDS.items()

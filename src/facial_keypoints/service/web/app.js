@@ -232,7 +232,8 @@ async function predict(image) {
       state.face = 0;
       state.point = null;
       say(`${image.name}: ${countOf(image.faces, 'face')} found.`);
-      if (!image.faces.length) tell('No face was found. Draw a box around one: “Add face”.');
+      const least = found.smallest === null ? '' : ` of ${Math.round(found.smallest)} pixels or more`;
+      if (!image.faces.length) tell(`No face${least} was found. Draw a box around one: “Add face”.`);
     }
   } catch (error) {
     if (image.status !== 'busy') return;
