@@ -721,7 +721,8 @@ async function startLive(device = null, before = state.current) {
   const smoother = new Smoother();
   try {
     const live = await startCamera($('video'), device, {
-      ask: (frame) => ask({ ...frame, ...choices(), crops: false }),
+      // One pass unless chosen otherwise: frames without a face would be slow.
+      ask: (frame) => ask({ ...frame, ...choices(), effort: choices().effort ?? 'fast', crops: false }),
       shown: (frame, found, rate) => {
         if (!state.live) return;
         const { style } = choices();
