@@ -27,7 +27,7 @@ from machine import machine
 from facial_keypoints import OneEuro, Predictor, Tracker, load_predictor
 from facial_keypoints.data.synthetic.faces import draw_faces
 from facial_keypoints.geometry import face_boxes, face_sizes
-from facial_keypoints.inference.detector import FaceDetector, load_detector
+from facial_keypoints.inference.detector import Detections, FaceDetector, load_detector
 from facial_keypoints.inference.smoothing import OneEuroFilter, Smoother
 from facial_keypoints.inference.tracker import draw_tracks, track_frames
 from facial_keypoints.io.tables import columns, open_table, rows
@@ -56,10 +56,10 @@ class Counting:
         self.detector = detector
         self.calls, self.seconds = 0, 0.0
 
-    def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def detect(self, image: np.ndarray, effort: str) -> Detections:
         """Detect and count the time."""
         start = time.perf_counter()
-        found = self.detector.detect(image)
+        found = self.detector.detect(image, effort)
         self.calls, self.seconds = self.calls + 1, self.seconds + time.perf_counter() - start
         return found
 
@@ -70,9 +70,9 @@ class FixedBox:
     def __init__(self, xy: np.ndarray) -> None:
         self.box = face_boxes(xy[np.newaxis], KAGGLE15)
 
-    def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def detect(self, image: np.ndarray, effort: str) -> Detections:
         """The box."""
-        return self.box, np.ones(1, np.float32)
+        return Detections(self.box, np.ones(1, np.float32))
 
 
 class Timed:

@@ -12,6 +12,7 @@ import numpy as np
 
 from facial_keypoints.data.synthetic.faces import draw_faces
 from facial_keypoints.geometry import face_boxes
+from facial_keypoints.inference.detector import Detections
 from facial_keypoints.io.videos import Frame
 from facial_keypoints.schemas import KAGGLE15
 
@@ -45,11 +46,12 @@ class Places:
         self.points = np.zeros((0, 15, 2), np.float32)
         self.calls = 0
 
-    def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def detect(self, image: np.ndarray, effort: str) -> Detections:
         assert image.ndim == 3
         assert image.shape[2] == 3
         self.calls += 1
-        return face_boxes(self.points, KAGGLE15), np.full(len(self.points), 0.9, np.float32)
+        scores = np.full(len(self.points), 0.9, np.float32)
+        return Detections(face_boxes(self.points, KAGGLE15), scores)
 
 
 def film(

@@ -8,6 +8,7 @@ from facial_keypoints.geometry import (
     box_to_crop,
     centres_to_edges,
     edges_to_centres,
+    face_angles,
     face_boxes,
     face_crop,
     face_sizes,
@@ -186,6 +187,26 @@ def test_unknown_points_give_no_box_and_no_crop() -> None:
 
 def test_no_faces_have_no_boxes() -> None:
     assert face_boxes(np.empty((0, 15, 2)), KAGGLE15).shape == (0, 4)
+
+
+@pytest.mark.parametrize("angle", [-170.0, -90.0, -30.0, 0.0, 45.5, 90.0, 135.0, 179.0])
+def test_the_angle_and_the_box_of_a_face_turn_with_it(angle: float) -> None:
+    """The box keeps its sides along the image's, and is turned with the face by quarters."""
+    face = np.zeros((15, 2))
+    for name, at in (("left_eye_center", (18, -20)), ("right_eye_center", (-18, -20)), ("mouth_left_corner", (12, 18)), ("mouth_right_corner", (-12, 18))):  # fmt: skip
+        face[KAGGLE15.index(name)] = at
+    turned = face @ rotation(np.deg2rad(angle)).T
+    assert face_angles(turned, KAGGLE15) == pytest.approx(angle)
+    box, upright = face_boxes(np.stack([turned, face]), KAGGLE15)
+    quarters = np.round(angle / 90)
+    eyes = turned[:2].mean(axis=0)
+    down = ((upright[:2] + upright[2:]) / 2 - 0.5 - face[:2].mean(axis=0))[1]
+    r = np.deg2rad(90 * quarters)
+    middle = eyes + 0.5 + down * np.array([-np.sin(r), np.cos(r)])
+    np.testing.assert_allclose((box[:2] + box[2:]) / 2, middle, atol=1e-4)
+    np.testing.assert_allclose(
+        np.ptp(box.reshape(2, 2), axis=0), np.ptp(upright.reshape(2, 2), axis=0), rtol=1e-5
+    )
 
 
 def test_which_schemas_tell_a_face_box() -> None:

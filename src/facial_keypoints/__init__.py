@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from facial_keypoints.evaluation.scores import EvaluationReport, evaluate_predictions
     from facial_keypoints.inference.alignment import AlignedFaces, align
-    from facial_keypoints.inference.detector import FaceDetector, load_detector
+    from facial_keypoints.inference.detector import Detections, FaceDetector, load_detector
     from facial_keypoints.inference.measure.measures import Measurements, measure
     from facial_keypoints.inference.predictor import Predictor, load_predictor
     from facial_keypoints.inference.smoothing import OneEuro
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "inference.alignment": ("AlignedFaces", "align"),
     "data": ("load_dataset",),
-    "inference.detector": ("FaceDetector", "load_detector"),
+    "inference.detector": ("Detections", "FaceDetector", "load_detector"),
     "errors": (
         "DataError",
         "FacialKeypointsError",
@@ -73,6 +73,7 @@ __all__ = [
     "AlignedFaces",
     "CropTransform",
     "DataError",
+    "Detections",
     "EvaluationReport",
     "FaceDataset",
     "FaceDetector",

@@ -170,23 +170,36 @@ def cut_crop(
     height, width = crop.input_size
     corners = edges_to_centres(np.array([[0, 0], [width, 0], [0, height], [width, height]]))
     seen = crop.inverse().apply(corners)
+    matrix = crop.matrix.copy()
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    # Whole pixels are averaged several times as fast as parts of them.
+    step = max(1, int(0.5 / scale))
     # Photos are large: work only on the part that is seen, and two pixels more for the interpolation.
     limit = np.array([array.shape[1], array.shape[0]])
     low = np.clip(np.floor(seen.min(axis=0)) - 2, 0, limit - 1).astype(int)
-    high = np.clip(np.ceil(seen.max(axis=0)) + 3, low + 1, limit).astype(int)
+    high = np.clip(np.ceil(seen.max(axis=0)) + 2 + step, low + 1, limit).astype(int)
     part = array[low[1] : high[1], low[0] : high[0]]
-    matrix = crop.matrix.copy()
     matrix[:, 2] += matrix[:, :2] @ low
-    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if step > 1:
+        rows, columns = (max(1, n // step) for n in part.shape[:2])
+        part, matrix = _shrink(part[: rows * step, : columns * step], matrix, (rows, columns))
+        scale *= step
     if scale < 0.7:
         rows, columns = (max(1, round(n * scale)) for n in part.shape[:2])
-        back = resize_transform((rows, columns), (part.shape[0], part.shape[1])).matrix
-        part = resize_image(part, (rows, columns))
-        matrix = np.column_stack(
-            [matrix[:, :2] @ back[:, :2], matrix[:, :2] @ back[:, 2] + matrix[:, 2]]
-        )
+        part, matrix = _shrink(part, matrix, (rows, columns))
     placed = CropTransform(matrix, crop.input_size)
     return warp_image(to_channels(part, channels), placed, border=border)
+
+
+def _shrink(
+    image: ImageArray, matrix: NDArray[np.float64], size: tuple[int, int]
+) -> tuple[ImageArray, NDArray[np.float64]]:
+    """An image resized to (height, width), and the map (2, 3) from its pixels instead of the original's."""
+    back = resize_transform(size, (image.shape[0], image.shape[1])).matrix
+    moved = np.column_stack(
+        [matrix[:, :2] @ back[:, :2], matrix[:, :2] @ back[:, 2] + matrix[:, 2]]
+    )
+    return resize_image(image, size), moved
 
 
 def face_box(

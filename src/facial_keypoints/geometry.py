@@ -23,6 +23,7 @@ __all__ = [
     "box_to_crop",
     "centres_to_edges",
     "edges_to_centres",
+    "face_angles",
     "face_boxes",
     "face_crop",
     "face_sizes",
@@ -189,12 +190,15 @@ def nms(boxes: FloatArray, scores: FloatArray, threshold: float) -> NDArray[np.i
     return np.array(kept, np.int64)
 
 
-def box_to_crop(box_xyxy: FloatArray, input_size: tuple[int, int]) -> CropTransform:
+def box_to_crop(
+    box_xyxy: FloatArray, input_size: tuple[int, int], angle: float = 0.0
+) -> CropTransform:
     """The crop that shows the square around a box.
 
     Args:
         box_xyxy: (4,) box in image pixels.
         input_size: (height, width) of the input; the square covers the longer side.
+        angle: Degrees by which what the box holds is turned, clockwise; the crop shows it upright.
 
     Raises:
         ValueError: The box has no area.
@@ -204,10 +208,10 @@ def box_to_crop(box_xyxy: FloatArray, input_size: tuple[int, int]) -> CropTransf
     if not side > 0:
         raise ValueError(f"box must have x0 < x1 and y0 < y1, received {tuple(box_xyxy)}.")
     height, width = input_size
-    scale = max(height, width) / side
+    linear = rotation(-np.deg2rad(angle), max(height, width) / side)
     centre = edges_to_centres(np.array([(x0 + x1) / 2.0, (y0 + y1) / 2.0]))
     target = edges_to_centres(np.array([width / 2.0, height / 2.0]))
-    return CropTransform(np.column_stack([scale * np.eye(2), target - scale * centre]), input_size)
+    return CropTransform(np.column_stack([linear, target - linear @ centre]), input_size)
 
 
 # --- faces --------------------------------------------------------------------------------------------
@@ -244,8 +248,30 @@ def face_sizes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float64]:
     return np.asarray(np.maximum(apart, length / FACE_LENGTH))
 
 
+def face_angles(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float64]:
+    """By how much faces are turned in the plane of the image.
+
+    Args:
+        xy: (..., K, 2) points.
+        schema: Their schema.
+
+    Returns:
+        (...) degrees, clockwise, from -180 to 180: 0 upright, 90 the top of the head to the right. NaN where an
+        eye centre or a mouth's corner is NaN, or the schema lacks them (:func:`has_face_box`).
+    """
+    if not has_face_box(schema):
+        return np.full(xy.shape[:-2], np.nan)
+    left, right, mouth = _parts(xy, schema)
+    # The direction from eye to eye, and the one that the face's length gives: yaw shortens the first.
+    across, down = left - right, mouth - (left + right) / 2.0
+    angles = np.arctan2(across[..., 1] - down[..., 0], across[..., 0] + down[..., 1])
+    return np.asarray(np.degrees(angles))
+
+
 def face_boxes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float32]:
     """The face boxes of faces whose points are known.
+
+    The box of a face that lies or stands on its head is the square around it turned by 90, 180 or 270 degrees.
 
     Args:
         xy: (N, K, 2) points in pixels of an image.
@@ -256,8 +282,10 @@ def face_boxes(xy: FloatArray, schema: KeypointSchema) -> NDArray[np.float32]:
     """
     left, right, _ = _parts(xy, schema)
     side = (face_sizes(xy, schema) / FACE_SIZE)[..., np.newaxis]
-    corner = centres_to_edges((left + right) / 2.0) - side * np.array([0.5, EYE_LINE])
-    return np.concatenate([corner, corner + side], axis=-1).astype(np.float32)
+    quarters = np.round(face_angles(xy, schema) / 90.0) * (np.pi / 2)
+    down = np.stack([-np.sin(quarters), np.cos(quarters)], axis=-1).round()
+    middle = centres_to_edges((left + right) / 2.0) + side * (0.5 - EYE_LINE) * down
+    return np.concatenate([middle - side / 2, middle + side / 2], axis=-1).astype(np.float32)
 
 
 def face_crop(

@@ -324,6 +324,8 @@ class Prediction:
         track_ids: (N,) int64, from 1: the same number for the same face in all frames of a video;
             ``None`` without tracking.
         warnings: What was left out or guessed when the image was read, such as further pages, a sentence each.
+        smallest: Side in pixels of the smallest face that was looked for everywhere in the image; NaN where no
+            detector ran, or if it does not say.
     """
 
     keypoints: Keypoints
@@ -335,6 +337,7 @@ class Prediction:
     time_s: float = 0.0
     track_ids: NDArray[np.int64] | None = None
     warnings: tuple[str, ...] = ()
+    smallest: float = float("nan")
 
     def __post_init__(self) -> None:
         n = len(self.keypoints)

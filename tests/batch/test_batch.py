@@ -31,6 +31,7 @@ from facial_keypoints.batch.storage import Folder
 from facial_keypoints.batch.worker import BlockWorker, PackedModel, find_status
 from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 from facial_keypoints.errors import DataError, FacialKeypointsError, OutputError
+from facial_keypoints.inference.detector import Detections
 from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.io.tables import columns, open_table, rows
 from facial_keypoints.models.registry import find_model
@@ -426,8 +427,8 @@ def test_names_of_members_and_rows_give_an_image_or_a_failure_each(
 
 def test_photos_without_faces_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoFaces:
-        def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+        def detect(self, image: np.ndarray, effort: str) -> Detections:
+            return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in" / "wall.png"), np.full((60, 80, 3), 90, np.uint8))

@@ -192,6 +192,29 @@ def test_track_takes_tta(folder: Path, tmp_path: Path) -> None:
     assert 0 < np.abs(np.subtract(*x)).max() < 3
 
 
+@pytest.mark.parametrize("verb", ["predict", "measure", "align"])
+def test_the_effort_decides_whether_a_turned_image_is_searched(
+    verb: str, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / ("out" if verb == "align" else "out.csv")
+    turned = tmp_path / "turned.png"
+    with Image.open(folder / "photo.png") as photo:
+        photo.rotate(-90, expand=True).save(turned)
+    code, said, faces = run(verb, out, turned)
+    assert (code, len(faces)) == (0, 2)
+    if verb == "predict":
+        assert [float(face["angle"]) for face in faces] == pytest.approx([90, 90], abs=20)
+        assert "2 faces; looked for faces from 13 pixels" in said
+    assert len(run(verb, out, turned, "--effort", "fast")[2]) < 2
+
+
+def test_the_choices_of_effort_are_those_of_the_detector() -> None:
+    from facial_keypoints.cli.options import EffortName
+    from facial_keypoints.inference.detector import EFFORTS
+
+    assert [name.value for name in EffortName] == list(EFFORTS)
+
+
 def test_boxes_of_images_that_are_not_there_are_named(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.png"
     Image.new("L", (40, 40)).save(other)
@@ -202,7 +225,8 @@ def test_boxes_of_images_that_are_not_there_are_named(folder: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "words",
-    [["--crops", "--boxes", "b.csv"], ["--crops", "--max-faces", "1"], ["--boxes", "b.csv", "--min-score", "0.5"]],
+    [["--crops", "--boxes", "b.csv"], ["--crops", "--max-faces", "1"], ["--boxes", "b.csv", "--min-score", "0.5"],
+     ["--crops", "--effort", "fast"]],
 )  # fmt: skip
 @pytest.mark.parametrize("verb", ["predict", "measure", "align"])
 def test_flags_that_do_not_go_together_are_wrong_usage(

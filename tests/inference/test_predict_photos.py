@@ -17,6 +17,7 @@ from facial_keypoints import load_predictor
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import DataError, ImageError
 from facial_keypoints.geometry import face_boxes, face_sizes
+from facial_keypoints.inference.detector import Detections
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.io.tables import read_boxes
 from facial_keypoints.schemas import KAGGLE15
@@ -31,9 +32,9 @@ class Told:
         self.scores = np.asarray(scores or [0.9] * len(self.boxes), np.float32)
         self.seen: list[tuple[int, ...]] = []
 
-    def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def detect(self, image: np.ndarray, effort: str) -> Detections:
         self.seen.append(image.shape)
-        return self.boxes, self.scores
+        return Detections(self.boxes, self.scores)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,24 @@ def test_grey_and_colour_give_nearly_the_same(scene) -> None:
     )
     assert np.abs(colour - flat).max() < 1.0
     np.testing.assert_array_equal(flat, deep)
-    assert detector.seen == [(360, 640, 3)] * 3
+    assert detector.seen == [(360, 640, 3), (360, 640, 1), (360, 640, 1)]
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_photo_has_the_same_points(turns: int) -> None:
+    """Also those of a face in a box that does not say its angle, if it stands on its head."""
+    photo, faces = draw_scene(2, seed=32)
+    predictor = load_predictor(threads=1)
+    found = predictor.predict(np.ascontiguousarray(np.rot90(photo, -turns)))
+    xy = np.asarray(faces.xy)
+    for k in range(turns):  # clockwise
+        xy = np.stack([photo.shape[k % 2] - 1 - xy[..., 1], xy[..., 0]], axis=-1)
+    order = np.argsort(np.linalg.norm(found.keypoints.xy[:, :1] - xy[:1, :1], axis=-1)[:, 0])
+    truth = Keypoints(xy, KAGGLE15)
+    assert errors(found.subset(order), truth).max() < 0.09
+    if turns == 2:
+        given = predictor.predict_boxes(np.rot90(photo, 2), face_boxes(xy, KAGGLE15))
+        assert errors(given, truth).max() < 0.09
 
 
 def test_best_first_least_score_and_most_faces(scene) -> None:

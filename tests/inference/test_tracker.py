@@ -22,6 +22,7 @@ from drawn_video import SIDE, Places, film, scene, write
 from facial_keypoints import load_predictor
 from facial_keypoints.errors import ModelError
 from facial_keypoints.geometry import face_boxes, face_sizes
+from facial_keypoints.inference.detector import Detections
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.inference.tracker import Tracker, draw_tracks, track_frames, track_video
 from facial_keypoints.io.images import write_image
@@ -193,8 +194,10 @@ def test_boxes_of_too_low_a_score_begin_no_track(predictor: Predictor) -> None:
 
 def test_a_box_without_a_face_begins_no_track(predictor: Predictor) -> None:
     class Wall(Places):
-        def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return np.array([[20, 30, 110, 120]], np.float32), np.array([0.9], np.float32)
+        def detect(self, image: np.ndarray, effort: str) -> Detections:
+            return Detections(
+                np.array([[20, 30, 110, 120]], np.float32), np.array([0.9], np.float32)
+            )
 
     tracker = Tracker(Predictor(predictor.runtime, detector=Wall()))
     assert len(tracker.update(Frame(scene([])[0]))) == 0
@@ -354,8 +357,8 @@ def test_track_writes_table_video_and_sheet(constant: Path, tmp_path: Path) -> N
     assert "20 frames, 20 with faces, 1 track," in done.stderr
     with out.open() as handle:
         rows = list(csv.DictReader(handle))
-    assert list(rows[0])[:9] == [
-        "time_s", "frame", "track", "x0", "y0", "x1", "y1", "score", "left_eye_center_x",
+    assert list(rows[0])[:10] == [
+        "time_s", "frame", "track", "x0", "y0", "x1", "y1", "score", "angle", "left_eye_center_x",
     ]  # fmt: skip
     assert [int(r["frame"]) for r in rows] == list(range(20))
     assert {r["track"] for r in rows} == {"1"}

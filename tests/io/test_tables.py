@@ -70,11 +70,11 @@ def read(path: Path) -> list[dict[str, object]]:
 
 
 def test_the_columns_are_those_of_the_contract() -> None:
-    assert columns(FIVE)[:10] == [
-        "source", "face", "x0", "y0", "x1", "y1", "score",
+    assert columns(FIVE)[:11] == [
+        "source", "face", "x0", "y0", "x1", "y1", "score", "angle",
         "left_eye_center_x", "left_eye_center_y", "left_eye_center_confidence",
     ]  # fmt: skip
-    assert len(columns(FIVE)) == 7 + 3 * 5
+    assert len(columns(FIVE)) == 8 + 3 * 5
 
 
 def test_a_row_is_rounded_and_says_what_is_not_known() -> None:
@@ -87,7 +87,9 @@ def test_a_row_is_rounded_and_says_what_is_not_known() -> None:
         (100, 200),
         "a.png",
     )
-    assert rows(one) == [["a.png", 0, 0.0, 0.0, 200.0, 100.0, None, 12.346, -0.5, *[None] * 13]]
+    assert rows(one) == [
+        ["a.png", 0, 0.0, 0.0, 200.0, 100.0, None, None, 12.346, -0.5, *[None] * 13]
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])

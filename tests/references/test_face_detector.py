@@ -13,7 +13,7 @@ pytest.importorskip("keras")
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import DataError
 from facial_keypoints.geometry import face_boxes
-from facial_keypoints.inference.detector import load_detector
+from facial_keypoints.inference.detector import Detections, load_detector
 from facial_keypoints.schemas import KAGGLE15
 from references.face_detector.network import BASE_SIDE, STRIDES, DetectorConfig
 from references.face_detector.train import (
@@ -177,9 +177,10 @@ def test_copies_of_a_photo_stay_on_one_side():
 
 def test_a_detector_is_measured_by_faces_found_and_boxes_on_none():
     class Detector:
-        def detect(self, image):
+        def detect(self, image, effort):
             boxes = [[52.5, 23, 148.5, 119], [0, 0, 20, 20], [60, 30, 150, 120]]
-            return np.array(boxes, np.float32), np.array([0.9, 0.4, 0.3], np.float32)
+            scores = np.array([0.9, 0.4, 0.3], np.float32)
+            return Detections(np.array(boxes, np.float32), scores)
 
     photo = photo_of([FACE, FACE + 500])
     found, false = measure_detector(Detector(), [photo])
@@ -192,8 +193,8 @@ def test_a_short_training_leaves_a_file_that_loads(tmp_path):
     scenes = drawn_scenes(12)
     config = FitConfig(minutes=5.0, steps=6, batch=2, side=96, network=TINY, longest_side=96)
     file = train_detector(scenes, [drawn_crops(4)], scenes[:4], tmp_path, config)
-    boxes, scores = load_detector(file, threads=1).detect(np.zeros((70, 90, 3), np.uint8))
-    assert boxes.shape == (len(scores), 4)
+    found = load_detector(file, threads=1).detect(np.zeros((70, 90, 3), np.uint8))
+    assert found.boxes.shape == (len(found.scores), 4)
     entry = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert entry["step"] == 6
     assert np.isfinite(entry["loss"])

@@ -15,6 +15,7 @@ from PIL import Image
 
 from facial_keypoints import load_predictor
 from facial_keypoints.errors import ImageError
+from facial_keypoints.inference.detector import Detections
 from facial_keypoints.service import Limits
 from facial_keypoints.service.answers import Answer, Answerer, Job, Question
 
@@ -43,9 +44,9 @@ class Story:
         yield lambda pixels: self.say(f"{pixels} pixels")
         self.say("ended")
 
-    def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def detect(self, image: np.ndarray, effort: str) -> Detections:
         self.say("detected")
-        return np.array([[5, 5, 45, 55]], np.float32), np.ones(1, np.float32)
+        return Detections(np.array([[5, 5, 45, 55]], np.float32), np.ones(1, np.float32))
 
 
 @pytest.mark.parametrize("crops", [False, True])

@@ -32,6 +32,7 @@ from facial_keypoints import load_predictor
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.geometry import face_boxes
 from facial_keypoints.inference.alignment import AlignedFaces, align
+from facial_keypoints.inference.detector import Detections
 from facial_keypoints.inference.measure.measures import measure
 from facial_keypoints.inference.predictor import Predictor
 from facial_keypoints.io.tables import columns, rows
@@ -54,12 +55,13 @@ class FixedDetector:
         self.gate.set()
         self.begun = threading.Semaphore(0)
 
-    def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def detect(self, image: np.ndarray, effort: str) -> Detections:
+        self.effort = effort
         self.begun.release()
         assert self.gate.wait(20)
         if image.shape != PHOTO.shape:
-            return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
-        return BOXES, np.array([0.9, 0.8, 0.7], np.float32)
+            return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+        return Detections(BOXES, np.array([0.9, 0.8, 0.7], np.float32))
 
 
 @contextmanager
@@ -165,6 +167,13 @@ def test_points_are_in_pixels_of_the_upright_image(client) -> None:
     turned = client.post("/v1/predict", content=lying).json()["images"][0]
     assert (turned["width"], turned["height"]) == (640, 360)
     assert turned == straight
+
+
+def test_the_effort_reaches_the_detector(client, predictor) -> None:
+    for query, effort in (("", "normal"), ("?effort=thorough", "thorough")):
+        (image,) = client.post(f"/v1/predict{query}", content=PNG).json()["images"]
+        assert predictor.detector.effort == effort
+        assert "smallest_face" not in image  # this detector does not say
 
 
 def test_best_faces_styles_and_scores_can_be_chosen(client) -> None:
@@ -364,6 +373,7 @@ def test_the_model_describes_itself_and_can_be_fetched(client) -> None:
     assert model["schema"]["edges"] == [list(edge) for edge in KAGGLE15.edges]
     assert model["input_size"] == [96, 96]
     assert model["styles"][0] == "kaggle-a"
+    assert model["effort"] == "normal"
     assert reply["limits"]["files"] == 32
     assert client.get(model["file"]).content == MODEL.read_bytes()
     assert client.head(model["file"]).headers["content-length"] == str(model["bytes"])
@@ -648,9 +658,10 @@ def test_boxes_must_lie_in_the_one_image(client) -> None:
     [
         ("/v1/predict?crop=true", "crop: there is no such parameter"),
         ("/v1/predict?style=x", "style"),
+        ("/v1/predict?effort=much", "effort"),
         ("/v1/predict?min_score=nan", "min_score"),
         ("/v1/predict?max_faces=0", "max_faces"),
-        ("/v1/predict?crops=true&max_faces=1", "leave out min_score and max_faces"),
+        ("/v1/predict?crops=true&max_faces=1", "leave out effort, min_score and max_faces"),
         ("/v1/measure?ipd_mm=inf", "ipd_mm"),
         ("/v1/measure?ipd_mm=60&mm_per_px=1", "not both"),
         ("/v1/align?size=4000", "size"),

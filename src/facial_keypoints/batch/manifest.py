@@ -32,6 +32,7 @@ from facial_keypoints._version import __version__
 from facial_keypoints.batch.inputs import Shard
 from facial_keypoints.batch.storage import STORAGE_ERRORS, Folder, reason_of
 from facial_keypoints.errors import DataError, OutputError
+from facial_keypoints.inference.detector import Effort
 from facial_keypoints.io.images import MAX_PIXELS
 
 __all__ = ["SETTINGS", "Manifest", "Settings", "part_name"]
@@ -64,6 +65,7 @@ class Settings:
         block_size: Images in a block; a multiple of 128 gives exactly the numbers of
             ``predict --crops``.
         crops: Each image is one face.
+        effort: As for ``Predictor``.
         min_score: As for ``Predictor.predict``.
         max_faces: As for ``Predictor.predict``.
         max_pixels: As for ``read_image``.
@@ -82,6 +84,7 @@ class Settings:
     column: str | None = None
     block_size: int = 512
     crops: bool = False
+    effort: Effort = "normal"
     min_score: float | None = None
     max_faces: int | None = None
     max_pixels: int = MAX_PIXELS

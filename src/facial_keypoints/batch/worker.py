@@ -268,6 +268,7 @@ def load_packed(settings: Settings, model: PackedModel, detector: PackedModel | 
             tta=settings.tta,
             threads=1,
             detector=None if detector is None else detector.unpack(Path(folder), "detector"),
+            effort=settings.effort,
         )
 
 

@@ -44,6 +44,7 @@ def batch_command(
     model: o.Model = "default",
     crops: o.Crops = False,
     detector: o.Detector = "default",
+    effort: o.Effort = o.EffortName.normal,
     min_score: o.MinScore = None,
     max_faces: o.MaxFaces = None,
     style: o.Style = None,
@@ -95,13 +96,15 @@ def batch_command(
         "tta": tta,
         "max_pixels": max_pixels,
     }
-    FaceOptions(**faces)  # checked
+    FaceOptions(**faces, effort=effort)  # checked
     if resume and force:
         raise typer.BadParameter("--resume keeps what --force would delete: give one of them.")
     from facial_keypoints.batch.manifest import Settings
     from facial_keypoints.batch.run import run_batch
 
-    settings = Settings(inputs=tuple(inputs), column=column, block_size=block_size, **faces)
+    settings = Settings(
+        inputs=tuple(inputs), column=column, block_size=block_size, effort=effort.value, **faces
+    )
     log = make_log()
     try:
         with make_progress("predicting", log) as bar:

@@ -71,6 +71,7 @@ class FaceOptions:
         crops: Each image is one face; no detector runs.
         boxes: Table of boxes to use instead of a detector's.
         detector: As for ``load_predictor``.
+        effort: As for ``Predictor``.
         min_score: As for ``Predictor.predict``.
         max_faces: As for ``Predictor.predict``.
         style: As for ``Predictor``.
@@ -86,6 +87,7 @@ class FaceOptions:
     crops: o.Crops = False
     boxes: o.Boxes = None
     detector: o.Detector = "default"
+    effort: o.Effort = o.EffortName.normal
     min_score: o.MinScore = None
     max_faces: o.MaxFaces = None
     style: o.Style = None
@@ -94,15 +96,19 @@ class FaceOptions:
     threads: o.Threads = None
 
     def __post_init__(self) -> None:
-        detects = self.detector != "default" or self.min_score is not None
+        detects = (
+            self.detector != "default"
+            or self.effort != o.EffortName.normal
+            or self.min_score is not None
+        )
         if self.crops and (detects or self.boxes is not None or self.max_faces is not None):
             raise typer.BadParameter(
-                "--crops takes each image as one face: --boxes, --detector, --min-score and --max-faces "
-                "do not go with it."
+                "--crops takes each image as one face: --boxes, --detector, --effort, --min-score and "
+                "--max-faces do not go with it."
             )
         if self.boxes is not None and detects:
             raise typer.BadParameter(
-                "--boxes replaces the detector: --detector and --min-score do not go with it."
+                "--boxes replaces the detector: --detector, --effort and --min-score do not go with it."
             )
 
     def load_predictor(self, *, threads: int | None) -> Predictor:
@@ -119,6 +125,7 @@ class FaceOptions:
             tta=self.tta,
             threads=threads,
             detector=None if self.crops or self.boxes else self.detector,
+            effort=self.effort.value,
         )
 
 
@@ -177,6 +184,8 @@ class Faces:
         predictor = options.load_predictor(threads=options.threads if options.crops else 1)
         self.schema = predictor.spec.schema
         self.done = self.bad = 0
+        self.smallest = 0.0
+        """Side in pixels of the smallest face that was looked for in every image; 0 if no detector ran."""
         self._lost: list[tuple[str, str]] = []  # kind and sentence of each thing that was not done
         self._warnings: list[str] = []
         self._passed_over: dict[Path, PassedOver] = {}
@@ -249,6 +258,7 @@ class Faces:
                                 str(found),
                             )
                         else:
+                            self.smallest = max(self.smallest, found.smallest)  # not NaN
                             for warning in found.warnings:
                                 self._warnings.append(warning)
                                 self._log.print(warning)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,8 @@ __all__ = [
     "Crops",
     "Data",
     "Detector",
+    "Effort",
+    "EffortName",
     "Epochs",
     "ExcludeFlagged",
     "FlipProbability",
@@ -49,6 +51,15 @@ RecipeName = Enum("RecipeName", {name: name for name in RECIPES}, type=str)  # t
 MissingName = Enum(  # type: ignore[misc]
     "MissingName", {n: n for n in ("interpolate", "drop", "mean", "ffill", "mask")}, type=str
 )
+
+
+class EffortName(StrEnum):
+    """Choices of ``--effort``: inference.detector.EFFORTS, which a test compares."""
+
+    fast = "fast"
+    normal = "normal"
+    thorough = "thorough"
+
 
 Data = Annotated[
     Path | None,
@@ -147,6 +158,14 @@ Detector = Annotated[
     typer.Option(
         help="Face detector: default (the shipped one), or an .onnx file: one trained by this package, "
         "or OpenCV's YuNet."
+    ),
+]
+Effort = Annotated[
+    EffortName,
+    typer.Option(
+        help="How much of a photo is searched for faces: fast is one pass over the whole; normal searches further where "
+        "faces may be small, cut off or turned; thorough searches everywhere, at every size and in every "
+        "orientation.",
     ),
 ]
 MinScore = Annotated[

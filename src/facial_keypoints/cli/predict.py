@@ -69,8 +69,10 @@ def predict_command(
                 with images.copying(prediction.source):
                     _draw(prediction, draw, images)
     found = "" if options.crops else f", {faces} {'face' if faces == 1 else 'faces'}"
+    if images.smallest:
+        found += f"; looked for faces from {images.smallest:.0f} pixels"
     log.print(f"wrote {out}: {images.done - images.bad} of {images.done} images{found}")
-    images.finish(faces=faces, written=str(out))
+    images.finish(faces=faces, smallest_face=round(images.smallest, 1) or None, written=str(out))
 
 
 def _draw(prediction: Prediction, folder: Path, images: Faces) -> None:

@@ -31,6 +31,7 @@ def serve_command(
         "default"
     ),
     detector: o.Detector = "default",
+    effort: o.Effort = o.EffortName.normal,
     threads: o.Threads = None,
     token_file: Annotated[
         Path | None,
@@ -120,7 +121,7 @@ def serve_command(
     log = make_log()
     listening = open_socket(host, port)
     # Each thread of the service predicts whole images with one thread.
-    predictor = load_predictor(model, threads=1, detector=detector)
+    predictor = load_predictor(model, threads=1, detector=detector, effort=effort.value)
     name, finder = path.stem, predictor.detector
     files = {name: path}
     if isinstance(finder, OnnxFaceDetector):  # the page knows no others

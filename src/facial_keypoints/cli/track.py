@@ -95,6 +95,7 @@ def track_command(
     ] = None,
     model: o.Model = "default",
     detector: o.Detector = "default",
+    effort: o.Effort = o.EffortName.normal,
     min_score: o.MinScore = None,
     max_faces: Annotated[
         int | None, typer.Option(min=1, help="Follow at most so many faces, the largest.")
@@ -135,7 +136,7 @@ def track_command(
     settings = {"min_cutoff": min_cutoff, "beta": beta}
     smoothing = None if raw else OneEuro(**{k: v for k, v in settings.items() if v is not None})
     log = make_log()
-    options = FaceOptions(model=model, detector=detector, style=style, tta=tta)
+    options = FaceOptions(model=model, detector=detector, effort=effort, style=style, tta=tta)
     predictor = options.load_predictor(threads=threads)
     failures: list[DataError] = []
     with interrupts() as interrupted:

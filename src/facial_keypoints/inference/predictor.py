@@ -19,7 +19,13 @@ from facial_keypoints.cluster import available_cores
 from facial_keypoints.crops import checked_image, letterbox
 from facial_keypoints.errors import ImageError, ModelError
 from facial_keypoints.geometry import face_sizes, has_face_box
-from facial_keypoints.inference.detector import FaceDetector, load_detector
+from facial_keypoints.inference.detector import (
+    EFFORTS,
+    Detections,
+    Effort,
+    FaceDetector,
+    load_detector,
+)
 from facial_keypoints.inference.refine import check_tta, refine_boxes, refine_crops, refine_tracks
 from facial_keypoints.io.images import MAX_PIXELS, in_order, read_image
 from facial_keypoints.models.runtime import Runtime, load_runtime
@@ -79,10 +85,13 @@ class Predictor:
         tta: Test-time augmentation: take the mean over eight moved views of each face. More accurate; a crop
             takes about nine times as long, a face of a photo or video about five times.
         detector: Finds the faces of photos. When left out, the shipped one is opened when it is needed.
+        effort: How much of a photo is searched for faces: ``fast``, ``normal`` or ``thorough``
+            (:class:`facial_keypoints.inference.detector.OnnxFaceDetector`).
         threads: Threads of the shipped detector; every core when left out.
 
     Raises:
         ModelError: The model does not have that style, or cannot use TTA.
+        ValueError: There is no such effort.
 
     Example:
         >>> predictor = load_predictor()  # doctest: +SKIP
@@ -97,6 +106,7 @@ class Predictor:
         style: str | None = None,
         tta: bool = False,
         detector: FaceDetector | None = None,
+        effort: Effort = "normal",
         threads: int | None = None,
     ) -> None:
         styles = runtime.spec.styles
@@ -110,9 +120,12 @@ class Predictor:
             )
         if tta:
             check_tta(runtime.spec)
+        if effort not in EFFORTS:
+            raise ValueError(f"effort must be one of {', '.join(EFFORTS)}, received {effort!r}.")
         self.runtime = runtime
         self.style = style
         self.tta = tta
+        self.effort = effort
         self._detector = detector
         self._threads = threads
 
@@ -219,22 +232,20 @@ class Predictor:
             ValueError: The array has another dtype or shape.
         """
         image = checked_image(image)
-        found = self.predict_detected(image, *self.detect(image, min_score), source=source)
+        found = self.predict_detected(image, self.detect(image, min_score), source=source)
         return found.subset(np.arange(len(found))[:max_faces])
 
     def detect(
-        self, image: ImageArray, min_score: float | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The detector's boxes (N, 4) and scores (N,) of an image (H, W, 1 or 3), from ``min_score``."""
-        boxes, scores = self.detector.detect(np.broadcast_to(image, (*image.shape[:2], 3)))
-        kept = scores >= (min_score or 0.0)
-        return boxes[kept], scores[kept]
+        self, image: ImageArray, min_score: float | None = None, effort: Effort | None = None
+    ) -> Detections:
+        """The detector's faces of an image (H, W, 1 or 3), from ``min_score``; by the own effort when left out."""
+        found = self.detector.detect(image, effort or self.effort)
+        return found.subset(found.scores >= (min_score or 0.0))
 
     def predict_detected(
         self,
         image: ImageArray,
-        boxes: NDArray[np.float32],
-        scores: NDArray[np.float32],
+        detected: Detections,
         *,
         source: str = "",
     ) -> Prediction:
@@ -246,8 +257,7 @@ class Predictor:
 
         Args:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
-            boxes: (N, 4) xyxy, edges in pixels of the image, as a detector reports them.
-            scores: (N,) their scores.
+            detected: What a detector reports.
             source: Name of the image.
 
         Returns:
@@ -257,9 +267,10 @@ class Predictor:
             ValueError: The array has another dtype or shape, or a box has no area.
         """
         image = checked_image(image)
-        best = np.argsort(-scores, kind="stable")
-        keypoints, lowest = self._refine(image, boxes[best])
-        found = _prediction(image.shape[:2], keypoints, boxes[best], scores[best], source)
+        best = detected.subset(np.argsort(-detected.scores, kind="stable"))
+        keypoints, lowest = self._refine(image, best.boxes, best.angles)
+        found = _prediction(image.shape[:2], keypoints, best.boxes, best.scores, source)
+        found = replace(found, smallest=detected.smallest)
         return found.subset(self._faces(keypoints, lowest))
 
     def _faces(self, found: Keypoints, confidence: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -282,6 +293,7 @@ class Predictor:
         boxes: FloatArray,
         *,
         scores: NDArray[np.float32] | None = None,
+        angles: FloatArray | None = None,
         source: str = "",
     ) -> Prediction:
         """Predict the faces of a photo in given boxes.
@@ -293,6 +305,7 @@ class Predictor:
             image: (H, W), (H, W, 1) or (H, W, 3) uint8, grey or RGB.
             boxes: (N, 4) xyxy, edges in pixels of the photo; they may reach beyond it.
             scores: (N,) scores of the boxes; NaN when left out.
+            angles: (N,) degrees by which the faces are turned, clockwise; 0 when left out.
             source: Name of the image.
 
         Returns:
@@ -303,7 +316,9 @@ class Predictor:
         """
         image = checked_image(image)
         given = np.asarray(boxes, np.float32).reshape(-1, 4)
-        return _prediction(image.shape[:2], self._refine(image, given)[0], given, scores, source)
+        return _prediction(
+            image.shape[:2], self._refine(image, given, angles)[0], given, scores, source
+        )
 
     def predict_tracked(self, image: ImageArray, faces: FloatArray) -> Keypoints:
         """Predict faces of a video frame near their expected places.
@@ -322,11 +337,11 @@ class Predictor:
         return self._keypoints(found)
 
     def _refine(
-        self, image: ImageArray, boxes: NDArray[np.float32]
+        self, image: ImageArray, boxes: NDArray[np.float32], angles: FloatArray | None = None
     ) -> tuple[Keypoints, NDArray[np.float32]]:
         """The faces in boxes, and (N,) their mean confidence in the label style where it is lowest."""
         style = self.spec.styles.index(self.style)
-        found, lowest = refine_boxes(self.runtime, image, boxes, style, tta=self.tta)
+        found, lowest = refine_boxes(self.runtime, image, boxes, style, angles=angles, tta=self.tta)
         return self._keypoints(found), lowest
 
     def _keypoints(self, outputs: NDArray[np.float32]) -> Keypoints:
@@ -502,6 +517,7 @@ def load_predictor(
     tta: bool = False,
     threads: int | None = None,
     detector: FaceDetector | str | os.PathLike[str] | None = None,
+    effort: Effort = "normal",
 ) -> Predictor:
     """Open a model for prediction.
 
@@ -512,6 +528,7 @@ def load_predictor(
         threads: As for :func:`facial_keypoints.models.runtime.load_runtime`; for the detector as well.
         detector: Finds the faces of photos: an object, or a name or file for
             :func:`facial_keypoints.inference.detector.load_detector`; the shipped one when left out.
+        effort: As for :class:`Predictor`.
 
     Raises:
         ModelError: There is no such model or detector, it is corrupt, it does not have the style, or
@@ -523,4 +540,6 @@ def load_predictor(
         detector = None
     if isinstance(detector, str | os.PathLike):
         detector = load_detector(detector, threads=threads)
-    return Predictor(runtime, style=style, tta=tta, detector=detector, threads=threads)
+    return Predictor(
+        runtime, style=style, tta=tta, detector=detector, effort=effort, threads=threads
+    )

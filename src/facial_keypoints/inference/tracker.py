@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.errors import ModelError
-from facial_keypoints.geometry import face_boxes, face_sizes, has_face_box, iou
+from facial_keypoints.geometry import face_angles, face_boxes, face_sizes, has_face_box, iou
+from facial_keypoints.inference.detector import Detections
 from facial_keypoints.inference.predictor import Predictor, load_predictor
 from facial_keypoints.inference.smoothing import OneEuro, Smoother
 from facial_keypoints.io.drawing import draw_boxes, draw_keypoints
@@ -151,7 +152,7 @@ class Tracker:
         self._active: list[_Track] = []
         self._lost: list[_Track] = []
         self._count = 0
-        self._detected_s = -np.inf
+        self._detected_s = self._searched_s = -np.inf
         self._scores: dict[int, float] = {}
 
     @property
@@ -246,7 +247,15 @@ class Tracker:
         self, frame: Frame, image: ImageArray, sightings: list[_Sighting]
     ) -> list[_Sighting]:
         """Confirm the followed faces by the detector's boxes, and begin tracks at the other boxes."""
-        boxes, scores = self._predictor.detect(frame.rgb(), self._min_score)
+        # Between two searches for new faces one pass confirms faces, unless they are turned.
+        searches = self._searched_s + self._detect_every_s <= frame.time_s
+        upright = all(abs(face_angles(s.xy, self.schema)) < 45.0 for s in sightings)
+        detected = self._predictor.detect(
+            frame.rgb(), self._min_score, "fast" if upright and not searches else None
+        )
+        if searches:
+            self._searched_s = frame.time_s
+        boxes, scores, angles = detected.boxes, detected.scores, detected.angles
         schema = self.schema
         xy = np.array([s.xy for s in sightings], np.float32).reshape(-1, schema.num_keypoints, 2)
         pairs = _pairs(face_boxes(xy, schema), boxes)
@@ -255,7 +264,9 @@ class Tracker:
             sighting.score = float(scores[j])
             if sighting.uncertain:
                 # The box may lie better on the face than the track's expected place.
-                found = self._predictor.predict_boxes(image, boxes[j : j + 1]).keypoints
+                found = self._predictor.predict_boxes(
+                    image, boxes[j : j + 1], angles=angles[j : j + 1]
+                ).keypoints
                 confidence = _confidence(found)[0]
                 if not confidence.mean() < sighting.confidence.mean():  # true for NaN
                     sighting.xy, sighting.confidence = found.xy[0], confidence
@@ -266,20 +277,19 @@ class Tracker:
             else:
                 kept.append(sighting)
         new = [j for j in range(len(boxes)) if j not in pairs.values()]
-        return kept + self._begin(frame, image, kept, boxes[new], scores[new])
+        return kept + self._begin(frame, image, kept, detected.subset(np.array(new, np.intp)))
 
     def _begin(
         self,
         frame: Frame,
         image: ImageArray,
         kept: list[_Sighting],
-        boxes: _Points,
-        scores: _Points,
+        detected: Detections,
     ) -> list[_Sighting]:
         """Continue lost tracks, or begin new ones, at boxes that have no track and show a face."""
-        if not len(boxes):
+        if not len(detected):
             return []
-        found = self._predictor.predict_detected(image, boxes, scores)
+        found = self._predictor.predict_detected(image, detected)
         faces, confidences = found.keypoints.xy, _confidence(found.keypoints)
         begun: list[_Sighting] = []
         lost = self._find_lost(faces, frame.time_s)

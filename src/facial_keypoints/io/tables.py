@@ -1,9 +1,10 @@
 """Tables and lists: csv, json or parquet out, and back in as text.
 
-A row of ``predict`` is one face: ``source, face, x0, y0, x1, y1, score``, then for each keypoint
-``NAME_x, NAME_y, NAME_confidence``, in pixels of the original image. A row of ``track`` begins with
+A row of ``predict`` is one face: ``source, face, x0, y0, x1, y1, score, angle``, then for each
+keypoint ``NAME_x, NAME_y, NAME_confidence``, in pixels of the original image. A row of ``track`` begins with
 ``time_s, frame, track`` instead of ``source, face``. A value that is not known is empty (null). The three
-formats hold the same numbers: pixels with three decimals, scores and confidences with four.
+formats hold the same numbers: pixels with three decimals, scores and confidences with four. The angle says by how
+many degrees the face is turned, clockwise: 0 is upright.
 
 A csv is read as text, so ``001`` stays ``001``, from whatever program saved it: UTF-8 or UTF-16 with or
 without a byte-order mark or Windows' cp1252, with commas, semicolons or tabs, with decimal points or commas.
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.errors import DataError, MissingExtraError, OutputError
 from facial_keypoints.files import atomic_path
+from facial_keypoints.geometry import face_angles
 from facial_keypoints.types import KeypointSchema, Prediction
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ Value = Any
 
 _TEXT = ("source", "warnings")
 _WHOLE = ("face", "frame", "track")
-_DECIMAL = ("time_s", "x0", "y0", "x1", "y1", "score")
+_DECIMAL = ("time_s", "x0", "y0", "x1", "y1", "score", "angle")
 _POINT = ("_x", "_y", "_confidence")  # ends of the names of keypoints' columns
 _EMPTY = frozenset({"", "na", "n/a", "#n/a", "null", "none"})  # as spreadsheets and R write it
 
@@ -95,7 +97,7 @@ class TableWriter(Protocol):
 def columns(schema: KeypointSchema, *, video: bool = False) -> list[str]:
     """Names of the columns, in order; of a table of tracks if ``video``."""
     names = ["time_s", "frame", "track"] if video else ["source", "face"]
-    return [*names, "x0", "y0", "x1", "y1", "score"] + [
+    return [*names, "x0", "y0", "x1", "y1", "score", "angle"] + [
         f"{point}_{what}" for point in schema.keypoint_names for what in ("x", "y", "confidence")
     ]
 
@@ -113,7 +115,8 @@ def rows(prediction: Prediction) -> list[list[Value]]:
     scores, confidence = (
         np.round(v.astype(np.float64), 4)[..., np.newaxis] for v in (prediction.scores, confidence)
     )
-    values = np.hstack([boxes, scores, np.dstack([xy, confidence]).reshape(n, 3 * k)])
+    angles = np.round(face_angles(points.xy, points.schema), 1)[:, np.newaxis] + 0.0
+    values = np.hstack([boxes, scores, angles, np.dstack([xy, confidence]).reshape(n, 3 * k)])
     names: list[list[Value]]
     if prediction.track_ids is not None:
         time_s = round(prediction.time_s, 6)
@@ -297,7 +300,7 @@ def read_table(path: Path) -> Table:
     """Read a table that this module, or another program, wrote.
 
     Cells of a csv stay text. Only in a csv that is not separated by commas, decimal commas of keypoints,
-    boxes, scores and times become points. Empty rows are left out.
+    boxes, scores, angles and times become points. Empty rows are left out.
 
     Args:
         path: Its suffix says the format: ``.csv``, ``.parquet`` or ``.json``, an array of objects.
@@ -471,7 +474,7 @@ def as_number(name: str, value: Value) -> Value:
     """The number that ``predict`` or ``track`` wrote in a cell of a csv; other cells stay as they are.
 
     Args:
-        name: Of the column: faces, frames and tracks are whole numbers, boxes, scores and times decimal ones.
+        name: Of the column: faces, frames and tracks are whole numbers, boxes, scores, angles and times decimal ones.
         value: The cell; an empty one becomes ``None``, and a track ``007`` stays text.
     """
     if not isinstance(value, str) or name not in (*_WHOLE, *_DECIMAL):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from facial_keypoints.errors import ImageError
 from facial_keypoints.inference.alignment import TEMPLATE_SIZE, align
+from facial_keypoints.inference.detector import Effort
 from facial_keypoints.inference.measure.measures import measure
 from facial_keypoints.inference.measure.table import NUM_OTHERS, measure_rows
 from facial_keypoints.inference.predictor import FittedCrop, Predictor
@@ -38,6 +40,12 @@ class Question(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     crops: bool = Field(False, description="Each image is one face already: no detector runs.")
+    effort: Effort | None = Field(
+        None,
+        description="How much of an image is searched for faces: fast is one pass over the whole; normal "
+        "searches further where faces may be small, cut off or turned; thorough searches everywhere, at every size and in "
+        "every orientation. The service's own, which is normal, when left out.",
+    )
     min_score: float | None = Field(
         None, ge=0, le=1, description="Lowest score of a face; the detector's own when left out."
     )
@@ -51,9 +59,10 @@ class Question(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.crops and (self.min_score is not None or self.max_faces is not None):
+        detects = (self.effort, self.min_score, self.max_faces)
+        if self.crops and any(value is not None for value in detects):
             raise ValueError(
-                "With crops each image is one face: leave out min_score and max_faces."
+                "With crops each image is one face: leave out effort, min_score and max_faces."
             )
         return self
 
@@ -248,10 +257,10 @@ class Answerer:
             found = predictor.predict_crops([image], sources=[name])[0]
         else:
             most = min(question.max_faces or self._limits.faces, self._limits.faces)
-            # As predictor.predict does, with a look in between.
-            boxes, scores = predictor.detect(image, question.min_score)
+            # As predictor.predict does, with a check in between.
+            detected = predictor.detect(image, question.min_score, question.effort)
             job.check()
-            found = predictor.predict_detected(image, boxes, scores, source=name)
+            found = predictor.predict_detected(image, detected, source=name)
             found = found.subset(np.arange(len(found))[:most])
         if isinstance(question, AlignQuestion):
             return _write_aligned(job, question, image, found)
@@ -315,6 +324,8 @@ def _write_aligned(
 def _body(job: Job, found: Prediction, table: list[dict[str, Any]]) -> bytes:
     height, width = found.image_size
     value = {"source": found.source, "width": width, "height": height, "faces": table}
+    if not math.isnan(found.smallest):
+        value["smallest_face"] = round(found.smallest, 1)
     if job.warnings:
         value["warnings"] = job.warnings
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")

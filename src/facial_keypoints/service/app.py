@@ -409,6 +409,7 @@ def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None
                 "name": service.name,
                 "recipe": spec.name,
                 "style": predictor.style,
+                "effort": predictor.effort,
                 "measures": measures,
                 "aligns": aligns,
                 **file_of(service.name),

@@ -111,7 +111,7 @@ def json_reply(name: str, example: Any, about: str) -> dict[int | str, dict[str,
 def images_reply(spec: ModelSpec, measured: bool) -> dict[int | str, dict[str, Any]]:
     """The reply that lists images with their faces, as points or ``measured``."""
     names = columns(spec.schema)
-    box = {"x0": 40.5, "y0": 30.25, "x1": 200.5, "y1": 190.25, "score": 0.9312}
+    box = {"x0": 40.5, "y0": 30.25, "x1": 200.5, "y1": 190.25, "score": 0.9312, "angle": -1.2}
     face: dict[str, Any] = {"source": "party.jpg", "face": 0, **box}
     if measured:
         more = {"notice": NOTICE, "units": {"mouth_width": "ratio"}}
@@ -121,7 +121,13 @@ def images_reply(spec: ModelSpec, measured: bool) -> dict[int | str, dict[str, A
         point = {"x": 120.5, "y": 110.25, "confidence": 0.9731}
         face |= {name: point[name.rpartition("_")[2]] for name in names[NUM_OTHERS:]}
         face["keypoints"] = {name: [*point.values()] for name in spec.schema.keypoint_names}
-    image = {"source": "party.jpg", "width": 640, "height": 360, "faces": [face]}
+    image = {
+        "source": "party.jpg",
+        "width": 640,
+        "height": 360,
+        "faces": [face],
+        "smallest_face": 17.1,
+    }
     failed = {"source": "notes.jpg", "problem": {**_PROBLEM, "source": "notes.jpg"}}
     example = {
         "model": "default",
@@ -175,11 +181,22 @@ def components(
         "declared; missing if nothing was.",
     }
 
+    smallest = {
+        **_NUMBER,
+        "description": "Side in pixels of the smallest face that was looked for; missing if no detector ran.",
+    }
+
     def image(face: str) -> dict[str, Any]:
         size = {"width": _INTEGER, "height": _INTEGER}
-        members = {"source": _TEXT, **size, "faces": _list(_ref(face)), "warnings": warnings}
+        members = {
+            "source": _TEXT,
+            **size,
+            "faces": _list(_ref(face)),
+            "warnings": warnings,
+            "smallest_face": smallest,
+        }
         about = "An image that was answered; `width` and `height` are pixels, upright as EXIF says."
-        return _object(about, members, optional=["warnings"])
+        return _object(about, members, optional=["warnings", "smallest_face"])
 
     def reply(image: str, **more: dict[str, Any]) -> dict[str, Any]:
         images = _list({"anyOf": [_ref(image), _ref("FailedImage")]})
@@ -194,15 +211,15 @@ def components(
     }  # fmt: skip
     model = {
         "name": _TEXT, "recipe": _TEXT, "schema": _ref("Keypoints"), "style": _TEXT, "styles": _list(_TEXT),
-        "input_size": pair, "channels": _INTEGER, "data_digest": _TEXT, "confidence": _TEXT, "output": _TEXT,
-        "version": _TEXT, "measures": {"type": "boolean"}, "aligns": {"type": "boolean"}, **file,
+        "effort": _TEXT, "input_size": pair, "channels": _INTEGER, "data_digest": _TEXT, "confidence": _TEXT,
+        "output": _TEXT, "version": _TEXT, "measures": {"type": "boolean"}, "aligns": {"type": "boolean"}, **file,
     }  # fmt: skip
     kinds = ", ".join(
         f"urn:facial-keypoints:{kind} ({status})" for kind, (status, _) in KINDS.items()
     )
     values = {
         "Face": _object(
-            "A face as `facial-keypoints predict` writes it: box, score and points in pixels of the "
+            "A face as `facial-keypoints predict` writes it: box, score, angle and points in pixels of the "
             "upright image; null if not known.",
             number | {"keypoints": points},
         ),

@@ -38,8 +38,8 @@ __all__ = [
     "write_measurements",
 ]
 
-NUM_OTHERS = 7
-"""Columns before the points in tables of predict: source, face, box, score."""
+NUM_OTHERS = 8
+"""Columns before the points in tables of predict: source, face, box, score, angle."""
 
 _POINTS = [f"{point}_{axis}" for point in KAGGLE15.keypoint_names for axis in "xy"]
 _CONFIDENCES = [f"{point}_confidence" for point in KAGGLE15.keypoint_names]
@@ -113,7 +113,7 @@ def read_faces(path: str | os.PathLike[str]) -> FaceTable:
 
 
 def table_of(predictions: Sequence[Prediction], schema: KeypointSchema) -> FaceTable:
-    """The faces of images as a table: source, face, box and score, as ``predict`` writes them."""
+    """The faces of images as a table: source, face, box, score and angle, as ``predict`` writes them."""
     k = schema.num_keypoints
     xy = [each.keypoints.xy for each in predictions]
     known = [c for each in predictions if (c := each.keypoints.confidence) is not None]

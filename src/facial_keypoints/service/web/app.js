@@ -232,7 +232,8 @@ async function predict(image) {
       state.face = 0;
       state.point = null;
       say(`${image.name}: ${countOf(image.faces, 'face')} found.`);
-      if (!image.faces.length) tell('No face was found. Draw a box around one: “Add face”.');
+      const least = found.smallest === null ? '' : ` of ${Math.round(found.smallest)} pixels or more`;
+      if (!image.faces.length) tell(`No face${least} was found. Draw a box around one: “Add face”.`);
     }
   } catch (error) {
     if (image.status !== 'busy') return;
@@ -251,6 +252,7 @@ async function predict(image) {
 
 const choices = () => ({
   style: $('style').value || null, crops: $('crops').checked, minScore: Number($('min-score').value) || null,
+  effort: $('effort').value || null,
 });
 
 /** Images with these states wait again. */
@@ -719,7 +721,8 @@ async function startLive(device = null, before = state.current) {
   const smoother = new Smoother();
   try {
     const live = await startCamera($('video'), device, {
-      ask: (frame) => ask({ ...frame, ...choices(), crops: false }),
+      // One pass unless chosen otherwise: frames without a face would be slow.
+      ask: (frame) => ask({ ...frame, ...choices(), effort: choices().effort ?? 'fast', crops: false }),
       shown: (frame, found, rate) => {
         if (!state.live) return;
         const { style } = choices();
@@ -1070,7 +1073,7 @@ $('camera-device').addEventListener('change', ({ target }) => {
   startLive(target.value, before);
 });
 
-for (const id of ['style', 'crops', 'min-score']) $(id).addEventListener('change', again);
+for (const id of ['style', 'crops', 'effort', 'min-score']) $(id).addEventListener('change', again);
 
 $('keys').addEventListener('click', () => $('keys-dialog').showModal());
 

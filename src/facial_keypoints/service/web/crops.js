@@ -25,14 +25,30 @@ export function compose(second, first) {
   return [a * p + b * s, a * q + b * t, a * r + b * u + c, d * p + e * s, d * q + e * t, d * r + e * u + f];
 }
 
-/** The map of the square around a box to `side` pixels. */
-export function boxToCrop([x0, y0, x1, y1], side) {
+/** The map of the square around a box to `side` pixels; it shows a face that is turned by `degrees` upright. */
+export function boxToCrop([x0, y0, x1, y1], side, degrees = 0) {
   const scale = side / Math.max(x1 - x0, y1 - y0);
-  const target = side / 2 - 0.5;
+  const angle = (degrees * Math.PI) / 180;
+  return crop(scale, angle, [(x0 + x1) / 2 - 0.5, (y0 + y1) / 2 - 0.5], [side / 2 - 0.5, side / 2 - 0.5]);
+}
+
+/** The map that enlarges an image, rotates it counterclockwise, and brings `from` to `to`. */
+function crop(scale, angle, from, to) {
+  const [cos, sin] = [scale * Math.cos(angle), scale * Math.sin(angle)];
   return [
-    scale, 0, target - scale * ((x0 + x1) / 2 - 0.5),
-    0, scale, target - scale * ((y0 + y1) / 2 - 0.5),
+    cos, sin, to[0] - cos * from[0] - sin * from[1],
+    -sin, cos, to[1] + sin * from[0] - cos * from[1],
   ];
+}
+
+/** By how many degrees a face is turned, clockwise; null where one of the four points is not known. */
+export function faceAngle(xy, names) {
+  if (!hasCropPoints(names)) return null;
+  const { left, right, middle, mouth } = parts(xy, names);
+  const x = left[0] - right[0] + mouth[1] - middle[1];
+  const y = left[1] - right[1] - mouth[0] + middle[0];
+  const angle = (Math.atan2(y, x) * 180) / Math.PI;
+  return Number.isNaN(angle) ? null : angle;
 }
 
 function parts(xy, names) {
@@ -41,7 +57,7 @@ function parts(xy, names) {
   const middle = [(left[0] + right[0]) / 2, (left[1] + right[1]) / 2];
   const apart = Math.hypot(left[0] - right[0], left[1] - right[1]);
   const length = Math.hypot(middle[0] - mouth[0], middle[1] - mouth[1]);
-  return { left, right, middle, size: Math.max(apart, length / FACE_LENGTH) };
+  return { left, right, middle, mouth, size: Math.max(apart, length / FACE_LENGTH) };
 }
 
 /** Size of a face: the distance of the eyes, or, where yaw shortens that, a size from the length of the face. */
@@ -53,9 +69,11 @@ export function faceBox(xy, names) {
   const { middle, size } = parts(xy, names);
   if (!(size > 0)) return null;
   const side = size / FACE_SIZE;
-  const x0 = middle[0] + 0.5 - side * 0.5;
-  const y0 = middle[1] + 0.5 - side * EYE_LINE;
-  return [x0, y0, x0 + side, y0 + side];
+  const quarters = Math.round(faceAngle(xy, names) / 90) * (Math.PI / 2);
+  const down = side * (0.5 - EYE_LINE);
+  const x = middle[0] + 0.5 - down * Math.round(Math.sin(quarters));
+  const y = middle[1] + 0.5 + down * Math.round(Math.cos(quarters));
+  return [x - side / 2, y - side / 2, x + side / 2, y + side / 2];
 }
 
 /** The crop that shows a face upright, as Kaggle's images do. */
@@ -63,13 +81,7 @@ export function faceCrop(xy, names, side) {
   const { left, right, middle, size } = parts(xy, names);
   const scale = (FACE_SIZE * side) / Math.max(size, 2);
   const angle = Math.atan2(left[1] - right[1], left[0] - right[0]);
-  const cos = scale * Math.cos(angle);
-  const sin = scale * Math.sin(angle);
-  const target = [(side - 1) / 2, EYE_LINE * side - 0.5];
-  return [
-    cos, sin, target[0] - cos * middle[0] - sin * middle[1],
-    -sin, cos, target[1] + sin * middle[0] - cos * middle[1],
-  ];
+  return crop(scale, angle, middle, [(side - 1) / 2, EYE_LINE * side - 0.5]);
 }
 
 /** Whether two crops differ by less than a quarter in scale and 25 degrees in rotation. */
@@ -87,4 +99,13 @@ export function iou(a, b) {
     Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
   const area = (box) => (box[2] - box[0]) * (box[3] - box[1]);
   return common / (area(a) + area(b) - common);
+}
+
+/** Non-maximum suppression: of faces {box, score} that overlap too much, the best stays; best first. */
+export function nms(found, threshold) {
+  const kept = [];
+  for (const face of [...found].sort((a, b) => b.score - a.score)) {
+    if (kept.every(({ box }) => iou(face.box, box) < threshold)) kept.push(face);
+  }
+  return kept;
 }

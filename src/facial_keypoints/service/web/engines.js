@@ -1,5 +1,6 @@
 // The two engines: the service over HTTP, or a worker in this browser. Both answer with
-// {width, height, faces: [{box: [x0, y0, x1, y1], score, points: [{x, y, confidence}]}]} in pixels of the image.
+// {width, height, smallest, faces: [{box: [x0, y0, x1, y1], score, points: [{x, y, confidence}]}]} in pixels of the image;
+// `smallest` is the side of the smallest face that was looked for, null where no detector ran.
 
 /** An error with a sentence for the user. `stops`: 'away' or 'token' if every other image would meet it too. */
 export class Problem extends Error {
@@ -89,11 +90,12 @@ export class Service {
     const { models } = await this.request('v1/models');
     const model = models.find(({ name }) => name === 'default') ?? models[0];
     this.model = model.name;
+    this.effort = model.effort; // where the page chooses none
     this.names = model.schema.keypoint_names;
     return { schema: model.schema, styles: model.styles.filter(Boolean) };
   }
 
-  async predict({ file, name, boxes, crops, style, minScore, signal }) {
+  async predict({ file, name, boxes, crops, style, minScore, effort, signal }) {
     const body = new FormData();
     body.append('files', file, name);
     if (boxes) body.append('boxes', JSON.stringify(boxes));
@@ -101,10 +103,11 @@ export class Service {
     if (style) query.set('style', style);
     if (crops && !boxes) query.set('crops', 'true');
     if (minScore && !crops && !boxes) query.set('min_score', minScore);
+    if (effort && !crops && !boxes) query.set('effort', effort);
     const { images: [image] } = await this.request(`v1/predict?${query}`, { method: 'POST', body, signal });
     if (image.problem) throw new Problem(image.problem.detail || image.problem.title);
-    const { width, height, faces, warnings } = image;
-    return { width, height, warnings, faces: faces.map((row) => faceOfRow(row, this.names)) };
+    const { width, height, faces, warnings, smallest_face: smallest = null } = image;
+    return { width, height, warnings, smallest, faces: faces.map((row) => faceOfRow(row, this.names)) };
   }
 }
 
@@ -166,8 +169,9 @@ export class Browser {
     return worker;
   }
 
-  async predict({ bitmap, boxes, crops, style, minScore }) {
+  async predict({ bitmap, boxes, crops, style, minScore, effort }) {
     const copy = await createImageBitmap(bitmap);
-    return this.post('predict', { bitmap: copy, boxes, crops, style, minScore }, [copy]);
+    const choices = { style, minScore, effort: effort ?? this.service.effort };
+    return this.post('predict', { bitmap: copy, boxes, crops, ...choices }, [copy]);
   }
 }

@@ -1,6 +1,6 @@
 // Downloads: tables as the command line writes them, and labelled faces for training.
 
-import { boxToCrop, faceBox } from './crops.js';
+import { boxToCrop, faceAngle, faceBox } from './crops.js';
 import { cutCrop, grayOf } from './pixels.js';
 import { measure } from './measurement.js';
 import { drawFaces } from './viewer.js';
@@ -17,6 +17,8 @@ function cell(value) {
 
 const csvOf = (lines) => lines.map((line) => `${line.map(cell).join(',')}\n`).join('');
 
+const pointsOf = (face) => face.points.map(({ x, y }) => (x === null ? [NaN, NaN] : [x, y]));
+
 /** One row a face, the columns of `facial-keypoints predict` and its label style. */
 function rowsOf(images, names) {
   return images.flatMap((image) =>
@@ -24,6 +26,7 @@ function rowsOf(images, names) {
       const row = { source: image.name, face: n };
       ['x0', 'y0', 'x1', 'y1'].forEach((side, i) => { row[side] = round(face.box[i], 3); });
       row.score = round(face.score, 4);
+      row.angle = round(faceAngle(pointsOf(face), names), 1);
       names.forEach((name, k) => {
         const { x, y, confidence } = face.points[k];
         row[`${name}_x`] = round(x, 3);
@@ -37,7 +40,7 @@ function rowsOf(images, names) {
 }
 
 const columnsOf = (names) => [
-  'source', 'face', 'x0', 'y0', 'x1', 'y1', 'score',
+  'source', 'face', 'x0', 'y0', 'x1', 'y1', 'score', 'angle',
   ...names.flatMap((name) => [`${name}_x`, `${name}_y`, `${name}_confidence`]),
 ];
 
@@ -56,7 +59,7 @@ export function toMeasurementCsv(images, names) {
   const lines = images.flatMap((image) =>
     image.faces.map((face, n) => {
       const { rows, warnings } = measure(face.points, names);
-      const place = [image.name, n, ...face.box.map((v) => round(v, 3)), round(face.score, 4)];
+      const place = [image.name, n, ...face.box.map((v) => round(v, 3)), round(face.score, 4), round(faceAngle(pointsOf(face), names), 1)];
       const numbers = rows.flatMap(({ value, sigma }) => [round(value, 5), round(sigma, 5)]);
       return { line: [...place, ...numbers, warnings.join(', '), face.style], rows };
     }),
@@ -67,8 +70,7 @@ export function toMeasurementCsv(images, names) {
 
 /** The square crop of a face: placed by its points as in Kaggle's images, or else around its box. */
 function cropBox(face, names) {
-  const xy = face.points.map(({ x, y }) => (x === null ? [NaN, NaN] : [x, y]));
-  const placed = faceBox(xy, names);
+  const placed = faceBox(pointsOf(face), names);
   if (placed) return placed;
   const [x0, y0, x1, y1] = face.box;
   const half = Math.max(x1 - x0, y1 - y0) / 2;

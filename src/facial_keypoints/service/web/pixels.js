@@ -1,6 +1,9 @@
-// Grey images as arrays: resizing and cutting crops, with the same arithmetic as facial_keypoints/io/images.py.
+// Grey images as arrays: resizing and cutting crops, with the same arithmetic as facial_keypoints/crops.py.
 
 import { apply, compose, inverse } from './crops.js';
+
+/** A number rounded as Python does, halves to the even neighbour. */
+export const round = (value) => (value % 1 === 0.5 ? 2 * Math.round(value / 2) : Math.round(value));
 
 /** Grey {data, width, height} of anything that a canvas can draw. */
 export function grayOf(image, width, height) {
@@ -76,29 +79,53 @@ export function warp({ data, width, height }, map, newWidth, newHeight = newWidt
   return out;
 }
 
+/** A grey image in another size. */
+export function resize(gray, width, height) {
+  if (width === gray.width && height === gray.height) return gray;
+  if (width < gray.width || height < gray.height) return shrink(gray, width, height);
+  const [sx, sy] = [width / gray.width, height / gray.height];
+  return { data: warp(gray, [sx, 0, 0.5 * sx - 0.5, 0, sy, 0.5 * sy - 0.5], width, height), width, height };
+}
+
+/** The part of a grey image inside of edges [x0, y0, x1, y1], which are whole numbers. */
+export function part(gray, [x0, y0, x1, y1]) {
+  if (x1 - x0 === gray.width && y1 - y0 === gray.height) return gray;
+  const out = { data: new Uint8ClampedArray((x1 - x0) * (y1 - y0)), width: x1 - x0, height: y1 - y0 };
+  for (let y = y0; y < y1; y += 1) {
+    out.data.set(gray.data.subarray(y * gray.width + x0, y * gray.width + x1), (y - y0) * out.width);
+  }
+  return out;
+}
+
+/** A grey image turned by a quarter, counterclockwise. */
+export function turnLeft({ data, width, height }) {
+  const out = new Uint8ClampedArray(data.length);
+  for (let y = 0; y < height; y += 1) {
+    for (let x = 0; x < width; x += 1) out[(width - 1 - x) * height + y] = data[y * width + x];
+  }
+  return { data: out, width: height, height: width };
+}
+
 /** Cut the square crop of a map; large faces are averaged first, to avoid aliasing. */
 export function cutCrop(gray, map, side) {
   const corners = [[-0.5, -0.5], [side - 0.5, -0.5], [-0.5, side - 0.5], [side - 0.5, side - 0.5]];
-  const seen = corners.map((corner) => apply(inverse(map), corner));
+  const reach = corners.map((corner) => apply(inverse(map), corner));
   const bound = (axis, limit) => {
-    const values = seen.map((point) => point[axis]);
+    const values = reach.map((point) => point[axis]);
     const low = Math.min(limit - 1, Math.max(0, Math.floor(Math.min(...values)) - 2));
     return [low, Math.min(limit, Math.max(low + 1, Math.ceil(Math.max(...values)) + 3))];
   };
   const [x0, x1] = bound(0, gray.width);
   const [y0, y1] = bound(1, gray.height);
-  let part = { data: new Uint8ClampedArray((x1 - x0) * (y1 - y0)), width: x1 - x0, height: y1 - y0 };
-  for (let y = y0; y < y1; y += 1) {
-    part.data.set(gray.data.subarray(y * gray.width + x0, y * gray.width + x1), (y - y0) * part.width);
-  }
+  let seen = part(gray, [x0, y0, x1, y1]);
   let own = compose(map, [1, 0, x0, 0, 1, y0]);
   const scale = Math.sqrt(Math.abs(map[0] * map[4] - map[1] * map[3]));
   if (scale < 0.7) {
-    const columns = Math.max(1, Math.round(part.width * scale));
-    const rows = Math.max(1, Math.round(part.height * scale));
-    const [sx, sy] = [part.width / columns, part.height / rows];
+    const columns = Math.max(1, round(seen.width * scale));
+    const rows = Math.max(1, round(seen.height * scale));
+    const [sx, sy] = [seen.width / columns, seen.height / rows];
     own = compose(own, [sx, 0, 0.5 * sx - 0.5, 0, sy, 0.5 * sy - 0.5]);
-    part = shrink(part, columns, rows);
+    seen = shrink(seen, columns, rows);
   }
-  return warp(part, own, side);
+  return warp(seen, own, side);
 }

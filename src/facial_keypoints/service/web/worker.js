@@ -1,10 +1,14 @@
 // Finds faces and their keypoints in the browser, in a worker, so that the page stays responsive.
-// The steps are those of inference/detector.py and refine_boxes of inference/refine.py.
+// The steps are those of the Python package: detector.js, refine_boxes of inference/refine.py, and predict_detected of
+// inference/predictor.py.
 
-import { alike, apply, boxToCrop, hasCropPoints, faceSize, faceCrop, inverse, iou } from './crops.js';
+import { alike, apply, boxToCrop, compose, hasCropPoints, faceSize, faceCrop, inverse } from './crops.js';
+import { FaceDetector } from './detector.js';
 import { metadataOf } from './onnx-about.js';
-import { cutCrop, grayOf, shrink, warp } from './pixels.js';
+import { cutCrop, grayOf } from './pixels.js';
 
+const LOW_CONFIDENCE = 0.6; // mean confidence below which a face is also predicted upside down
+const OVER_MARGIN = 0.2; // by how much its mean confidence must be higher then
 const MIN_FACE_CONFIDENCE = 0.15; // least mean confidence of a detected face's keypoints, in the style where it is lowest
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 const DUPLICATE_DISTANCE = 0.35; // mean distance of the keypoints of two faces, in face sizes, below which they are duplicates
@@ -34,47 +38,19 @@ async function start({ runtime, files, headers }) {
   };
   model = await open(files.model, 'facial_keypoints_spec');
   if (!model) throw new Error(`the service has no ${files.model}`);
-  detector = await open(files.detector, 'facial_keypoints_detector');
+  const found = await open(files.detector, 'facial_keypoints_detector');
+  detector = found && new FaceDetector(async ({ data, width, height }) => {
+    const image = new ort.Tensor('uint8', data, [1, height, width]);
+    const { boxes, scores } = await found.session.run({ image });
+    return { boxes: boxes.data, scores: scores.data };
+  }, found.about);
   const { schema, styles, input_size: [height, width], channels } = model.about;
   if (height !== width || channels !== 1) throw new Error('only models of square grey crops run in the browser');
   return { schema, styles };
 }
 
-async function detect(gray, minScore) {
-  const { threshold, longest_side: longest, max_enlarge: enlarge, overlap: most, multiple } = detector.about;
-  const scale = Math.min(longest / Math.max(gray.width, gray.height), enlarge);
-  const [width, height] = [gray.width, gray.height].map((n) => Math.max(1, Math.round(n * scale)));
-  let small = gray;
-  if (scale < 1) small = shrink(gray, width, height);
-  else if (width !== gray.width || height !== gray.height) {
-    const [sx, sy] = [width / gray.width, height / gray.height];
-    const data = warp(gray, [sx, 0, 0.5 * sx - 0.5, 0, sy, 0.5 * sy - 0.5], width, height);
-    small = { data, width, height };
-  }
-  const up = (n) => Math.ceil(n / multiple) * multiple;
-  const canvas = new Uint8Array(up(height) * up(width));
-  for (let y = 0; y < height; y += 1) {
-    canvas.set(small.data.subarray(y * width, (y + 1) * width), y * up(width));
-  }
-  const image = new ort.Tensor('uint8', canvas, [1, up(height), up(width)]);
-  const answer = await detector.session.run({ image });
-  const [boxes, scores] = [answer.boxes.data, answer.scores.data];
-  const found = [];
-  for (let i = 0; i < scores.length; i += 1) {
-    if (scores[i] >= Math.max(threshold, minScore ?? 0)) {
-      found.push({ box: Array.from(boxes.subarray(4 * i, 4 * i + 4)), score: scores[i] });
-    }
-  }
-  found.sort((a, b) => b.score - a.score);
-  const kept = [];
-  for (const each of found) {
-    if (kept.every((other) => iou(each.box, other.box) < most)) kept.push(each);
-  }
-  const back = [gray.width / width, gray.height / height, gray.width / width, gray.height / height];
-  return kept.map(({ box, score }) => ({ box: box.map((v, i) => v * back[i]), score }));
-}
-
 async function ask(gray, crops, style) {
+  if (!crops.length) return [];
   const side = model.about.input_size[0];
   const k = model.about.schema.keypoint_names.length;
   const batch = new Uint8Array(crops.length * side * side);
@@ -90,29 +66,36 @@ async function ask(gray, crops, style) {
     });
     const confidences = points.map((_, i) => (confidence ? confidence.data[(n * styles + style) * k + i] : null));
     // Mean confidence in the least confident style: a detection counts as a face in every style or in none.
-    const least = !confidence ? null : Math.min(...Array.from({ length: styles }, (_, t) =>
+    const least = !confidence ? NaN : Math.min(...Array.from({ length: styles }, (_, t) =>
       mean(Array.from({ length: k }, (_, i) => confidence.data[(n * styles + t) * k + i]))));
     return { points, confidences, least };
   });
 }
 
 async function refine(gray, boxes, style) {
-  if (!boxes.length) return [];
   const { keypoint_names: names } = model.about.schema;
   const side = model.about.input_size[0];
-  const crops = boxes.map((box) => boxToCrop(box, side));
+  const crops = boxes.map(({ box, angle }) => boxToCrop(box, side, angle));
   const first = await ask(gray, crops, style);
-  if (!hasCropPoints(names)) return first;
+  const doubtful = [...first.keys()].filter((n) => first[n].least < LOW_CONFIDENCE);
+  crops.push(...doubtful.map((n) => compose([-1, 0, side - 1, 0, -1, side - 1], crops[n]))); // upside down
+  first.push(...await ask(gray, crops.slice(boxes.length), style));
   // Refinement: predict again on a crop that the first keypoints place upright, as the training crops are.
-  const refined = first.map(({ points }) => faceCrop(points, names, side));
-  const again = await ask(gray, refined, style);
-  return first.map((one, n) => {
-    const share = alike(crops[n], refined[n]) ? 0.5 : 1;
+  const views = hasCropPoints(names) ? first.map(({ points }) => faceCrop(points, names, side)) : crops;
+  const second = await ask(gray, views, style);
+  return boxes.map((_, n) => {
+    // The detector's box of a face upside down lies beside the face: only the refinement counts.
+    const over = boxes.length + doubtful.indexOf(n);
+    const isOver = doubtful.includes(n) && second[over].least > second[n].least + OVER_MARGIN;
+    const i = isOver ? over : n;
+    const [one, again] = [first[i], second[i]];
+    if (!hasCropPoints(names)) return one;
+    const share = !isOver && alike(crops[i], views[i]) ? 0.5 : 1;
     const mix = (a, b) => a + share * (b - a);
     return {
-      points: one.points.map(([x, y], i) => [mix(x, again[n].points[i][0]), mix(y, again[n].points[i][1])]),
-      confidences: one.confidences.map((c, i) => (c === null ? null : mix(c, again[n].confidences[i]))),
-      least: one.least === null ? null : mix(one.least, again[n].least),
+      points: one.points.map(([x, y], k) => [mix(x, again.points[k][0]), mix(y, again.points[k][1])]),
+      confidences: one.confidences.map((c, k) => (c === null ? null : mix(c, again.confidences[k]))),
+      least: mix(one.least, again.least),
     };
   });
 }
@@ -122,7 +105,7 @@ function realFaces(found) {
   const { keypoint_names: names } = model.about.schema;
   const kept = [];
   found.forEach(({ points, least }, i) => {
-    if (least !== null && least < MIN_FACE_CONFIDENCE) return;
+    if (least < MIN_FACE_CONFIDENCE) return; // NaN: the model gives no confidence
     const apart = (n) => mean(points.map(([x, y], k) => Math.hypot(x - found[n].points[k][0], y - found[n].points[k][1])));
     if (hasCropPoints(names) && kept.some((n) => apart(n) < DUPLICATE_DISTANCE * faceSize(points, names))) return;
     kept.push(i);
@@ -130,24 +113,31 @@ function realFaces(found) {
   return kept;
 }
 
-async function predict({ bitmap, boxes, crops, style, minScore }) {
+async function predict({ bitmap, boxes, crops, style, minScore, effort }) {
   const { width, height } = bitmap;
   const gray = grayOf(bitmap, width, height);
   bitmap.close();
   let given = null;
+  let smallest = null;
   if (boxes) given = boxes.map((box) => ({ box, score: null }));
   else if (crops) given = [{ box: [0, 0, width, height], score: null }];
   else if (!detector) throw new Error('there is no face detector: draw a box around each face');
-  else given = await detect(gray, minScore);
+  else {
+    const detected = await detector.detect(gray, effort);
+    given = detected.found.filter(({ score }) => score >= (minScore ?? 0));
+    smallest = detected.smallest;
+  }
   const { styles } = model.about;
   const wanted = Math.max(0, styles.indexOf(style || 'kaggle-a'));
-  const found = await refine(gray, given.map(({ box }) => box), wanted);
+  const found = await refine(gray, given, wanted);
   const kept = boxes || crops ? [...found.keys()] : realFaces(found);
   return {
     width,
     height,
+    smallest,
     faces: kept.map((n) => ({
-      ...given[n],
+      box: given[n].box,
+      score: given[n].score,
       points: found[n].points.map(([x, y], i) => ({ x, y, confidence: found[n].confidences[i] })),
     })),
   };
