@@ -53,6 +53,7 @@ __all__ = [
     "read_content",
     "read_frames",
     "read_image",
+    "read_size",
     "write_image",
 ]
 
@@ -250,6 +251,27 @@ def read_image(
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise ImageError(f"{shown}: the image is damaged or cut off ({reason}).") from error
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """Width and height of an image as it is shown, upright, and its EXIF orientation (1 to 8, 1 = stored upright).
+
+    Only the header is read.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    try:
+        with _open(read_content(Path(path))) as image:
+            orientation = _orientation(image)
+            width, height = image.size
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image in a known format.") from None
+    except MissingExtraError as error:
+        raise ImageError(f"{path}: {error}") from error
+    except _DAMAGE as error:
+        raise ImageError(f"{path}: cannot be read ({error}).") from error
+    return (height, width, orientation) if orientation >= 5 else (width, height, orientation)
 
 
 def count_frames(path: Path) -> tuple[int, float]:

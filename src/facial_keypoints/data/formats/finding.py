@@ -1,0 +1,177 @@
+"""Finding the images of labels: beside them, in other folders, under other names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from facial_keypoints.errors import ImageError
+from facial_keypoints.io.images import IMAGE_SUFFIXES, read_size
+
+__all__ = ["ImageFinder", "tidy_names"]
+
+# Label Studio puts eight digits before the name of an uploaded file.
+_HASHED = re.compile(r"[0-9a-f]{8}-(.+)")
+_MOST_FILES = 500_000  # of a folder that is searched
+
+
+class ImageFinder:
+    """Finds the images that a file of labels names.
+
+    An image is looked for under its name beside the labels, in the folders above and beside them, and, at last,
+    everywhere below the labels' folder by as much of its path as is there.
+
+    Args:
+        folder: That of the labels.
+        images: Where else the images are; looked into first.
+    """
+
+    def __init__(self, folder: Path, images: Path | None = None) -> None:
+        self.folder = folder
+        self._places = [images] if images is not None else []
+        self._found: dict[str, Path | None] = {}
+
+    def __call__(self, name: str) -> Path | None:
+        """The file of an image, or ``None``."""
+        if name not in self._found:
+            self._found[name] = self._find(name)
+        return self._found[name]
+
+    def size(self, name: str) -> tuple[int, int] | None:
+        """(width, height) of an image, upright; ``None`` if it is not found or cannot be read."""
+        file = self(name)
+        try:
+            return None if file is None else read_size(file)[:2]
+        except ImageError:
+            return None
+
+    def by_stem(self, stem: str) -> Path | None:
+        """An image of any suffix, its name given without suffix."""
+        for suffix in sorted(IMAGE_SUFFIXES):
+            for spelt in (suffix, suffix.upper()):
+                if (found := self._beside(Path(stem + spelt))) is not None:
+                    return found
+        return None
+
+    def _find(self, name: str) -> Path | None:
+        for text in _spellings(name):
+            path = Path(text)
+            # An absolute path of another machine ends as the path does here.
+            found = self._beside(path) or self._by_tail(text)
+            if found is not None:
+                return found
+        return None
+
+    def _beside(self, path: Path) -> Path | None:
+        """The file of a path that counts from a place that is near, or from one folder in such a place."""
+        if path.is_absolute():
+            return path if path.is_file() else None
+        for place, inner in self._near:
+            if (found := place / path).is_file():
+                return found
+            within = [found for folder in inner if (found := folder / path).is_file()]
+            if len(within) == 1:
+                return within[0]
+        return path if path.is_file() else None
+
+    @cached_property
+    def _near(self) -> list[tuple[Path, list[Path]]]:
+        """The labels' folder and two above it, each with the folders in it."""
+        above = [self.folder, *self.folder.resolve().parents[:2]]
+        return [
+            (
+                place,
+                [Path(e.path) for e in _entries(place) if e.is_dir() and not e.name.startswith(".")],
+            )
+            for place in [*self._places, *above]
+        ]
+
+    def _by_tail(self, text: str) -> Path | None:
+        parts = PurePosixPath(text.lower()).parts
+        best: list[Path] = []
+        longest = 0
+        for file in self._index.get(parts[-1] if parts else "", []):
+            tail = [part.lower() for part in file.parts]
+            same = 0
+            while same < min(len(parts), len(tail)) and parts[-1 - same] == tail[-1 - same]:
+                same += 1
+            if same > longest:
+                best, longest = [], same
+            if same == longest:
+                best.append(file)
+        return best[0] if len(best) == 1 else None
+
+    @cached_property
+    def _index(self) -> dict[str, list[Path]]:
+        """The images below the folders, by their names in lower case."""
+        found: dict[str, list[Path]] = {}
+        roots = self._places or [self.folder]
+        if not self._places and self.folder.name.lower() in ("annotations", "labels"):
+            roots.append(self.folder.parent)
+        seen = set()
+        for count, file in enumerate(file for root in roots for file in _below(root)):
+            if count > _MOST_FILES:
+                break
+            if file.suffix.lower() in IMAGE_SUFFIXES and file not in seen:
+                seen.add(file)
+                found.setdefault(file.name.lower(), []).append(file)
+        return found
+
+
+def tidy_names(names: Iterable[str], find: ImageFinder) -> dict[str, str]:
+    """A short relative name of each image for the names in the labels, which may be URLs or absolute paths."""
+    tidy: dict[str, str] = {}
+    for name in names:
+        text = name.replace("\\", "/") if not (find.folder / name).is_file() else name
+        if "://" in text or text.startswith("/data/"):
+            text = next(t for t in _spellings(name) if "://" not in t).lstrip("/")
+            file = find(name)
+            if file is not None and (match := _HASHED.fullmatch(PurePosixPath(text).name)):
+                text = match[1] if file.name == match[1] else PurePosixPath(text).name
+        tidy[name] = text
+    odd = [n for n, text in tidy.items() if n != text or text.startswith(("/", "../")) or ":" in text]
+    short = {name: PurePosixPath(tidy[name]).name for name in odd}
+    others = {text for name, text in tidy.items() if name not in short}
+    if len(set(short.values())) == len(short) and not others & set(short.values()):
+        return tidy | short
+    return tidy | {name: re.sub(r"^(?:[A-Za-z]:)?/+|(?:\.\./)+", "", tidy[name]) for name in odd}
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """The path that a name in a file of labels may stand for."""
+    given = [name]
+    parts = urlsplit(name) if "://" in name or "?" in name else None
+    if parts is not None:
+        given += [*parse_qs(parts.query).get("d", []), unquote(parts.path).lstrip("/")]
+    if name.startswith("/data/upload/"):
+        given.append(unquote(name))
+    for text in list(given):
+        if "\\" in text:
+            given.append(text.replace("\\", "/"))
+    if "%" in name and parts is None:
+        given.append(unquote(name))
+    ordered = given if parts is None else given[1:]
+    for text in dict.fromkeys(ordered):
+        yield text
+        path = PurePosixPath(text)
+        if match := _HASHED.fullmatch(path.name):
+            yield str(path.with_name(match[1]))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            yield Path(place, name)
