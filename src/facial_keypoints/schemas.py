@@ -358,7 +358,9 @@ def propose_schema(
     if norm_pair is None:
         sided = [(i, j) for i, j in enumerate(partners) if i < j]
         eyes = [
-            (i, j) for i, j in sided if re.search("eye(?!_?-?(brow|lid|lash))|pupil", names[i], re.I)
+            (i, j)
+            for i, j in sided
+            if re.search("eye(?!_?-?(brow|lid|lash))|pupil", names[i], re.I)
         ]
         # Without left and right, pairs of up to 20 points are compared.
         every = list(combinations(range(min(len(names), 20)), 2)) or [(0, 0)]

@@ -262,15 +262,27 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int, int]:
         ImageError: It cannot be read.
     """
     try:
-        with _open(read_content(Path(path))) as image:
-            orientation = _orientation(image)
-            width, height = image.size
+        with Path(path).open("rb") as file:
+            start = file.read(1 << 20)
+            if start.startswith(
+                b"\xff\xd8"
+            ):  # a JPEG's header is at its start, others may need all of the file
+                with suppress(*_DAMAGE):
+                    return _header(start)
+            return _header(start + file.read())
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image in a known format.") from None
     except MissingExtraError as error:
         raise ImageError(f"{path}: {error}") from error
     except _DAMAGE as error:
         raise ImageError(f"{path}: cannot be read ({error}).") from error
+
+
+def _header(content: bytes) -> tuple[int, int, int]:
+    with _open(content) as image:
+        # Pillow decodes a PNG to look for EXIF data behind the pixels.
+        orientation = 1 if image.format == "PNG" and b"eXIf" not in content else _orientation(image)
+        width, height = image.size
     return (height, width, orientation) if orientation >= 5 else (width, height, orientation)
 
 

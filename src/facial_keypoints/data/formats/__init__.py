@@ -53,7 +53,9 @@ def is_kaggle(path: Path) -> bool:
         DataError: It holds neither.
     """
     if path.is_dir():
-        stems = [path / f"{stem}{suffix}" for stem in ("training", "test") for suffix in (".csv", ".zip")]
+        stems = [
+            path / f"{stem}{suffix}" for stem in ("training", "test") for suffix in (".csv", ".zip")
+        ]
         if any(file.is_file() for file in stems) or (path / COMPETITION).is_dir():
             return True
     if find_labels(path) is not None:
@@ -99,7 +101,10 @@ def load_dataset(
     location = Path(path)
     if not is_kaggle(location):
         labels = read_labels(
-            location, schema=schema, group_by=group_by, images=None if images is None else Path(images)
+            location,
+            schema=schema,
+            group_by=group_by,
+            images=None if images is None else Path(images),
         )
         dataset = faces_of(labels, size, channels)
         for line in labels.summary():
@@ -141,7 +146,9 @@ def save_dataset(
         OutputError: The files cannot be written.
     """
     if format not in ("kaggle", *WRITERS):
-        raise ValueError(f"format must be one of kaggle, {', '.join(WRITERS)}, received '{format}'.")
+        raise ValueError(
+            f"format must be one of kaggle, {', '.join(WRITERS)}, received '{format}'."
+        )
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +167,9 @@ def save_dataset(
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"cannot make the folder {target.parent} ({error.strerror}).") from error
+            raise OutputError(
+                f"cannot make the folder {target.parent} ({error.strerror})."
+            ) from error
         write_image(target, dataset.images[i])
         files[name] = target
         group = str(dataset.groups[i])
@@ -168,7 +177,11 @@ def save_dataset(
             Face(
                 name,
                 {
-                    key: (float(points.xy[i, k, 0]), float(points.xy[i, k, 1]), int(points.visibility[i, k]))
+                    key: (
+                        float(points.xy[i, k, 0]),
+                        float(points.xy[i, k, 1]),
+                        int(points.visibility[i, k]),
+                    )
                     for k, key in enumerate(dataset.schema.keypoint_names)
                     if points.labeled[i, k]
                 },

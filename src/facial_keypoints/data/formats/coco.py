@@ -49,7 +49,11 @@ def read(path: Path, find: ImageFinder) -> Labels:
             if (face := _face(annotation, images, categories, left_out)) is not None
         ]
         kinds = [c for c in categories.values() if c.get("keypoints")]
-        edges = tuple((int(a) - 1, int(b) - 1) for a, b in kinds[0].get("skeleton") or ()) if kinds else ()
+        edges = (
+            tuple((int(a) - 1, int(b) - 1) for a, b in kinds[0].get("skeleton") or ())
+            if kinds
+            else ()
+        )
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise DataError(
             f"{path} is no COCO keypoints file ({type(error).__name__}: {error}); "
@@ -105,7 +109,9 @@ def _face(
     }
     facts = {**(image.get("attributes") or {}), **(annotation.get("attributes") or {})}
     made = facts.pop(_FROM_POINTS, None)
-    about = {str(k): str(v) for k, v in facts.items() if k not in ("occluded", "keyframe", "rotation")}
+    about = {
+        str(k): str(v) for k, v in facts.items() if k not in ("occluded", "keyframe", "rotation")
+    }
     box = None if made else _box(annotation.get("bbox"))
     return Face(str(image["file_name"]), points, box, str(category.get("name", "")), about)
 

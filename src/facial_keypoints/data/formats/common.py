@@ -195,7 +195,10 @@ class Mark:
 
 
 def gather(
-    image: str, marks: Sequence[Mark], left_out: Counter[str], about: Mapping[str, str] | None = None
+    image: str,
+    marks: Sequence[Mark],
+    left_out: Counter[str],
+    about: Mapping[str, str] | None = None,
 ) -> list[Face]:
     """The faces of one image whose points were labelled one by one.
 

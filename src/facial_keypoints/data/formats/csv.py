@@ -10,6 +10,7 @@ Points are pixels: an integer is a pixel's centre. Columns that may be there too
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -114,8 +115,8 @@ def read(path: Path, find: ImageFinder) -> Labels:
 
 def _labelled(x: float, y: float, place: str) -> bool:
     """Whether a point is labelled; half a point, or one that lies nowhere, is refused."""
-    if (x == x) != (y == y):
-        axis, partner = ("x", "y") if x != x else ("y", "x")
+    if math.isnan(x) != math.isnan(y):
+        axis, partner = ("x", "y") if math.isnan(x) else ("y", "x")
         raise DataError(
             f"{place}{axis}' is empty, but its partner '_{partner}' is not: give both or none."
         )
@@ -125,7 +126,7 @@ def _labelled(x: float, y: float, place: str) -> bool:
                 f"{place}{axis}' holds {value:.15g}, which is no coordinate in pixels: has it lost its decimal "
                 "point?"
             )
-    return x == x
+    return not math.isnan(x)
 
 
 def write(labels: Labels, folder: Path) -> None:

@@ -6,10 +6,10 @@ CVAT counts from the image's edge, so a pixel's centre is at 0.5; this package's
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from facial_keypoints.data.formats.common import (
     Box,
@@ -58,7 +58,9 @@ def read(path: Path, find: ImageFinder) -> Labels:
             name = image.get("name", "")
             images[name] = (int(image.get("width", 0)), int(image.get("height", 0)))
             about = _attributes(image)
-            faces += _faces(name, [(shape, shape.get("label", ""), {}) for shape in image], left_out, about)
+            faces += _faces(
+                name, [(shape, shape.get("label", ""), {}) for shape in image], left_out, about
+            )
         faces += _of_tracks(root, find, images, left_out, notes)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no annotations.xml of CVAT ({error}).") from error
@@ -66,7 +68,9 @@ def read(path: Path, find: ImageFinder) -> Labels:
     used = {name for face in faces for name in face.points}
     if not used <= set(names):
         names, edges = (), ()
-    return Labels(path, "CVAT XML", faces, images, names, edges=edges, left_out=left_out, notes=notes)
+    return Labels(
+        path, "CVAT XML", faces, images, names, edges=edges, left_out=left_out, notes=notes
+    )
 
 
 def _faces(
@@ -79,18 +83,14 @@ def _faces(
     faces: list[Face] = []
     marks: list[Mark] = []
     boxes: list[Mark] = []
-    for shape, label, facts in shapes:
-        facts = {**about, **facts, **_attributes(shape)}
+    for shape, label, known in shapes:
+        facts = {**about, **known, **_attributes(shape)}
         group = shape.get("group_id")
         if shape.get("outside") == "1":
             continue
         if shape.tag == "skeleton":
-            points = {p.get("label", ""): _points(p)[0] for p in shape.iter("points") if p.get("outside") != "1"}
-            if points:
-                faces.append(Face(image, points, None, label, facts))
-                faces[-1].about |= {"group_id": group} if group else {}
-            else:
-                left_out["skeletons without a visible point"] += 1
+            faces.append(Face(image, _skeleton(shape), None, label, facts))
+            faces[-1].about |= {"group_id": group} if group else {}
         elif shape.tag == "points":
             found = _points(shape)
             if len(found) > 1:
@@ -101,6 +101,8 @@ def _faces(
             boxes.append(Mark(label, box=_box(shape), group=group, about=facts))
         elif shape.tag not in ("attribute", *_PLAIN):
             left_out[f"shapes that are no points: {shape.tag}"] += 1
+    left_out["skeletons without a point"] += sum(not face.points for face in faces)
+    faces = [face for face in faces if face.points]
     for face in faces:
         group = face.about.pop("group_id", None)
         same = next((box for box in boxes if group is not None and box.group == group), None)
@@ -110,6 +112,11 @@ def _faces(
     if not marks:
         return attach_boxes(faces, boxes, left_out)
     return faces + gather(image, [*marks, *boxes], left_out, about)
+
+
+def _skeleton(shape: ElementTree.Element) -> dict[str, Point]:
+    inside = (p for p in shape.iter("points") if p.get("outside") != "1")
+    return {p.get("label", ""): _points(p)[0] for p in inside}
 
 
 def _points(shape: ElementTree.Element) -> list[Point]:
@@ -157,7 +164,9 @@ def _of_tracks(
             )
             guessed += shape.get("keyframe") == "0" and shape.get("outside") != "1"
     if guessed:
-        notes.append(f"{guessed} shapes are not labelled but interpolated by CVAT between labelled frames")
+        notes.append(
+            f"{guessed} shapes are not labelled but interpolated by CVAT between labelled frames"
+        )
     size = root.find(".//original_size")
     known = None
     if size is not None:
@@ -183,14 +192,18 @@ def _declared(root: ElementTree.Element) -> tuple[tuple[str, ...], tuple[tuple[i
         return (), ()
     parent = skeletons[0].findtext("name")
     names = tuple(
-        label.findtext("name", "") for label in root.iter("label") if label.findtext("parent") == parent
+        label.findtext("name", "")
+        for label in root.iter("label")
+        if label.findtext("parent") == parent
     )
     if len(set(names)) != len(names):
         return (), ()
     drawing = skeletons[0].findtext("svg") or ""
     nodes: dict[str, str] = {}
     for circle in re.findall("<circle[^>]*>", drawing):
-        node, label = (re.search(f'{key}="([^"]*)"', circle) for key in ("data-node-id", "data-label-name"))
+        node, label = (
+            re.search(f'{key}="([^"]*)"', circle) for key in ("data-node-id", "data-label-name")
+        )
         if node and label:
             nodes[node[1]] = label[1]
     lines = re.findall('data-node-from="([^"]*)" data-node-to="([^"]*)"', drawing)
@@ -206,7 +219,9 @@ def write(labels: Labels, folder: Path) -> None:
     """Write ``annotations.xml`` of images: a skeleton a face, and its box in the same group."""
     root = ElementTree.Element("annotations")
 
-    def add(parent: ElementTree.Element, tag: str, text: str | None = None, **about: str) -> ElementTree.Element:
+    def add(
+        parent: ElementTree.Element, tag: str, text: str | None = None, **about: str
+    ) -> ElementTree.Element:
         made = ElementTree.SubElement(parent, tag, about)
         made.text = text
         return made
@@ -216,7 +231,10 @@ def write(labels: Labels, folder: Path) -> None:
     task = add(add(root, "meta"), "task")
     add(task, "mode", "annotation")
     declared = add(task, "labels")
-    for name, sort, parent in [(kind, "skeleton", None), *((n, "points", kind) for n in labels.names)]:
+    for name, sort, parent in [
+        (kind, "skeleton", None),
+        *((n, "points", kind) for n in labels.names),
+    ]:
         label = add(declared, "label")
         add(label, "name", name)
         add(label, "type", sort)
@@ -242,8 +260,20 @@ def write(labels: Labels, folder: Path) -> None:
                     occluded=str(int(visible == 1)), points=f"{x + _HALF:.4f},{y + _HALF:.4f}",
                 )  # fmt: skip
             if face.box:
-                corners = {k: f"{v:.4f}" for k, v in zip(("xtl", "ytl", "xbr", "ybr"), face.box, strict=True)}
-                add(image, "box", label=kind, source="manual", occluded="0", z_order="0", **joined, **corners)
+                corners = {
+                    k: f"{v:.4f}"
+                    for k, v in zip(("xtl", "ytl", "xbr", "ybr"), face.box, strict=True)
+                }
+                add(
+                    image,
+                    "box",
+                    label=kind,
+                    source="manual",
+                    occluded="0",
+                    z_order="0",
+                    **joined,
+                    **corners,
+                )
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding="unicode")
     write_text(folder / "annotations.xml", f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n')

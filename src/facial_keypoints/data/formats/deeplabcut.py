@@ -16,7 +16,7 @@ from facial_keypoints.data.formats.finding import ImageFinder
 from facial_keypoints.errors import DataError
 from facial_keypoints.io.tables import column_names, numbers, read_text, write_table
 
-__all__ = ["HOLDS", "SUFFIXES", "is_ours", "image_place", "read", "write"]
+__all__ = ["HOLDS", "SUFFIXES", "image_place", "is_ours", "read", "write"]
 
 SUFFIXES = (".csv",)
 HOLDS = frozenset({"several faces"})
@@ -62,13 +62,17 @@ def read(path: Path, find: ImageFinder) -> Labels:
                 x, y = numbers([f"{part} x", f"{part} y"], cells, f"{path}, row {number}")
                 if math.isnan(x) or math.isnan(y):
                     continue
-                face = of_image.setdefault(who, Face(name, {}, kind="single" if who == "single" else ""))
+                face = of_image.setdefault(
+                    who, Face(name, {}, kind="single" if who == "single" else "")
+                )
                 face.points[part] = (x, y, 2)
             if not of_image:
                 left_out["images without a labelled point"] += 1
             for who, face in of_image.items():
                 video = PurePosixPath(name).parent.name
-                face.about = ({"group": video} if video else {}) | ({"individual": who} if who else {})
+                face.about = ({"group": video} if video else {}) | (
+                    {"individual": who} if who else {}
+                )
                 faces.append(face)
     except (OSError, ValueError, KeyError, IndexError, StopIteration, csv.Error) as error:
         raise DataError(
@@ -92,7 +96,10 @@ def write(labels: Labels, folder: Path) -> None:
     people = [f"individual{i}" for i in range(1, most + 1)] if most > 1 else [""]
     pairs = [(who, name, axis) for who in people for name in labels.names for axis in "xy"]
     header = [["individuals", "", "", *(who for who, _, _ in pairs)]] if most > 1 else []
-    header += [["bodyparts", "", "", *(n for _, n, _ in pairs)], ["coords", "", "", *(a for _, _, a in pairs)]]
+    header += [
+        ["bodyparts", "", "", *(n for _, n, _ in pairs)],
+        ["coords", "", "", *(a for _, _, a in pairs)],
+    ]
     rows: dict[str, list[list[str]]] = {}
     for name, members in of_image.items():
         place = PurePosixPath(image_place(name))

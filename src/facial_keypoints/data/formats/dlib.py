@@ -38,7 +38,9 @@ def read(path: Path, find: ImageFinder) -> Labels:
             name = image.attrib["file"]
             images[name] = None
             for box in image.iter("box"):
-                x, y, width, height = (float(box.attrib[k]) for k in ("left", "top", "width", "height"))
+                x, y, width, height = (
+                    float(box.attrib[k]) for k in ("left", "top", "width", "height")
+                )
                 points: dict[str, Point] = {
                     part.attrib["name"]: (float(part.attrib["x"]), float(part.attrib["y"]), 2)
                     for part in box.iter("part")
@@ -53,7 +55,9 @@ def read(path: Path, find: ImageFinder) -> Labels:
                         name, points, (x, y, x + width, y + height), box.findtext("label", ""), hidden
                     ))  # fmt: skip
     except (ValueError, KeyError) as error:
-        raise DataError(f"{path} is no XML of dlib's imglab ({type(error).__name__}: {error}).") from error
+        raise DataError(
+            f"{path} is no XML of dlib's imglab ({type(error).__name__}: {error})."
+        ) from error
     names = sorted(dict.fromkeys(name for face in faces for name in face.points), key=_in_order)
     if len(names) == 68 and all(name.isdigit() for name in names):  # iBUG's points
         renamed = dict(zip(names, number_names(68), strict=True))
@@ -64,5 +68,5 @@ def read(path: Path, find: ImageFinder) -> Labels:
 
 
 def _in_order(name: str) -> tuple[int, str]:
-    """imglab sorts parts by their names as text; numbers are to be counted."""
+    """Imglab sorts parts by their names as text; numbers are to be counted."""
     return (int(name), "") if name.isdigit() else (10**9, name)

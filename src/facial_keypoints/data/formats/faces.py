@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from facial_keypoints.data.formats.reading import points_of
 from facial_keypoints.data.kaggle import style_of_rows
 from facial_keypoints.errors import DataError, ImageError
 from facial_keypoints.io.images import read_image
-from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints
+from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints, KeypointSchema
 
 __all__ = ["faces_of", "fit_images"]
 
@@ -31,64 +31,40 @@ def faces_of(labels: Labels, size: tuple[int, int] | None, channels: int | None)
     if schema is None:
         raise ValueError("labels need a schema: use read_labels.")
     xy, visibility = points_of(labels.faces, schema.keypoint_names)
-    of_image: dict[str, list[int]] = {}
-    for i, face in enumerate(labels.faces):
-        of_image.setdefault(face.image, []).append(i)
-    rows: list[int] = []
-    images: list[ImageArray] = []
-    points: list[FloatArray] = []
-    ids: list[str] = []
-    by_points = 0
-    first_problem = ""
-    for name, members in of_image.items():
-        try:
-            if (file := labels.files.get(name)) is None:
-                raise ImageError(f"{name}: the image is not found.")
-            photo = read_image(file, channels=channels, name=name)
-        except ImageError as error:
-            first_problem = first_problem or str(error)
-            labels.left_out["faces whose image is not found or cannot be read"] += len(members)
-            continue
-        for number, i in enumerate(members):
-            if not labels.photos:
-                images.append(photo)
-                points.append(xy[i])
-            else:
-                box = face_box(xy[i], schema, labels.faces[i].box)
-                if box is None:
-                    labels.left_out["faces with neither a box nor two labelled points"] += 1
-                    continue
-                by_points += labels.faces[i].box is None
-                crop, moved = cut_face(photo, xy[i], box, size or CROP_SIZE)
-                images.append(crop)
-                points.append(moved)
-            rows.append(i)
-            ids.append(f"{name}#{number}" if labels.photos else name)
-    if not rows:
-        problem = f": {first_problem}" if first_problem else "."
-        raise DataError(f"{labels.source} holds no face that can be read{problem}")
-    if first_problem:
-        labels.notes.append(f"first problem: {first_problem}")
-    if by_points:
-        labels.notes.append(f"{by_points} faces without a box are cut out by their points")
+    problems: list[str] = []
+    found = list(_images_of(labels, schema, xy, size or CROP_SIZE, channels, problems))
+    if not found:
+        raise DataError(
+            f"{labels.source} holds no face that can be read: {problems[0]}"
+            if problems
+            else f"{labels.source} holds no face with a box or two labelled points."
+        )
+    if problems:
+        labels.notes.append(f"first image that is left out: {problems[0]}")
+    rows = [row for row, _, _, _ in found]
+    ids = [name for _, name, _, _ in found]
+    images = [image for _, _, image, _ in found]
     if labels.photos:
         size = channels = None
+        by_points = sum(labels.faces[row].box is None for row in rows)
+        if by_points:
+            labels.notes.append(f"{by_points} faces without a box are cut out by their points")
     if not all(image.shape[2] == 1 for image in images):
         images = [to_channels(image, 3) for image in images]
     shapes = {image.shape[:2] for image in images}
     if size is None and len(shapes) > 1:
-        found = " and ".join(f"{w} × {h}" for h, w in sorted(shapes)[:2])
+        differing = " and ".join(f"{w} × {h}" for h, w in sorted(shapes)[:2])
         labels.notes.append(
-            f"images of differing sizes ({found}) are fitted into {CROP_SIZE[1]} × {CROP_SIZE[0]} ('data convert "
-            "--size' makes others)"
+            f"images of differing sizes ({differing}) are fitted into {CROP_SIZE[1]} × {CROP_SIZE[0]}; 'data convert "
+            "--size' makes others"
         )
         size = CROP_SIZE
-    stacked, fitted = fit_images(images, np.asarray(points, np.float32), size, channels)
+    points = np.array([moved for _, _, _, moved in found], np.float32)
+    stacked, fitted = fit_images(images, points, size, channels)
     keypoints = Keypoints(fitted, schema, visibility[rows])
-    about = [labels.faces[i].about for i in rows]
-    groups = [facts.get("group") or ids[n] for n, facts in enumerate(about)]
-    if labels.photos:  # the faces of a photo stay on one side of a split
-        groups = [facts.get("group") or labels.faces[i].image for i, facts in zip(rows, about, strict=True)]
+    # The faces of a photo stay on one side of a split.
+    alone = [labels.faces[row].image for row in rows] if labels.photos else ids
+    groups = [labels.faces[row].about.get("group") or alone[n] for n, row in enumerate(rows)]
     return FaceDataset(
         images=stacked,
         keypoints=keypoints,
@@ -97,6 +73,41 @@ def faces_of(labels: Labels, size: tuple[int, int] | None, channels: int | None)
         styles=style_of_rows(keypoints) if schema.name == "kaggle15" else np.full(len(ids), ""),
         groups=np.asarray(groups),
     )
+
+
+def _images_of(
+    labels: Labels,
+    schema: KeypointSchema,
+    xy: NDArray[np.float64],
+    size: tuple[int, int],
+    channels: int | None,
+    problems: list[str],
+) -> Iterator[tuple[int, str, ImageArray, FloatArray]]:
+    """Number, name, image and points (K, 2) of each face; what cannot be read is told."""
+    of_image: dict[str, list[int]] = {}
+    for i, face in enumerate(labels.faces):
+        of_image.setdefault(face.image, []).append(i)
+    for name, members in of_image.items():
+        try:
+            photo = _read(labels, name, channels)
+        except ImageError as error:
+            problems.append(str(error))
+            labels.left_out["faces whose image is not found or cannot be read"] += len(members)
+            continue
+        for number, i in enumerate(members):
+            if not labels.photos:
+                yield i, name, photo, xy[i]
+            elif (box := face_box(xy[i], schema, labels.faces[i].box)) is None:
+                labels.left_out["faces with neither a box nor two labelled points"] += 1
+            else:
+                yield i, f"{name}#{number}", *cut_face(photo, xy[i], box, size)
+
+
+def _read(labels: Labels, name: str, channels: int | None) -> ImageArray:
+    """An image, read by prediction's own reader: its labels belong to what that gives."""
+    if name not in labels.files:
+        raise ImageError(f"{name}: the image is not found; --images DIR says where the images are.")
+    return read_image(labels.files[name], channels=channels, name=name)
 
 
 def fit_images(

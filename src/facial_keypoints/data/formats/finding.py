@@ -16,6 +16,7 @@ __all__ = ["ImageFinder", "tidy_names"]
 
 # Label Studio puts eight digits before the name of an uploaded file.
 _HASHED = re.compile(r"[0-9a-f]{8}-(.+)")
+_FOR_IMAGES = re.compile("images?$|imgs?$|photos?$|pictures?$|frames?$|jpe?g", re.I)
 _MOST_FILES = 500_000  # of a folder that is searched
 
 
@@ -80,15 +81,12 @@ class ImageFinder:
 
     @cached_property
     def _near(self) -> list[tuple[Path, list[Path]]]:
-        """The labels' folder and two above it, each with the folders in it."""
-        above = [self.folder, *self.folder.resolve().parents[:2]]
-        return [
-            (
-                place,
-                [Path(e.path) for e in _entries(place) if e.is_dir() and not e.name.startswith(".")],
-            )
-            for place in [*self._places, *above]
-        ]
+        """The labels' folder with the folders in it, then two above it with those that are named for images."""
+        places = [(place, _folders(place)) for place in [*self._places, self.folder]]
+        for above in self.folder.resolve().parents[:2]:
+            named = [folder for folder in _folders(above) if _FOR_IMAGES.search(folder.name)]
+            places.append((above, named))
+        return places
 
     def _by_tail(self, text: str) -> Path | None:
         parts = PurePosixPath(text.lower()).parts
@@ -133,7 +131,9 @@ def tidy_names(names: Iterable[str], find: ImageFinder) -> dict[str, str]:
             if file is not None and (match := _HASHED.fullmatch(PurePosixPath(text).name)):
                 text = match[1] if file.name == match[1] else PurePosixPath(text).name
         tidy[name] = text
-    odd = [n for n, text in tidy.items() if n != text or text.startswith(("/", "../")) or ":" in text]
+    odd = [
+        n for n, text in tidy.items() if n != text or text.startswith(("/", "../")) or ":" in text
+    ]
     short = {name: PurePosixPath(tidy[name]).name for name in odd}
     others = {text for name, text in tidy.items() if name not in short}
     if len(set(short.values())) == len(short) and not others & set(short.values()):
@@ -162,10 +162,10 @@ def _spellings(name: str) -> Iterator[str]:
             yield str(path.with_name(match[1]))
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _folders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            return list(entries)
+            return [Path(e.path) for e in entries if e.is_dir() and not e.name.startswith(".")]
     except OSError:
         return []
 

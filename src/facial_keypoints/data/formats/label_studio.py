@@ -14,7 +14,14 @@ from typing import Any
 from urllib.parse import urlsplit
 from xml.sax.saxutils import quoteattr
 
-from facial_keypoints.data.formats.common import Face, Labels, Mark, gather, is_occluded, rotated_box
+from facial_keypoints.data.formats.common import (
+    Face,
+    Labels,
+    Mark,
+    gather,
+    is_occluded,
+    rotated_box,
+)
 from facial_keypoints.data.formats.finding import ImageFinder
 from facial_keypoints.errors import DataError
 from facial_keypoints.files import write_json, write_text
@@ -58,7 +65,11 @@ def read(path: Path, find: ImageFinder) -> Labels:
             results, is_prediction = _results(task, left_out)
             predicted += is_prediction
             size = next(
-                ((int(r["original_width"]), int(r["original_height"])) for r in results if r.get("original_width")),
+                (
+                    (int(r["original_width"]), int(r["original_height"]))
+                    for r in results
+                    if r.get("original_width")
+                ),
                 find.size(name),
             )
             images[name] = size
@@ -81,13 +92,21 @@ def read(path: Path, find: ImageFinder) -> Labels:
 
 
 _OWN_KEYS = (
-    "id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement",
+    "id",
+    "annotator",
+    "annotation_id",
+    "created_at",
+    "updated_at",
+    "lead_time",
+    "agreement",
 )  # fmt: skip  (of JSON-MIN)
 
 
 def _image_of(data: dict[str, Any]) -> str:
     texts = [value for value in data.values() if isinstance(value, str)]
-    suffixed = (t for t in texts if PurePosixPath(urlsplit(t).path or t).suffix.lower() in IMAGE_SUFFIXES)
+    suffixed = (
+        t for t in texts if PurePosixPath(urlsplit(t).path or t).suffix.lower() in IMAGE_SUFFIXES
+    )
     by_query = (t for t in texts if PurePosixPath(t).suffix.lower() in IMAGE_SUFFIXES)
     found = next(suffixed, None) or next(by_query, None) or data.get("image")
     if not isinstance(found, str):
@@ -98,16 +117,29 @@ def _image_of(data: dict[str, Any]) -> str:
 def _results(task: dict[str, Any], left_out: Counter[str]) -> tuple[list[dict[str, Any]], bool]:
     """The regions of a task, and whether they are a prediction."""
     if "data" not in task:  # JSON-MIN has lists of bare values under the names of the controls
-        bare = [v for value in task.values() if isinstance(value, list) for v in value if isinstance(v, dict)]
-        return [{**v, "value": v, "type": next((k for k in (*_KEYPOINTS, *_BOXES) if k in v), "")} for v in bare], False
+        bare = [
+            v
+            for value in task.values()
+            if isinstance(value, list)
+            for v in value
+            if isinstance(v, dict)
+        ]
+        return [
+            {**v, "value": v, "type": next((k for k in (*_KEYPOINTS, *_BOXES) if k in v), "")}
+            for v in bare
+        ], False
     made = task.get("annotations", task.get("completions")) or []
-    valid = [a for a in made if isinstance(a, dict) and a.get("result") and not a.get("was_cancelled")]
+    valid = [
+        a for a in made if isinstance(a, dict) and a.get("result") and not a.get("was_cancelled")
+    ]
     if len(made) > 1:
         left_out["further annotations of a task that has several"] += len(made) - 1
     if valid:
         chosen = next((a for a in valid if a.get("ground_truth")), valid[-1])
         return list(chosen["result"]), False
-    predictions = [p for p in task.get("predictions") or [] if isinstance(p, dict) and p.get("result")]
+    predictions = [
+        p for p in task.get("predictions") or [] if isinstance(p, dict) and p.get("result")
+    ]
     if predictions:
         return list(predictions[-1]["result"]), True
     return [], False
@@ -185,7 +217,10 @@ def write(labels: Labels, folder: Path) -> None:
     Images count from the folder that Label Studio serves as local files.
     """
     tasks: dict[str, Any] = {
-        name: {"data": {"image": _LOCAL + name}, "predictions": [{"model_version": "facial-keypoints", "result": []}]}
+        name: {
+            "data": {"image": _LOCAL + name},
+            "predictions": [{"model_version": "facial-keypoints", "result": []}],
+        }
         for name in labels.images
     }
     numbers: Counter[str] = Counter()
@@ -193,12 +228,19 @@ def write(labels: Labels, folder: Path) -> None:
     for number, face in enumerate(labels.faces, start=1):
         size = labels.images[face.image]
         if size is None:
-            raise DataError(f"the size of {face.image} is not known, and Label Studio needs it: add the image.")
+            raise DataError(
+                f"the size of {face.image} is not known, and Label Studio needs it: add the image."
+            )
         width, height = size
         numbers[face.image] += 1
         told = f"face {numbers[face.image]}"
         tasks[face.image]["data"] |= {k: v for k, v in face.about.items() if k != "image"}
-        common = {"to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0}
+        common = {
+            "to_name": "image",
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+        }
         result = tasks[face.image]["predictions"][0]["result"]
         if face.box:
             x0, y0, x1, y1 = face.box

@@ -43,16 +43,22 @@ def read(path: Path, find: ImageFinder) -> Labels:
         marks = [mark for shape in content["shapes"] for mark in _marks(shape, left_out)]
         about = {str(key): "yes" for key, on in (content.get("flags") or {}).items() if on is True}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no json of LabelMe ({type(error).__name__}: {error}).") from error
+        raise DataError(
+            f"{path} is no json of LabelMe ({type(error).__name__}: {error})."
+        ) from error
     size = (int(width), int(height)) if width and height else None
-    return Labels(path, "LabelMe", gather(name, marks, left_out, about), {name: size}, left_out=left_out)
+    return Labels(
+        path, "LabelMe", gather(name, marks, left_out, about), {name: size}, left_out=left_out
+    )
 
 
 def _marks(shape: dict[str, Any], left_out: Counter[str]) -> list[Mark]:
     name, kind = str(shape.get("label", "")), shape.get("shape_type") or "polygon"
     group = None if shape.get("group_id") is None else str(shape["group_id"])
     places = [(float(x) - _HALF, float(y) - _HALF) for x, y in shape["points"]]
-    told = [key for key, on in (shape.get("flags") or {}).items() if on] + [shape.get("description")]
+    told = [key for key, on in (shape.get("flags") or {}).items() if on] + [
+        shape.get("description")
+    ]
     visible = 1 if any(map(is_occluded, told)) else 2
     if kind == "rectangle":
         xs, ys = zip(*places, strict=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -35,7 +36,9 @@ def read(path: Path, find: ImageFinder) -> Labels:
     try:
         inside = read_text(path).split("{", 1)[1].split("}", 1)[0].splitlines()
         rows = [tuple(map(float, line.split())) for line in inside if line.strip()]
-        points: list[Point | None] = [None if x != x else (x - _FIRST, y - _FIRST, 2) for x, y in rows]
+        points: list[Point | None] = [
+            None if math.isnan(x + y) else (x - _FIRST, y - _FIRST, 2) for x, y in rows
+        ]
     except (OSError, ValueError, IndexError) as error:
         raise DataError(
             f"{path} is no .pts file: it needs 'version: 1', 'n_points: N' and N lines of x and y in "
@@ -57,7 +60,9 @@ def write(labels: Labels, folder: Path) -> None:
         lines = ["version: 1", f"n_points: {len(labels.names)}", "{"]
         for name in labels.names:
             point = face.points.get(name)
-            lines.append("nan nan" if point is None else f"{point[0] + _FIRST:.6f} {point[1] + _FIRST:.6f}")
+            lines.append(
+                "nan nan" if point is None else f"{point[0] + _FIRST:.6f} {point[1] + _FIRST:.6f}"
+            )
         target = folder / PurePosixPath(face.image).with_suffix(".pts")
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, "\n".join([*lines, "}"]) + "\n")

@@ -13,7 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.data.formats import (
-    coco, csv, cvat, deeplabcut, dlib, label_studio, labelme, pts, tps, via, wflw, yolo,
+    coco,
+    csv,
+    cvat,
+    deeplabcut,
+    dlib,
+    label_studio,
+    labelme,
+    pts,
+    tps,
+    via,
+    wflw,
+    yolo,
 )  # fmt: skip
 from facial_keypoints.data.formats.common import Face, Labels, Point, number_names
 from facial_keypoints.data.formats.finding import ImageFinder, tidy_names
@@ -36,7 +47,10 @@ READABLE = (
 )
 
 _START = 1 << 16  # bytes by which most formats are told
-_OWN = ("annotations.json", "faces.csv")  # what this package writes: a folder with one holds nothing else
+_OWN = (
+    "annotations.json",
+    "faces.csv",
+)  # what this package writes: a folder with one holds nothing else
 _SUFFIXES = frozenset(suffix for module in READERS for suffix in module.SUFFIXES)
 
 
@@ -61,7 +75,9 @@ def find_labels(path: Path) -> tuple[ModuleType, list[Path]] | None:
                 found.setdefault(module, []).append(file)
     if len(found) > 1:
         listed = "; ".join(f"{_name(module)}: {files[0]}" for module, files in found.items())
-        raise DataError(f"{path} holds labels of several formats ({listed}): name the file that you want.")
+        raise DataError(
+            f"{path} holds labels of several formats ({listed}): name the file that you want."
+        )
     return next(iter(found.items()), None)
 
 
@@ -169,6 +185,7 @@ def _locate(labels: Labels, find: ImageFinder, root: Path | None) -> None:
     """Find the images, and give each a short name; with ``root``, the path from there."""
     names = tidy_names(labels.images, find)
     files = {}
+    elsewhere: Counter[Path] = Counter()
     for name in labels.images:
         file = labels.files.get(name) or find(name)
         if file is not None and root is not None:
@@ -178,6 +195,11 @@ def _locate(labels: Labels, find: ImageFinder, root: Path | None) -> None:
             names[name] = (labels.source.parent.relative_to(root) / names[name]).as_posix()
         if file is not None:
             files[names[name]] = file
+            if file != find.folder / name:
+                elsewhere[file.parent] += 1
+    if elsewhere and root is None:
+        places = ", ".join(map(str, list(elsewhere)[:3])) + (" ..." if len(elsewhere) > 3 else "")
+        labels.notes.append(f"{sum(elsewhere.values())} images are found in {places}")
     for face in labels.faces:
         face.image = names[face.image]
     labels.images = {names[name]: size for name, size in labels.images.items()}
@@ -218,7 +240,9 @@ def _group(labels: Labels, group_by: str | None) -> None:
     if not any(group_by in face.about for face in labels.faces):
         has = sorted({name for face in labels.faces for name in face.about})
         known = f"it has {', '.join(has)}" if has else "it has none: leave --group-by out"
-        raise DataError(f"{labels.source} has no column or attribute '{group_by}' to group by; {known}.")
+        raise DataError(
+            f"{labels.source} has no column or attribute '{group_by}' to group by; {known}."
+        )
     for face in labels.faces:
         face.about.pop("group", None)
         if text := face.about.get(group_by):
@@ -229,7 +253,9 @@ def _group(labels: Labels, group_by: str | None) -> None:
 # --- which keypoints ------------------------------------------------------------------------------
 
 
-def points_of(faces: Sequence[Face], names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+def points_of(
+    faces: Sequence[Face], names: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
     """(N, K, 2) points, NaN = not labelled, and (N, K) visibility."""
     xy = np.full((len(faces), len(names), 2), np.nan)
     visibility = np.zeros((len(faces), len(names)), np.int8)
@@ -247,7 +273,10 @@ def _decide_schema(labels: Labels, schema: KeypointSchema | None) -> None:
         labels.schema = _known(labels.names) or _proposed(labels)
         return
     labels.schema = schema
-    if labels.names == number_names(len(labels.names)) and len(labels.names) == schema.num_keypoints:
+    if (
+        labels.names == number_names(len(labels.names))
+        and len(labels.names) == schema.num_keypoints
+    ):
         new = dict(zip(labels.names, schema.keypoint_names, strict=True))
         for face in labels.faces:
             face.points = {new[name]: point for name, point in face.points.items()}
@@ -260,7 +289,9 @@ def _decide_schema(labels: Labels, schema: KeypointSchema | None) -> None:
         )
     if unknown:
         listed = ", ".join(unknown[:8]) + (" ..." if len(unknown) > 8 else "")
-        labels.left_out[f"keypoints that the schema '{schema.name}' does not list: {listed}"] += len(unknown)
+        labels.left_out[f"keypoints that the schema '{schema.name}' does not list: {listed}"] += (
+            len(unknown)
+        )
         for face in labels.faces:
             face.points = {n: p for n, p in face.points.items() if n not in unknown}
     if absent := [n for n in schema.keypoint_names if n not in labels.names]:
@@ -353,7 +384,9 @@ def _outside(labels: Labels, names: Sequence[str], *, lying: bool) -> int:
     for face in labels.faces:
         if face.image in names and (size := labels.images[face.image]) is not None:
             width, height = size[::-1] if lying else size
-            count += sum(not (0 <= x < width and 0 <= y < height) for x, y, _ in face.points.values())
+            count += sum(
+                not (0 <= x < width and 0 <= y < height) for x, y, _ in face.points.values()
+            )
     return count
 
 

@@ -5,6 +5,7 @@ Coordinates count from the image's lower left corner, upwards, and from the edge
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -48,10 +49,13 @@ def read(path: Path, find: ImageFinder) -> Labels:
             continue
         images[name] = size = find.size(name)
         if size is None:
-            left_out["specimens whose image is not found, and so the height that y counts from"] += 1
+            left_out[
+                "specimens whose image is not found, and so the height that y counts from"
+            ] += 1
             continue
         placed: list[Point | None] = [
-            None if point is None else (point[0] - _HALF, size[1] - point[1] - _HALF, 2) for point in points
+            None if point is None else (point[0] - _HALF, size[1] - point[1] - _HALF, 2)
+            for point in points
         ]
         facts = {"id": about["ID"]} if "ID" in about else {}
         if any(placed):
@@ -96,4 +100,4 @@ def _point(line: str) -> tuple[float, float] | None:
     if "NA" in (x.upper(), y.upper()):
         return None
     point = float(x), float(y)
-    return None if min(point) < 0 or point != point else point
+    return None if min(point) < 0 or math.isnan(sum(point)) else point

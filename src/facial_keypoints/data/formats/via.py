@@ -14,7 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from facial_keypoints.data.formats.common import Face, Labels, Mark, gather, is_occluded, number_names
+from facial_keypoints.data.formats.common import (
+    Face,
+    Labels,
+    Mark,
+    gather,
+    is_occluded,
+    number_names,
+)
 from facial_keypoints.data.formats.finding import ImageFinder
 from facial_keypoints.errors import DataError
 from facial_keypoints.io.tables import column_names, read_text
@@ -24,7 +31,9 @@ __all__ = ["SUFFIXES", "is_ours", "read"]
 SUFFIXES = (".csv", ".json")
 # Attributes of a region that usually hold a point's name, and those that say which face it belongs to.
 _NAME = re.compile("(name|label|key ?points?|landmarks?|points?|parts?|type|class|feature)$", re.I)
-_GROUP = re.compile("(face|group|instance|individual|animal|object|person|subject)([ _]?(id|no|number))?$", re.I)
+_GROUP = re.compile(
+    "(face|group|instance|individual|animal|object|person|subject)([ _]?(id|no|number))?$", re.I
+)
 
 
 def is_ours(path: Path, start: bytes, content: bytes) -> bool:
@@ -69,7 +78,9 @@ def _of_csv(path: Path) -> Iterator[_Entry]:
     for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
         cells = {(key or "").strip().lstrip("#"): value for key, value in row.items()}
         name = cells["filename"]
-        entry = found.setdefault(name, (name, [], _texts(json.loads(cells.get("file_attributes") or "{}"))))
+        entry = found.setdefault(
+            name, (name, [], _texts(json.loads(cells.get("file_attributes") or "{}")))
+        )
         shape = json.loads(cells.get("region_shape_attributes") or "{}")
         if shape:
             named = json.loads(cells.get("region_attributes") or "{}")

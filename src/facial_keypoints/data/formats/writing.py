@@ -52,7 +52,9 @@ def write_labels(labels: Labels, folder: Path, format: str) -> list[str]:
         raise OutputError(f"cannot write into {folder} ({error.strerror}).") from error
     module.write(labels, folder)
     if absent:
-        lost.append(f"not copied, since they are not found: {len(absent)} images (first: {absent[0]})")
+        lost.append(
+            f"not copied, since they are not found: {len(absent)} images (first: {absent[0]})"
+        )
     return lost
 
 
@@ -75,7 +77,9 @@ def _fit(labels: Labels, module: ModuleType) -> list[str]:
     faces = labels.faces
     occluded = sum(point[2] == 1 for face in faces for point in face.points.values())
     if occluded and "occluded" not in module.HOLDS:
-        lost.append(f"{name} does not say that a point is occluded: {occluded} are written as visible")
+        lost.append(
+            f"{name} does not say that a point is occluded: {occluded} are written as visible"
+        )
     boxes = sum(face.box is not None for face in faces)
     if boxes and labels.photos and "boxes" not in module.HOLDS:
         lost.append(f"{name} holds no boxes: {boxes} are left out")
@@ -86,5 +90,8 @@ def _fit(labels: Labels, module: ModuleType) -> list[str]:
 
 
 def _extent(face: Face) -> float:
-    xs, ys = zip(*((x, y) for x, y, _ in face.points.values()), strict=True)
-    return max(max(xs) - min(xs), max(ys) - min(ys))
+    xs = [point[0] for point in face.points.values()]
+    ys = [point[1] for point in face.points.values()]
+    return max(
+        max(xs, default=0.0) - min(xs, default=0.0), max(ys, default=0.0) - min(ys, default=0.0)
+    )

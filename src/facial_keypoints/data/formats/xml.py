@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from xml.etree import ElementTree
 
 from facial_keypoints.errors import DataError
 from facial_keypoints.io.tables import read_text
@@ -23,7 +23,9 @@ def read_xml(path: Path) -> ElementTree.Element:
     try:
         text = read_text(path)
         if re.search("<!ENTITY", text):
-            raise DataError(f"{path} defines XML entities, which no labelling tool writes: remove them.")
+            raise DataError(
+                f"{path} defines XML entities, which no labelling tool writes: remove them."
+            )
         return ElementTree.fromstring(text)
     except (OSError, UnicodeError, ElementTree.ParseError) as error:
         raise DataError(f"{path} cannot be read as XML ({error}).") from error

@@ -47,49 +47,68 @@ def read(path: Path, find: ImageFinder) -> Labels:
         swap = content.get("flip_idx")
         swap = tuple(int(i) for i in swap) if swap and len(swap) == count else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no data.yaml of YOLO-pose ({type(error).__name__}: {error}).") from error
+        raise DataError(
+            f"{path} is no data.yaml of YOLO-pose ({type(error).__name__}: {error})."
+        ) from error
     if values not in (2, 3):
-        raise DataError(f"{path}: 'kpt_shape' is [K, 2] or [K, 3], received {content['kpt_shape']}.")
+        raise DataError(
+            f"{path}: 'kpt_shape' is [K, 2] or [K, 3], received {content['kpt_shape']}."
+        )
     left_out: Counter[str] = Counter()
     images: dict[str, tuple[int, int] | None] = {}
     faces: list[Face] = []
-    files = sorted(p for p in path.parent.rglob("*.txt") if "labels" in p.relative_to(path.parent).parts)
+    files = sorted(
+        p for p in path.parent.rglob("*.txt") if "labels" in p.relative_to(path.parent).parts
+    )
     if not files:
         raise DataError(f"{path}: there is no folder 'labels' with text files beside it.")
+    places: dict[str, Path] = {}
     for file in files:
         stem = _image_stem(file.relative_to(path.parent))
         image = find.by_stem(stem)
         if image is None:
             left_out["text files without their image, whose size is needed"] += 1
             continue
-        name = _short(str(PurePosixPath(stem).with_name(image.name)))
-        size = find.size(str(image.absolute()))
-        images[name] = size
+        name = str(PurePosixPath(stem).with_name(image.name)).removeprefix("images/")
+        places[name] = image
+        images[name] = size = find.size(str(image.absolute()))
         if size is None:
             left_out["images that cannot be read"] += 1
             continue
-        for number, line in enumerate(filter(str.strip, read_text(file).splitlines()), start=1):
-            try:
-                row = list(map(float, line.split()))
-            except ValueError as error:
-                raise DataError(f"{file}, line {number}: {error}.") from error
-            if len(row) == 5:
-                left_out["boxes without keypoints"] += 1
-                continue
-            if len(row) != 5 + count * values:
-                raise DataError(
-                    f"{file}, line {number} has {len(row)} numbers; with {count} keypoints of {values} there "
-                    f"are {5 + count * values}."
-                )
-            face = _face(name, row, names, values, size)
-            face.kind = str(kinds[int(row[0])]) if int(row[0]) < len(kinds) else ""
-            if face.points:
-                faces.append(face)
-            else:
-                left_out["boxes without labelled keypoints"] += 1
-    labels = Labels(path, "YOLO-pose", faces, images, names, swap=swap, left_out=left_out)
-    labels.files = {name: file for name in images if (file := _file_of(name, path.parent, find)) is not None}
-    return labels
+        faces += _faces(file, name, size, names, values, kinds, left_out)
+    return Labels(
+        path, "YOLO-pose", faces, images, names, swap=swap, files=places, left_out=left_out
+    )
+
+
+def _faces(
+    file: Path,
+    image: str,
+    size: tuple[int, int],
+    names: tuple[str, ...],
+    values: int,
+    kinds: list[Any],
+    left_out: Counter[str],
+) -> list[Face]:
+    faces = []
+    wanted = 5 + len(names) * values
+    for number, line in enumerate(filter(str.strip, read_text(file).splitlines()), start=1):
+        try:
+            row = list(map(float, line.split()))
+        except ValueError as error:
+            raise DataError(f"{file}, line {number}: {error}.") from error
+        if len(row) not in (5, wanted):
+            raise DataError(
+                f"{file}, line {number} has {len(row)} numbers; with {len(names)} keypoints of {values} there are "
+                f"{wanted}."
+            )
+        face = _face(image, row, names, values, size)
+        face.kind = str(kinds[int(row[0])]) if int(row[0]) < len(kinds) else ""
+        if face.points:
+            faces.append(face)
+        else:
+            left_out["boxes without labelled keypoints"] += 1
+    return faces
 
 
 def _list(value: Any) -> list[Any]:
@@ -105,24 +124,13 @@ def _image_stem(labels: Path) -> str:
     return "/".join(parts)
 
 
-def _short(name: str) -> str:
-    return name.removeprefix("images/")
-
-
-def _file_of(name: str, folder: Path, find: ImageFinder) -> Path | None:
-    for place in (folder / "images" / name, folder / name):
-        if place.is_file():
-            return place
-    return find(name)
-
-
 def _face(
     image: str, row: list[float], names: tuple[str, ...], values: int, size: tuple[int, int]
 ) -> Face:
     width, height = size
     x, y, w, h = row[1] * width, row[2] * height, row[3] * width, row[4] * height
     points: dict[str, Point] = {}
-    for i, name in enumerate(names):
+    for i, name in enumerate(names if len(row) > 5 else ()):
         at = row[5 + i * values : 5 + (i + 1) * values]
         visible = int(at[2]) if values == 3 else 2 * any(at)
         if visible:
@@ -142,14 +150,21 @@ def write(labels: Labels, folder: Path) -> None:
     for face in labels.faces:
         size = labels.images[face.image]
         if size is None:
-            raise DataError(f"the size of {face.image} is not known, and YOLO needs it: add the image.")
+            raise DataError(
+                f"the size of {face.image} is not known, and YOLO needs it: add the image."
+            )
         width, height = size
         box = face.box
         if box is None:
             xs, ys = zip(*((x, y) for x, y, _ in face.points.values()), strict=True)
             box = min(xs), min(ys), max(xs) + 1, max(ys) + 1
         x0, y0, x1, y1 = box
-        numbers = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
+        numbers = [
+            (x0 + x1) / 2 / width,
+            (y0 + y1) / 2 / height,
+            (x1 - x0) / width,
+            (y1 - y0) / height,
+        ]
         for name in labels.names:
             x, y, visible = face.points.get(name, (-_HALF, -_HALF, 0))
             numbers += [(x + _HALF) / width, (y + _HALF) / height, visible]
