@@ -121,7 +121,7 @@ class Labels:
             lines.append(f"labelled as occluded: {_count(occluded, 'point')}")
         if outside := self._outside():
             lines.append(f"outside the image: {_count(len(outside), 'point')} ({_listed(outside)})")
-        lines += [f"left out: {n} {what}" for what, n in self.left_out.items()]
+        lines += [f"left out: {n} {what}" for what, n in (+self.left_out).items()]
         return lines + self.notes
 
     def _outside(self) -> list[str]:
@@ -175,7 +175,7 @@ def rotated_box(x: float, y: float, width: float, height: float, degrees: float)
 # --- points that were labelled one by one ---------------------------------------------------------
 
 
-@dataclass
+@dataclass(eq=False)
 class Mark:
     """A point, or a box (``box``), that a tool keeps by itself.
 

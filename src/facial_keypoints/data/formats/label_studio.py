@@ -41,7 +41,7 @@ _FACE = re.compile("face [0-9]+")  # how this package joins points of one face
 
 def is_ours(path: Path, start: bytes, content: bytes) -> bool:
     """Whether a json file is Label Studio's."""
-    return b'"keypoint' in content and b'"image_id"' not in content
+    return b'"keypoint' in content and (b'"result"' in content or b'"original_width"' in content)
 
 
 def read(path: Path, find: ImageFinder) -> Labels:
@@ -167,6 +167,7 @@ def _marks(
         group = result.get("parentID") or next(filter(_FACE.fullmatch, told), None)
         if key in joined or key in joined.values():
             group = str(_end(joined, key))
+        about = dict(text.split("=", 1) for text in told if "=" in text)
         name = _label(result) or names.get(key, "")
         width, height = size
         turn = int(result.get("image_rotation") or 0) % 360
@@ -176,7 +177,9 @@ def _marks(
             x, y = (float(value[axis]) / 100 * side for axis, side in (("x", width), ("y", height)))
             x, y = _unturned(x, y, turn, size)
             hidden = key in occluded or any(map(is_occluded, told))
-            yield Mark(name, point=(x - _HALF, y - _HALF, 1 if hidden else 2), group=group)
+            yield Mark(
+                name, point=(x - _HALF, y - _HALF, 1 if hidden else 2), group=group, about=about
+            )
         elif kind in _BOXES:
             x, w = (float(value[k]) / 100 * width for k in ("x", "width"))
             y, h = (float(value[k]) / 100 * height for k in ("y", "height"))
@@ -233,8 +236,7 @@ def write(labels: Labels, folder: Path) -> None:
             )
         width, height = size
         numbers[face.image] += 1
-        told = f"face {numbers[face.image]}"
-        tasks[face.image]["data"] |= {k: v for k, v in face.about.items() if k != "image"}
+        told = [f"face {numbers[face.image]}", *(f"{k}={v}" for k, v in face.about.items())]
         common = {
             "to_name": "image",
             "original_width": width,
@@ -250,7 +252,7 @@ def write(labels: Labels, folder: Path) -> None:
             }  # fmt: skip
             result.append({
                 **common, "id": f"face{number}", "type": "rectanglelabels", "from_name": "box", "value": value,
-                "meta": {"text": [told]},
+                "meta": {"text": told},
             })  # fmt: skip
         for i, (name, (x, y, visible)) in enumerate(face.points.items()):
             value = {
@@ -259,7 +261,7 @@ def write(labels: Labels, folder: Path) -> None:
             }  # fmt: skip
             result.append({
                 **common, "id": f"face{number}_{i}", "type": "keypointlabels", "from_name": "keypoint",
-                "value": value, "meta": {"text": [told] + ["occluded"] * (visible == 1)},
+                "value": value, "meta": {"text": told + ["occluded"] * (visible == 1)},
                 **({"parentID": f"face{number}"} if face.box else {}),
             })  # fmt: skip
     write_json(folder / "predictions.json", list(tasks.values()))

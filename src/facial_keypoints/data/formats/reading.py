@@ -134,17 +134,19 @@ def read_labels(
     if found is None:
         raise unreadable(path)
     module, files = found
+    # Files of one image each name it from where they are; in a folder, that is told from the folder.
+    root = path if len(files) > 1 or (module in (labelme, pts) and path.is_dir()) else None
     finders: dict[Path, ImageFinder] = {}
     parts = []
     for file in files:
         find = finders.setdefault(file.parent, ImageFinder(file.parent, images))
         labels = module.read(file, find)
-        _locate(labels, find, path if len(files) > 1 else None)
+        _locate(labels, find, root)
         parts.append(labels)
     labels = parts[0] if len(parts) == 1 else _merged(path, parts)
     _keep_one_kind(labels, schema)
     if not labels.faces:
-        reasons = "; ".join(f"{n} {what}" for what, n in labels.left_out.items())
+        reasons = "; ".join(f"{n} {what}" for what, n in (+labels.left_out).items())
         raise DataError(f"{path} holds no face{f' (left out: {reasons})' if reasons else ''}.")
     _decide_schema(labels, schema)
     _match_sizes(labels)
@@ -321,10 +323,9 @@ def _proposed(labels: Labels) -> KeypointSchema:
     told = f"left/right partners: {', '.join(pairs[:8])}{' ...' if len(pairs) > 8 else ''}" if pairs else (
         "no left/right partners"
     )  # fmt: skip
-    labels.notes.append(
-        f"keypoints of your own; {told}; errors are divided by the distance of {schema.norm_pair[0]} and "
-        f"{schema.norm_pair[1]} (a schema file describes them otherwise)"
-    )
+    if len(names) > 1:
+        told += f"; errors are divided by the distance of {' and '.join(schema.norm_pair)}"
+    labels.notes.append(f"keypoints of your own; {told} (a schema file describes them otherwise)")
     return schema
 
 
