@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from label_files import NAMES, POINTS, SIZES, assert_cats, assert_points, found, photos
 
 from facial_keypoints.errors import DataError
+from label_files import NAMES, POINTS, SIZES, assert_cats, assert_points, found, photos
 
 
 def annotation(image: str, number: Any, **more: Any) -> dict[str, Any]:

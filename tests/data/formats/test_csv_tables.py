@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from label_files import POINTS, SIZES, assert_cats, assert_points, found, of_image, photo, photos
 
 from facial_keypoints.errors import DataError
+from label_files import POINTS, SIZES, assert_cats, assert_points, found, of_image, photo, photos
 
 NAMES = tuple(POINTS["a.jpg"])
 

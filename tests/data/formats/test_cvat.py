@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
+from facial_keypoints.errors import DataError
 from label_files import (
     NAMES,
     POINTS,
@@ -16,8 +18,6 @@ from label_files import (
     photo,
     photos,
 )
-
-from facial_keypoints.errors import DataError
 
 HEAD = '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n'
 

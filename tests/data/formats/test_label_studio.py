@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from label_files import POINTS, SIZES, assert_cats, assert_points, found, photo, photos
 
 from facial_keypoints.errors import DataError
+from label_files import POINTS, SIZES, assert_cats, assert_points, found, photo, photos
 
 
 def keypoint(name: str, x: float, y: float, size: tuple[int, int], **more: Any) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_uploaded_local_and_remote_names(tmp_path: Path, address: str) -> None:
 def test_hashed_files_are_found_as_they_are_named(tmp_path: Path) -> None:
     photo(tmp_path / "upload/1a2b3c4d-a.jpg", SIZES["a.jpg"])
     labels = found(write(tmp_path, [task("/data/upload/3/1a2b3c4d-a.jpg", results("a.jpg"))]))
-    assert list(labels.files) == ["1a2b3c4d-a.jpg"]
+    assert list(labels.files) == ["upload/1a2b3c4d-a.jpg"]
 
 
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])

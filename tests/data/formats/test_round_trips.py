@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from label_files import photo
 
 from facial_keypoints.data.formats.common import Face, Labels
 from facial_keypoints.data.formats.reading import read_labels
 from facial_keypoints.data.formats.writing import WRITERS, write_labels
 from facial_keypoints.schemas import propose_schema
+from label_files import photo
 
 SIZE = (64, 48)
 IMAGES = ("one.png", "day 2/two.png", "day 2/three.png")

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from label_files import NAMES, POINTS, SIZES, assert_cats, assert_points, found, photo, photos
 
 from facial_keypoints.errors import DataError
+from label_files import NAMES, POINTS, SIZES, assert_cats, assert_points, found, photo, photos
 
 # --- LabelMe --------------------------------------------------------------------------------------
 
@@ -226,7 +226,7 @@ def test_tps_counts_upwards_and_negative_is_missing(tmp_path: Path) -> None:
 def test_tps_without_its_images_or_with_other_counts_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cats.tps"
     path.write_text("LM=1\n1 1\nIMAGE=a.jpg\n")
-    with pytest.raises(DataError, match="holds no face .*1 specimens whose image is not found"):
+    with pytest.raises(DataError, match=r"holds no face .*1 specimens whose image is not found"):
         found(path)
     photos(tmp_path)
     path.write_text("LM=1\n1 1\nIMAGE=a.jpg\nLM=2\n1 1\n2 2\nIMAGE=b.jpg\n")
@@ -274,8 +274,8 @@ def test_deeplabcut(tmp_path: Path, columns: int, individuals: bool) -> None:
     for face in labels.faces:
         assert_points(face, POINTS[Path(face.image).name])
         assert face.about["group"] == "garden"
+    (folder / "x.h5").touch()
     with pytest.raises(DataError, match=r"the csv that DeepLabCut writes beside its \.h5"):
-        (folder / "x.h5").touch()
         found(folder / "x.h5")
 
 

@@ -2,7 +2,7 @@
 
 A format is a module here with
 
-- ``SUFFIXES`` and ``is_ours(path, start, content)``: whether a file is of this format;
+- ``SUFFIXES`` and ``is_ours(path, content)``: whether a file is of this format;
 - ``read(path, find)``: its :class:`~facial_keypoints.data.formats.common.Labels`, in pixels of the whole image;
 - ``write(labels, folder)`` and ``HOLDS``, if it can be written: the labels of images that are there already, and
   what the format can hold.
@@ -60,12 +60,21 @@ def is_kaggle(path: Path) -> bool:
             return True
     if find_labels(path) is not None:
         return False
-    if path.is_dir():
-        if any(map(zipfile.is_zipfile, path.glob("*.zip"))):
-            return True
-    elif path.suffix.lower() in (".csv", ".zip") and path.is_file():
+    zips = [path] if path.suffix.lower() == ".zip" else sorted(path.glob("*.zip"))
+    if any(map(_may_be_kaggles, zips)) or (path.suffix.lower() == ".csv" and path.is_file()):
         return True
+    if any(file.is_file() for file in zips):
+        raise DataError(f"{zips[0]} is no zip of Kaggle's: unpack it, and give the folder.")
     raise unreadable(path)
+
+
+def _may_be_kaggles(file: Path) -> bool:
+    """Whether a zip holds one of Kaggle's files, or is damaged, which Kaggle's reader says."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(Path(name).stem in ("training", "test") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return file.is_file()
 
 
 def load_dataset(

@@ -23,7 +23,7 @@ HOLDS = frozenset({"several faces", "occluded", "boxes", "facts"})
 _FROM_POINTS = "bbox_from_points"  # a box that COCO asks for and nobody labelled
 
 
-def is_ours(path: Path, start: bytes, content: bytes) -> bool:
+def is_ours(path: Path, content: bytes) -> bool:
     """Whether a json file is COCO's."""
     return b'"annotations"' in content and b'"images"' in content and b'"image_id"' in content
 

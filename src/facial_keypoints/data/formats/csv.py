@@ -48,7 +48,7 @@ def _image_column(names: list[str]) -> str | None:
     return next((lower[name] for name in IMAGE_COLUMNS if name in lower), None)
 
 
-def is_ours(path: Path, start: bytes, content: bytes) -> bool:
+def is_ours(path: Path, content: bytes) -> bool:
     """Whether the header names images and the two coordinates of a point."""
     names = [name.strip() for name in column_names(path)]
     return _image_column(names) is not None and any(map(_coordinate, names))

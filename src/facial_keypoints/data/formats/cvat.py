@@ -35,9 +35,9 @@ _HALF = 0.5
 _PLAIN = ("version", "meta")
 
 
-def is_ours(path: Path, start: bytes, content: bytes) -> bool:
+def is_ours(path: Path, content: bytes) -> bool:
     """Whether its root is ``annotations``."""
-    return re.search(rb"<annotations[\s>]", start) is not None
+    return re.search(rb"<annotations[\s>]", content) is not None
 
 
 def read(path: Path, find: ImageFinder) -> Labels:

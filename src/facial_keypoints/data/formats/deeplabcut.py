@@ -23,7 +23,7 @@ HOLDS = frozenset({"several faces"})
 _ROWS = ("scorer", "individuals", "bodyparts", "coords")
 
 
-def is_ours(path: Path, start: bytes, content: bytes) -> bool:
+def is_ours(path: Path, content: bytes) -> bool:
     """Whether a csv begins with DeepLabCut's header."""
     return column_names(path)[:1] == ["scorer"]
 

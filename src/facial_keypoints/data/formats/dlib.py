@@ -19,9 +19,9 @@ __all__ = ["SUFFIXES", "is_ours", "read"]
 SUFFIXES = (".xml",)
 
 
-def is_ours(path: Path, start: bytes, content: bytes) -> bool:
+def is_ours(path: Path, content: bytes) -> bool:
     """Whether its root is ``dataset`` with ``images``."""
-    return re.search(rb"<dataset[\s>]", start) is not None and b"<image" in content
+    return re.search(rb"<dataset[\s>]", content) is not None and b"<image" in content
 
 
 def read(path: Path, find: ImageFinder) -> Labels:

@@ -122,23 +122,29 @@ class ImageFinder:
 
 def tidy_names(names: Iterable[str], find: ImageFinder) -> dict[str, str]:
     """A short relative name of each image for the names in the labels, which may be URLs or absolute paths."""
+    home = find.folder.resolve()
     tidy: dict[str, str] = {}
+    parts: dict[str, tuple[str, ...]] = {}
     for name in names:
-        text = name.replace("\\", "/") if not (find.folder / name).is_file() else name
-        if "://" in text or text.startswith("/data/"):
-            text = next(t for t in _spellings(name) if "://" not in t).lstrip("/")
-            file = find(name)
-            if file is not None and (match := _HASHED.fullmatch(PurePosixPath(text).name)):
-                text = match[1] if file.name == match[1] else PurePosixPath(text).name
-        tidy[name] = text
-    odd = [
-        n for n, text in tidy.items() if n != text or text.startswith(("/", "../")) or ":" in text
-    ]
-    short = {name: PurePosixPath(tidy[name]).name for name in odd}
-    others = {text for name, text in tidy.items() if name not in short}
-    if len(set(short.values())) == len(short) and not others & set(short.values()):
-        return tidy | short
-    return tidy | {name: re.sub(r"^(?:[A-Za-z]:)?/+|(?:\.\./)+", "", tidy[name]) for name in odd}
+        if not (re.search(r"^/|:|\\|\?d=", name) or ".." in name.split("/")):
+            tidy[name] = name
+            continue
+        file = find(name)
+        if file is not None and file.resolve().is_relative_to(home):
+            tidy[name] = file.resolve().relative_to(home).as_posix()
+            continue
+        spelt = [PurePosixPath(text.replace("\\", "/")) for text in _spellings(name)]
+        path = next((p for p in spelt if p.suffix.lower() in IMAGE_SUFFIXES), spelt[0])
+        path = path if file is None else path.with_name(file.name)
+        parts[name] = tuple(
+            part for part in path.parts if part not in ("/", "..") and ":" not in part
+        )
+    # As few folders as tell the images apart.
+    for depth in range(1, max(map(len, parts.values()), default=0) + 1):
+        short = {name: "/".join(path[-depth:]) for name, path in parts.items()}
+        if len({*short.values(), *tidy.values()}) == len(short) + len(set(tidy.values())):
+            return tidy | short
+    return tidy | {name: "/".join(path) for name, path in parts.items()}
 
 
 def _spellings(name: str) -> Iterator[str]:

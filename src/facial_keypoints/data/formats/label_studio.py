@@ -39,7 +39,7 @@ _BOXES = ("rectanglelabels", "rectangle")
 _FACE = re.compile("face [0-9]+")  # how this package joins points of one face
 
 
-def is_ours(path: Path, start: bytes, content: bytes) -> bool:
+def is_ours(path: Path, content: bytes) -> bool:
     """Whether a json file is Label Studio's."""
     return b'"keypoint' in content and (b'"result"' in content or b'"original_width"' in content)
 

@@ -21,7 +21,7 @@ SUFFIXES = (".json",)
 _HALF = 0.5
 
 
-def is_ours(path: Path, start: bytes, content: bytes) -> bool:
+def is_ours(path: Path, content: bytes) -> bool:
     """Whether a json file is LabelMe's."""
     return b'"shapes"' in content and (b'"imagePath"' in content or b'"shape_type"' in content)
 

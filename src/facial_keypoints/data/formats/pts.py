@@ -22,7 +22,7 @@ HOLDS: frozenset[str] = frozenset()
 _FIRST = 1.0
 
 
-def is_ours(path: Path, start: bytes, content: bytes) -> bool:
+def is_ours(path: Path, content: bytes) -> bool:
     """Whether it is a file of points; its suffix says so."""
     return True
 

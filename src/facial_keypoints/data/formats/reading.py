@@ -92,12 +92,13 @@ def _format_of(file: Path) -> ModuleType | None:
     try:
         with file.open("rb") as handle:
             start = handle.read(_START)
-            content = start + handle.read() if suffix == ".json" else start
-        if suffix == ".csv" and _is_kaggle(file, start):
-            return None
-        for module in READERS:
-            if suffix in module.SUFFIXES and module.is_ours(file, start, content):
-                return module
+            if suffix == ".csv" and _is_kaggle(file, start):
+                return None
+            # A json's keys come in any order; a large file is read whole only if its start does not tell.
+            for content in (start, start + handle.read()) if suffix == ".json" else (start,):
+                for module in READERS:
+                    if suffix in module.SUFFIXES and module.is_ours(file, content):
+                        return module
     except (OSError, DataError):
         pass
     return None
@@ -216,7 +217,8 @@ def _keep_one_kind(labels: Labels, schema: KeypointSchema | None) -> None:
     of_kind: dict[str, set[str]] = {}
     counts = Counter(face.kind for face in labels.faces)
     for face in labels.faces:
-        of_kind.setdefault(face.kind, set()).update(face.points)
+        if face.kind:  # one without a name may be any
+            of_kind.setdefault(face.kind, set()).update(face.points)
     if len(of_kind) < 2:
         return
     known = [schema] if schema is not None else [get_schema(name) for name in list_schemas()]

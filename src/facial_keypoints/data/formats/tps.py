@@ -20,9 +20,9 @@ SUFFIXES = (".tps",)
 _HALF = 0.5
 
 
-def is_ours(path: Path, start: bytes, content: bytes) -> bool:
+def is_ours(path: Path, content: bytes) -> bool:
     """Whether it begins as a TPS file does."""
-    return start.lstrip().upper().startswith((b"LM", b"\xef\xbb\xbfLM"))
+    return content.lstrip().upper().contentswith((b"LM", b"\xef\xbb\xbfLM"))
 
 
 def read(path: Path, find: ImageFinder) -> Labels:

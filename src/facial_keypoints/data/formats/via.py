@@ -36,7 +36,7 @@ _GROUP = re.compile(
 )
 
 
-def is_ours(path: Path, start: bytes, content: bytes) -> bool:
+def is_ours(path: Path, content: bytes) -> bool:
     """Whether a file is VIA's."""
     if path.suffix.lower() == ".csv":
         return "region_shape_attributes" in column_names(path)

@@ -29,9 +29,9 @@ _PAIRS = [
 ]  # fmt: skip
 
 
-def is_ours(path: Path, start: bytes, content: bytes) -> bool:
+def is_ours(path: Path, content: bytes) -> bool:
     """Whether the first line has 98 points and an image."""
-    words = start.split(b"\n", 1)[0].decode(errors="replace").split()
+    words = content.split(b"\n", 1)[0].decode(errors="replace").split()
     return len(words) > 2 * _POINTS and PurePosixPath(words[-1]).suffix.lower() in IMAGE_SUFFIXES
 
 

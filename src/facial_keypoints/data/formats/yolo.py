@@ -23,7 +23,7 @@ HOLDS = frozenset({"several faces", "occluded", "boxes"})
 _HALF = 0.5
 
 
-def is_ours(path: Path, start: bytes, content: bytes) -> bool:
+def is_ours(path: Path, content: bytes) -> bool:
     """Whether a yaml file describes keypoints for YOLO."""
     return b"kpt_shape" in content
 
