@@ -29,6 +29,7 @@ from facial_keypoints.data.formats import (
 from facial_keypoints.data.formats.common import Face, Labels, Point, number_names
 from facial_keypoints.data.formats.finding import ImageFinder, tidy_names
 from facial_keypoints.errors import DataError, ImageError
+from facial_keypoints.files import MARKER
 from facial_keypoints.io.images import read_size
 from facial_keypoints.io.tables import column_names
 from facial_keypoints.schemas import get_schema, list_schemas, propose_schema
@@ -68,7 +69,11 @@ def find_labels(path: Path) -> tuple[ModuleType, list[Path]] | None:
             return module, [own]
     found: dict[ModuleType, list[Path]] = {}
     for place, folders, files in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders
+            # What this package wrote into the folder is not its input.
+            if not name.startswith(".") and not Path(place, name, MARKER).is_file()
+        )  # fmt: skip
         for name in sorted(files):
             file = Path(place, name)
             if not name.startswith(".") and (module := _format_of(file)) is not None:

@@ -22,7 +22,7 @@ _HALF = 0.5
 
 def is_ours(path: Path, content: bytes) -> bool:
     """Whether it begins as a TPS file does."""
-    return content.lstrip().upper().contentswith((b"LM", b"\xef\xbb\xbfLM"))
+    return content.lstrip().upper().startswith((b"LM", b"\xef\xbb\xbfLM"))
 
 
 def read(path: Path, find: ImageFinder) -> Labels:
