@@ -38,6 +38,7 @@ BLANK_CONTRAST = 6.0  # grey levels, standard deviation of an image
 SHAPE_LIMIT = 4.0  # about a point of a four-point face 15 of 96 pixels off
 PLACE_LIMIT = 8.0
 FACE_LIMIT = 4.0  # robust standard deviations of the reconstruction error
+_FAR = 8.0  # usual distances from the median place of a point
 _ENOUGH_ROWS = 30  # with fewer rows, what is usual cannot be estimated
 _COMPONENTS = 30  # principal components that describe usual faces
 
@@ -49,8 +50,8 @@ class Flag:
     Args:
         row: Index into the data set.
         sample_id: The row's identifier.
-        reason: Short name of the check: ``swapped``, ``outside``, ``shape``, ``placement``,
-            ``blank``, ``no face``, ``copies disagree``.
+        reason: Short name of the check: ``swapped``, ``outside``, ``no label``, ``shape``,
+            ``placement``, ``blank``, ``no face``, ``copies disagree``.
         detail: One sentence for a person.
         score: How far beyond the limit of the check, which is 1.
     """
@@ -126,7 +127,7 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
     near = near_pairs(images, images, NEAR_THRESHOLD)
     near = near[exact[near[:, 0]] != exact[near[:, 1]]]
     disagreements, disagreeing = _disagreements(dataset, exact)
-    checks = (_blank, _outside, _swapped, _shapes, _faceless)
+    checks = (_blank, _outside, _codes, _swapped, _shapes, _faceless)
     found = [*chain.from_iterable(check(dataset) for check in checks), *disagreements.values()]
     ids = dataset.sample_ids
     flags = [Flag(int(i), str(ids[i]), reason, text, float(s)) for i, reason, text, s in found]
@@ -180,6 +181,25 @@ def _outside(dataset: FaceDataset) -> _Found:
         x, y = dataset.keypoints.xy[i, k]
         name = dataset.schema.keypoint_names[k]
         yield i, "outside", f"{name} at ({x:.1f}, {y:.1f}) lies outside the image.", 1.0
+
+
+def _codes(dataset: FaceDataset) -> _Found:
+    """Labels that stand for "not labelled": at (0, 0) or (-1, -1), or several in one place far from the others."""
+    for k, name in enumerate(dataset.schema.keypoint_names):
+        rows = np.flatnonzero(dataset.keypoints.labeled[:, k])
+        if not len(rows):
+            continue
+        xy = dataset.keypoints.xy[rows, k].astype(np.float64)
+        places, which, counts = np.unique(xy, axis=0, return_inverse=True, return_counts=True)
+        middle = np.median(xy, axis=0)
+        usual = np.median(np.abs(xy - middle), axis=0) + 1.0  # pixels
+        far = (np.abs(places - middle) > _FAR * usual).any(axis=1)
+        corner = (places[:, 0] == places[:, 1]) & np.isin(places[:, 0], (0.0, -1.0))
+        code = corner | (far & (counts >= 3))
+        for i in np.flatnonzero(code[which.reshape(-1)]):
+            x, y = xy[i]
+            detail = f"{name} is at ({x:g}, {y:g}), as in {counts[which.reshape(-1)[i]]} rows: a code for a missing label?"
+            yield rows[i], "no label", detail, 3.0
 
 
 def _swapped(dataset: FaceDataset) -> _Found:

@@ -31,6 +31,7 @@ from facial_keypoints.data.formats.writing import WRITERS, write_labels
 from facial_keypoints.data.kaggle import COMPETITION, load_kaggle, write_table
 from facial_keypoints.errors import DataError, OutputError
 from facial_keypoints.io.images import write_image
+from facial_keypoints.io.tables import column_names
 from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema
 
 __all__ = [
@@ -61,7 +62,9 @@ def is_kaggle(path: Path) -> bool:
     if find_labels(path) is not None:
         return False
     zips = [path] if path.suffix.lower() == ".zip" else sorted(path.glob("*.zip"))
-    if any(map(_may_be_kaggles, zips)) or (path.suffix.lower() == ".csv" and path.is_file()):
+    if any(map(_may_be_kaggles, zips)):
+        return True
+    if path.suffix.lower() == ".csv" and path.is_file() and "Image" in column_names(path):
         return True
     if any(file.is_file() for file in zips):
         raise DataError(f"{zips[0]} is no zip of Kaggle's: unpack it, and give the folder.")

@@ -43,7 +43,7 @@ READERS: tuple[ModuleType, ...] = (
 """The modules in the order in which they are asked whether a file is theirs."""
 
 READABLE = (
-    "Kaggle's files, a csv of images, COCO keypoints, CVAT XML, Label Studio json, LabelMe, VIA csv and json, "
+    "Kaggle's files, a csv with the columns image and NAME_x, NAME_y, COCO keypoints, CVAT XML, Label Studio json, LabelMe, VIA csv and json, "
     "dlib imglab XML, TPS, DeepLabCut csv, YOLO-pose (data.yaml), 300-W .pts and WFLW lists"
 )
 
@@ -155,6 +155,7 @@ def read_labels(
         reasons = "; ".join(f"{n} {what}" for what, n in (+labels.left_out).items())
         raise DataError(f"{path} holds no face{f' (left out: {reasons})' if reasons else ''}.")
     _decide_schema(labels, schema)
+    _name_codes(labels)
     _match_sizes(labels)
     _group(labels, group_by)
     return labels
@@ -334,6 +335,20 @@ def _proposed(labels: Labels) -> KeypointSchema:
         told += f"; errors are divided by the distance of {' and '.join(schema.norm_pair)}"
     labels.notes.append(f"keypoints of your own; {told} (a schema file describes them otherwise)")
     return schema
+
+
+def _name_codes(labels: Labels) -> None:
+    """Say how many points are where programs put those that are not labelled."""
+    found = Counter(
+        point[:2]
+        for face in labels.faces
+        for point in face.points.values()
+        if point[:2] in ((0.0, 0.0), (-0.5, -0.5), (-1.0, -1.0))
+    )
+    for (x, y), count in found.items():
+        labels.notes.append(
+            f"{count} points are at ({x:g}, {y:g}), a place that often stands for 'not labelled': remove them if so"
+        )
 
 
 # --- which pixels ---------------------------------------------------------------------------------
