@@ -368,6 +368,14 @@ def test_the_submission_answers_each_row_clipped_to_the_image(tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == ["IdLookupTable.csv", "out.csv"]
 
 
+def test_a_lookup_table_needs_no_location(tmp_path: Path) -> None:
+    lines = [line.rsplit(",", 1)[0] for line in LOOKUP.splitlines()]
+    lookup = load_lookup(saved(tmp_path, "\n".join(lines), "IdLookupTable.csv"))
+    np.testing.assert_array_equal(
+        lookup.keypoints, load_lookup(saved(tmp_path, LOOKUP, "other.csv")).keypoints
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
