@@ -13,7 +13,9 @@ from facial_keypoints.cli import options as o
 
 @app.command("finetune")
 def finetune_command(
-    data: Annotated[Path, typer.Option(help="Your labelled faces: csv, COCO or Kaggle's files.")],
+    data: Annotated[
+        Path, typer.Option(help="Your labelled faces, of any format that 'data convert' reads.")
+    ],
     out: o.RunFolder,
     base: Annotated[
         str,

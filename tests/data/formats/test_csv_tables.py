@@ -205,3 +205,24 @@ def test_images_are_found_near_the_labels_and_not_far_away(tmp_path: Path) -> No
     assert labels.files["b.jpg"].samefile(one)
     assert of_image(labels, "b.jpg")
     assert any("images are found in" in note for note in labels.notes)
+
+
+@pytest.mark.parametrize(
+    ("written", "stored"),
+    [
+        ("./a.jpg", "a.jpg"), ("A.JPG", "a.jpg"), ("sub//a.jpg", "sub/a.jpg"), ("my%20cats/a.jpg", "my cats/a.jpg"),
+        ("file:///C:/cats/a.jpg", "cats/a.jpg"), ("/home/me/cats/a.jpg", "cats/a.jpg"), ("12:30.jpg", "12:30.jpg"),
+        ("Ka\u0308the.jpg", "K\u00e4the.jpg"), ("K\u00e4the.jpg", "Ka\u0308the.jpg"), ("a", "a.jpg"),
+        ("..\\photos\\a.jpg", "../photos/a.jpg"), ("cats/a.jpg ", "cats/a.jpg"),
+    ],
+)  # fmt: skip
+def test_odd_names_of_images_are_understood(tmp_path: Path, written: str, stored: str) -> None:
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    file = photo(folder / stored, (20, 20))
+    (folder / "faces.csv").write_text(f"image,nose_x,nose_y\n{written},3,4\n")
+    labels = found(folder / "faces.csv")
+    [(name, where)] = labels.files.items()
+    assert where.samefile(file)
+    assert not name.startswith(("/", "."))
+    assert ".." not in name

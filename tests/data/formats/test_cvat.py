@@ -83,6 +83,20 @@ def test_two_cats_with_boxes_and_points_one_by_one(tmp_path: Path) -> None:
         assert (first.box == (15, 40, 64, 90)) is boxed
 
 
+def test_points_of_one_label_are_named_by_the_attribute_that_tells_them_apart(
+    tmp_path: Path,
+) -> None:
+    photos(tmp_path)
+    points = "".join(
+        f'<points label="landmark" occluded="0" points="{at(x, y)}"><attribute name="which">{name}</attribute>'
+        '<attribute name="pet">Tom</attribute></points>'
+        for name, (x, y) in POINTS["a.jpg"].items()
+    )
+    [face] = found(write(tmp_path, image("a.jpg", points))).faces
+    assert_points(face, POINTS["a.jpg"])
+    assert face.about == {"pet": "Tom"}
+
+
 def test_cats_that_cannot_be_told_apart_are_left_out_and_counted(tmp_path: Path) -> None:
     photos(tmp_path)
     nose = f'<points label="nose" occluded="0" points="{at(5, 5)}"/>'

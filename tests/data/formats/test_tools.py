@@ -229,9 +229,13 @@ def test_tps_without_its_images_or_with_other_counts_is_refused(tmp_path: Path) 
     with pytest.raises(DataError, match=r"holds no face .*1 specimens whose image is not found"):
         found(path)
     photos(tmp_path)
-    path.write_text("LM=1\n1 1\nIMAGE=a.jpg\nLM=2\n1 1\n2 2\nIMAGE=b.jpg\n")
-    with pytest.raises(DataError, match="specimens of 1 and 2 points"):
-        found(path)
+    path.write_text(
+        "LM=1\n1 1\nIMAGE=a.jpg\nLM=2\n1 1\n2 2\nIMAGE=b.jpg\nLM=2\n-1 -1\n2 2\nIMAGE=a.jpg\n"
+    )
+    labels = found(path)
+    assert labels.names == ("point_1", "point_2")
+    assert len(labels.faces) == 2
+    assert labels.left_out["faces with another number of unnamed points than 2"] == 1
     for text in ("LM=3\n1 1\n", "LM=x\n", "LM=1\nabc def\nIMAGE=a.jpg\n"):
         path.write_text(text)
         with pytest.raises(DataError, match="no TPS file"):
@@ -275,11 +279,24 @@ def test_deeplabcut(tmp_path: Path, columns: int, individuals: bool) -> None:
         assert_points(face, POINTS[Path(face.image).name])
         assert face.about["group"] == "garden"
     (folder / "x.h5").touch()
+    # The file that DeepLabCut makes of all videos, for training, has the same faces again.
+    again = tmp_path / "training-datasets" / "CollectedData_me.csv"
+    again.parent.mkdir()
+    again.write_text(path.read_text())
+    merged = found(tmp_path)
+    assert len(merged.faces) == 2
+    assert merged.left_out["faces that several files have alike"] == 2
     with pytest.raises(DataError, match=r"the csv that DeepLabCut writes beside its \.h5"):
         found(folder / "x.h5")
 
 
 # --- 300-W and WFLW -------------------------------------------------------------------------------
+
+
+def test_a_pts_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    (tmp_path / "1.pts").write_text("version: 1\nn_points: 3\n{\n1 1\n2 2\n")
+    with pytest.raises(DataError, match="it says 3 points and has 2"):
+        found(tmp_path)
 
 
 def test_a_tree_of_pts_files(tmp_path: Path) -> None:

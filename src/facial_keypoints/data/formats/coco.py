@@ -91,7 +91,7 @@ def _face(
     if annotation.get("iscrowd"):
         left_out["annotations of crowds"] += 1
         return None
-    if not values or not any(values[2::3]):
+    if not values or not any(values[2::3]):  # 0 is not labelled
         left_out["annotations without labelled keypoints"] += 1
         return None
     names = [str(n) for n in category.get("keypoints") or number_names(len(values) // 3)]
@@ -113,7 +113,9 @@ def _face(
         str(k): str(v) for k, v in facts.items() if k not in ("occluded", "keyframe", "rotation")
     }
     box = None if made else _box(annotation.get("bbox"))
-    return Face(str(image["file_name"]), points, box, str(category.get("name", "")), about)
+    unnamed = 0 if category.get("keypoints") else len(names)
+    kind = str(category.get("name", ""))
+    return Face(str(image["file_name"]), points, box, kind, about, unnamed)
 
 
 def _box(bbox: Any) -> Box | None:

@@ -24,7 +24,7 @@ __all__ = [
     "gather",
     "is_occluded",
     "number_names",
-    "numbered",
+    "numbered_face",
     "rotated_box",
 ]
 
@@ -50,6 +50,7 @@ class Face:
         box: Its box, if it has one.
         kind: The tool's name for what it is (``face``, ``cat``), or "".
         about: What else is known by name, as text; ``group`` says which faces belong together.
+        numbered: How many points it has if they have no names but numbers, labelled or not; 0 if they have names.
     """
 
     image: str
@@ -57,6 +58,7 @@ class Face:
     box: Box | None = None
     kind: str = ""
     about: dict[str, str] = field(default_factory=dict)
+    numbered: int = 0
 
 
 @dataclass
@@ -105,6 +107,13 @@ class Labels:
                         "pixels: correct it, or remove the point."
                     )
 
+    def by_image(self) -> dict[str, list[Face]]:
+        """The faces of each image that has any."""
+        found: dict[str, list[Face]] = {}
+        for face in self.faces:
+            found.setdefault(face.image, []).append(face)
+        return found
+
     def summary(self) -> list[str]:
         """What was read and what was not, a sentence each."""
         total = len(self.faces)
@@ -151,11 +160,11 @@ def number_names(count: int) -> tuple[str, ...]:
     return tuple(f"point_{i}" for i in range(1, count + 1))
 
 
-def numbered(points: Iterable[Point | None]) -> dict[str, Point]:
-    """Points without names, by names that count them; ``None`` is a point that is not labelled."""
+def numbered_face(image: str, points: Iterable[Point | None], kind: str = "") -> Face:
+    """A face whose points have no names, by names that count them; ``None`` is a point that is not labelled."""
     found = list(points)
-    names = number_names(len(found))
-    return {name: point for name, point in zip(names, found, strict=True) if point is not None}
+    named = zip(number_names(len(found)), found, strict=True)
+    return Face(image, {n: p for n, p in named if p is not None}, kind=kind, numbered=len(found))
 
 
 def is_occluded(text: object) -> bool:
@@ -221,7 +230,7 @@ def gather(
             groups.setdefault(key, []).append(mark)
     faces = []
     for key, members in groups.items():
-        names = [mark.name for mark in members]
+        names = _names(members)
         if len(set(names)) < len(names):
             what = "images" if key is None else "groups"
             left_out[
@@ -229,7 +238,7 @@ def gather(
                 f"'{_twice(names)}' of {image}): group the points of a face in the tool, or draw a box around each"
             ] += 1
             continue
-        points = {mark.name: mark.point for mark in members if mark.point is not None}
+        points = {n: m.point for n, m in zip(names, members, strict=True) if m.point is not None}
         facts = {k: v for mark in members for k, v in mark.about.items()}
         face = Face(image, points, about={**(about or {}), **facts})
         faces.append(face)
@@ -239,6 +248,19 @@ def gather(
             face.box, face.kind = box.box, box.name
             face.about |= box.about
     return attach_boxes(faces, boxes, left_out)
+
+
+def _names(members: Sequence[Mark]) -> list[str]:
+    """Names of points: their labels or, where these are alike, an attribute that differs from point to point."""
+    labels = [mark.name for mark in members]
+    if len(set(labels)) < len(labels):
+        for key in set.intersection(*(set(mark.about) for mark in members)):
+            told = [mark.about[key] for mark in members]
+            if len(set(told)) == len(told):
+                for mark in members:
+                    mark.about = {k: v for k, v in mark.about.items() if k != key}
+                return told
+    return labels
 
 
 def attach_boxes(faces: list[Face], boxes: Sequence[Mark], left_out: Counter[str]) -> list[Face]:

@@ -19,7 +19,7 @@ from facial_keypoints.data.formats.common import (
     Point,
     attach_boxes,
     gather,
-    numbered,
+    numbered_face,
     rotated_box,
 )
 from facial_keypoints.data.formats.finding import ImageFinder
@@ -94,7 +94,8 @@ def _faces(
         elif shape.tag == "points":
             found = _points(shape)
             if len(found) > 1:
-                faces.append(Face(image, numbered(found), None, label, facts))
+                faces.append(numbered_face(image, found, label))
+                faces[-1].about |= facts | ({"group_id": group} if group else {})
             else:
                 marks.append(Mark(label, point=found[0], group=group, about=facts))
         elif shape.tag == "box":
@@ -240,9 +241,7 @@ def write(labels: Labels, folder: Path) -> None:
         add(label, "type", sort)
         if parent is not None:
             add(label, "parent", parent)
-    of_image: dict[str, list[Face]] = {}
-    for face in labels.faces:
-        of_image.setdefault(face.image, []).append(face)
+    of_image = labels.by_image()
     group = 0
     for i, (name, size) in enumerate(labels.images.items()):
         width, height = size or (0, 0)

@@ -89,9 +89,7 @@ def image_place(name: str) -> str:
 
 def write(labels: Labels, folder: Path) -> None:
     """Write a ``CollectedData_labels.csv`` into each folder of images in ``labeled-data``."""
-    of_image: dict[str, list[Face]] = {}
-    for face in labels.faces:
-        of_image.setdefault(face.image, []).append(face)
+    of_image = labels.by_image()
     most = max(map(len, of_image.values()), default=1)
     people = [f"individual{i}" for i in range(1, most + 1)] if most > 1 else [""]
     pairs = [(who, name, axis) for who in people for name in labels.names for axis in "xy"]

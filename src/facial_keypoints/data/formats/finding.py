@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -65,7 +66,7 @@ class ImageFinder:
             found = self._beside(path) or self._by_tail(text)
             if found is not None:
                 return found
-        return None
+        return None if Path(name).suffix.lower() in IMAGE_SUFFIXES else self.by_stem(name)
 
     def _beside(self, path: Path) -> Path | None:
         """The file of a path that counts from a place that is near, or from one folder in such a place."""
@@ -127,7 +128,7 @@ def tidy_names(names: Iterable[str], find: ImageFinder) -> dict[str, str]:
     parts: dict[str, tuple[str, ...]] = {}
     for name in names:
         if not (re.search(r"^/|:|\\|\?d=", name) or ".." in name.split("/")):
-            tidy[name] = name
+            tidy[name] = PurePosixPath(name).as_posix()  # without "./" and "//"
             continue
         file = find(name)
         if file is not None and file.resolve().is_relative_to(home):
@@ -137,7 +138,7 @@ def tidy_names(names: Iterable[str], find: ImageFinder) -> dict[str, str]:
         path = next((p for p in spelt if p.suffix.lower() in IMAGE_SUFFIXES), spelt[0])
         path = path if file is None else path.with_name(file.name)
         parts[name] = tuple(
-            part for part in path.parts if part not in ("/", "..") and ":" not in part
+            part for part in path.parts if not re.fullmatch(r"/|\.\.|[A-Za-z]:", part)
         )
     # As few folders as tell the images apart.
     for depth in range(1, max(map(len, parts.values()), default=0) + 1):
@@ -150,9 +151,14 @@ def tidy_names(names: Iterable[str], find: ImageFinder) -> dict[str, str]:
 def _spellings(name: str) -> Iterator[str]:
     """The path that a name in a file of labels may stand for."""
     given = [name]
-    parts = urlsplit(name) if "://" in name or "?" in name else None
+    parts = urlsplit(name) if "://" in name or "?d=" in name else None
     if parts is not None:
-        given += [*parse_qs(parts.query).get("d", []), unquote(parts.path).lstrip("/")]
+        inside = unquote(parts.path)
+        given += [
+            *parse_qs(parts.query).get("d", []),
+            *[inside] * (parts.scheme == "file"),
+            inside.lstrip("/"),
+        ]
     if name.startswith("/data/upload/"):
         given.append(unquote(name))
     for text in list(given):
@@ -161,7 +167,9 @@ def _spellings(name: str) -> Iterator[str]:
     if "%" in name and parts is None:
         given.append(unquote(name))
     ordered = given if parts is None else given[1:]
-    for text in dict.fromkeys(ordered):
+    # macOS writes an accent behind its letter, others write both as one.
+    forms = [unicodedata.normalize(form, text) for text in ordered for form in ("NFC", "NFD")]
+    for text in dict.fromkeys([*ordered, *forms]):
         yield text
         path = PurePosixPath(text)
         if match := _HASHED.fullmatch(path.name):

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from facial_keypoints.data.formats.common import Face, Labels, Point, numbered
+from facial_keypoints.data.formats.common import Labels, Point, numbered_face
 from facial_keypoints.data.formats.finding import ImageFinder
 from facial_keypoints.errors import DataError
 from facial_keypoints.files import write_text
@@ -34,8 +35,13 @@ def read(path: Path, find: ImageFinder) -> Labels:
         DataError: It is damaged.
     """
     try:
-        inside = read_text(path).split("{", 1)[1].split("}", 1)[0].splitlines()
-        rows = [tuple(map(float, line.split())) for line in inside if line.strip()]
+        head, _, inside = read_text(path).partition("{")
+        lines = inside.split("}", 1)[0].splitlines()
+        rows = [tuple(map(float, line.split())) for line in lines if line.strip()]
+        if (said := re.search(r"n_points:\s*(\d+)", head)) and int(said[1]) != len(rows):
+            raise ValueError(f"it says {said[1]} points and has {len(rows)}")
+        if not rows:
+            raise ValueError("it has no points")
         points: list[Point | None] = [
             None if math.isnan(x + y) else (x - _FIRST, y - _FIRST, 2) for x, y in rows
         ]
@@ -47,7 +53,7 @@ def read(path: Path, find: ImageFinder) -> Labels:
     image = find.by_stem(path.stem)
     name = image.name if image is not None else f"{path.stem}.png"
     left_out = Counter() if any(points) else Counter({"files without a labelled point": 1})
-    faces = [Face(name, numbered(points))] if any(points) else []
+    faces = [numbered_face(name, points)] if any(points) else []
     return Labels(path, "300-W .pts", faces, {name: None}, left_out=left_out)
 
 

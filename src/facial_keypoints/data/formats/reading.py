@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -150,6 +150,7 @@ def read_labels(
         _locate(labels, find, root)
         parts.append(labels)
     labels = parts[0] if len(parts) == 1 else _merged(path, parts)
+    _keep_one_count(labels)
     _keep_one_kind(labels, schema)
     if not labels.faces:
         reasons = "; ".join(f"{n} {what}" for what, n in (+labels.left_out).items())
@@ -173,11 +174,20 @@ def unreadable(path: Path) -> DataError:
 def _merged(path: Path, parts: Sequence[Labels]) -> Labels:
     """The labels of several files as one."""
     first = parts[0]
+    left_out = sum((part.left_out for part in parts), Counter())
+    faces: list[Face] = []
+    seen: set[object] = set()
+    for part in parts:
+        keys = [(face.image, *face.points.items()) for face in part.faces]
+        new = [face for key, face in zip(keys, part.faces, strict=True) if key not in seen]
+        left_out["faces that several files have alike"] += len(keys) - len(new)
+        faces += new
+        seen.update(keys)
     same = all(part.names == first.names for part in parts)
     return Labels(
         path,
         first.format,
-        [face for part in parts for face in part.faces],
+        faces,
         {name: size for part in parts for name, size in part.images.items()},
         names=first.names if same else (),
         photos=any(part.photos for part in parts),
@@ -185,7 +195,7 @@ def _merged(path: Path, parts: Sequence[Labels]) -> Labels:
         edges=first.edges if same else (),
         norm_pair=first.norm_pair if same else None,
         files={name: file for part in parts for name, file in part.files.items()},
-        left_out=sum((part.left_out for part in parts), Counter()),
+        left_out=left_out,
         notes=[note for part in parts for note in part.notes],
     )
 
@@ -204,7 +214,7 @@ def _locate(labels: Labels, find: ImageFinder, root: Path | None) -> None:
             names[name] = (labels.source.parent.relative_to(root) / names[name]).as_posix()
         if file is not None:
             files[names[name]] = file
-            if file != find.folder / name:
+            if file != find.folder / names[name]:
                 elsewhere[file.parent] += 1
     if elsewhere and root is None:
         places = ", ".join(map(str, list(elsewhere)[:3])) + (" ..." if len(elsewhere) > 3 else "")
@@ -216,6 +226,21 @@ def _locate(labels: Labels, find: ImageFinder, root: Path | None) -> None:
 
 
 # --- which faces ----------------------------------------------------------------------------------
+
+
+def _keep_one_count(labels: Labels) -> None:
+    """Of faces whose points have no names, leave out those with another number of them: which is which is not known."""
+    counts = Counter(face.numbered for face in labels.faces if face.numbered)
+    if not counts:
+        return
+    usual = counts.most_common(1)[0][0]
+    if len(counts) > 1:
+        labels.left_out[f"faces with another number of unnamed points than {usual}"] += (
+            sum(counts.values()) - counts[usual]
+        )
+        labels.faces = [face for face in labels.faces if face.numbered in (0, usual)]
+    if all(face.numbered for face in labels.faces):
+        labels.names = number_names(usual)
 
 
 def _keep_one_kind(labels: Labels, schema: KeypointSchema | None) -> None:
@@ -319,10 +344,18 @@ def _known(names: Sequence[str]) -> KeypointSchema | None:
 
 def _proposed(labels: Labels) -> KeypointSchema:
     xy, _ = points_of(labels.faces, labels.names)
+    count = len(labels.names)
+    swap = labels.swap
+    if swap is not None and [swap[j] if 0 <= j < count else -1 for j in swap] != list(range(count)):
+        labels.notes.append(
+            "the left/right partners that the file gives are no pairs, so they are told from the names"
+        )
+        swap = None
+    edges = [edge for edge in labels.edges if all(0 <= i < count for i in edge)]
     try:
         schema = propose_schema(
-            labels.source.stem, labels.names, xy, swap=labels.swap, norm_pair=labels.norm_pair,
-            edges=labels.edges,
+            labels.source.stem, labels.names, xy, swap=swap, norm_pair=labels.norm_pair,
+            edges=edges,
         )  # fmt: skip
     except ValueError as error:
         raise DataError(f"{labels.source}: {error}") from error
@@ -358,6 +391,7 @@ def _match_sizes(labels: Labels) -> None:
     """Bring points into the pixels of the images that were found, which may be turned or of another size."""
     turned: list[tuple[str, int]] = []
     scaled, odd, broken = [], [], []
+    of_image = labels.by_image()
     for name, file in labels.files.items():
         said = labels.images[name]
         try:
@@ -372,14 +406,19 @@ def _match_sizes(labels: Labels) -> None:
             turned.append((name, orientation))
         elif abs(said[0] * height - said[1] * width) <= 0.01 * said[0] * height:
             scaled.append(name)
-            _move(labels, name, lambda x, y, s=width / said[0], t=height / said[1]: (x * s, y * t))
+            _move(of_image.get(name, ()), _scaled(width / said[0], height / said[1]))
         else:
             odd.append(name)
-    if turned and _outside(labels, [n for n, _ in turned], lying=False) > _outside(
-        labels, [n for n, _ in turned], lying=True
-    ):
+    lying = [
+        sum(
+            _outside(of_image.get(name, ()), labels.images[name], lying=stored)
+            for name, _ in turned
+        )
+        for stored in (False, True)
+    ]
+    if lying[0] > lying[1]:
         for name, orientation in turned:
-            _move(labels, name, _upright(orientation, labels.images[name] or (0, 0)))
+            _move(of_image.get(name, ()), _upright(orientation, labels.images[name] or (0, 0)))
         labels.notes.append(
             f"{len(turned)} images are stored lying, and so are their labels: both are turned upright"
         )
@@ -401,19 +440,22 @@ def _match_sizes(labels: Labels) -> None:
         labels.notes.append(f"{len(broken)} images cannot be read (first: {broken[0]})")
 
 
-def _outside(labels: Labels, names: Sequence[str], *, lying: bool) -> int:
-    """Points beyond the edges of images, taken upright or as they are stored."""
-    count = 0
-    for face in labels.faces:
-        if face.image in names and (size := labels.images[face.image]) is not None:
-            width, height = size[::-1] if lying else size
-            count += sum(
-                not (0 <= x < width and 0 <= y < height) for x, y, _ in face.points.values()
-            )
-    return count
+def _outside(faces: Sequence[Face], size: tuple[int, int] | None, *, lying: bool) -> int:
+    """Points beyond the edges of an image, taken upright or as it is stored."""
+    width, height = (size or (0, 0))[:: -1 if lying else 1]
+    places = [point for face in faces for point in face.points.values()]
+    return sum(not (0 <= x < width and 0 <= y < height) for x, y, _ in places)
 
 
-def _upright(orientation: int, size: tuple[int, int]):  # type: ignore[no-untyped-def]
+_Move = Callable[[float, float], tuple[float, float]]
+"""A map of places that count from an image's edge."""
+
+
+def _scaled(across: float, down: float) -> _Move:
+    return lambda x, y: (x * across, y * down)
+
+
+def _upright(orientation: int, size: tuple[int, int]) -> _Move:
     """The map from the edges of a stored image to those of the upright one of ``size``."""
     width, height = size
     return {
@@ -424,11 +466,9 @@ def _upright(orientation: int, size: tuple[int, int]):  # type: ignore[no-untype
     }[orientation]
 
 
-def _move(labels: Labels, name: str, move) -> None:  # type: ignore[no-untyped-def]
-    """Move the points and boxes of an image by a map of places that count from its edge."""
-    for face in labels.faces:
-        if face.image != name:
-            continue
+def _move(faces: Sequence[Face], move: _Move) -> None:
+    """Move the points and boxes of faces."""
+    for face in faces:
         moved: dict[str, Point] = {}
         for key, (x, y, visible) in face.points.items():
             u, v = move(x + 0.5, y + 0.5)

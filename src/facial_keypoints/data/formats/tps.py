@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from facial_keypoints.data.formats.common import Face, Labels, Point, numbered
+from facial_keypoints.data.formats.common import Face, Labels, Point, numbered_face
 from facial_keypoints.data.formats.finding import ImageFinder
 from facial_keypoints.errors import DataError
 from facial_keypoints.io.tables import read_text
@@ -59,13 +59,10 @@ def read(path: Path, find: ImageFinder) -> Labels:
         ]
         facts = {"id": about["ID"]} if "ID" in about else {}
         if any(placed):
-            faces.append(Face(name, numbered(placed), about=facts))
+            faces.append(numbered_face(name, placed))
+            faces[-1].about |= facts
         else:
             left_out["specimens without a labelled point"] += 1
-    counts = {len(points) for points, _ in specimens}
-    if len(counts) > 1:
-        found = " and ".join(map(str, sorted(counts)))
-        raise DataError(f"{path} has specimens of {found} points: give each the same landmarks.")
     return Labels(path, "TPS", faces, images, left_out=left_out)
 
 

@@ -63,7 +63,10 @@ def read(path: Path, find: ImageFinder) -> Labels:
                 points = [mark for mark in marks if mark.point is not None]
                 for mark, number in zip(points, number_names(len(points)), strict=True):
                     mark.name = number
-            faces += gather(name, marks, left_out, about)
+            found = gather(name, marks, left_out, about)
+            for face in found if key is None else ():
+                face.numbered = len(face.points)
+            faces += found
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise DataError(f"{path} is no file of VIA 2 ({type(error).__name__}: {error}).") from error
     return Labels(path, "VIA", faces, images, left_out=left_out)
