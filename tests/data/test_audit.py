@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from facial_keypoints.cli import app
 from facial_keypoints.data.audit import Flag, audit, flagged_rows
-from facial_keypoints.data.duplicates import duplicate_groups, exact_groups
+from facial_keypoints.data.duplicates import duplicate_groups, exact_groups, face_features
 from facial_keypoints.errors import MissingExtraError
 from facial_keypoints.evaluation import pages
 from facial_keypoints.evaluation.audit_report import render_audit, write_audit
@@ -123,6 +123,27 @@ def test_points_outside_the_image_are_flagged() -> None:
     xy = data.keypoints.xy.copy()
     xy[5, MOUTH, 1] = H + 2
     assert "outside" in reasons(changed(data, xy=xy), 5)
+
+
+@pytest.mark.parametrize("code", [(0.0, 0.0), (-1.0, -1.0), (55.5, 2.0)])
+def test_a_place_that_stands_for_no_label_is_flagged(code: tuple[float, float]) -> None:
+    data = faces()
+    xy = data.keypoints.xy.copy()
+    xy[[3, 8, 20], 10] = code
+    found = {flag.row for flag in audit(data.with_keypoints(xy)).flags if flag.reason == "no label"}
+    assert found == {3, 8, 20}
+    assert not any(flag.reason == "no label" for flag in audit(data).flags)
+
+
+def test_eyes_far_outside_the_image_are_no_face_to_compare() -> None:
+    data = faces(n=3)
+    xy = data.keypoints.xy.copy()
+    xy[1, 0] = (
+        68717.0,
+        10.0,
+    )  # a lost decimal point: its crop would be blurred over thousands of pixels
+    features = face_features(data.images, Keypoints(xy, data.schema))
+    assert features.any(axis=1).tolist() == [True, False, True]
 
 
 def test_a_face_in_a_corner_is_flagged_as_placed_oddly() -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from facial_keypoints.crops import CROP_SIZE, cut_face, face_box, letterbox, to_channels
 from facial_keypoints.data.formats.common import Labels
-from facial_keypoints.data.formats.reading import points_of
+from facial_keypoints.data.formats.keypoints import points_of
 from facial_keypoints.data.kaggle import style_of_rows
 from facial_keypoints.errors import DataError, ImageError
 from facial_keypoints.io.images import read_image
