@@ -283,7 +283,8 @@ def _header(content: bytes) -> tuple[int, int, int]:
         # Pillow decodes a PNG to look for EXIF data behind the pixels.
         orientation = 1 if image.format == "PNG" and b"eXIf" not in content else _orientation(image)
         width, height = image.size
-    return (height, width, orientation) if orientation >= 5 else (width, height, orientation)
+        lying = orientation >= 5 and image.format != "TIFF"  # whose size Pillow gives upright
+    return (height, width, orientation) if lying else (width, height, orientation)
 
 
 def count_frames(path: Path) -> tuple[int, float]:
