@@ -37,23 +37,6 @@ class Format(StrEnum):
     pts = "pts"
 
 
-Images = Annotated[
-    Path | None,
-    typer.Option(
-        "--images",
-        help="Folder of the images.",
-        show_default="beside the labels, or in a folder near them",
-    ),
-]
-Schema = Annotated[
-    str | None,
-    typer.Option(
-        help="Your keypoints: a .yaml or .json file, or the name of a schema.",
-        show_default="the keypoints of the data",
-    ),
-]
-
-
 def load_faces(
     data: Path | None,
     *,
@@ -61,19 +44,24 @@ def load_faces(
     group_by: str | None = None,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
-    schema: KeypointSchema | None = None,
+    schema: str | KeypointSchema | None = None,
     images: Path | None = None,
 ) -> FaceDataset:
-    """Labelled faces of a path, or drawn ones without a path; what was read is told on standard error."""
+    """Labelled faces of a path, or drawn ones without a path; what was read is told on standard error.
+
+    ``schema`` may be the name or the file of one; the others are as for ``load_dataset``.
+    """
     if data is None:
         from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 
         return draw_kaggle_like(DRAWN_FACES, seed=seed)
     from facial_keypoints.cli.progress import make_log
     from facial_keypoints.data import load_dataset
+    from facial_keypoints.schemas import load_schema
 
     return load_dataset(
-        data, group_by=group_by, size=size, channels=channels, schema=schema, images=images,
+        data, group_by=group_by, size=size, channels=channels,
+        schema=load_schema(schema) if isinstance(schema, str) else schema, images=images,
         say=make_log().print,
     )  # fmt: skip
 
@@ -87,9 +75,9 @@ def audit_command(
         Path | None,
         typer.Option("-o", "--out", help="Folder for audit.html and audit.json."),
     ] = None,
-    schema: Schema = None,
+    schema: o.Schema = None,
     group_by: o.GroupBy = None,
-    images: Images = None,
+    images: o.Images = None,
     force: o.Force = False,
 ) -> None:
     """Check the data before training: missing labels, duplicates, suspected labels, odd images.
@@ -108,7 +96,6 @@ def audit_command(
     from facial_keypoints.evaluation import pages
     from facial_keypoints.evaluation.audit_report import render_audit, write_audit
     from facial_keypoints.files import output_folder
-    from facial_keypoints.schemas import load_schema
 
     if out is not None:
         pages.require_templates()
@@ -117,11 +104,10 @@ def audit_command(
         folder = None
         if out is not None:
             folder = stack.enter_context(
-                output_folder(out, verb="data audit", inputs=(data,), force=force)
+                output_folder(out, verb="data audit", inputs=(data, images, schema), force=force)
             )
         with log.status("reading"):
-            wanted = load_schema(schema) if schema is not None else None
-            dataset = load_faces(data, group_by=group_by, schema=wanted, images=images)
+            dataset = load_faces(data, group_by=group_by, schema=schema, images=images)
             try:
                 test: FaceDataset | None = load_kaggle(data, part="test")
             except DataError:
@@ -184,9 +170,9 @@ def convert_command(
     size: Annotated[
         int | None, typer.Option(min=8, help="Side of the cropped images in pixels.")
     ] = None,
-    schema: Schema = None,
+    schema: o.Schema = None,
     group_by: o.GroupBy = None,
-    images: Images = None,
+    images: o.Images = None,
     force: o.Force = False,
 ) -> None:
     """Convert labelled faces from one format to another.
@@ -213,7 +199,6 @@ def convert_command(
     cut = to in (Format.kaggle, Format.coco, Format.csv) if crop is None else crop
     if not cut and to is Format.kaggle:
         raise typer.BadParameter("Kaggle's format holds cropped faces: leave --no-crop out.")
-    wanted = load_schema(schema) if schema is not None else None
     with output_folder(
         out, verb="data convert", inputs=(source, images, schema), force=force
     ) as folder:
@@ -222,14 +207,19 @@ def convert_command(
                 raise typer.BadParameter(
                     "--size is for cropped images: leave --no-crop or --size out."
                 )
-            labels = read_labels(source, schema=wanted, group_by=group_by, images=images)
+            labels = read_labels(
+                source,
+                schema=None if schema is None else load_schema(schema),
+                group_by=group_by,
+                images=images,
+            )
             for line in labels.summary():
                 log.print(line)
             lost = write_labels(labels, folder, to.value)
             count = len(labels.faces)
         else:
             dataset = load_faces(
-                source, group_by=group_by, schema=wanted, images=images,
+                source, group_by=group_by, schema=schema, images=images,
                 size=None if size is None else (size, size),
                 channels=1 if to is Format.kaggle else None,  # Kaggle's format has grey images only
             )  # fmt: skip

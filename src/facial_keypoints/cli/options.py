@@ -25,6 +25,7 @@ __all__ = [
     "Force",
     "Gpus",
     "GroupBy",
+    "Images",
     "LearningRate",
     "MaxFaces",
     "MaxPixels",
@@ -35,6 +36,7 @@ __all__ = [
     "RecipeName",
     "Resume",
     "RunFolder",
+    "Schema",
     "Seed",
     "Style",
     "Threads",
@@ -55,8 +57,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         envvar="FACIAL_KEYPOINTS_DATA",
-        help="Kaggle's files: their folder or the one that holds it as facial-keypoints-detection/, "
-        "training.csv, training.zip, or one zip with all of them.",
+        help="Labelled faces: Kaggle's files (their folder, training.csv, training.zip, or one zip with all of "
+        "them), or any format that 'data convert' reads.",
         show_default="faces drawn by this package",
     ),
 ]
@@ -113,6 +115,21 @@ GroupBy = Annotated[
     typer.Option(
         help="Column that names a group (such as a person); rows of a group stay on one side of the split.",
         show_default="near-duplicate images",
+    ),
+]
+Schema = Annotated[
+    str | None,
+    typer.Option(
+        help="Your keypoints: a .yaml or .json file, or the name of a schema.",
+        show_default="the keypoints of the data",
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        help="Folder of the images.",
+        show_default="beside the labels, or in a folder near them",
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]

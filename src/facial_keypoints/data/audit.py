@@ -24,7 +24,7 @@ from facial_keypoints.data.duplicates import (
     image_features,
     near_pairs,
 )
-from facial_keypoints.geometry import fit_similarity, inside_image, resize_xy
+from facial_keypoints.geometry import fit_similarity, inside_image, resize_xy, transform_xy
 from facial_keypoints.io.images import encode_image
 from facial_keypoints.types import FaceDataset
 
@@ -340,7 +340,7 @@ def _align(
         (N, K, 2) aligned points and (N, 4) pose: centre x, centre y, log scale, roll in radians.
     """
     matrix = fit_similarity(xy, reference)
-    aligned = np.einsum("nij,nkj->nki", matrix[..., :2], xy) + matrix[:, np.newaxis, :, 2]
+    aligned = transform_xy(matrix, xy)
     factor = matrix[:, 0, 0] + 1j * matrix[:, 1, 0]
     scale = np.maximum(np.abs(factor), 1e-6)
     return aligned, np.column_stack([np.nanmean(xy, axis=1), -np.log(scale), -np.angle(factor)])

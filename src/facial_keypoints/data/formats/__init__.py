@@ -22,10 +22,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from facial_keypoints.data.formats.common import Face, Labels
-from facial_keypoints.data.formats.faces import faces_of, fit_images
+from facial_keypoints.data.formats.faces import faces_of, fit_images, in_schema
 from facial_keypoints.data.formats.reading import READABLE, find_labels, read_labels, unreadable
 from facial_keypoints.data.formats.writing import WRITERS, write_labels
 from facial_keypoints.data.kaggle import COMPETITION, load_kaggle, write_table
@@ -123,20 +121,12 @@ def load_dataset(
             (say or _LOG.info)(line)
         return dataset
     dataset = load_kaggle(location, group_by=group_by)
-    keypoints = dataset.keypoints
-    if schema is not None and schema.keypoint_names != dataset.schema.keypoint_names:
-        shared = [name for name in dataset.schema.keypoint_names if name in schema.keypoint_names]
-        if not shared:
-            raise DataError(f"{path} labels none of the keypoints of the schema '{schema.name}'.")
-        xy = np.full((len(dataset), schema.num_keypoints, 2), np.nan, np.float32)
-        xy[:, [schema.index(name) for name in shared]] = keypoints.xy[
-            :, [dataset.schema.index(name) for name in shared]
-        ]
-        keypoints = Keypoints(xy, schema)
-    elif size in (None, dataset.image_size) and channels in (None, dataset.images.shape[3]):
+    if schema is not None:
+        dataset = in_schema(dataset, schema)
+    if size in (None, dataset.image_size) and channels in (None, dataset.images.shape[3]):
         return dataset
-    fitted, xy = fit_images(list(dataset.images), keypoints.xy, size, channels)
-    return replace(dataset, images=fitted, keypoints=Keypoints(xy, keypoints.schema))
+    fitted, xy = fit_images(list(dataset.images), dataset.keypoints.xy, size, channels)
+    return replace(dataset, images=fitted, keypoints=Keypoints(xy, dataset.schema))
 
 
 def save_dataset(

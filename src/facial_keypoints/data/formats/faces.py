@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from facial_keypoints.errors import DataError, ImageError
 from facial_keypoints.io.images import read_image
 from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints, KeypointSchema
 
-__all__ = ["faces_of", "fit_images"]
+__all__ = ["faces_of", "fit_images", "in_schema"]
 
 
 def faces_of(labels: Labels, size: tuple[int, int] | None, channels: int | None) -> FaceDataset:
@@ -73,6 +74,27 @@ def faces_of(labels: Labels, size: tuple[int, int] | None, channels: int | None)
         styles=style_of_rows(keypoints) if schema.name == "kaggle15" else np.full(len(ids), ""),
         groups=np.asarray(groups),
     )
+
+
+def in_schema(dataset: FaceDataset, schema: KeypointSchema) -> FaceDataset:
+    """The faces with the keypoints of another schema; those that the data does not have are not labelled.
+
+    Raises:
+        DataError: They have no keypoint in common.
+    """
+    old = dataset.schema.keypoint_names
+    shared = [name for name in old if name in schema.keypoint_names]
+    if not shared:
+        raise DataError(
+            f"{dataset.source} labels none of the keypoints of the schema '{schema.name}'."
+        )
+    xy = np.full((len(dataset), schema.num_keypoints, 2), np.nan, np.float32)
+    visibility = np.zeros(xy.shape[:2], np.int8)
+    to, start = [schema.index(name) for name in shared], [old.index(name) for name in shared]
+    xy[:, to], visibility[:, to] = (
+        dataset.keypoints.xy[:, start], dataset.keypoints.visibility[:, start],
+    )  # fmt: skip
+    return replace(dataset, keypoints=Keypoints(xy, schema, visibility))
 
 
 def _images_of(

@@ -9,11 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.data.formats.common import Face, Labels, number_names
+from facial_keypoints.data.symmetry import mirrored_misfit, partners_by_place
 from facial_keypoints.errors import DataError
-from facial_keypoints.schemas import get_schema, list_schemas, propose_schema
+from facial_keypoints.schemas import get_schema, list_schemas, partners_by_name, propose_schema
 from facial_keypoints.types import KeypointSchema
 
-__all__ = ["decide_schema", "keep_one_count", "keep_one_kind", "name_codes", "points_of"]
+__all__ = [
+    "check_partners",
+    "decide_schema",
+    "keep_one_count",
+    "keep_one_kind",
+    "name_codes",
+    "points_of",
+]
+
+
+FEW_FACES = 10  # with fewer, the usual face is that of one person, who may look to a side
+MISFIT = 2.0  # times the usual distance of a label from the usual face
+LEAST_MISFIT = 0.05  # of the face's extent
 
 
 def keep_one_count(labels: Labels) -> None:
@@ -126,6 +139,8 @@ def _proposed(labels: Labels) -> KeypointSchema:
             "the left/right partners that the file gives are no pairs, so they are told from the names"
         )
         swap = None
+    if swap is None and len(labels.faces) >= FEW_FACES:
+        swap = partners_by_place(xy, partners_by_name(labels.names))
     edges = [edge for edge in labels.edges if all(0 <= i < count for i in edge)]
     try:
         schema = propose_schema(
@@ -141,8 +156,26 @@ def _proposed(labels: Labels) -> KeypointSchema:
     )  # fmt: skip
     if len(names) > 1:
         told += f"; errors are divided by the distance of {' and '.join(schema.norm_pair)}"
-    labels.notes.append(f"keypoints of your own; {told} (a schema file describes them otherwise)")
+    labels.notes.append(f"keypoints of your own; {told} (--schema FILE describes them otherwise)")
     return schema
+
+
+def check_partners(labels: Labels) -> None:
+    """Warn where the usual face, mirrored with partners exchanged, is no usual face."""
+    if labels.schema is None or len(labels.faces) < FEW_FACES:
+        return
+    xy, _ = points_of(labels.faces, labels.schema.keypoint_names)
+    mirrored, usual = mirrored_misfit(xy, labels.schema.swap)
+    odd = np.nan_to_num(mirrored / np.maximum(MISFIT * usual, LEAST_MISFIT))
+    k = int(odd.argmax())
+    if odd[k] > 1:
+        partner = labels.schema.swap[k]
+        names = labels.schema.keypoint_names
+        labels.notes.append(
+            f"warning: mirrored labels fit worse than unmirrored ones: '{names[partner]}', mirrored, lies "
+            f"{mirrored[k]:.0%} of the face's extent from '{names[k]}', whose labels differ by {usual[k]:.0%}; correct "
+            "the left/right partners with --schema FILE, since training mirrors faces"
+        )
 
 
 def name_codes(labels: Labels) -> None:

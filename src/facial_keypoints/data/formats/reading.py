@@ -26,6 +26,7 @@ from facial_keypoints.data.formats import (
 from facial_keypoints.data.formats.common import Face, Labels
 from facial_keypoints.data.formats.finding import ImageFinder, tidy_names
 from facial_keypoints.data.formats.keypoints import (
+    check_partners,
     decide_schema,
     keep_one_count,
     keep_one_kind,
@@ -156,6 +157,7 @@ def read_labels(
         reasons = "; ".join(f"{n} {what}" for what, n in (+labels.left_out).items())
         raise DataError(f"{path} holds no face{f' (left out: {reasons})' if reasons else ''}.")
     decide_schema(labels, schema)
+    check_partners(labels)
     name_codes(labels)
     match_sizes(labels)
     _group(labels, group_by)
