@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ __all__ = [
     "propose_schema",
     "read_yaml",
     "select_keypoints",
+    "sides",
 ]
 
 KAGGLE15 = KeypointSchema(
@@ -314,21 +315,28 @@ def partners_by_name(names: Sequence[str]) -> tuple[int, ...]:
     """
     place = {name: i for i, name in enumerate(names)}
     found = [
-        next((place[other] for other in _other_sides(name) if other in place), i)
+        next((place[other] for other in sides(name) if other in place), i)
         for i, name in enumerate(names)
     ]
     return tuple(j if found[j] == i else i for i, j in enumerate(found))
 
 
-def _other_sides(name: str) -> Iterator[str]:
-    """The name with one word for a side replaced by that for the other side, written alike."""
+def sides(name: str) -> list[str]:
+    """The names of a keypoint's possible partners: one word for a side replaced by that for the other side.
+
+    Example:
+        >>> sides("left_ear"), sides("chin")
+        (['right_ear'], [])
+    """
+    found = []
     for pattern, other in _SIDES:
         for match in pattern.finditer(name):
             word = match[0]
             alike = other.upper() if word.isupper() else other
             if word[0].isupper() and len(word) > 1 and not word.isupper():
                 alike = other.capitalize()
-            yield name[: match.start()] + alike + name[match.end() :]
+            found.append(name[: match.start()] + alike + name[match.end() :])
+    return found
 
 
 def propose_schema(

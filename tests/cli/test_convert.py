@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -132,3 +133,44 @@ def test_flags_that_do_not_go_together_are_refused(cvat: Path, tmp_path: Path) -
         done = command_line("data", "convert", cvat, *words, "-o", tmp_path / "out")
         assert done.returncode == 2
         assert not (tmp_path / "out").exists()
+
+
+def cats(folder: Path, names: list[str], *, wrong: bool = False) -> Path:
+    """A csv of drawn points of cats, one image a face; ``wrong``: the names of two points are crossed."""
+    rng = np.random.default_rng(0)
+    points = [(20, 20), (60, 20), (40, 40), (30, 60), (50, 60)]
+    words = ["left_ear", "right_ear", "nose", "left_lip", "right_lip"]
+    if wrong:
+        words[1], words[4] = words[4], words[1]
+    header = ["image", *(f"{word}_{axis}" for word in words for axis in "xy")]
+    rows = [header]
+    for name in names:
+        Image.new("L", (80, 80), 90).save(folder / name)
+        rows.append([name, *(f"{v + rng.normal():.2f}" for point in points for v in point)])
+    with (folder / "cats.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows(rows)
+    return folder / "cats.csv"
+
+
+def test_groups_in_the_names_of_images_are_offered_and_never_taken(tmp_path: Path) -> None:
+    source = cats(tmp_path, [f"cat{i // 3}_{i % 3:02}.png" for i in range(12)])
+    offered = command_line("data", "convert", source, "--to", "csv", "-o", tmp_path / "a")
+    assert "--group-by image-name keeps the faces of each of these 4 together" in offered.stderr
+    assert "group" not in table(tmp_path / "a")[0]
+    taken = command_line(
+        "data", "convert", source, "--to", "csv", "--group-by", "image-name", "-o", tmp_path / "b"
+    )
+    assert taken.returncode == 0
+    assert {row["group"] for row in table(tmp_path / "b")} == {"cat0", "cat1", "cat2", "cat3"}
+    numbered = cats(tmp_path, [f"{i:06}.png" for i in range(12)])
+    plain = command_line("data", "convert", numbered, "--to", "csv", "-o", tmp_path / "c")
+    assert "image-name" not in plain.stderr
+
+
+def test_wrong_partners_are_warned_of(tmp_path: Path) -> None:
+    names = [f"{i}.png" for i in range(24)]
+    right = command_line("data", "audit", cats(tmp_path, names))
+    assert "left/right partners: left_ear – right_ear, left_lip – right_lip" in right.stderr
+    assert "warning" not in right.stderr
+    wrong = command_line("data", "audit", cats(tmp_path, names, wrong=True))
+    assert "warning: mirrored labels fit worse than unmirrored ones" in wrong.stderr

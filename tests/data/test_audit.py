@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import io
 import json
@@ -226,7 +227,7 @@ def test_the_written_report_is_complete_and_self_contained(tmp_path: Path) -> No
     page = (tmp_path / "out" / "audit.html").read_text()
     links = _Links()
     links.feed(page)
-    assert len(links.sources) == 1
+    assert len(links.sources) == 2  # of the flagged row, and of its suspected label
     assert links.sources[0].startswith("data:image/png;base64,")
     assert "nose_tip is furthest off" in page
 
@@ -322,3 +323,21 @@ def test_strangers_that_all_look_alike_make_no_blob() -> None:
 def test_groups_of_no_and_of_one_image() -> None:
     assert duplicate_groups(textures(1)).tolist() == [0]
     assert duplicate_groups(textures(1)[:0]).tolist() == []
+
+
+def test_suspected_labels_and_copies_across_groups_are_listed(tmp_path: Path) -> None:
+    given = faces()
+    given = given.with_groups(np.repeat([f"p{i}" for i in range(40)], 3))
+    given.images[7] = given.images[0]
+    given.images[1] = given.images[0]  # of one group
+    given.keypoints.xy[4, NOSE] += 12
+    report = audit(given)
+    assert report.across_groups == [("1", "8")]
+    assert [(s.sample_id, s.keypoint) for s in report.suspects][:1] == [("5", "nose_tip")]
+    write_audit(report, tmp_path)
+    with (tmp_path / "suspects.csv").open(newline="") as handle:
+        first = next(csv.DictReader(handle))
+    assert (first["sample_id"], first["keypoint"]) == ("5", "nose_tip")
+    page = (tmp_path / "audit.html").read_text()
+    assert page.count("times the usual distance") == len(report.suspects)
+    assert "Copies in different groups" in page

@@ -73,7 +73,7 @@ def audit_command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Folder for audit.html and audit.json."),
+        typer.Option("-o", "--out", help="Folder for audit.html, audit.json and suspects.csv."),
     ] = None,
     schema: o.Schema = None,
     group_by: o.GroupBy = None,
@@ -81,6 +81,9 @@ def audit_command(
     force: o.Force = False,
 ) -> None:
     """Check the data before training: missing labels, duplicates, suspected labels, odd images.
+
+    Suspected labels are those far from where the other labels of the face say that they are, the most
+    suspected first; that needs 30 faces. They are only listed; --exclude-flagged leaves flagged rows out.
 
     Examples:
 

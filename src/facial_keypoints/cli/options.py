@@ -113,7 +113,8 @@ ExcludeFlagged = Annotated[
 GroupBy = Annotated[
     str | None,
     typer.Option(
-        help="Column that names a group (such as a person); rows of a group stay on one side of the split.",
+        help="Column or attribute that names a group (such as a person), or image-name for what an image's name "
+        "says before its last number (cat12 of cat12_03.jpg); a group stays on one side of a split.",
         show_default="near-duplicate images",
     ),
 ]

@@ -24,9 +24,10 @@ from facial_keypoints.data.duplicates import (
     image_features,
     near_pairs,
 )
+from facial_keypoints.data.suspects import Suspect, suspected_labels
 from facial_keypoints.geometry import fit_similarity, inside_image, resize_xy, transform_xy
 from facial_keypoints.io.images import encode_image
-from facial_keypoints.types import FaceDataset
+from facial_keypoints.types import FaceDataset, ImageArray
 
 __all__ = ["AuditReport", "Flag", "StyleOffset", "audit", "flagged_rows"]
 
@@ -40,6 +41,7 @@ PLACE_LIMIT = 8.0
 FACE_LIMIT = 4.0  # robust standard deviations of the reconstruction error
 _FAR = 8.0  # usual distances from the median place of a point
 _ENOUGH_ROWS = 30  # with fewer rows, what is usual cannot be estimated
+SHOWN_SUSPECTS = 100  # of which there is a thumbnail
 _COMPONENTS = 30  # principal components that describe usual faces
 
 
@@ -89,7 +91,11 @@ class StyleOffset:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What :func:`audit` found; ``thumbnails`` holds PNG bytes of flagged rows by row index."""
+    """What :func:`audit` found; ``thumbnails`` holds PNG bytes of flagged rows by row index.
+
+    ``across_groups`` are copies that different groups of several faces hold. ``suspect_thumbnails`` are those of
+    the first ``suspects``: the label is red, the place that the other labels say is yellow.
+    """
 
     source: str
     rows: int
@@ -105,7 +111,10 @@ class AuditReport:
     test_near: list[tuple[str, str]]
     style_offsets: list[StyleOffset]
     flags: list[Flag]
+    across_groups: list[tuple[str, str]]
+    suspects: list[Suspect]
     thumbnails: dict[int, bytes] = field(default_factory=dict, repr=False)
+    suspect_thumbnails: list[bytes] = field(default_factory=list, repr=False)
 
 
 def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
@@ -116,7 +125,7 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
         test: Further images that are searched for among the training ones.
 
     Returns:
-        Counts, duplicates, offsets between label styles, and flagged rows.
+        Counts, duplicates, offsets between label styles, flagged rows, and suspected labels.
     """
     schema = dataset.schema
     labeled = dataset.keypoints.labeled
@@ -133,6 +142,7 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
     flags = [Flag(int(i), str(ids[i]), reason, text, float(s)) for i, reason, text, s in found]
     flags.sort(key=lambda flag: -flag.score)
     test_exact, test_near = _shared(dataset, test, images)
+    suspects = suspected_labels(dataset.keypoints, ids)
     return AuditReport(
         source=dataset.source,
         rows=len(dataset),
@@ -151,6 +161,9 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
         test_near=test_near,
         style_offsets=_style_offsets(dataset),
         flags=flags,
+        across_groups=[(str(ids[i]), str(ids[j])) for i, j in _across_groups(dataset, exact, near)],
+        suspects=suspects,
+        suspect_thumbnails=[_suspect_thumbnail(dataset, s) for s in suspects[:SHOWN_SUSPECTS]],
         thumbnails={f.row: _thumbnail(dataset, f.row) for f in flags},
     )
 
@@ -158,6 +171,20 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
 def flagged_rows(report: AuditReport) -> NDArray[np.int64]:
     """Row indices, ascending, that ``--exclude-flagged`` leaves out of training."""
     return np.unique(np.array([flag.row for flag in report.flags], np.int64))
+
+
+def _across_groups(
+    dataset: FaceDataset, exact: NDArray[np.int64], near: NDArray[np.int64]
+) -> list[tuple[int, int]]:
+    """Copies of one image in different groups, of which each holds several faces."""
+    first = np.unique(exact, return_index=True)[1][exact]
+    copies = [(int(first[j]), j) for j in range(len(first)) if first[j] != j]
+    _, group, counts = np.unique(dataset.groups, return_inverse=True, return_counts=True)
+    return [
+        (i, j)
+        for i, j in [*copies, *near.tolist()]
+        if group[i] != group[j] and min(counts[group[i]], counts[group[j]]) > 1
+    ]
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -415,14 +442,38 @@ _THUMBNAIL_SIDE = 144  # pixels
 
 def _thumbnail(dataset: FaceDataset, row: int) -> bytes:
     """The image with its labels as PNG."""
+    canvas, scale = _canvas(dataset, row)
+    for xy in dataset.keypoints.xy[row]:
+        _dot(canvas, xy, scale, (60, 220, 60))
+    return encode_image(canvas)
+
+
+def _suspect_thumbnail(dataset: FaceDataset, suspect: Suspect) -> bytes:
+    canvas, scale = _canvas(dataset, suspect.row)
+    for xy in dataset.keypoints.xy[suspect.row]:
+        _dot(canvas, xy, scale, (60, 220, 60), radius=1)
+    _dot(canvas, (suspect.expected_x, suspect.expected_y), scale, (255, 220, 0))
+    _dot(canvas, (suspect.x, suspect.y), scale, (255, 40, 40))
+    return encode_image(canvas)
+
+
+def _canvas(dataset: FaceDataset, row: int) -> tuple[ImageArray, float]:
+    """The image in RGB at the size of thumbnails, and its scale."""
     image = dataset.images[row]
     scale = _THUMBNAIL_SIDE / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    canvas = np.asarray(
-        cv2.resize(to_channels(image, 3), size, interpolation=cv2.INTER_CUBIC), np.uint8
-    )
-    for x, y in dataset.keypoints.xy[row]:
-        if np.isfinite(x) and inside_image(np.array([x, y]), dataset.image_size):
-            centre = np.rint(resize_xy(np.array([x, y]), scale)).astype(int).tolist()
-            cv2.circle(canvas, centre, 3, (60, 220, 60), -1, cv2.LINE_AA)
-    return encode_image(canvas)
+    resized = cv2.resize(to_channels(image, 3), size, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(resized, np.uint8), scale
+
+
+def _dot(
+    canvas: ImageArray,
+    xy: Sequence[float],
+    scale: float,
+    colour: tuple[int, int, int],
+    radius: int = 3,
+) -> None:
+    """Draw a point of the image; one outside is not drawn."""
+    place = resize_xy(np.array(xy, np.float64), scale)
+    if np.isfinite(place).all() and inside_image(place, canvas.shape[:2]):
+        cv2.circle(canvas, np.rint(place).astype(int).tolist(), radius, colour, -1, cv2.LINE_AA)

@@ -17,6 +17,7 @@ __all__ = ["mirrored_misfit", "partners_by_place", "usual_face"]
 
 _AXES = np.radians(np.arange(-45, 46, 5))
 _CLEAR = 0.5  # a partner is this much nearer than the next point, or it is no partner
+_LIKE = 2.0  # times the usual distance of labels from the usual face, the farthest the mirrored one may be
 _NEAR = (
     0.1  # of the face's extent: the farthest a point may be from the mirrored place of its partner
 )
@@ -65,7 +66,10 @@ def partners_by_place(xy: NDArray[np.float64], told: Sequence[int]) -> tuple[int
     # The usual face may lean, so several axes through it are tried.
     matches = [_match(face, _mirror(face, angle), list(told)) for angle in _AXES]
     _, found, partner = min(matches, key=lambda match: match[0])
-    # Where the points do not all have one clear partner, none is believed.
+    if found:
+        mirrored, usual = mirrored_misfit(xy, partner)
+        found = not (mirrored > _LIKE * usual).any()
+    # Where the points do not all have one clear partner, as in a face seen from its side, none is believed.
     return partner if found else tuple(told)
 
 

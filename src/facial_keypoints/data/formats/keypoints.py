@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from facial_keypoints.data.formats.common import Face, Labels, number_names
 from facial_keypoints.data.symmetry import mirrored_misfit, partners_by_place
 from facial_keypoints.errors import DataError
-from facial_keypoints.schemas import get_schema, list_schemas, partners_by_name, propose_schema
+from facial_keypoints.schemas import (
+    get_schema,
+    list_schemas,
+    partners_by_name,
+    propose_schema,
+    sides,
+)
 from facial_keypoints.types import KeypointSchema
 
 __all__ = [
@@ -140,7 +146,10 @@ def _proposed(labels: Labels) -> KeypointSchema:
         )
         swap = None
     if swap is None and len(labels.faces) >= FEW_FACES:
-        swap = partners_by_place(xy, partners_by_name(labels.names))
+        # A point of one side is no partner of another one of that side.
+        swap = partners_by_name(labels.names)
+        alone = np.array([j == i and bool(sides(labels.names[i])) for i, j in enumerate(swap)])
+        swap = partners_by_place(np.where(alone[:, None], np.nan, xy), swap)
     edges = [edge for edge in labels.edges if all(0 <= i < count for i in edge)]
     try:
         schema = propose_schema(
@@ -162,7 +171,7 @@ def _proposed(labels: Labels) -> KeypointSchema:
 
 def check_partners(labels: Labels) -> None:
     """Warn where the usual face, mirrored with partners exchanged, is no usual face."""
-    if labels.schema is None or len(labels.faces) < FEW_FACES:
+    if labels.schema is None or len(labels.faces) < 2 * FEW_FACES:
         return
     xy, _ = points_of(labels.faces, labels.schema.keypoint_names)
     mirrored, usual = mirrored_misfit(xy, labels.schema.swap)

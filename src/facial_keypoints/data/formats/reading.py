@@ -50,6 +50,10 @@ READABLE = (
     "LabelMe, VIA csv and json, dlib imglab XML, TPS, DeepLabCut csv, YOLO-pose (data.yaml), 300-W .pts and WFLW lists"
 )
 
+FROM_NAMES = "image-name"
+"""What to group by for the part of an image's name before its last number: ``cat12`` of ``cat12_03.jpg``."""
+
+_IN_NAME = re.compile(r"(.*[^-_ ./])[-_ ./]+[A-Za-z]{0,6}\d+\.\w+")
 _START = 1 << 16  # bytes by which most formats are told
 # What this package writes: a folder with one of them holds nothing else.
 _OWN = ("annotations.json", "faces.csv")
@@ -228,9 +232,23 @@ def _locate(labels: Labels, find: ImageFinder, root: Path | None) -> None:
 
 
 def _group(labels: Labels, group_by: str | None) -> None:
-    """Set each face's ``group`` to what is asked for."""
+    """Set each face's ``group`` to what is asked for; offer what the names of the images tell."""
+    told = {
+        face.image: match[1] for face in labels.faces if (match := _IN_NAME.fullmatch(face.image))
+    }
     if group_by is None:
+        names = Counter(told.values())
+        several = sum(count for count in names.values() if count > 1)
+        grouped = any("group" in face.about for face in labels.faces)
+        if len(names) > 1 and 2 * several > len(labels.images) and not grouped:
+            labels.notes.append(
+                f"the images' names may tell groups, such as '{names.most_common(1)[0][0]}': if they are persons or "
+                f"animals, --group-by {FROM_NAMES} keeps the faces of each of these {len(names)} together"
+            )
         return
+    if group_by == FROM_NAMES and told:
+        for face in labels.faces:
+            face.about.setdefault(FROM_NAMES, told.get(face.image, face.image))
     if not any(group_by in face.about for face in labels.faces):
         has = sorted({name for face in labels.faces for name in face.about})
         known = f"it has {', '.join(has)}" if has else "it has none: leave --group-by out"
@@ -241,4 +259,5 @@ def _group(labels: Labels, group_by: str | None) -> None:
         face.about.pop("group", None)
         if text := face.about.get(group_by):
             face.about["group"] = text
+        face.about.pop(FROM_NAMES, None)
     labels.notes = [note for note in labels.notes if "--group-by" not in note]
