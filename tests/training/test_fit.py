@@ -254,8 +254,24 @@ def test_an_existing_run_is_not_overwritten(finished: Run) -> None:
     faces = dotted_faces(60)
     with pytest.raises(OutputError, match="--resume"):
         train(faces, thirds(faces), FC, finished.directory, seed=5)
-    with pytest.raises(OutputError, match="begun with other seed"):
+    with pytest.raises(OutputError, match=r"begun with other seed \(seed 5, now 9\)"):
         train(faces, thirds(faces), FC, finished.directory, resume=True, seed=9)
+    faster = FC.override(learning_rate=0.5)
+    with pytest.raises(OutputError, match=r"other recipe \(learning rate 0.\d+, now 0.5\)"):
+        train(faces, thirds(faces), faster, finished.directory, resume=True, seed=5)
+
+
+def test_an_interrupted_run_goes_on_with_more_epochs(tmp_path: Path) -> None:
+    faces, folder = dotted_faces(60), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(faces, thirds(faces), FC, folder, callbacks=[Interrupt(2)])
+    fewer, more = FC.override(epochs=2), FC.override(epochs=5)
+    with pytest.raises(OutputError, match=r"other recipe \(epochs 3, now 2\)"):
+        train(faces, thirds(faces), fewer, folder, resume=True)
+    run = train(faces, thirds(faces), more, folder, resume=True)
+    assert len(run.history["loss"]) == run.record["recipe"]["epochs"] == 5
+    with pytest.raises(OutputError, match=r"other recipe \(epochs 5, now 6\)"):  # it is finished
+        train(faces, thirds(faces), FC.override(epochs=6), folder, resume=True)
 
 
 def test_a_run_of_another_split_is_not_resumed(

@@ -226,3 +226,48 @@ def test_odd_names_of_images_are_understood(tmp_path: Path, written: str, stored
     assert where.samefile(file)
     assert not name.startswith(("/", "."))
     assert ".." not in name
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "xmin ymin xmax ymax",
+        "left top right bottom",
+        "bbox_x bbox_y bbox_w bbox_h",
+        "x y width height",
+    ],
+)
+def test_boxes_under_other_names_are_no_keypoints(tmp_path: Path, columns: str) -> None:
+    photo(tmp_path / "a.png", (90, 80))
+    size = columns.endswith(("h", "height"))
+    corners = "10,20,50,40" if size else "10,20,60,60"
+    (tmp_path / "faces.csv").write_text(
+        f"image,{columns.replace(' ', ',')},nose_x,nose_y\na.png,{corners},30,30\n"
+    )
+    labels = found(tmp_path / "faces.csv")
+    assert labels.names == ("nose",)
+    assert labels.faces[0].box == (10, 20, 60, 60)
+
+
+@pytest.mark.parametrize(
+    ("word", "values", "expected"), [("v", "012", [0, 1, 2]), ("visible", "101", [2, 1, 2])]
+)
+def test_visibility_under_other_names(
+    tmp_path: Path, word: str, values: str, expected: list[int]
+) -> None:
+    photo(tmp_path / "a.png", (90, 80))
+    header = ",".join(f"{name}_{axis}" for name in "abc" for axis in ("x", "y", word))
+    cells = ",".join(f"{10 * i},{10 * i},{value}" for i, value in enumerate(values, start=1))
+    (tmp_path / "faces.csv").write_text(f"image,{header}\na.png,{cells}\n")
+    points = found(tmp_path / "faces.csv").faces[0].points
+    assert [points.get(name, (0, 0, 0))[2] for name in "abc"] == expected
+
+
+def test_numbered_columns_are_points_in_their_order(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png", (90, 80))
+    (tmp_path / "faces.csv").write_text(
+        "image_id,x10,y10,x0,y0,x1,y1,x2,y2\na.png,1,2,3,4,5,6,7,8\n"
+    )
+    labels = found(tmp_path / "faces.csv")
+    assert labels.names == ("point_1", "point_2", "point_3", "point_4")
+    assert [labels.faces[0].points[name][0] for name in labels.names] == [3, 5, 7, 1]

@@ -2,9 +2,9 @@
 
 Points are pixels: an integer is a pixel's centre. Columns that may be there too:
 
-- ``x0, y0, x1, y1``: the face's box, where 0 is the image's edge. They say that the images are photos from which
-  faces are cut out; their cells may be empty. Without them each image is one face.
-- ``NAME_visibility``: 0 not labelled, 1 occluded, 2 visible, as in COCO.
+- ``x0, y0, x1, y1``, or another of ``_BOXES``: the face's box, where 0 is the image's edge. They say that the images
+  are photos from which faces are cut out; their cells may be empty. Without them each image is one face.
+- ``NAME_visibility`` or ``NAME_v``: 0 not labelled, 1 occluded, 2 visible, as in COCO. ``NAME_visible``: 0 occluded.
 - ``group``, or any other column: what is known about the face.
 """
 
@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from facial_keypoints.data.formats.common import FARTHEST, Box, Face, Labels, Point
+from facial_keypoints.data.formats.common import FARTHEST, Box, Face, Labels, Point, number_names
 from facial_keypoints.data.formats.finding import ImageFinder
 from facial_keypoints.errors import DataError
 from facial_keypoints.io.tables import column_names, numbers, read_table, write_table
@@ -26,21 +27,37 @@ SUFFIXES = (".csv",)
 HOLDS = frozenset({"several faces", "occluded", "boxes", "facts"})
 IMAGE_COLUMNS = (
     "image", "filename", "file_name", "file", "image_name", "image_path", "imagename", "path", "source",
-    "img", "img_name", "image_file", "photo",
+    "img", "img_name", "image_file", "photo", "image_id",
 )  # fmt: skip
 _BOX = ("x0", "y0", "x1", "y1")
+_BOXES = (
+    _BOX, ("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"), ("left", "top", "right", "bottom"),
+    ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"), ("bbox_x", "bbox_y", "bbox_w", "bbox_h"),
+    ("bbox_x", "bbox_y", "bbox_width", "bbox_height"), ("x", "y", "w", "h"), ("x", "y", "width", "height"),
+)  # fmt: skip
+"""Names of a box's corners or, where the third is a width, of its corner and size."""
+_SEEN = ("visibility", "v", "visible")
 _OURS = ("face", "score", "time_s", "frame")  # further columns of the tables of predict
 _SUFFIX = re.compile("(.+)[_ .-]([xy])", re.I | re.DOTALL)
-_PREFIX = re.compile("([xy])[_ .-](.+)", re.I | re.DOTALL)
+_PREFIX = re.compile(r"([xy])(?:[_ .-](.+)|(\d+))", re.I | re.DOTALL)
 
 
 def _coordinate(column: str) -> tuple[str, str] | None:
-    """The keypoint and the axis of a column: ``nose_x``, ``nose.x``, ``nose X`` or ``x_nose``."""
+    """The keypoint and the axis of a column: ``nose_x``, ``nose.x``, ``nose X``, ``x_nose`` or ``x12``."""
     if match := _SUFFIX.fullmatch(column):
         return match[1], match[2].lower()
     if match := _PREFIX.fullmatch(column):
-        return match[2], match[1].lower()
+        return match[2] or match[3], match[1].lower()
     return None
+
+
+def _box_columns(names: Sequence[str]) -> list[str]:
+    """The columns of the face's box, if there are some; ``x0`` to ``x2`` are points."""
+    lower = {name.lower(): name for name in names}
+    for four in _BOXES:
+        if set(four) <= set(lower) and not (four == _BOX and "x2" in lower):
+            return [lower[name] for name in four]
+    return []
 
 
 def _image_column(names: list[str]) -> str | None:
@@ -51,7 +68,8 @@ def _image_column(names: list[str]) -> str | None:
 def is_ours(path: Path, content: bytes) -> bool:
     """Whether the header names images and the two coordinates of a point."""
     names = [name.strip() for name in column_names(path)]
-    return _image_column(names) is not None and any(map(_coordinate, names))
+    boxes = _box_columns(names)
+    return _image_column(names) is not None and any(_coordinate(n) for n in names if n not in boxes)
 
 
 def read(path: Path, find: ImageFinder) -> Labels:
@@ -63,7 +81,8 @@ def read(path: Path, find: ImageFinder) -> Labels:
     table = read_table(path)
     place = {name: i for i, name in enumerate(table.names)}
     image = _image_column(table.names)
-    axes = {at: column for column in table.names if (at := _coordinate(column))}
+    boxes = _box_columns(table.names)
+    axes = {at: c for c in table.names if c not in boxes and (at := _coordinate(c))}
     names = tuple(dict.fromkeys(name for name, _ in axes))
     if image is None or not names:
         raise DataError(
@@ -74,8 +93,11 @@ def read(path: Path, find: ImageFinder) -> Labels:
             if (name, axis) not in axes:
                 raise DataError(f"{path} has no column '{name}_{axis}'.")
     wanted = [axes[name, axis] for name in names for axis in "xy"]
-    boxes = [name for name in _BOX if name in place] if set(_BOX) <= set(place) else []
-    seen = [f"{n}_visibility" if f"{n}_visibility" in place else None for n in names]
+    seen = [next((c for word in _SEEN if (c := f"{n}_{word}") in place), None) for n in names]
+    numbered = len(names) if all(name.isdigit() for name in names) else 0
+    known = (
+        dict(zip(sorted(names, key=int), number_names(numbered), strict=True)) if numbered else {}
+    )
     unused = [f"{n}_confidence" for n in names]
     used = {image, *wanted, *boxes, *seen, *unused, *_OURS}
     facts = [name for name in table.names if name not in used]
@@ -89,10 +111,14 @@ def read(path: Path, find: ImageFinder) -> Labels:
             x, y = values[2 * i : 2 * i + 2]
             column = seen[i]
             visible = "2" if column is None else str(cells[place[column]]).strip()[:1]
+            if column == f"{name}_visible":  # yes or no
+                visible = "1" if visible in "0fFnN" else "2"
             if _labelled(x, y, f"{where}: column '{name}_") and visible != "0":
-                points[name] = (x, y, 1 if visible == "1" else 2)
+                points[known.get(name, name)] = (x, y, 1 if visible == "1" else 2)
         corners = numbers(boxes, [cells[place[name]] for name in boxes], where) if boxes else []
         box: Box | None = None
+        if corners and "w" in boxes[2].lower():
+            corners[2:] = corners[0] + corners[2], corners[1] + corners[3]
         if corners and corners[0] < corners[2] and corners[1] < corners[3]:
             box = (corners[0], corners[1], corners[2], corners[3])
         name = str(cells[place[image]]).strip()
@@ -100,10 +126,16 @@ def read(path: Path, find: ImageFinder) -> Labels:
             left_out["rows that name no image"] += 1
             continue
         about = {fact: str(cells[place[fact]]).strip() for fact in facts}
-        faces.append(Face(name, points, box, about={k: v for k, v in about.items() if v}))
+        about = {k: v for k, v in about.items() if v}
+        faces.append(Face(name, points, box, about=about, numbered=numbered))
     several = len({face.image for face in faces}) < len(faces)
     labels = Labels(
-        path, "csv", faces, names=names, photos=bool(boxes) or several, left_out=left_out
+        path,
+        "csv",
+        faces,
+        names=tuple(known.values()) or names,
+        photos=bool(boxes) or several,
+        left_out=left_out,
     )
     if odd := [name for name in facts if name != "group"]:
         labels.notes.append(

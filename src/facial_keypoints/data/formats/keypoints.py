@@ -171,7 +171,8 @@ def _proposed(labels: Labels) -> KeypointSchema:
 
 def check_partners(labels: Labels) -> None:
     """Warn where the usual face, mirrored with partners exchanged, is no usual face."""
-    if labels.schema is None or len(labels.faces) < 2 * FEW_FACES:
+    few = len(labels.faces) < 2 * FEW_FACES
+    if labels.schema is None or few or labels.schema.name in list_schemas():
         return
     xy, _ = points_of(labels.faces, labels.schema.keypoint_names)
     mirrored, usual = mirrored_misfit(xy, labels.schema.swap)
@@ -182,8 +183,8 @@ def check_partners(labels: Labels) -> None:
         names = labels.schema.keypoint_names
         labels.notes.append(
             f"warning: mirrored labels fit worse than unmirrored ones: '{names[partner]}', mirrored, lies "
-            f"{mirrored[k]:.0%} of the face's extent from '{names[k]}', whose labels differ by {usual[k]:.0%}; correct "
-            "the left/right partners with --schema FILE, since training mirrors faces"
+            f"{mirrored[k]:.0%} of the face's extent from '{names[k]}', whose labels differ by {usual[k]:.0%}; unless "
+            "the faces all look to one side, correct the left/right partners with --schema FILE: training mirrors faces"
         )
 
 
