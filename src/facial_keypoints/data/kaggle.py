@@ -29,7 +29,7 @@ from facial_keypoints.data.cache import read_cache, write_cache
 from facial_keypoints.errors import DataError
 from facial_keypoints.io import tables
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
-from facial_keypoints.types import FaceDataset, FloatArray, Keypoints
+from facial_keypoints.types import FaceDataset, FloatArray, Keypoints, KeypointSchema
 
 __all__ = [
     "COMPETITION",
@@ -502,6 +502,7 @@ def write_submission(
     lookup: Lookup,
     *,
     side: int = 96,
+    schema: KeypointSchema = KAGGLE15,
 ) -> None:
     """Write Kaggle's submission, ``RowId,Location``, in the order of the look-up table.
 
@@ -511,15 +512,20 @@ def write_submission(
     Args:
         path: The csv to write; replaced in one step when complete.
         ids: N ``ImageId`` of the predicted images.
-        xy: (N, 15, 2) predicted points in pixels.
+        xy: (N, K, 2) predicted points in pixels.
         lookup: What to answer.
         side: Width and height of the images in pixels.
+        schema: The K keypoints.
 
     Raises:
         DataError: The table asks for an image without prediction, or for a NaN.
         OutputError: The file cannot be written.
     """
-    values = np.asarray(xy, np.float64)[lookup.rows_of(ids), lookup.keypoints, lookup.axes]
+    points = np.full((len(xy), KAGGLE15.num_keypoints, 2), np.nan)
+    for k, name in enumerate(schema.keypoint_names):
+        if name in KAGGLE15.keypoint_names:
+            points[:, KAGGLE15.index(name)] = xy[:, k]
+    values = points[lookup.rows_of(ids), lookup.keypoints, lookup.axes]
     if not np.isfinite(values).all():
         row = int(np.argmin(np.isfinite(values)))
         raise DataError(
