@@ -261,7 +261,10 @@ def test_an_existing_run_is_not_overwritten(finished: Run) -> None:
         train(faces, thirds(faces), faster, finished.directory, resume=True, seed=5)
 
 
-def test_an_interrupted_run_goes_on_with_more_epochs(tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_with_more_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     faces, folder = dotted_faces(60), tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         train(faces, thirds(faces), FC, folder, callbacks=[Interrupt(2)])
