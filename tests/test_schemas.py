@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from facial_keypoints.errors import DataError
-from facial_keypoints.schemas import FIVE, KAGGLE15, load_schema, select_keypoints
+from facial_keypoints.schemas import (
+    FIVE,
+    KAGGLE15,
+    load_schema,
+    partners_by_name,
+    propose_schema,
+    select_keypoints,
+)
 
 PROFILE = """
 keypoints: [chin, left_nostril, right_nostril]
@@ -97,3 +104,44 @@ def test_a_part_without_the_eyes_has_another_norm_pair() -> None:
     part = select_keypoints(KAGGLE15, wanted)
     assert part.norm_pair == ("mouth_left_corner", "mouth_right_corner")
     assert len(part.edges) == 2  # from each corner to the lip
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("left_eye", "right_eye"), ("Left Ear", "Right Ear"), ("ear_left_tip", "ear_right_tip"), ("l_ear", "r_ear"),
+        ("L-ear", "R-ear"), ("ear_1_l", "ear_1_r"), ("ear.L", "ear.R"), ("eyeL", "eyeR"), ("LEye", "REye"),
+        ("leftCheek", "rightCheek"), ("EYE_LEFT", "EYE_RIGHT"),
+    ],
+)  # fmt: skip
+def test_partners_are_told_from_names(one: str, other: str) -> None:
+    assert partners_by_name(["nose", one, "tail", other]) == (0, 3, 2, 1)
+
+
+def test_names_that_only_look_like_sides_have_no_partner() -> None:
+    names = ["lip", "rip", "nose_l", "left_eye", "brow_bright", "brow_bleft"]
+    assert partners_by_name(names)[:4] == (0, 1, 2, 3)
+
+
+def test_a_proposed_schema_measures_by_eyes_else_by_the_widest_steady_pair() -> None:
+    names = ("l_ear", "r_ear", "left_eyebrow", "right_eyebrow", "left_eye", "right_eye")
+    xy = np.array([[[90, 0], [0, 0], [70, 20], [20, 20], [60, 30], [30, 30]]], float).repeat(
+        4, axis=0
+    )
+    schema = propose_schema("cat", names, xy)
+    assert schema.swap == (1, 0, 3, 2, 5, 4)
+    assert schema.norm_pair == ("left_eye", "right_eye")
+    assert propose_schema("cat", names[:4], xy[:, :4]).norm_pair == ("l_ear", "r_ear")
+    xy[1:, 0] = np.nan  # ears that are rarely labelled
+    assert propose_schema("cat", names[:4], xy[:, :4]).norm_pair == (
+        "left_eyebrow",
+        "right_eyebrow",
+    )
+    bare = propose_schema(
+        "fish", ("snout", "fin", "tail"), np.array([[[0, 0], [5, 1], [60, 0]]], float)
+    )
+    assert bare.norm_pair == ("snout", "tail")
+    assert propose_schema("dot", ("nose",), np.full((2, 1, 2), np.nan)).norm_pair == (
+        "nose",
+        "nose",
+    )

@@ -203,7 +203,7 @@ def _shrink(
 
 
 def face_box(
-    xy: FloatArray, schema: KeypointSchema, bbox: Sequence[float] | None = None
+    xy: FloatArray, schema: KeypointSchema, labelled: Sequence[float] | None = None
 ) -> NDArray[np.float32] | None:
     """The square to cut a labelled face out by.
 
@@ -213,10 +213,10 @@ def face_box(
     Args:
         xy: (K, 2) points in pixels of the photo, NaN = not labelled.
         schema: Their schema.
-        bbox: The annotation's box, COCO's ``x, y, width, height``.
+        labelled: The annotation's box, xyxy; one without area counts as none.
 
     Returns:
-        (4,) xyxy, or ``None`` without a box and with fewer than two labelled points.
+        (4,) xyxy, or ``None`` without a box and with fewer than two labelled points in different places.
     """
     if schema.keypoint_names == IBUG68.keypoint_names:
         five = np.stack([xy[_FROM_68[name]].mean(axis=0) for name in FIVE.keypoint_names])
@@ -227,12 +227,13 @@ def face_box(
         box = np.full(4, np.nan, np.float32)
     if np.isfinite(box).all() and box[2] > box[0]:
         return np.asarray(box, np.float32)
-    if bbox is not None and bbox[2] > 0 and bbox[3] > 0:
-        corner, extent = np.asarray(bbox[:2], np.float64), np.asarray(bbox[2:4], np.float64)
-        middle, side = corner + extent / 2.0, float(extent.max())
+    corners = np.reshape(labelled, (2, 2)) if labelled is not None else np.zeros((2, 2))
+    extent = corners[1] - corners[0]
+    if extent.min() > 0:
+        middle, side = corners.mean(axis=0), float(extent.max())
     else:
         known = xy[~np.isnan(xy[:, 0])]
-        if len(known) < 2:
+        if len(known) < 2 or not np.ptp(known, axis=0).max() > 0:
             return None
         middle = centres_to_edges((known.min(axis=0) + known.max(axis=0)) / 2.0)
         side = _ROOM * float(np.ptp(known, axis=0).max())

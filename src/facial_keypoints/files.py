@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import glob
 import json
+import logging
 import math
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -81,6 +81,8 @@ def _explained(target: Path, *, only_full: bool = False) -> Iterator[None]:
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the errors of a disk or quota without space."""
+
+_LOG = logging.getLogger(__name__)
 
 MARKER = ".facial-keypoints.json"
 """Name of the file that marks a folder as made by this package."""
@@ -268,18 +270,17 @@ def _remove(directory: Path, *, itself: bool) -> None:
 
 
 @contextmanager
-def lock_folder(directory: Path, *, timeout_s: float) -> Iterator[None]:
-    """Hold the lock of a folder while the block runs.
+def lock_folder(directory: Path) -> Iterator[None]:
+    """Hold the lock of a folder while the block runs; wait, and say so, while another process holds it.
 
     The operating system releases the lock when the process ends, however it ends. Where folders
     cannot be locked (Windows, some network disks) the block runs without a lock.
 
     Args:
         directory: The folder; created if it does not exist.
-        timeout_s: Seconds to wait while another process holds the lock.
 
     Raises:
-        OutputError: Another process still holds the lock after that time.
+        OutputError: The folder cannot be made.
     """
     with _explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -290,20 +291,13 @@ def lock_folder(directory: Path, *, timeout_s: float) -> Iterator[None]:
         return
     handle = os.open(directory, os.O_RDONLY)
     try:
-        until = time.monotonic() + timeout_s
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() > until:
-                    raise OutputError(
-                        f"another process is writing to {directory}: wait for it, or choose another folder."
-                    ) from error
-                time.sleep(0.5)
-                continue
-            except OSError:  # a disk without locks
-                pass
-            break
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _LOG.warning("waiting for another process that is writing to %s", directory)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:  # a disk without locks
+            pass
         yield
     finally:
         os.close(handle)

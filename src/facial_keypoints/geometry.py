@@ -37,6 +37,7 @@ __all__ = [
     "resize_transform",
     "resize_xy",
     "rotation",
+    "transform_xy",
 ]
 
 FACE_SIZE, EYE_LINE = 36.2 / 96, 37.0 / 96
@@ -151,6 +152,12 @@ def fit_similarity(source: FloatArray, target: FloatArray) -> NDArray[np.float64
     shift = b_mean - factor * a_mean
     rows = [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
     return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
+
+
+def transform_xy(matrix: FloatArray, xy: FloatArray) -> NDArray[np.float64]:
+    """Points (..., K, 2) moved by matrices (..., 2, 3); NaN stays NaN."""
+    moved = np.einsum("...ij,...kj->...ki", matrix[..., :2], xy) + matrix[..., np.newaxis, :, 2]
+    return np.asarray(moved, np.float64)
 
 
 # --- boxes --------------------------------------------------------------------------------------------

@@ -104,14 +104,14 @@ def test_the_old_result_stays_until_the_new_one_is_whole(
     if verb in DRAWING:
         shutil.rmtree(kaggle_download)
     else:
-        (data / "annotations.json").rename(data / "away.json")
+        (data / "annotations.json").rename(data / "away")
     if verb != "data synthesize":  # which reads nothing
         assert run(words, data, out) is not None
         assert files(out) == before
     if verb in DRAWING:
         kaggle_download.mkdir()
     else:
-        (data / "away.json").rename(data / "annotations.json")
+        (data / "away").rename(data / "annotations.json")
     assert run(words, data, out) is None
     assert not (out / "old.txt").exists()
     assert [p.name for p in data.parent.iterdir() if p.name.startswith(".")] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import io
 import json
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from facial_keypoints.cli import app
 from facial_keypoints.data.audit import Flag, audit, flagged_rows
-from facial_keypoints.data.duplicates import duplicate_groups, exact_groups
+from facial_keypoints.data.duplicates import duplicate_groups, exact_groups, face_features
 from facial_keypoints.errors import MissingExtraError
 from facial_keypoints.evaluation import pages
 from facial_keypoints.evaluation.audit_report import render_audit, write_audit
@@ -125,6 +126,27 @@ def test_points_outside_the_image_are_flagged() -> None:
     assert "outside" in reasons(changed(data, xy=xy), 5)
 
 
+@pytest.mark.parametrize("code", [(0.0, 0.0), (-1.0, -1.0), (55.5, 2.0)])
+def test_a_place_that_stands_for_no_label_is_flagged(code: tuple[float, float]) -> None:
+    data = faces()
+    xy = data.keypoints.xy.copy()
+    xy[[3, 8, 20], 10] = code
+    found = {flag.row for flag in audit(data.with_keypoints(xy)).flags if flag.reason == "no label"}
+    assert found == {3, 8, 20}
+    assert not any(flag.reason == "no label" for flag in audit(data).flags)
+
+
+def test_eyes_far_outside_the_image_are_no_face_to_compare() -> None:
+    data = faces(n=3)
+    xy = data.keypoints.xy.copy()
+    xy[1, 0] = (
+        68717.0,
+        10.0,
+    )  # a lost decimal point: its crop would be blurred over thousands of pixels
+    features = face_features(data.images, Keypoints(xy, data.schema))
+    assert features.any(axis=1).tolist() == [True, False, True]
+
+
 def test_a_face_in_a_corner_is_flagged_as_placed_oddly() -> None:
     data = faces()
     xy = data.keypoints.xy.copy()
@@ -205,7 +227,7 @@ def test_the_written_report_is_complete_and_self_contained(tmp_path: Path) -> No
     page = (tmp_path / "out" / "audit.html").read_text()
     links = _Links()
     links.feed(page)
-    assert len(links.sources) == 1
+    assert len(links.sources) == 2  # of the flagged row, and of its suspected label
     assert links.sources[0].startswith("data:image/png;base64,")
     assert "nose_tip is furthest off" in page
 
@@ -301,3 +323,21 @@ def test_strangers_that_all_look_alike_make_no_blob() -> None:
 def test_groups_of_no_and_of_one_image() -> None:
     assert duplicate_groups(textures(1)).tolist() == [0]
     assert duplicate_groups(textures(1)[:0]).tolist() == []
+
+
+def test_suspected_labels_and_copies_across_groups_are_listed(tmp_path: Path) -> None:
+    given = faces()
+    given = given.with_groups(np.repeat([f"p{i}" for i in range(40)], 3))
+    given.images[7] = given.images[0]
+    given.images[1] = given.images[0]  # of one group
+    given.keypoints.xy[4, NOSE] += 12
+    report = audit(given)
+    assert report.across_groups == [("1", "8")]
+    assert [(s.sample_id, s.keypoint) for s in report.suspects][:1] == [("5", "nose_tip")]
+    write_audit(report, tmp_path)
+    with (tmp_path / "suspects.csv").open(newline="") as handle:
+        first = next(csv.DictReader(handle))
+    assert (first["sample_id"], first["keypoint"]) == ("5", "nose_tip")
+    page = (tmp_path / "audit.html").read_text()
+    assert page.count("times the usual distance") == len(report.suspects)
+    assert "Copies in different groups" in page

@@ -24,7 +24,7 @@ from facial_keypoints.data.kaggle import (
     write_table,
 )
 from facial_keypoints.errors import DataError, OutputError
-from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
+from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS, get_schema
 from facial_keypoints.types import FaceDataset
 
 COLUMNS = [f"{name}_{axis}" for name in KAGGLE15.keypoint_names for axis in "xy"]
@@ -368,6 +368,14 @@ def test_the_submission_answers_each_row_clipped_to_the_image(tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == ["IdLookupTable.csv", "out.csv"]
 
 
+def test_a_lookup_table_needs_no_location(tmp_path: Path) -> None:
+    lines = [line.rsplit(",", 1)[0] for line in LOOKUP.splitlines()]
+    lookup = load_lookup(saved(tmp_path, "\n".join(lines), "IdLookupTable.csv"))
+    np.testing.assert_array_equal(
+        lookup.keypoints, load_lookup(saved(tmp_path, LOOKUP, "other.csv")).keypoints
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -394,6 +402,20 @@ def test_a_submission_without_its_prediction_or_folder_is_refused(tmp_path: Path
     with pytest.raises(DataError, match="row 3 asks for nose_tip of image 2"):
         write_submission(tmp_path / "out.csv", ["1", "2"], xy, lookup)
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_the_points_of_a_smaller_schema_are_submitted_by_their_names(tmp_path: Path) -> None:
+    nose = "1,1,nose_tip_x\n2,1,nose_tip_y\n"  # without the column Location
+    header = "RowId,ImageId,FeatureName\n"
+    lookup = load_lookup(saved(tmp_path, header + nose, "IdLookupTable.csv"))
+    xy = np.arange(10, dtype=np.float32).reshape(1, 5, 2)
+    write_submission(tmp_path / "out.csv", ["1"], xy, lookup, schema=get_schema("five"))
+    assert (tmp_path / "out.csv").read_text() == "RowId,Location\n1,4.00000\n2,5.00000\n"
+    lookup = load_lookup(
+        saved(tmp_path, header + "1,1,mouth_center_top_lip_x\n", "IdLookupTable.csv")
+    )
+    with pytest.raises(DataError, match=r"asks for mouth_center_top_lip .*did not predict"):
+        write_submission(tmp_path / "out.csv", ["1"], xy, lookup, schema=get_schema("five"))
 
 
 def test_written_faces_read_back(tmp_path: Path) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facial_keypoints.data.missing import MISSING_STRATEGIES, check_trainable, fill_missing
+from facial_keypoints.data.missing import (
+    MISSING_STRATEGIES,
+    check_trainable,
+    fill_missing,
+    labelled_keypoints,
+)
 from facial_keypoints.errors import DataError
 from facial_keypoints.schemas import FIVE
 from facial_keypoints.types import FaceDataset, Keypoints
@@ -98,3 +103,13 @@ def test_training_needs_a_label_of_every_keypoint() -> None:
         check_trainable(faces(np.full((2, 5, 2), NAN)))
     with pytest.raises(DataError, match="no labelled keypoint"):
         check_trainable(faces(np.zeros((0, 5, 2))))
+
+
+def test_keypoints_that_no_face_labels_are_left_out_but_for_partners() -> None:
+    given = column([1, NAN])  # the left eye's centre
+    found = labelled_keypoints(given)
+    assert labelled_keypoints(found) is found
+    assert set(found.schema.keypoint_names) == set(given.schema.keypoint_names)
+    xy = given.keypoints.xy.copy()
+    xy[:, 3:] = NAN
+    assert labelled_keypoints(faces(xy)).schema.keypoint_names == given.schema.keypoint_names[:3]

@@ -26,6 +26,7 @@ from facial_keypoints.io.images import (
     find_images,
     in_order,
     read_image,
+    read_size,
     write_image,
 )
 
@@ -108,6 +109,25 @@ def test_the_exif_orientation_is_applied(kind: str, orientation: int) -> None:
         options = {"lossless": True}
     for channels in (1, 3):
         assert_upright(read_image(saved(image, kind, exif=exif, **options), channels=channels))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+def test_the_size_is_that_of_the_upright_image(
+    tmp_path: Path, suffix: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"image{suffix}"
+    sample().save(path, exif=exif)
+    height, width = read_image(path).shape[:2]
+    assert read_size(path) == (width, height, orientation)
+    path.write_bytes(b"no image")
+    with pytest.raises(ImageError, match="not an image in a known format"):
+        read_size(path)
+    path.unlink()
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_size(path)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

@@ -20,7 +20,8 @@ from facial_keypoints.models.codec import decode
 from facial_keypoints.models.export import OPSET, export_onnx
 from facial_keypoints.models.keras_model import load_keras_model, with_decoding
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
-from facial_keypoints.models.runtime import Runtime, load_runtime, read_training_digests
+from facial_keypoints.models.registry import find_model
+from facial_keypoints.models.runtime import Runtime, load_runtime, read_spec, read_training_digests
 from facial_keypoints.models.spec import METADATA_KEY, ModelSpec, embed_digests, embed_spec
 from facial_keypoints.models.study import build_cnn, build_fc, build_specialists
 from facial_keypoints.schemas import KAGGLE15
@@ -300,3 +301,9 @@ def test_the_export_keeps_the_digests_of_the_training_images(
     embed_digests(file, digests)
     export_onnx(file, out)
     assert read_training_digests(file) == read_training_digests(out) == digests
+
+
+def test_of_a_shipped_model_the_shipped_file_is_written(tmp_path: Path) -> None:
+    spec = export_onnx("default", tmp_path / "copy.onnx")
+    assert (tmp_path / "copy.onnx").read_bytes() == find_model("default").read_bytes()
+    assert spec == read_spec("default")

@@ -19,7 +19,7 @@ keras = pytest.importorskip("keras")
 from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.splits import Split
 from facial_keypoints.errors import DataError, ModelError, OutputError
-from facial_keypoints.files import MARKER, lock_folder
+from facial_keypoints.files import MARKER
 from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.runtime import load_runtime, read_spec, read_training_digests
@@ -254,8 +254,27 @@ def test_an_existing_run_is_not_overwritten(finished: Run) -> None:
     faces = dotted_faces(60)
     with pytest.raises(OutputError, match="--resume"):
         train(faces, thirds(faces), FC, finished.directory, seed=5)
-    with pytest.raises(OutputError, match="begun with other seed"):
+    with pytest.raises(OutputError, match=r"begun with other seed \(seed 5, now 9\)"):
         train(faces, thirds(faces), FC, finished.directory, resume=True, seed=9)
+    faster = FC.override(learning_rate=0.5)
+    with pytest.raises(OutputError, match=r"other recipe \(learning rate 0.\d+, now 0.5\)"):
+        train(faces, thirds(faces), faster, finished.directory, resume=True, seed=5)
+
+
+def test_an_interrupted_run_goes_on_with_more_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    faces, folder = dotted_faces(60), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(faces, thirds(faces), FC, folder, callbacks=[Interrupt(2)])
+    fewer, more = FC.override(epochs=2), FC.override(epochs=5)
+    with pytest.raises(OutputError, match=r"other recipe \(epochs 3, now 2\)"):
+        train(faces, thirds(faces), fewer, folder, resume=True)
+    run = train(faces, thirds(faces), more, folder, resume=True)
+    assert len(run.history["loss"]) == run.record["recipe"]["epochs"] == 5
+    with pytest.raises(OutputError, match=r"other recipe \(epochs 5, now 6\)"):  # it is finished
+        train(faces, thirds(faces), FC.override(epochs=6), folder, resume=True)
 
 
 def test_a_run_of_another_split_is_not_resumed(
@@ -275,18 +294,25 @@ def test_a_run_of_another_split_is_not_resumed(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be locked there")
-def test_two_processes_do_not_train_in_one_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_process_in_a_folder_waits_and_returns_the_run_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(training, "LOCK_SECONDS", 0.0)
-    faces = dotted_faces(60)
-    run = tmp_path / "run"
-    with (
-        lock_folder(run, timeout_s=0.0),
-        pytest.raises(OutputError, match=r"another process is writing to .*run: wait for it"),
-    ):
+    import fcntl
+
+    faces, run, made = dotted_faces(60), tmp_path / "run", []
+
+    def flock(handle: int, how: int) -> None:
+        if made:
+            return
+        if how & fcntl.LOCK_NB:
+            raise BlockingIOError
+        made.append("by the first")
         train(faces, thirds(faces), FC, run, resume=True)
-    train(faces, thirds(faces), FC, run, resume=True)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    ended = train(faces, thirds(faces), FC, run, resume=True, callbacks=[Interrupt(1)])
+    assert ended.history["loss"]  # it was not trained again, which would have been interrupted
+    assert f"waiting for another process that is writing to {run}" in caplog.text
 
 
 def test_an_expert_begins_with_the_predictions_of_its_base() -> None:

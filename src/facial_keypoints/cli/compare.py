@@ -55,6 +55,8 @@ def compare_command(
         ),
     ] = 0,
     seed: o.Seed = 0,
+    schema: o.Schema = None,
+    images: o.Images = None,
     group_by: o.GroupBy = None,
     address: o.Address = None,
     cores: o.Cores = 1,
@@ -102,7 +104,7 @@ def compare_command(
     from facial_keypoints.files import refuse_inputs
     from facial_keypoints.models.keras_backend import choose_backend, import_keras
 
-    refuse_inputs(out, data)
+    refuse_inputs(out, data, schema, images)
     # A missing extra is said before any work.
     choose_backend()
     require_templates()
@@ -117,7 +119,7 @@ def compare_command(
         dataset = draw_kaggle_like(count, seed=seed)
     else:
         say(f"reading {data}")
-        dataset = load_faces(data, group_by=group_by)
+        dataset = load_faces(data, group_by=group_by, channels=1, schema=schema, images=images)
         try:
             kaggle_test = load_kaggle(data, part="test"), load_lookup(data)
         except DataError as error:

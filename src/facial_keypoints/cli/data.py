@@ -30,6 +30,11 @@ class Format(StrEnum):
     kaggle = "kaggle"
     coco = "coco"
     csv = "csv"
+    cvat = "cvat"
+    label_studio = "label-studio"
+    yolo = "yolo"
+    deeplabcut = "deeplabcut"
+    pts = "pts"
 
 
 def load_faces(
@@ -39,30 +44,46 @@ def load_faces(
     group_by: str | None = None,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
-    schema: KeypointSchema | None = None,
+    schema: str | KeypointSchema | None = None,
+    images: Path | None = None,
 ) -> FaceDataset:
-    """Labelled faces of a path, or drawn ones without a path."""
+    """Labelled faces of a path, or drawn ones without a path; what was read is told on standard error.
+
+    ``schema`` may be the name or the file of one; the others are as for ``load_dataset``.
+    """
     if data is None:
         from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 
         return draw_kaggle_like(DRAWN_FACES, seed=seed)
+    from facial_keypoints.cli.progress import make_log
     from facial_keypoints.data import load_dataset
+    from facial_keypoints.schemas import load_schema
 
-    return load_dataset(data, group_by=group_by, size=size, channels=channels, schema=schema)
+    return load_dataset(
+        data, group_by=group_by, size=size, channels=channels,
+        schema=load_schema(schema) if isinstance(schema, str) else schema, images=images,
+        say=make_log().print,
+    )  # fmt: skip
 
 
 @data_app.command("audit")
 def audit_command(
     data: Annotated[
-        Path, typer.Argument(help="Labelled faces: Kaggle's files, COCO keypoints, or a csv.")
+        Path, typer.Argument(help="Labelled faces of any format that 'data convert' reads.")
     ],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Folder for audit.html and audit.json."),
+        typer.Option("-o", "--out", help="Folder for audit.html, audit.json and suspects.csv."),
     ] = None,
+    schema: o.Schema = None,
+    group_by: o.GroupBy = None,
+    images: o.Images = None,
     force: o.Force = False,
 ) -> None:
     """Check the data before training: missing labels, duplicates, suspected labels, odd images.
+
+    Suspected labels are those far from where the other labels of the face say that they are, the most
+    suspected first; that needs 30 faces. They are only listed; --exclude-flagged leaves flagged rows out.
 
     Examples:
 
@@ -86,10 +107,10 @@ def audit_command(
         folder = None
         if out is not None:
             folder = stack.enter_context(
-                output_folder(out, verb="data audit", inputs=(data,), force=force)
+                output_folder(out, verb="data audit", inputs=(data, images, schema), force=force)
             )
         with log.status("reading"):
-            dataset = load_faces(data)
+            dataset = load_faces(data, group_by=group_by, schema=schema, images=images)
             try:
                 test: FaceDataset | None = load_kaggle(data, part="test")
             except DataError:
@@ -135,39 +156,81 @@ def convert_command(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Kaggle's files, a COCO keypoints json, a csv of images, or a folder of 300-W .pts "
-            "files with their images."
+            help="Labels, or a folder of them: Kaggle's files, a csv of images, COCO keypoints, CVAT XML, Label "
+            "Studio json, LabelMe, VIA, dlib imglab XML, TPS, DeepLabCut csv, YOLO-pose, 300-W .pts, WFLW lists."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
     to: Annotated[Format, typer.Option(help="Format to write.")] = Format.coco,
-    size: Annotated[
-        int | None, typer.Option(min=8, help="Side of the written images in pixels.")
+    crop: Annotated[
+        bool | None,
+        typer.Option(
+            "--crop/--no-crop",
+            help="Cut photos into one image per face, or keep whole images and the points in their pixels.",
+            show_default="--crop for kaggle, coco and csv, --no-crop for the others",
+        ),
     ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Side of the cropped images in pixels.")
+    ] = None,
+    schema: o.Schema = None,
+    group_by: o.GroupBy = None,
+    images: o.Images = None,
     force: o.Force = False,
 ) -> None:
     """Convert labelled faces from one format to another.
 
-    Annotated photos (COCO, .pts) are cut into one image per face, with the crop that the models expect.
+    What was read, what was left out, and what the new format cannot hold is printed.
 
     Examples:
 
-        facial-keypoints data convert kaggle/ -o coco
+        facial-keypoints data convert annotations.xml --to csv --no-crop -o mine
 
         facial-keypoints data convert faces.csv --size 96 --to kaggle -o kaggle
     """
     from facial_keypoints.cli.progress import make_log
-    from facial_keypoints.data import load_dataset, save_dataset
+    from facial_keypoints.data.formats import (
+        is_kaggle,
+        read_labels,
+        save_dataset,
+        write_labels,
+    )
     from facial_keypoints.files import output_folder
+    from facial_keypoints.schemas import load_schema
 
-    with output_folder(out, verb="data convert", inputs=(source,), force=force) as folder:
-        dataset = load_dataset(
-            source,
-            size=None if size is None else (size, size),
-            channels=1 if to is Format.kaggle else None,  # Kaggle's format has grey images only
-        )
-        save_dataset(dataset, folder, to.value)
-    make_log().print(f"wrote {len(dataset)} faces to {out}")
+    log = make_log()
+    cut = to in (Format.kaggle, Format.coco, Format.csv) if crop is None else crop
+    if not cut and to is Format.kaggle:
+        raise typer.BadParameter("Kaggle's format holds cropped faces: leave --no-crop out.")
+    with output_folder(
+        out, verb="data convert", inputs=(source, images, schema), force=force
+    ) as folder:
+        if not cut and not is_kaggle(source):
+            if size is not None:
+                raise typer.BadParameter(
+                    "--size is for cropped images: leave --no-crop or --size out."
+                )
+            labels = read_labels(
+                source,
+                schema=None if schema is None else load_schema(schema),
+                group_by=group_by,
+                images=images,
+            )
+            for line in labels.summary():
+                log.print(line)
+            lost = write_labels(labels, folder, to.value)
+            count = len(labels.faces)
+        else:
+            dataset = load_faces(
+                source, group_by=group_by, schema=schema, images=images,
+                size=None if size is None else (size, size),
+                channels=1 if to is Format.kaggle else None,  # Kaggle's format has grey images only
+            )  # fmt: skip
+            lost = save_dataset(dataset, folder, to.value)
+            count = len(dataset)
+    for line in lost:
+        log.print(line)
+    log.print(f"wrote {count} faces to {out}")
 
 
 @data_app.command("download")

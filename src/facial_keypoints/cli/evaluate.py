@@ -18,6 +18,8 @@ def evaluate_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write the report as JSON.")
     ] = None,
+    schema: o.Schema = None,
+    images: o.Images = None,
     group_by: o.GroupBy = None,
     tta: o.Tta = False,
     threads: o.Threads = None,
@@ -41,6 +43,7 @@ def evaluate_command(
     from facial_keypoints.cli.data import load_faces
     from facial_keypoints.cli.progress import make_log
     from facial_keypoints.data.duplicates import image_digests
+    from facial_keypoints.data.formats.faces import in_schema
     from facial_keypoints.evaluation.report import describe_training_faces, render_evaluation
     from facial_keypoints.evaluation.scores import evaluate_held_out
     from facial_keypoints.files import refuse_existing, write_json
@@ -52,8 +55,14 @@ def evaluate_command(
     predictor = load_predictor(model, tta=tta, threads=threads)
     spec = predictor.spec
     dataset = load_faces(
-        data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=spec.schema
+        data,
+        group_by=group_by,
+        size=spec.input_size,
+        channels=spec.channels,
+        schema=schema or spec.schema,
+        images=images,
     )
+    dataset = in_schema(dataset, spec.schema)
     predictor.check_fits(dataset)
     make_log().print(f"measuring on {len(dataset):,} faces")
     predicted = predictor.predict_batch(dataset.images, styles=dataset.styles)

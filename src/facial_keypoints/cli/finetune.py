@@ -13,7 +13,9 @@ from facial_keypoints.cli import options as o
 
 @app.command("finetune")
 def finetune_command(
-    data: Annotated[Path, typer.Option(help="Your labelled faces: csv, COCO or Kaggle's files.")],
+    data: Annotated[
+        Path, typer.Option(help="Your labelled faces, of any format that 'data convert' reads.")
+    ],
     out: o.RunFolder,
     base: Annotated[
         str,
@@ -22,15 +24,10 @@ def finetune_command(
             help="Model to start from: default (the shipped one), a run folder or a .keras file.",
         ),
     ] = "default",
-    schema: Annotated[
-        str | None,
-        typer.Option(
-            help="Your keypoints: a .yaml or .json file, or the name of a schema.",
-            show_default="the keypoints of the data",
-        ),
-    ] = None,
-    seed: o.Seed = 0,
+    schema: o.Schema = None,
+    images: o.Images = None,
     group_by: o.GroupBy = None,
+    seed: o.Seed = 0,
     force: o.Force = False,
 ) -> None:
     """Teach a trained model your own keypoints from tens of labelled faces, and leave a run folder.
@@ -51,15 +48,18 @@ def finetune_command(
     from facial_keypoints.models.keras_backend import choose_backend, import_keras
     from facial_keypoints.models.registry import find_model
     from facial_keypoints.models.spec import read_embedded_spec
-    from facial_keypoints.schemas import load_schema
 
-    refuse_inputs(out, data, base, schema)
+    refuse_inputs(out, data, base, schema, images)
     choose_backend()  # a missing extra is said before any work
     log = make_log()
-    wanted = load_schema(schema) if schema is not None else None
     spec = read_embedded_spec(find_model(base, trainable=True))
     dataset = load_faces(
-        data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=wanted
+        data,
+        group_by=group_by,
+        size=spec.input_size,
+        channels=spec.channels,
+        schema=schema,
+        images=images,
     )
     # Keras is imported after the data is read: it takes seconds.
     import_keras()
@@ -71,14 +71,26 @@ def finetune_command(
 
     with log.status("starting") as status:
         run = finetune(dataset, out, base=base, seed=seed, force=force, report=status.update)
-    report = evaluate_predictions(run.faces, run.predicted_xy, seed=seed)
-    write_json(out / "report.json", report.to_dict())
-    Console().print(render_evaluation(report))
-    log.print(
-        f"measured by five-fold cross-validation over {len(run.faces)} faces, in pixels of the model's "
-        f"input ({spec.input_size[1]}×{spec.input_size[0]})"
-    )
-    both = ~np.isnan(run.base_xy[..., 0]) & run.faces.keypoints.labeled
+    new = np.flatnonzero(~run.known_faces)
+    if run.folds == 1:
+        log.print(
+            f"no error is given: all {len(run.faces)} faces are of one group, so none shows how large it is on "
+            "others; add faces of another group"
+        )
+    elif len(new):
+        report = evaluate_predictions(run.faces.subset(new), run.predicted_xy[new], seed=seed)
+        write_json(out / "report.json", report.to_dict())
+        Console().print(render_evaluation(report))
+        log.print(
+            f"measured by cross-validation over {len(new)} faces in {run.folds} folds, a group in one fold, in "
+            f"pixels of the model's input ({spec.input_size[1]}×{spec.input_size[0]})"
+        )
+    if len(new) < len(run.faces):
+        log.print(
+            f"{len(run.faces) - len(new)} of {len(run.faces)} faces are not measured: {base} was trained on them, "
+            "so their errors would be too low"
+        )
+    both = ~np.isnan(run.base_xy[..., 0] + run.predicted_xy[..., 0]) & run.faces.keypoints.labeled
     if both.any():
         truth = run.faces.keypoints.xy[both]
         ours, theirs = (

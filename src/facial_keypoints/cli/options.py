@@ -27,6 +27,7 @@ __all__ = [
     "Force",
     "Gpus",
     "GroupBy",
+    "Images",
     "LearningRate",
     "MaxFaces",
     "MaxPixels",
@@ -37,6 +38,7 @@ __all__ = [
     "RecipeName",
     "Resume",
     "RunFolder",
+    "Schema",
     "Seed",
     "Style",
     "Threads",
@@ -66,8 +68,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         envvar="FACIAL_KEYPOINTS_DATA",
-        help="Kaggle's files: their folder or the one that holds it as facial-keypoints-detection/, "
-        "training.csv, training.zip, or one zip with all of them.",
+        help="Labelled faces: Kaggle's files (their folder, training.csv, training.zip, or one zip with all of "
+        "them), or any format that 'data convert' reads.",
         show_default="faces drawn by this package",
     ),
 ]
@@ -122,8 +124,24 @@ ExcludeFlagged = Annotated[
 GroupBy = Annotated[
     str | None,
     typer.Option(
-        help="Column that names a group (such as a person); rows of a group stay on one side of the split.",
+        help="Column or attribute that names a group (such as a person), or image-name for what an image's name "
+        "says before its last number (cat12 of cat12_03.jpg); a group stays on one side of a split.",
         show_default="near-duplicate images",
+    ),
+]
+Schema = Annotated[
+    str | None,
+    typer.Option(
+        help="Your keypoints: a .yaml or .json file, or the name of a schema.",
+        show_default="the keypoints of the data",
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        help="Folder of the images.",
+        show_default="beside the labels, or in a folder near them",
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]

@@ -34,6 +34,7 @@ def submit_command(
         facial-keypoints submit runs/flip --data kaggle/ -o submission.csv --force
     """
     from facial_keypoints.cli.progress import make_log
+    from facial_keypoints.data.formats.faces import in_schema
     from facial_keypoints.data.kaggle import (
         load_kaggle,
         load_lookup,
@@ -49,8 +50,15 @@ def submit_command(
     # A thousand images take only seconds with test-time augmentation.
     predictor = load_predictor(model, tta=supports_tta(read_spec(model)), threads=threads)
     faces, lookup = load_kaggle(data, part="test"), load_lookup(data)
-    predictor.check_fits(faces)
+    predictor.check_fits(in_schema(faces, predictor.spec.schema))
     styles = requested_styles(lookup, faces.sample_ids)
     predicted = predictor.predict_batch(faces.images, styles=styles)
-    write_submission(out, faces.sample_ids, predicted.xy, lookup, side=faces.image_size[1])
+    write_submission(
+        out,
+        faces.sample_ids,
+        predicted.xy,
+        lookup,
+        side=faces.image_size[1],
+        schema=predictor.spec.schema,
+    )
     make_log().print(f"wrote {out}")

@@ -25,6 +25,8 @@ def sweep_command(
     trials: Annotated[int, typer.Option(min=1, help="Number of settings to try.")] = 20,
     epochs: o.Epochs = None,
     seed: o.Seed = 0,
+    schema: o.Schema = None,
+    images: o.Images = None,
     group_by: o.GroupBy = None,
     address: o.Address = None,
     cores: o.Cores = 1,
@@ -53,11 +55,11 @@ def sweep_command(
     from facial_keypoints.files import refuse_inputs
     from facial_keypoints.models.keras_backend import choose_backend, import_keras
 
-    refuse_inputs(out, data, space)
+    refuse_inputs(out, data, space, schema, images)
     # A missing extra is said before any work.
     choose_backend()
     cluster.require_ray("A sweep")
-    faces = load_faces(data, seed=seed, group_by=group_by)
+    faces = load_faces(data, seed=seed, group_by=group_by, channels=1, schema=schema, images=images)
     # Keras is imported after the data is read: it takes seconds.
     import_keras()
     from facial_keypoints.evaluation.report import render_evaluation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -37,8 +37,10 @@ def train_command(
     patience: o.Patience = None,
     flip_probability: o.FlipProbability = None,
     missing: o.Missing = None,
-    seed: o.Seed = 0,
+    schema: o.Schema = None,
+    images: o.Images = None,
     group_by: o.GroupBy = None,
+    seed: o.Seed = 0,
     exclude_flagged: o.ExcludeFlagged = False,
     resume: o.Resume = False,
     force: o.Force = False,
@@ -71,7 +73,7 @@ def train_command(
     from facial_keypoints.models.registry import find_model
     from facial_keypoints.models.spec import read_embedded_spec
 
-    refuse_inputs(out, data, base)
+    refuse_inputs(out, data, base, schema, images)
     choose_backend()  # a missing extra is said before any work
     chosen = RECIPES[recipe.value].override(
         epochs=epochs,
@@ -81,11 +83,12 @@ def train_command(
         flip_probability=flip_probability,
         missing=missing.value if missing else None,
     )
-    loading: dict[str, Any] = {}
+    size = None
     if base is not None:
-        spec = read_embedded_spec(find_model(base, trainable=True))
-        loading = {"size": spec.input_size, "channels": spec.channels}
-    faces = load_faces(data, seed=seed, group_by=group_by, **loading)
+        size = read_embedded_spec(find_model(base, trainable=True)).input_size
+    faces = load_faces(
+        data, seed=seed, group_by=group_by, size=size, channels=1, schema=schema, images=images
+    )
     # Keras is imported after the data is read: it takes seconds.
     import_keras()
     from facial_keypoints.evaluation.report import render_evaluation

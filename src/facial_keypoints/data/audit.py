@@ -24,9 +24,10 @@ from facial_keypoints.data.duplicates import (
     image_features,
     near_pairs,
 )
-from facial_keypoints.geometry import fit_similarity, inside_image, resize_xy
+from facial_keypoints.data.suspects import Suspect, suspected_labels
+from facial_keypoints.geometry import fit_similarity, inside_image, resize_xy, transform_xy
 from facial_keypoints.io.images import encode_image
-from facial_keypoints.types import FaceDataset
+from facial_keypoints.types import FaceDataset, ImageArray
 
 __all__ = ["AuditReport", "Flag", "StyleOffset", "audit", "flagged_rows"]
 
@@ -38,7 +39,9 @@ BLANK_CONTRAST = 6.0  # grey levels, standard deviation of an image
 SHAPE_LIMIT = 4.0  # about a point of a four-point face 15 of 96 pixels off
 PLACE_LIMIT = 8.0
 FACE_LIMIT = 4.0  # robust standard deviations of the reconstruction error
+_FAR = 8.0  # usual distances from the median place of a point
 _ENOUGH_ROWS = 30  # with fewer rows, what is usual cannot be estimated
+SHOWN_SUSPECTS = 100  # of which there is a thumbnail
 _COMPONENTS = 30  # principal components that describe usual faces
 
 
@@ -49,8 +52,8 @@ class Flag:
     Args:
         row: Index into the data set.
         sample_id: The row's identifier.
-        reason: Short name of the check: ``swapped``, ``outside``, ``shape``, ``placement``,
-            ``blank``, ``no face``, ``copies disagree``.
+        reason: Short name of the check: ``swapped``, ``outside``, ``no label``, ``shape``,
+            ``placement``, ``blank``, ``no face``, ``copies disagree``.
         detail: One sentence for a person.
         score: How far beyond the limit of the check, which is 1.
     """
@@ -88,7 +91,11 @@ class StyleOffset:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What :func:`audit` found; ``thumbnails`` holds PNG bytes of flagged rows by row index."""
+    """What :func:`audit` found; ``thumbnails`` holds PNG bytes of flagged rows by row index.
+
+    ``across_groups`` are copies that different groups of several faces hold. ``suspect_thumbnails`` are those of
+    the first ``suspects``: the label is red, the place that the other labels say is yellow.
+    """
 
     source: str
     rows: int
@@ -104,7 +111,10 @@ class AuditReport:
     test_near: list[tuple[str, str]]
     style_offsets: list[StyleOffset]
     flags: list[Flag]
+    across_groups: list[tuple[str, str]]
+    suspects: list[Suspect]
     thumbnails: dict[int, bytes] = field(default_factory=dict, repr=False)
+    suspect_thumbnails: list[bytes] = field(default_factory=list, repr=False)
 
 
 def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
@@ -115,7 +125,7 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
         test: Further images that are searched for among the training ones.
 
     Returns:
-        Counts, duplicates, offsets between label styles, and flagged rows.
+        Counts, duplicates, offsets between label styles, flagged rows, and suspected labels.
     """
     schema = dataset.schema
     labeled = dataset.keypoints.labeled
@@ -126,12 +136,13 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
     near = near_pairs(images, images, NEAR_THRESHOLD)
     near = near[exact[near[:, 0]] != exact[near[:, 1]]]
     disagreements, disagreeing = _disagreements(dataset, exact)
-    checks = (_blank, _outside, _swapped, _shapes, _faceless)
+    checks = (_blank, _outside, _codes, _swapped, _shapes, _faceless)
     found = [*chain.from_iterable(check(dataset) for check in checks), *disagreements.values()]
     ids = dataset.sample_ids
     flags = [Flag(int(i), str(ids[i]), reason, text, float(s)) for i, reason, text, s in found]
     flags.sort(key=lambda flag: -flag.score)
     test_exact, test_near = _shared(dataset, test, images)
+    suspects = suspected_labels(dataset.keypoints, ids)
     return AuditReport(
         source=dataset.source,
         rows=len(dataset),
@@ -150,6 +161,9 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
         test_near=test_near,
         style_offsets=_style_offsets(dataset),
         flags=flags,
+        across_groups=[(str(ids[i]), str(ids[j])) for i, j in _across_groups(dataset, exact, near)],
+        suspects=suspects,
+        suspect_thumbnails=[_suspect_thumbnail(dataset, s) for s in suspects[:SHOWN_SUSPECTS]],
         thumbnails={f.row: _thumbnail(dataset, f.row) for f in flags},
     )
 
@@ -157,6 +171,20 @@ def audit(dataset: FaceDataset, test: FaceDataset | None = None) -> AuditReport:
 def flagged_rows(report: AuditReport) -> NDArray[np.int64]:
     """Row indices, ascending, that ``--exclude-flagged`` leaves out of training."""
     return np.unique(np.array([flag.row for flag in report.flags], np.int64))
+
+
+def _across_groups(
+    dataset: FaceDataset, exact: NDArray[np.int64], near: NDArray[np.int64]
+) -> list[tuple[int, int]]:
+    """Copies of one image in different groups, of which each holds several faces."""
+    first = np.unique(exact, return_index=True)[1][exact]
+    copies = [(int(first[j]), j) for j in range(len(first)) if first[j] != j]
+    _, group, counts = np.unique(dataset.groups, return_inverse=True, return_counts=True)
+    return [
+        (i, j)
+        for i, j in [*copies, *near.tolist()]
+        if group[i] != group[j] and min(counts[group[i]], counts[group[j]]) > 1
+    ]
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -180,6 +208,25 @@ def _outside(dataset: FaceDataset) -> _Found:
         x, y = dataset.keypoints.xy[i, k]
         name = dataset.schema.keypoint_names[k]
         yield i, "outside", f"{name} at ({x:.1f}, {y:.1f}) lies outside the image.", 1.0
+
+
+def _codes(dataset: FaceDataset) -> _Found:
+    """Labels that stand for "not labelled": at (0, 0) or (-1, -1), or several in one place far from the others."""
+    for k, name in enumerate(dataset.schema.keypoint_names):
+        rows = np.flatnonzero(dataset.keypoints.labeled[:, k])
+        if not len(rows):
+            continue
+        xy = dataset.keypoints.xy[rows, k].astype(np.float64)
+        places, which, counts = np.unique(xy, axis=0, return_inverse=True, return_counts=True)
+        middle = np.median(xy, axis=0)
+        usual = np.median(np.abs(xy - middle), axis=0) + 1.0  # pixels
+        far = (np.abs(places - middle) > _FAR * usual).any(axis=1)
+        corner = (places[:, 0] == places[:, 1]) & np.isin(places[:, 0], (0.0, -1.0))
+        code = corner | (far & (counts >= 3))
+        for i in np.flatnonzero(code[which.reshape(-1)]):
+            x, y = xy[i]
+            detail = f"{name} is at ({x:g}, {y:g}), as in {counts[which.reshape(-1)[i]]} rows: a code for a missing label?"
+            yield rows[i], "no label", detail, 3.0
 
 
 def _swapped(dataset: FaceDataset) -> _Found:
@@ -320,7 +367,7 @@ def _align(
         (N, K, 2) aligned points and (N, 4) pose: centre x, centre y, log scale, roll in radians.
     """
     matrix = fit_similarity(xy, reference)
-    aligned = np.einsum("nij,nkj->nki", matrix[..., :2], xy) + matrix[:, np.newaxis, :, 2]
+    aligned = transform_xy(matrix, xy)
     factor = matrix[:, 0, 0] + 1j * matrix[:, 1, 0]
     scale = np.maximum(np.abs(factor), 1e-6)
     return aligned, np.column_stack([np.nanmean(xy, axis=1), -np.log(scale), -np.angle(factor)])
@@ -395,14 +442,38 @@ _THUMBNAIL_SIDE = 144  # pixels
 
 def _thumbnail(dataset: FaceDataset, row: int) -> bytes:
     """The image with its labels as PNG."""
+    canvas, scale = _canvas(dataset, row)
+    for xy in dataset.keypoints.xy[row]:
+        _dot(canvas, xy, scale, (60, 220, 60))
+    return encode_image(canvas)
+
+
+def _suspect_thumbnail(dataset: FaceDataset, suspect: Suspect) -> bytes:
+    canvas, scale = _canvas(dataset, suspect.row)
+    for xy in dataset.keypoints.xy[suspect.row]:
+        _dot(canvas, xy, scale, (60, 220, 60), radius=1)
+    _dot(canvas, (suspect.expected_x, suspect.expected_y), scale, (255, 220, 0))
+    _dot(canvas, (suspect.x, suspect.y), scale, (255, 40, 40))
+    return encode_image(canvas)
+
+
+def _canvas(dataset: FaceDataset, row: int) -> tuple[ImageArray, float]:
+    """The image in RGB at the size of thumbnails, and its scale."""
     image = dataset.images[row]
     scale = _THUMBNAIL_SIDE / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    canvas = np.asarray(
-        cv2.resize(to_channels(image, 3), size, interpolation=cv2.INTER_CUBIC), np.uint8
-    )
-    for x, y in dataset.keypoints.xy[row]:
-        if np.isfinite(x) and inside_image(np.array([x, y]), dataset.image_size):
-            centre = np.rint(resize_xy(np.array([x, y]), scale)).astype(int).tolist()
-            cv2.circle(canvas, centre, 3, (60, 220, 60), -1, cv2.LINE_AA)
-    return encode_image(canvas)
+    resized = cv2.resize(to_channels(image, 3), size, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(resized, np.uint8), scale
+
+
+def _dot(
+    canvas: ImageArray,
+    xy: Sequence[float],
+    scale: float,
+    colour: tuple[int, int, int],
+    radius: int = 3,
+) -> None:
+    """Draw a point of the image; one outside is not drawn."""
+    place = resize_xy(np.array(xy, np.float64), scale)
+    if np.isfinite(place).all() and inside_image(place, canvas.shape[:2]):
+        cv2.circle(canvas, np.rint(place).astype(int).tolist(), radius, colour, -1, cv2.LINE_AA)

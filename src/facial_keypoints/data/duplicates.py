@@ -53,7 +53,8 @@ def image_features(images: ImageArray) -> NDArray[np.float32]:
 def face_features(images: ImageArray, keypoints: Keypoints) -> NDArray[np.float32]:
     """(N, 576) small faces aligned by the eyes, slow changes of light removed, mean 0 and length 1.
 
-    Rows without both eye centres (the schema's ``norm_pair``), or with eyes in one place, are 0.
+    Rows without both eye centres (the schema's ``norm_pair``), or with eyes in one place or far outside
+    the image, are 0.
     """
     left, right = (keypoints.xy[:, i].astype(np.float64) for i in keypoints.schema.norm_indices)
     features = np.zeros((len(images), _SIDE, _SIDE), np.float32)
@@ -61,7 +62,8 @@ def face_features(images: ImageArray, keypoints: Keypoints) -> NDArray[np.float3
     target = edges_to_centres(_SIDE * np.array([[0.75, 0.375], [0.25, 0.375]]))
     for i, image in enumerate(images):
         span = float(np.linalg.norm(left[i] - right[i]))
-        if not span >= 2.0:  # pixels; also skips NaN
+        # In pixels; NaN is skipped too. A slip in a label, far outside the image, would blur for hours.
+        if not 2.0 <= span <= 2.0 * sum(image.shape[:2]):
             continue
         matrix = fit_similarity(np.stack([left[i], right[i]]), target)
         # Blurred first, against aliasing.

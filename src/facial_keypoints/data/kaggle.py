@@ -29,7 +29,7 @@ from facial_keypoints.data.cache import read_cache, write_cache
 from facial_keypoints.errors import DataError
 from facial_keypoints.io import tables
 from facial_keypoints.schemas import KAGGLE15, STYLE_B_POINTS
-from facial_keypoints.types import FaceDataset, FloatArray, Keypoints
+from facial_keypoints.types import FaceDataset, FloatArray, Keypoints, KeypointSchema
 
 __all__ = [
     "COMPETITION",
@@ -51,7 +51,7 @@ _FILE_STEMS: dict[str, str] = {"train": "training", "test": "test"}
 _LONGEST_LINE = 1 << 26  # bytes; a 4096 x 4096 image fits, an endless line does not fill memory
 _LARGEST_COORDINATE = 1e6  # pixels; anything beyond is a slip and would overflow float32 sums
 _NO_LABEL = frozenset({"", "nan", "na", "n/a", "null"})
-_LOOKUP_COLUMNS = ("RowId", "ImageId", "FeatureName", "Location")
+_LOOKUP_COLUMNS = ("RowId", "ImageId", "FeatureName")
 _COORDINATES = KAGGLE15.coordinate_names
 
 
@@ -246,8 +246,15 @@ def _fields(line: str) -> list[str]:
         return [line]  # reported as a wrong number of columns
 
 
-def _rows(table: _Table, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def _rows(
+    table: _Table, columns: Sequence[str], unused: Sequence[str] = ()
+) -> Iterator[tuple[int, list[str]]]:
     """Row number from 1 and the fields of the wanted columns, found by name, in wanted order.
+
+    Args:
+        table: The csv.
+        columns: Those that are wanted.
+        unused: Those that may be there besides.
 
     Raises:
         DataError: The header lacks a column or has one twice, or a row has the wrong length.
@@ -265,7 +272,7 @@ def _rows(table: _Table, columns: Sequence[str]) -> Iterator[tuple[int, list[str
                 f"{table.label} has {count} column '{name}'; its header must name it once."
             )
     wanted = [header.index(name) for name in columns]
-    extra = [name for name in header if name not in columns]
+    extra = [name for name in header if name not in (*columns, *unused)]
     if extra:
         raise DataError(
             f"{table.label} has a column '{_printable(extra[0])}' that Kaggle's file does not; remove it "
@@ -432,7 +439,7 @@ class Lookup:
 
 
 def load_lookup(path: str | os.PathLike[str]) -> Lookup:
-    """Read ``IdLookupTable.csv`` (columns RowId, ImageId, FeatureName and, empty, Location).
+    """Read ``IdLookupTable.csv`` (columns RowId, ImageId, FeatureName and, if at all, Location, which is not used).
 
     Args:
         path: The csv file, or the folder or zip that holds it.
@@ -446,7 +453,7 @@ def load_lookup(path: str | os.PathLike[str]) -> Lookup:
     points: list[tuple[int, int]] = []
     with ExitStack() as stack:
         table = _find_table(Path(path), "IdLookupTable.csv", stack)
-        for number, fields in _rows(table, _LOOKUP_COLUMNS):
+        for number, fields in _rows(table, _LOOKUP_COLUMNS, unused=["Location"]):
             place = f"{table.label}: row {number}, column"
             row_ids.append(int(_parse_id(fields[0], f"{place} RowId")))
             image_ids.append(_parse_id(fields[1], f"{place} ImageId"))
@@ -495,6 +502,7 @@ def write_submission(
     lookup: Lookup,
     *,
     side: int = 96,
+    schema: KeypointSchema = KAGGLE15,
 ) -> None:
     """Write Kaggle's submission, ``RowId,Location``, in the order of the look-up table.
 
@@ -504,15 +512,20 @@ def write_submission(
     Args:
         path: The csv to write; replaced in one step when complete.
         ids: N ``ImageId`` of the predicted images.
-        xy: (N, 15, 2) predicted points in pixels.
+        xy: (N, K, 2) predicted points in pixels.
         lookup: What to answer.
         side: Width and height of the images in pixels.
+        schema: The K keypoints.
 
     Raises:
         DataError: The table asks for an image without prediction, or for a NaN.
         OutputError: The file cannot be written.
     """
-    values = np.asarray(xy, np.float64)[lookup.rows_of(ids), lookup.keypoints, lookup.axes]
+    points = np.full((len(xy), KAGGLE15.num_keypoints, 2), np.nan)
+    for k, name in enumerate(schema.keypoint_names):
+        if name in KAGGLE15.keypoint_names:
+            points[:, KAGGLE15.index(name)] = xy[:, k]
+    values = points[lookup.rows_of(ids), lookup.keypoints, lookup.axes]
     if not np.isfinite(values).all():
         row = int(np.argmin(np.isfinite(values)))
         raise DataError(

@@ -7,14 +7,22 @@ label must never be counted when a model is scored.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from facial_keypoints.errors import DataError
-from facial_keypoints.types import FaceDataset
+from facial_keypoints.schemas import select_keypoints
+from facial_keypoints.types import FaceDataset, Keypoints
 
-__all__ = ["MISSING_STRATEGIES", "MissingStrategy", "check_trainable", "fill_missing"]
+__all__ = [
+    "MISSING_STRATEGIES",
+    "MissingStrategy",
+    "check_trainable",
+    "fill_missing",
+    "labelled_keypoints",
+]
 
 MissingStrategy = Literal["interpolate", "drop", "mean", "ffill", "mask"]
 MISSING_STRATEGIES: tuple[MissingStrategy, ...] = ("interpolate", "drop", "mean", "ffill", "mask")
@@ -69,6 +77,19 @@ def fill_missing(dataset: FaceDataset, strategy: MissingStrategy) -> FaceDataset
         else:
             xy[~labeled[:, k], k] = values.mean(axis=0)
     return dataset.with_keypoints(xy.astype(np.float32))
+
+
+def labelled_keypoints(dataset: FaceDataset) -> FaceDataset:
+    """The faces without the keypoints that no face labels; a keypoint whose partner is labelled stays."""
+    some = np.asarray(dataset.keypoints.labeled.any(axis=0))
+    schema = select_keypoints(dataset.schema, some)
+    if schema is dataset.schema or not some.any():
+        return dataset
+    kept = [dataset.schema.index(name) for name in schema.keypoint_names]
+    points = dataset.keypoints
+    return replace(
+        dataset, keypoints=Keypoints(points.xy[:, kept], schema, points.visibility[:, kept])
+    )
 
 
 def check_trainable(dataset: FaceDataset) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from facial_keypoints.data.audit import AuditReport, flagged_rows
+from facial_keypoints.data.suspects import Suspect
 from facial_keypoints.evaluation import pages
 from facial_keypoints.files import write_json, write_text
+from facial_keypoints.io.tables import write_table
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -49,6 +51,7 @@ def _tables(report: AuditReport, limit: int) -> list[_Table]:
             ("nearly identical images", f"{len(report.near_pairs):,} pairs"),
             ("training images also in the test set", f"{len(report.test_exact):,} identical, {len(report.test_near):,} nearly"),
             ("rows flagged", f"{len(flagged_rows(report)):,}"),
+            ("suspected labels", f"{len(report.suspects):,}"),
         ]),
         _Table("Labels per keypoint", ("keypoint", "labels", "share"), [
             (name, f"{n:,}", pages.percent(shares[name])) for name, n in report.label_counts.items()
@@ -68,6 +71,21 @@ def _tables(report: AuditReport, limit: int) -> list[_Table]:
     if shared:
         columns = ("training row", "test image")
         tables.append(_Table("Training images in the test set", columns, shared))
+    if report.across_groups:
+        columns = ("row", "row of another group")
+        tables.append(
+            _Table("Copies in different groups", columns, _cut(report.across_groups, limit))
+        )
+    if report.suspects:
+        tables.append(_Table(
+            "Suspected labels, the most suspected first (expected: by the other labels of the face)",
+            ("row", "keypoint", "labelled at", "expected at", "score"),
+            _cut([
+                (s.sample_id, s.keypoint, f"{s.x:.1f}, {s.y:.1f}", f"{s.expected_x:.1f}, {s.expected_y:.1f}",
+                 f"{s.score:.1f}")
+                for s in report.suspects
+            ], limit),
+        ))  # fmt: skip
     return tables
 
 
@@ -101,7 +119,7 @@ def render_audit(report: AuditReport) -> Group:
 
 
 def write_audit(report: AuditReport, directory: Path | str) -> None:
-    """Write ``audit.json`` and ``audit.html`` (self-contained) into a folder, which is made.
+    """Write ``audit.json``, ``audit.html`` (self-contained) and ``suspects.csv`` into a folder, which is made.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -116,10 +134,23 @@ def write_audit(report: AuditReport, directory: Path | str) -> None:
             (flag, pages.data_uri("image/png", report.thumbnails[flag.row]))
             for flag in report.flags[:_PAGE_FLAGS]
         ],
+        suspects=[
+            (suspect, pages.data_uri("image/png", image))
+            for suspect, image in zip(report.suspects, report.suspect_thumbnails, strict=False)
+        ],
         more_flags=max(len(report.flags) - _PAGE_FLAGS, 0),
     )
-    content = {k: v for k, v in asdict(report).items() if k != "thumbnails"}
+    content = {k: v for k, v in asdict(report).items() if "thumbnails" not in k}
     content["patterns"] = [{"rows": n, "missing": list(m)} for n, m in report.patterns]
     content["flagged_rows"] = flagged_rows(report).tolist()
     write_json(folder / "audit.json", content)
     write_text(folder / "audit.html", page)
+    names = [field.name for field in fields(Suspect)]
+    write_table(
+        folder / "suspects.csv",
+        names,
+        [
+            [f"{v:.2f}" if isinstance(v, float) else str(v) for v in astuple(s)]
+            for s in report.suspects
+        ],
+    )

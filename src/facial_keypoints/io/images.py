@@ -53,6 +53,7 @@ __all__ = [
     "read_content",
     "read_frames",
     "read_image",
+    "read_size",
     "write_image",
 ]
 
@@ -250,6 +251,40 @@ def read_image(
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise ImageError(f"{shown}: the image is damaged or cut off ({reason}).") from error
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """Width and height of an image as it is shown, upright, and its EXIF orientation (1 to 8, 1 = stored upright).
+
+    Only the header is read.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(1 << 20)
+            if start.startswith(
+                b"\xff\xd8"
+            ):  # a JPEG's header is at its start, others may need all of the file
+                with suppress(*_DAMAGE):
+                    return _header(start)
+            return _header(start + file.read())
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image in a known format.") from None
+    except MissingExtraError as error:
+        raise ImageError(f"{path}: {error}") from error
+    except _DAMAGE as error:
+        raise ImageError(f"{path}: cannot be read ({error}).") from error
+
+
+def _header(content: bytes) -> tuple[int, int, int]:
+    with _open(content) as image:
+        # Pillow decodes a PNG to look for EXIF data behind the pixels.
+        orientation = 1 if image.format == "PNG" and b"eXIf" not in content else _orientation(image)
+        width, height = image.size
+        lying = orientation >= 5 and image.format != "TIFF"  # whose size Pillow gives upright
+    return (height, width, orientation) if lying else (width, height, orientation)
 
 
 def count_frames(path: Path) -> tuple[int, float]:

@@ -10,6 +10,7 @@ key ``facial_keypoints_spec`` with the model's description as JSON, and, where t
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ import numpy as np
 from facial_keypoints.errors import MissingExtraError, ModelError
 from facial_keypoints.files import atomic_path
 from facial_keypoints.models.keras_backend import import_keras
-from facial_keypoints.models.registry import find_model
-from facial_keypoints.models.runtime import Runtime, load_runtime
+from facial_keypoints.models.registry import find_model, shipped_models
+from facial_keypoints.models.runtime import Runtime, load_runtime, read_spec
 from facial_keypoints.models.spec import (
     DIGESTS_KEY,
     METADATA_KEY,
@@ -51,7 +52,8 @@ def export_onnx(
     """Export a Keras model to ONNX.
 
     Nothing is left at ``out`` unless ONNX Runtime and Keras agree to a hundredth of a pixel on
-    random images, on drawn faces and on ``samples``, alone and in batches.
+    random images, on drawn faces and on ``samples``, alone and in batches. Of a shipped model, the ONNX file that
+    is shipped with it is copied.
 
     Args:
         model: ``default``, a run folder or a ``.keras`` file.
@@ -66,6 +68,10 @@ def export_onnx(
         MissingExtraError: Keras or the converter is not installed.
         OutputError: The file cannot be written.
     """
+    if str(model) in shipped_models():
+        with atomic_path(Path(out)) as temporary:
+            shutil.copyfile(find_model(model), temporary)
+        return read_spec(model)
     path = find_model(model, trainable=True)
     spec = read_embedded_spec(path)
     metadata = {METADATA_KEY: spec.to_json()}

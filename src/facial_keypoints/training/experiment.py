@@ -228,7 +228,7 @@ def compare(
             if not folds:
                 splits[0].save(directory / "split.json")
             if kaggle_test is not None:
-                _submit(experiment, complete, *kaggle_test)
+                _submit(experiment, complete, *kaggle_test, say)
             _write_comparison(result, directory)
         # A strategy may fail: 'drop' leaves no row where none is complete. That is a result too.
         failed = [t.name for t in experiment.tasks if t.name in failures and t.recipe in recipes]
@@ -498,9 +498,16 @@ def _write_ensemble(experiment: Experiment, recipe: Recipe, runs: Sequence[Run])
 
 
 def _submit(
-    experiment: Experiment, recipes: Sequence[Recipe], faces: FaceDataset, lookup: Lookup
+    experiment: Experiment,
+    recipes: Sequence[Recipe],
+    faces: FaceDataset,
+    lookup: Lookup,
+    say: Callable[[str], None],
 ) -> None:
-    """Write a submission of each recipe with its first seed, and of its ensemble; means over folds."""
+    """Write a submission of each recipe with its first seed, and of its ensemble; means over folds.
+
+    The models may lack keypoints that the table asks for: then no submission is written, which is said.
+    """
     faces = replace(faces, styles=requested_styles(lookup, faces.sample_ids))
     for recipe in recipes:
         by_seed = [
@@ -512,7 +519,12 @@ def _submit(
             submissions[f"{recipe.name}-ensemble"] = np.mean(by_seed, axis=0)
         for name, xy in submissions.items():
             file = experiment.directory / f"submission_{name}.csv"
-            write_submission(file, faces.sample_ids, xy, lookup)
+            try:
+                write_submission(
+                    file, faces.sample_ids, xy, lookup, schema=experiment.dataset.schema
+                )
+            except DataError as error:
+                say(f"no submission of {name}: {error}")
 
 
 def _write_comparison(result: ComparisonResult, directory: Path) -> None:

@@ -56,15 +56,21 @@ class FinetunedRun(Run):
     Args:
         faces: The N labelled faces of the fit, in the model's keypoints.
         predicted_xy: (N, K, 2) predictions of heads fitted without the face (and its group), pixels.
-            Their error is slightly higher than that of the model, which is fitted to all faces.
+            Their error is slightly higher than that of the model, which is fitted to all faces. NaN where
+            all faces are of one group, or where the base was trained on the face: nothing then shows the
+            error on new faces.
         base_xy: (N, K, 2) predictions of the base in its best style, NaN for points it does not have.
         style: That style.
+        folds: Number of folds of the cross-validation by groups; 1 if all faces are of one group.
+        known_faces: (N,) bool: faces that the base was trained on.
     """
 
     faces: FaceDataset
     predicted_xy: NDArray[np.float32]
     base_xy: NDArray[np.float32]
     style: str
+    folds: int
+    known_faces: NDArray[np.bool_]
 
 
 def finetune(
@@ -115,7 +121,7 @@ def finetune(
         network = load_keras_model(base_file)
         features, before = backbone(network), read_head(network)
         say(f"computing features of {len(dataset)} faces")
-        examples = _examples(dataset, features, seed)
+        examples, folds = _examples(dataset, features, seed)
         say("fitting the head")
         start = fit_start(examples, before, known)
         model = build_tuned(features, start.head, start.anchor_xy)
@@ -133,10 +139,18 @@ def finetune(
         )
         style = base_spec.styles[start.style]
         # The backbone was trained on the base's training faces, so they count as this model's too.
-        learnt = {*image_digests(dataset.images), *(read_embedded_digests(base_file) or ())}
+        old: set[bytes] = {*(read_embedded_digests(base_file) or ())}
+        digests = image_digests(dataset.images)
+        learnt = old.union(digests)
+        known_faces = np.array([digest in old for digest in digests])
+        predicted = start.out_of_fold.astype(np.float32)
+        predicted[known_faces] = base_xy[known_faces] = np.nan
+        if folds == 1:
+            predicted[:] = np.nan
         record = {
             "style": style,
-            "out_of_fold_px": start.errors_px,
+            "folds": folds,
+            "out_of_fold_px": None if folds == 1 or known_faces.any() else start.errors_px,
             "choices": start.choices,
             "data_source": dataset.source,
             "faces": len(dataset),
@@ -147,9 +161,11 @@ def finetune(
     return FinetunedRun(
         **vars(load_run(directory)),
         faces=dataset,
-        predicted_xy=start.out_of_fold.astype(np.float32),
+        predicted_xy=predicted,
         base_xy=base_xy.astype(np.float32),
         style=style,
+        folds=folds,
+        known_faces=known_faces,
     )
 
 
@@ -219,8 +235,12 @@ class _Views:
         return changed[..., None], moved, weight
 
 
-def _examples(dataset: FaceDataset, features: keras.Model, seed: int) -> Examples:
-    """Features of original and augmented views of the faces; a group lies in one fold."""
+def _examples(dataset: FaceDataset, features: keras.Model, seed: int) -> tuple[Examples, int]:
+    """Features of original and augmented views of the faces, and the number of folds by groups.
+
+    A group lies in one fold. If all faces are of one group, only the views of a face stay together: that
+    chooses a head, but does not measure it.
+    """
     views = _Views(dataset, _AUGMENT, seed)
     images = dataset.images.astype(np.float32)
     repeats = max(1, min(VIEWS, _ROWS // len(dataset)))
@@ -230,13 +250,16 @@ def _examples(dataset: FaceDataset, features: keras.Model, seed: int) -> Example
         parts.append(tuple(np.asarray(ops.convert_to_numpy(a), np.float32) for a in changed))
     images, xy, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
     names, unit = np.unique(_groups(dataset), return_inverse=True)
-    if len(names) < FOLDS:  # too few groups: only the views of a face stay together
+    folds = min(FOLDS, len(names))
+    if folds == 1:
         unit = np.arange(len(dataset))
-    fold = (np.random.default_rng(seed).permutation(unit.max() + 1) % FOLDS)[unit]
-    return Examples(
+    order = np.random.default_rng(seed).permutation(unit.max() + 1)
+    fold = (order % (folds if folds > 1 else FOLDS))[unit]
+    examples = Examples(
         features=np.asarray(features.predict(images, batch_size=64, verbose=0), np.float64),
         xy=xy.astype(np.float64),
         labelled=weight > 0,
         fold=np.tile(fold, repeats),
         faces=len(dataset),
     )
+    return examples, folds

@@ -25,7 +25,12 @@ from numpy.typing import NDArray
 from facial_keypoints.data.audit import audit, flagged_rows
 from facial_keypoints.data.cache import data_digest
 from facial_keypoints.data.duplicates import duplicate_groups, image_digests, join_groups
-from facial_keypoints.data.missing import MissingStrategy, check_trainable, fill_missing
+from facial_keypoints.data.missing import (
+    MissingStrategy,
+    check_trainable,
+    fill_missing,
+    labelled_keypoints,
+)
 from facial_keypoints.data.splits import Split, split_dataset, split_into_folds
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.evaluation.scores import EvaluationReport, evaluate_predictions
@@ -71,7 +76,6 @@ __all__ = [
 CHECKPOINT_SECONDS = 15.0  # between two checkpoints; writing one takes about 0.1 s
 BATCH = 256  # images at a time where nothing is learnt
 LEAST_VIEWS = 1000  # of an epoch of the recipe landmark
-LOCK_SECONDS = 30.0  # to wait for another process in the folder, such as one whose driver died
 
 
 def split_faces(
@@ -91,8 +95,17 @@ def split_faces(
             an error measured only on easy labels would be too low.
 
     Returns:
-        The dataset with its groups, a split for each fold, and the number of rows left out.
+        The dataset with its groups and without keypoints that no face labels, a split for each fold, and
+        the number of rows left out.
+
+    Raises:
+        DataError: The images are not grey, nothing is labelled, or there are too few groups.
     """
+    if dataset.images.shape[3] != 1:
+        raise DataError(
+            "recipes take grey images: read the data with load_dataset(..., channels=1)."
+        )
+    dataset = labelled_keypoints(dataset)
     alike = duplicate_groups(dataset.images, dataset.keypoints)
     groups = join_groups(dataset.groups, alike)
     dataset = dataset.with_groups(np.array([f"g{group}" for group in groups]))
@@ -393,13 +406,16 @@ class _Training:
             base, progress = self.network("base")
             total.seconds, base_history = progress.seconds, progress.history
         schema = self.train_rows.schema
-        known = [
-            (name, np.array([schema.index(point) for point in points]))
-            for name, points in SPECIALIST_GROUPS.items()
-            if set(points) <= set(schema.keypoint_names)
-        ]
+        names = schema.keypoint_names
+        of_kaggle = {point for points in SPECIALIST_GROUPS.values() for point in points}
+        groups = {**SPECIALIST_GROUPS, "others": [n for n in names if n not in of_kaggle]}
+        known = {
+            group: np.array([schema.index(point) for point in points if point in names])
+            for group, points in groups.items()
+            if not set(points).isdisjoint(names)
+        }
         experts = []
-        for number, (name, keypoints) in enumerate(known):
+        for number, (name, keypoints) in enumerate(known.items()):
             # Its own seed, so that it does not depend on the networks trained before.
             keras.utils.set_random_seed(self.seed + 1 + number)
             expert, progress = self._fit(
@@ -416,8 +432,8 @@ class _Training:
             for key, values in progress.history.items():
                 total.history[f"{name}/{key}"] = values
         total.history.update(base_history)
-        groups = [keypoints.tolist() for _, keypoints in known]
-        return build_specialists(experts, groups, self.train_rows.image_size), total
+        indices = [keypoints.tolist() for keypoints in known.values()]
+        return build_specialists(experts, indices, self.train_rows.image_size), total
 
     def _fit(
         self,
@@ -431,40 +447,38 @@ class _Training:
         """Train a network, or continue from its checkpoint; return it with its best weights."""
         recipe, directory = self.recipe, self.directory / folder
         checkpoints = _Checkpoints(directory / "checkpoint", patience=recipe.patience)
-        # Two processes would overwrite each other's checkpoints.
-        with lock_folder(directory, timeout_s=LOCK_SECONDS):
-            saved = checkpoints.load()
-            if saved is not None:
-                model = saved
-            else:
-                compile_model(model, recipe, train_rows.image_size)
-            done = checkpoints.progress.epoch
-            batches = self._batches(train_rows, keypoints, done)
-            stopped = recipe.patience and done - checkpoints.progress.best_epoch >= recipe.patience
-            if done < epochs and not stopped:
-                validation = (val_rows.images, *self._targets(val_rows, keypoints))
-                averaged = recipe.optimizer_options.get("use_ema", False)
-                if averaged:
-                    # Over a twentieth of the steps, or a short training would remember how it began.
-                    longest = max(0.0, 1.0 - 20.0 / (epochs * len(batches)))
-                    model.optimizer.ema_momentum = min(model.optimizer.ema_momentum, longest)
-                model.fit(
-                    batches,
-                    validation_data=validation if len(val_rows) else None,
-                    validation_batch_size=BATCH,
-                    epochs=epochs,
-                    initial_epoch=done,
-                    shuffle=False,  # TrainingBatches shuffles rows, repeatably
-                    verbose=0,
-                    callbacks=[
-                        cosine_rate(recipe.learning_rate, epochs),
-                        checkpoints,
-                        # The averaged weights are measured, those of the optimiser trained on.
-                        *([keras.callbacks.SwapEMAWeights()] if averaged else []),
-                        *self.callbacks,
-                    ],
-                )
-                checkpoints.save()  # a run of several networks may be interrupted in the next one
+        saved = checkpoints.load()
+        if saved is not None:
+            model = saved
+        else:
+            compile_model(model, recipe, train_rows.image_size)
+        done = checkpoints.progress.epoch
+        batches = self._batches(train_rows, keypoints, done)
+        stopped = recipe.patience and done - checkpoints.progress.best_epoch >= recipe.patience
+        if done < epochs and not stopped:
+            validation = (val_rows.images, *self._targets(val_rows, keypoints))
+            averaged = recipe.optimizer_options.get("use_ema", False)
+            if averaged:
+                # Over a twentieth of the steps, or a short training would remember how it began.
+                longest = max(0.0, 1.0 - 20.0 / (epochs * len(batches)))
+                model.optimizer.ema_momentum = min(model.optimizer.ema_momentum, longest)
+            model.fit(
+                batches,
+                validation_data=validation if len(val_rows) else None,
+                validation_batch_size=BATCH,
+                epochs=epochs,
+                initial_epoch=done,
+                shuffle=False,  # TrainingBatches shuffles rows, repeatably
+                verbose=0,
+                callbacks=[
+                    cosine_rate(recipe.learning_rate, epochs),
+                    checkpoints,
+                    # The averaged weights are measured, those of the optimiser trained on.
+                    *([keras.callbacks.SwapEMAWeights()] if averaged else []),
+                    *self.callbacks,
+                ],
+            )
+            checkpoints.save()  # a run of several networks may be interrupted in the next one
         model.set_weights(checkpoints.best_weights)
         return model, checkpoints.progress
 
@@ -519,7 +533,10 @@ def train(
             f"the recipe '{recipe.name}' starts from random weights: only landmark takes --from."
         )
     base_file = None if base is None else find_model(base, trainable=True)
-    with output_folder(directory, verb="train", inputs=inputs, force=force, resume=resume):
+    with (
+        output_folder(directory, verb="train", inputs=inputs, force=force, resume=resume),
+        lock_folder(directory),  # two processes would overwrite each other's checkpoints
+    ):
         digest = data_digest(dataset)
         run_folder.begin(
             directory,

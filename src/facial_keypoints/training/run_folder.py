@@ -20,7 +20,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -102,6 +102,8 @@ def is_finished(directory: Path) -> bool:
 def begin(directory: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings that decide the result, or check that they equal those already in the folder.
 
+    A run that is not finished goes on with more epochs than it was begun with.
+
     Raises:
         OutputError: The folder was begun with other settings.
     """
@@ -114,12 +116,34 @@ def begin(directory: Path, settings: Mapping[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise OutputError(f"{file} cannot be read ({error}): start over with --force.") from error
     wanted = json.loads(json.dumps(settings))  # as JSON gives it back: tuples become lists
-    differing = [name.replace("_", " ") for name in wanted if begun.get(name) != wanted[name]]
+    differing = [name for name in wanted if begun.get(name) != wanted[name]]
+    values = {
+        name: pair
+        for top in differing
+        for name, pair in _differing(top, begun.get(top), wanted[top])
+    }
+    if set(values) == {"epochs"} and differing == ["recipe"] and not is_finished(directory):
+        before, now = values["epochs"]
+        if now > before:
+            write_json(file, settings)
+            return
     if differing:
+        told = "; ".join(f"{name} {before}, now {now}" for name, (before, now) in values.items())
         raise OutputError(
-            f"{directory} was begun with other {' and '.join(differing)}: resume it with the same ones, "
-            "choose another folder, or start over with --force."
+            f"{directory} was begun with other {' and '.join(differing).replace('_', ' ')}"
+            f"{f' ({told})' if told else ''}: resume it with the same ones, choose another folder, or start over "
+            "with --force."
         )
+
+
+def _differing(name: str, before: Any, now: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Names and values of the numbers and words that differ; digests and lists tell a reader nothing."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in now:
+            if before.get(key) != now[key]:
+                yield from _differing(key, before.get(key), now[key])
+    elif not isinstance(now, list | dict) and not name.endswith(("digest", "split")):
+        yield name.replace("_", " "), (before, now)
 
 
 def split_digest(split: Split) -> str:

@@ -1,186 +1,297 @@
-"""What the formats share: labels as they were read, made into faces with their images."""
+"""What the formats share: labelled faces as they were read, before any image is opened."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from facial_keypoints.errors import DataError
+from facial_keypoints.types import KeypointSchema
 
-from facial_keypoints.crops import CROP_SIZE, cut_face, face_box, letterbox, to_channels
-from facial_keypoints.data.kaggle import style_of_rows
-from facial_keypoints.errors import DataError, ImageError
-from facial_keypoints.io.images import read_image
-from facial_keypoints.schemas import get_schema, list_schemas
-from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints, KeypointSchema
+__all__ = [
+    "FARTHEST",
+    "Box",
+    "Face",
+    "Labels",
+    "Mark",
+    "Point",
+    "attach_boxes",
+    "gather",
+    "is_occluded",
+    "number_names",
+    "numbered_face",
+    "rotated_box",
+]
 
-__all__ = ["Labels", "faces_of", "fit_images", "refuse_groups", "schema_of"]
+Point = tuple[float, float, int]
+"""x and y in pixels of the upright image, an integer is a pixel's centre; visibility 1 (occluded) or 2."""
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels, where 0 is the image's edge."""
+
+FARTHEST = 1e5
+"""Pixels; a coordinate beyond is a slip."""
+
+_OCCLUDED = re.compile("(occluded|hidden|invisible|not[ _-]?visible|obscured|verdeckt)$", re.I)
 
 
-@dataclass(frozen=True)
+@dataclass
+class Face:
+    """A labelled face.
+
+    Args:
+        image: Name of its image.
+        points: The labelled keypoints by name; one that is not labelled is not in it.
+        box: Its box, if it has one.
+        kind: The tool's name for what it is (``face``, ``cat``), or "".
+        about: What else is known by name, as text; ``group`` says which faces belong together.
+        numbered: How many points it has if they have no names but numbers, labelled or not; 0 if they have names.
+    """
+
+    image: str
+    points: dict[str, Point]
+    box: Box | None = None
+    kind: str = ""
+    about: dict[str, str] = field(default_factory=dict)
+    numbered: int = 0
+
+
+@dataclass
 class Labels:
-    """N labelled faces, before any image is read.
+    """The labelled faces of a data set, and what was left out of it.
 
     Args:
-        path: The file that holds them; names of images count from its folder.
-        schema: K keypoints.
-        names: N files of images; several faces may be of one.
-        points: N arrays (K, 2) in pixels of the upright image, NaN = not labelled.
-        boxes: N boxes ``x, y, width, height``, or ``None`` for a face without one: faces of photos,
-            which are cut out. ``None`` for all: each image is one face.
-        groups: N names of what belongs together; ``None`` where nobody said so.
+        source: What was read, for messages.
+        format: Name of its format.
+        faces: The faces; several may be of one image.
+        images: Every image that is named, also those without faces: (width, height) as the labels say, or ``None``.
+        names: The keypoints in order; when empty, in the order in which the faces name them.
+        photos: Whether faces are to be cut out of the images. If not, each image is one face.
+        swap: Left/right partner of each of ``names``, if the format says so.
+        edges: Pairs of indices of ``names`` to join when drawing.
+        norm_pair: The points whose distance normalises errors, if the format says so.
+        files: The file of each image that was found.
+        left_out: What was not taken, as a noun phrase in the plural, and how many.
+        notes: What else is to be known: a sentence each.
+        schema: The keypoints with their partners, once they are decided.
     """
 
-    path: Path
-    schema: KeypointSchema
-    names: Sequence[str]
-    points: Sequence[NDArray[np.float64]]
-    boxes: Sequence[Sequence[float] | None] | None = None
-    groups: Sequence[str] | None = None
+    source: Path
+    format: str
+    faces: list[Face]
+    images: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    photos: bool = True
+    swap: tuple[int, ...] | None = None
+    edges: tuple[tuple[int, int], ...] = ()
+    norm_pair: tuple[str, str] | None = None
+    files: dict[str, Path] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    schema: KeypointSchema | None = None
 
+    def __post_init__(self) -> None:
+        if not self.names:
+            self.names = tuple(dict.fromkeys(name for face in self.faces for name in face.points))
+        for face in self.faces:
+            self.images.setdefault(face.image, None)
+            for name, (x, y, _) in face.points.items():
+                if not max(abs(x), abs(y)) <= FARTHEST:
+                    raise DataError(
+                        f"{self.source}: '{name}' of {face.image} is at ({x:g}, {y:g}), which is no place in "
+                        "pixels: correct it, or remove the point."
+                    )
 
-def refuse_groups(path: Path, group_by: str | None) -> None:
-    """Refuse to group the faces of a format without columns.
-
-    Raises:
-        DataError: A column is named.
-    """
-    if group_by is not None:
-        raise DataError(f"{path} has no columns, so none to group by: leave '{group_by}' out.")
-
-
-def schema_of(names: Sequence[str], path: Path, schema: KeypointSchema | None) -> KeypointSchema:
-    """The schema that was asked for, or the built-in one that fits the names most closely."""
-    if len(set(names)) != len(names):
-        raise DataError(f"{path} names a keypoint twice.")
-    if schema is not None:
-        if unknown := [name for name in names if name not in schema.keypoint_names]:
-            raise DataError(
-                f"{path} labels '{unknown[0]}', which the schema '{schema.name}' does not list: add it "
-                "there or rename the column."
-            )
-        return schema
-    known = [get_schema(name) for name in list_schemas()]
-    exact = [s for s in known if set(s.keypoint_names) == set(names)]
-    for found in [*exact, *(s for s in known if names and set(names) < set(s.keypoint_names))]:
+    def by_image(self) -> dict[str, list[Face]]:
+        """The faces of each image that has any."""
+        found: dict[str, list[Face]] = {}
+        for face in self.faces:
+            found.setdefault(face.image, []).append(face)
         return found
-    raise DataError(
-        f"{path} labels {len(names)} keypoints that make up no known schema "
-        f"({', '.join(list_schemas())}): rename them, or describe them in a schema file."
-    )
+
+    def summary(self) -> list[str]:
+        """What was read and what was not, a sentence each."""
+        total = len(self.faces)
+        lines = [
+            f"{self.source} ({self.format}): {_count(len(self.images), 'image')}, {_count(total, 'face')}, "
+            f"{_count(len(self.names), 'keypoint')}"
+        ]
+        counts = Counter(name for face in self.faces for name in face.points)
+        missing = [f"{name} {total - counts[name]}" for name in self.names if counts[name] < total]
+        if missing:
+            lines.append(f"not labelled: {_listed(missing)} (of {total} faces)")
+        occluded = sum(point[2] == 1 for face in self.faces for point in face.points.values())
+        if occluded:
+            lines.append(f"labelled as occluded: {_count(occluded, 'point')}")
+        if outside := self._outside():
+            lines.append(f"outside the image: {_count(len(outside), 'point')} ({_listed(outside)})")
+        lines += [f"left out: {n} {what}" for what, n in (+self.left_out).items()]
+        return lines + self.notes
+
+    def _outside(self) -> list[str]:
+        """Points beyond the edges of images whose size is known."""
+        return [
+            f"{name} of {face.image}"
+            for face in self.faces
+            if (size := self.images[face.image])
+            for name, (x, y, _) in face.points.items()
+            if not (-0.5 <= x <= size[0] - 0.5 and -0.5 <= y <= size[1] - 0.5)
+        ]
 
 
-def faces_of(labels: Labels, size: tuple[int, int] | None, channels: int | None) -> FaceDataset:
-    """Read the images of labels; size and channels as for ``load_dataset``.
-
-    Raises:
-        DataError: There is no face, an image cannot be read, or sizes differ.
-    """
-    path = labels.path
-    if not labels.names:
-        raise DataError(f"{path} holds no face.")
-    ids, groups, points = labels.names, labels.groups, labels.points
-    if labels.boxes is not None:
-        images, points, ids, groups = _cut(labels, labels.boxes, size or CROP_SIZE, channels)
-        size = channels = None
-    else:
-        images = [_read_image(path, i, name, channels) for i, name in enumerate(ids, start=1)]
-    if not all(image.shape[2] == 1 for image in images):
-        images = [to_channels(image, 3) for image in images]
-    try:
-        keypoints = Keypoints(np.asarray(points, np.float32), labels.schema)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
-    is_kaggle = labels.schema.name == "kaggle15"
-    styles = style_of_rows(keypoints) if is_kaggle else np.full(len(ids), "")
-    stacked, xy = fit_images(images, keypoints.xy, size, channels, str(path))
-    return FaceDataset(
-        images=stacked,
-        keypoints=Keypoints(xy, labels.schema),
-        sample_ids=np.asarray(ids),
-        source=str(path),
-        styles=styles,
-        groups=None if groups is None else np.asarray(groups),  # type: ignore[arg-type]
-    )
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def _cut(
-    labels: Labels,
-    boxes: Sequence[Sequence[float] | None],
-    size: tuple[int, int],
-    channels: int | None,
-) -> tuple[list[ImageArray], list[NDArray[np.float64]], list[str], list[str]]:
-    """Annotated photos as one crop a face; the faces of a photo stay on one side of a split."""
-    crops: list[ImageArray] = []
-    points: list[NDArray[np.float64]] = []
-    ids: list[str] = []
-    groups: list[str] = []
-    by_photo: dict[str, list[int]] = {}
-    for i, name in enumerate(labels.names):
-        by_photo.setdefault(name, []).append(i)
-    for name, faces in by_photo.items():
-        photo = _read_image(labels.path, faces[0] + 1, name, channels)
-        for number, i in enumerate(faces):
-            box = face_box(labels.points[i], labels.schema, boxes[i])
-            if box is None:
-                raise DataError(
-                    f"{labels.path}: row {i + 1} ({name}) has neither a box nor two labelled points: "
-                    "nothing says where the face is."
-                )
-            crop, xy = cut_face(photo, labels.points[i], box, size)
-            crops.append(crop)
-            points.append(np.asarray(xy, np.float64))
-            ids.append(f"{name}#{number}")
-            groups.append(name)
-    return crops, points, ids, groups
+def _listed(items: Sequence[str], most: int = 8) -> str:
+    rest = len(items) - most
+    return ", ".join(items[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _read_image(path: Path, number: int, name: str, channels: int | None) -> ImageArray:
-    """An image of a data set, read by prediction's own reader: its labels belong to what that gives."""
-    try:
-        return read_image(path.parent / name, channels=channels, name=name)
-    except ImageError as error:
-        raise DataError(f"{path}: row {number}: {error}") from error
+def number_names(count: int) -> tuple[str, ...]:
+    """Names of points that a format only numbers; 68 of them are those of ``ibug68``."""
+    if count == 68:
+        return tuple(f"ibug68_{i}" for i in range(68))
+    return tuple(f"point_{i}" for i in range(1, count + 1))
 
 
-def fit_images(
-    images: Sequence[ImageArray],
-    points: FloatArray,
-    size: tuple[int, int] | None,
-    channels: int | None,
-    source: str,
-) -> tuple[ImageArray, NDArray[np.float32]]:
-    """One array of images, brought with their points to the size and channels asked for.
+def numbered_face(image: str, points: Iterable[Point | None], kind: str = "") -> Face:
+    """A face whose points have no names, by names that count them; ``None`` is a point that is not labelled."""
+    found = list(points)
+    named = zip(number_names(len(found)), found, strict=True)
+    return Face(image, {n: p for n, p in named if p is not None}, kind=kind, numbered=len(found))
+
+
+def is_occluded(text: object) -> bool:
+    """Whether a tool's free text says that a point is occluded."""
+    return bool(_OCCLUDED.match(str(text).strip()))
+
+
+def rotated_box(x: float, y: float, width: float, height: float, degrees: float) -> Box:
+    """The upright box around a box that was rotated clockwise about its corner (x, y)."""
+    turn = math.radians(degrees)
+    cos, sin = math.cos(turn), math.sin(turn)
+    xs = (0.0, width * cos, width * cos - height * sin, -height * sin)
+    ys = (0.0, width * sin, width * sin + height * cos, height * cos)
+    return x + min(xs), y + min(ys), x + max(xs), y + max(ys)
+
+
+# --- points that were labelled one by one ---------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Mark:
+    """A point, or a box (``box``), that a tool keeps by itself.
 
     Args:
-        images: N images (H, W, C) uint8.
-        points: (N, K, 2) in pixels of each; NaN stays NaN.
-        size: (height, width), or ``None`` for their own.
-        channels: 1 or 3, or ``None`` for their own.
-        source: What to call them in messages.
-
-    Returns:
-        (N, height, width, C) and (N, K, 2).
-
-    Raises:
-        DataError: ``size`` is left out and theirs differ.
+        name: Label of the point, or of the box.
+        point: The point.
+        box: The box.
+        group: What the tool joins it to others by; ``None`` if it does not.
+        about: As for :class:`Face`.
     """
-    sizes = {image.shape[:2] for image in images}
-    if size is None and len(sizes) > 1:
-        found = " and ".join(f"{w} × {h}" for h, w in sorted(sizes)[:2])
-        raise DataError(
-            f"{source} has images of differing sizes ({found}); give size=(height, width) to "
-            "resize them."
-        )
-    xy = np.array(points, np.float32)
-    if size is not None or channels is not None:
-        fitted = []
-        for i, image in enumerate(images):
-            height, width = size or (image.shape[0], image.shape[1])
-            letterboxed, crop = letterbox(image, (height, width), channels or image.shape[2])
-            xy[i] = crop.apply(xy[i])
-            fitted.append(letterboxed)
-        images = fitted
-    return np.stack(images), xy
+
+    name: str
+    point: Point | None = None
+    box: Box | None = None
+    group: str | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
+
+
+def gather(
+    image: str,
+    marks: Sequence[Mark],
+    left_out: Counter[str],
+    about: Mapping[str, str] | None = None,
+) -> list[Face]:
+    """The faces of one image whose points were labelled one by one.
+
+    Points of one group are a face. Others belong to the smallest box that holds them, or are all one face if
+    no name comes twice. What cannot be told apart is left out rather than mixed up.
+
+    Args:
+        image: Name of the image.
+        marks: Its points and boxes.
+        left_out: Gets what is not taken.
+        about: Facts of the image, for each face.
+    """
+    groups: dict[Any, list[Mark]] = {}
+    boxes = [mark for mark in marks if mark.box is not None]
+    for mark in marks:
+        if mark.point is not None:
+            key: Any = mark.group
+            if key is None and len(boxes) > 1:
+                key = _holder(mark.point, boxes)
+            groups.setdefault(key, []).append(mark)
+    faces = []
+    for key, members in groups.items():
+        names = _names(members)
+        if len(set(names)) < len(names):
+            what = "images" if key is None else "groups"
+            left_out[
+                f"{what} in which a point's name comes twice, so that its faces cannot be told apart (first: "
+                f"'{_twice(names)}' of {image}): group the points of a face in the tool, or draw a box around each"
+            ] += 1
+            continue
+        points = {n: m.point for n, m in zip(names, members, strict=True) if m.point is not None}
+        facts = {k: v for mark in members for k, v in mark.about.items()}
+        face = Face(image, points, about={**(about or {}), **facts})
+        faces.append(face)
+        box = next((b for b in boxes if b is key or (key is not None and b.group == key)), None)
+        if box is not None:
+            boxes.remove(box)
+            face.box, face.kind = box.box, box.name
+            face.about |= box.about
+    return attach_boxes(faces, boxes, left_out)
+
+
+def _names(members: Sequence[Mark]) -> list[str]:
+    """Names of points: their labels or, where these are alike, an attribute that differs from point to point."""
+    labels = [mark.name for mark in members]
+    if len(set(labels)) < len(labels):
+        for key in set.intersection(*(set(mark.about) for mark in members)):
+            told = [mark.about[key] for mark in members]
+            if len(set(told)) == len(told):
+                for mark in members:
+                    mark.about = {k: v for k, v in mark.about.items() if k != key}
+                return told
+    return labels
+
+
+def attach_boxes(faces: list[Face], boxes: Sequence[Mark], left_out: Counter[str]) -> list[Face]:
+    """Give each box to the face without one whose points it holds; others are left out."""
+    for box in sorted(boxes, key=_area):
+        held = [
+            face for face in faces
+            if face.box is None and all(_holds(box, point) for point in face.points.values())
+        ]  # fmt: skip
+        if held:
+            held[0].box = box.box
+            held[0].kind = held[0].kind or box.name
+            held[0].about = {**box.about, **held[0].about}
+        else:
+            left_out["boxes without points"] += 1
+    return faces
+
+
+def _twice(names: Sequence[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)
+
+
+def _area(mark: Mark) -> float:
+    x0, y0, x1, y1 = mark.box or (0, 0, 0, 0)
+    return (x1 - x0) * (y1 - y0)
+
+
+def _holds(box: Mark, point: Point) -> bool:
+    x0, y0, x1, y1 = box.box or (0, 0, 0, 0)
+    return x0 - 1 <= point[0] <= x1 and y0 - 1 <= point[1] <= y1
+
+
+def _holder(point: Point, boxes: Sequence[Mark]) -> Mark | None:
+    return min((box for box in boxes if _holds(box, point)), key=_area, default=None)

@@ -1,0 +1,93 @@
+"""Whatever is written is read back: names, points, visibility, boxes, groups and file names, as far as a format holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facial_keypoints.data.formats.common import Face, Labels
+from facial_keypoints.data.formats.reading import read_labels
+from facial_keypoints.data.formats.writing import WRITERS, write_labels
+from facial_keypoints.schemas import propose_schema
+from label_files import photo
+
+SIZE = (64, 48)
+IMAGES = ("one.png", "day 2/two.png", "day 2/three.png")
+NAMES = ("left_eye", "right_eye", "nose", "tail-tip")
+COORDINATES = st.floats(-5, 70, allow_nan=False).map(lambda v: round(v, 3))
+POINT = st.tuples(COORDINATES, COORDINATES, st.sampled_from((1, 2)))
+BOX = st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(25, 64), st.integers(25, 48))
+
+
+@st.composite
+def faces(draw: st.DrawFn) -> list[Face]:
+    found = []
+    for image in draw(st.lists(st.sampled_from(IMAGES), min_size=1, max_size=4)):
+        points = draw(st.dictionaries(st.sampled_from(NAMES), POINT, min_size=1))
+        box = draw(st.none() | BOX.map(lambda b: tuple(map(float, b))))
+        group = draw(st.sampled_from(("", "Tom", "Kit & co")))
+        found.append(Face(image, points, box, about={"group": group} if group else {}))
+    found.sort(key=lambda face: IMAGES.index(face.image))
+    return found
+
+
+def labels_of(folder: Path, given_faces: list[Face]) -> Labels:
+    for image in IMAGES:
+        photo(folder / image, SIZE)
+    labels = Labels(
+        folder, "made", [Face(f.image, dict(f.points), f.box, f.kind, dict(f.about)) for f in given_faces],
+        dict.fromkeys((f.image for f in given_faces), SIZE), NAMES,
+    )  # fmt: skip
+    labels.files = {name: folder / name for name in labels.images}
+    labels.schema = propose_schema("made", NAMES, np.zeros((1, 4, 2)))
+    return labels
+
+
+@pytest.mark.parametrize("format", list(WRITERS))
+@settings(max_examples=25, deadline=None)
+@given(made=faces())
+def test_what_is_written_is_read_back(format: str, made: list[Face]) -> None:
+    if format == "pts":  # a face an image
+        made = list({face.image: face for face in made}.values())
+    holds = WRITERS[format].HOLDS
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        out = folder / "out"
+        out.mkdir()
+        lost = write_labels(labels_of(folder / "in", made), out, format)
+        # The labels count, not what lies in the folders above them.
+        found = read_labels(out)
+        assert len(found.faces) == len(made)
+        order = sorted(range(len(made)), key=lambda i: IMAGES.index(made[i].image))
+        images = [Path(face.image).name for face in found.faces]
+        by_image = sorted(
+            range(len(made)), key=lambda i: [Path(i).name for i in IMAGES].index(images[i])
+        )
+        for i, j in zip(order, by_image, strict=True):
+            check(made[i], found.faces[j], format, holds)
+        if format != "deeplabcut":  # its folders are labeled-data/VIDEO
+            assert set(found.files) == {face.image for face in made}
+        occluded = any(p[2] == 1 for face in made for p in face.points.values())
+        assert any("occluded" in text for text in lost) == (occluded and "occluded" not in holds)
+        boxes = any(face.box for face in made)
+        assert any("boxes" in text for text in lost) == (boxes and "boxes" not in holds)
+
+
+def check(given_face: Face, found: Face, format: str, holds: frozenset[str]) -> None:
+    names = {f"point_{i}": name for i, name in enumerate(NAMES, start=1)} if format == "pts" else {}
+    points = {names.get(key, key): point for key, point in found.points.items()}
+    assert set(points) == set(given_face.points)
+    for key, (x, y, visible) in given_face.points.items():
+        np.testing.assert_allclose(points[key][:2], (x, y), atol=2e-3)
+        assert points[key][2] == (visible if "occluded" in holds else 2)
+    if "boxes" in holds and given_face.box is not None:
+        np.testing.assert_allclose(found.box, given_face.box, atol=2e-3)
+    elif format not in ("yolo",):  # YOLO has no face without a box
+        assert found.box is None
+    if "facts" in holds:
+        assert found.about.get("group") == given_face.about.get("group")
