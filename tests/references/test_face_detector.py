@@ -10,12 +10,13 @@ import pytest
 
 pytest.importorskip("keras")
 
+from references.face_detector.network import BASE_SIDE, STRIDES, DetectorConfig
+
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import DataError
 from facial_keypoints.geometry import face_boxes
 from facial_keypoints.inference.detector import load_detector
 from facial_keypoints.schemas import KAGGLE15
-from references.face_detector.network import BASE_SIDE, STRIDES, DetectorConfig
 from references.face_detector.train import (
     FitConfig,
     LabelledPhoto,

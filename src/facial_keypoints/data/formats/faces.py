@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.crops import CROP_SIZE, cut_face, face_box, letterbox, to_channels
+from facial_keypoints.crops import (
+    CROP_SIZE,
+    cut_face,
+    face_box,
+    letterbox,
+    resize_image,
+    to_channels,
+)
 from facial_keypoints.data.formats.common import Labels
 from facial_keypoints.data.formats.keypoints import points_of
 from facial_keypoints.data.kaggle import style_of_rows
@@ -15,7 +23,25 @@ from facial_keypoints.errors import DataError, ImageError
 from facial_keypoints.io.images import read_image
 from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints, KeypointSchema
 
-__all__ = ["faces_of", "fit_images"]
+__all__ = ["Photo", "faces_of", "fit_images", "photos_of"]
+
+PHOTO_SIDE = 1024
+"""Longest side in pixels of the photos that are kept in memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photo and the boxes of all its faces.
+
+    Args:
+        image: (H, W) uint8, grey.
+        boxes: (N, 4) float32 square boxes xyxy, edges in pixels; they may reach beyond the image.
+        group: Photos of one group belong on one side of a split.
+    """
+
+    image: ImageArray
+    boxes: NDArray[np.float32]
+    group: str = ""
 
 
 def faces_of(labels: Labels, size: tuple[int, int] | None, channels: int | None) -> FaceDataset:
@@ -73,6 +99,45 @@ def faces_of(labels: Labels, size: tuple[int, int] | None, channels: int | None)
         styles=style_of_rows(keypoints) if schema.name == "kaggle15" else np.full(len(ids), ""),
         groups=np.asarray(groups),
     )
+
+
+def photos_of(labels: Labels) -> list[Photo]:
+    """The photos of labels, also those without a face, with the boxes that their faces are cut out by.
+
+    Photos that cannot be read, or with a face that nothing says the place of, are left out.
+
+    Raises:
+        DataError: The images are no photos.
+    """
+    schema = labels.schema
+    if schema is None:
+        raise ValueError("labels need a schema: use read_labels.")
+    if not labels.photos:
+        raise DataError(
+            f"each image of {labels.source} is one face, and a detector learns from whole photos: leave "
+            "--with-detector out, or label whole photos."
+        )
+    of_image = labels.by_image()
+    photos = []
+    for name in labels.images:
+        faces = of_image.get(name, [])
+        xy, _ = points_of(faces, schema.keypoint_names)
+        boxes = [face_box(xy[i], schema, face.box) for i, face in enumerate(faces)]
+        known = [box for box in boxes if box is not None]
+        try:
+            image = _read(labels, name, 1)
+        except ImageError:
+            continue
+        if len(known) < len(faces):
+            continue
+        height, width = image.shape[:2]
+        scale = min(1.0, PHOTO_SIDE / max(height, width))
+        image = resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+        group = next((face.about["group"] for face in faces if face.about.get("group")), name)
+        photos.append(
+            Photo(image[..., 0], scale * np.reshape(known, (-1, 4)).astype(np.float32), group)
+        )
+    return photos
 
 
 def _images_of(
