@@ -21,6 +21,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,6 @@ from facial_keypoints.training.detector import (
     affine,
     cell_targets,
     detector_loss,
-    layers_compute_in,
     place_photo,
 )
 from facial_keypoints.types import ImageArray
@@ -502,7 +502,7 @@ def train_detector(
 
     keras.utils.set_random_seed(config.seed)
     # Three times as fast as float32 on a processor with bfloat16 units, and as good.
-    with layers_compute_in("mixed_bfloat16"):
+    with _layers_compute_in("mixed_bfloat16"):
         model = build_detector(config.network)
     if start is not None:
         model.load_weights(start)
@@ -538,6 +538,19 @@ def train_detector(
     return out / "face_detector.onnx"
 
 
+@contextmanager
+def _layers_compute_in(policy: str) -> Iterator[None]:
+    """Layers made in this block compute so; what is made after it is as before."""
+    import keras
+
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+
+
 def _check(
     weights: list[Any],
     held_out: Sequence[LabelledPhoto],
@@ -546,7 +559,7 @@ def _check(
     entry: dict[str, float],
 ) -> None:
     """Export the weights so far, measure them and choose the threshold."""
-    with layers_compute_in("float32"):
+    with _layers_compute_in("float32"):
         model = build_detector(config.network)
     model.set_weights(weights)
     model.save_weights(out / "face_detector.weights.h5")

@@ -31,6 +31,14 @@ def finetune_command(
             show_default="the keypoints of the data",
         ),
     ] = None,
+    with_detector: Annotated[
+        bool,
+        typer.Option(
+            "--with-detector",
+            help="Train a face detector on the labelled photos as well (minutes): for faces that the shipped one "
+            "does not find, such as animals'. All faces of the photos must be labelled.",
+        ),
+    ] = False,
     seed: o.Seed = 0,
     group_by: o.GroupBy = None,
     force: o.Force = False,
@@ -43,12 +51,15 @@ def finetune_command(
 
         facial-keypoints finetune --data mine/ -o runs/mine
 
+        facial-keypoints finetune --data cats/annotations.xml --with-detector -o runs/cats
+
         facial-keypoints finetune runs/mine --data more/ --schema schema.yaml -o runs/more
     """
     from rich.console import Console
 
     from facial_keypoints.cli.data import load_faces
     from facial_keypoints.cli.progress import make_log
+    from facial_keypoints.data import load_photos
     from facial_keypoints.files import refuse_inputs, write_json
     from facial_keypoints.models.keras_backend import choose_backend, import_keras
     from facial_keypoints.models.registry import find_model
@@ -63,6 +74,9 @@ def finetune_command(
     dataset = load_faces(
         data, group_by=group_by, size=spec.input_size, channels=spec.channels, schema=wanted
     )
+    photos = None
+    if with_detector:
+        photos = load_photos(data, group_by=group_by, schema=wanted)
     # Keras is imported after the data is read: it takes seconds.
     import_keras()
     import numpy as np
@@ -72,7 +86,9 @@ def finetune_command(
     from facial_keypoints.training.finetune import finetune
 
     with log.status("starting") as status:
-        run = finetune(dataset, out, base=base, seed=seed, force=force, report=status.update)
+        run = finetune(
+            dataset, out, base=base, photos=photos, seed=seed, force=force, report=status.update
+        )
     report = evaluate_predictions(run.faces, run.predicted_xy, seed=seed)
     write_json(out / "report.json", report.to_dict())
     Console().print(render_evaluation(report))
@@ -92,4 +108,12 @@ def finetune_command(
             f"mean error of the points that {base} predicts too: {ours:.2f} px; {base} as it is{style}: "
             f"{theirs:.2f} px"
         )
+    if found := run.record.get("detector"):
+        measured = (
+            f"found {found['found']} of {found['faces']} faces in {found['photos']} held-out photos, and "
+            f"{found['false_boxes']} boxes on no face"
+            if found["photos"]
+            else "not measured: too few photos to hold any out"
+        )
+        log.print(f"detector: {measured}")
     log.print(f"the model is {out / 'model.keras'}")

@@ -335,8 +335,8 @@ def start_from(model: keras.Model, path: Path) -> None:
         ModelError: The file has another shape.
     """
     ours = [v for v in model.layers if isinstance(v, ScaledConv2D | layers.Conv2D)]
-    # Names are numbered as layers are made, while a model lists its layers by their depth.
-    ours.sort(key=lambda layer: _numbers(layer.name, "conv2d"))
+    # Names are numbered as layers are made, while a model lists its layers by their depth. The heads are made last.
+    ours.sort(key=lambda v: (not isinstance(v, ScaledConv2D), _numbers(v.name, "conv2d")))
     theirs = _read_convolutions(path)
     if len(ours) != len(theirs):
         raise ModelError(f"{path} has another number of layers than the network to train.")

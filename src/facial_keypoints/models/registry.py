@@ -18,6 +18,7 @@ __all__ = [
     "OWN_DETECTOR",
     "find_detector",
     "find_model",
+    "find_own_detector",
     "is_onnx",
     "open_onnx",
     "shipped_models",
@@ -79,21 +80,27 @@ def find_model(model: str | os.PathLike[str] = "default", *, trainable: bool = F
     return path
 
 
+def find_own_detector(model: str | os.PathLike[str]) -> Path | None:
+    """The face detector that was trained together with a model, if it is a run folder that holds one."""
+    path = Path(model) / OWN_DETECTOR
+    return path if str(model) not in shipped_models() and path.is_file() else None
+
+
 def find_detector(
     detector: str | os.PathLike[str] = "default", *, model: str | os.PathLike[str] = "default"
 ) -> Path:
     """The file of a face detector.
 
     Args:
-        detector: An ``.onnx`` file, or ``default`` for the one that was trained together with the model, and if
-            there is none for the one that comes with the package.
-        model: As for :func:`find_model`; only a run folder may hold a detector of its own.
+        detector: An ``.onnx`` file, or ``default`` for the one that was trained together with the model and, where
+            there is none, for the one that comes with the package.
+        model: As for :func:`find_model`.
 
     Raises:
         ModelError: There is no such file, or this build comes without the detector ``default``.
     """
     if str(detector) == "default":
-        if str(model) not in shipped_models() and (own := Path(model) / OWN_DETECTOR).is_file():
+        if (own := find_own_detector(model)) is not None:
             return own
         path = _weights() / f"{_DETECTOR}.onnx"
         if not path.is_file():

@@ -8,8 +8,7 @@ least score of a face, and tell how many faces it finds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,6 @@ __all__ = [
     "affine",
     "cell_targets",
     "detector_loss",
-    "layers_compute_in",
     "match_boxes",
     "place_photo",
     "train_detector",
@@ -81,9 +79,9 @@ class DetectorFit:
         longest_side: Of the photos that the exported network is given, pixels.
     """
 
-    steps: int = 300
+    steps: int = 400
     batch: int = 16
-    side: int = 256
+    side: int = 224
     rate: float = 1e-3
     network: DetectorConfig = field(default_factory=lambda: DetectorConfig(points=0))
     start: bool = True
@@ -220,7 +218,6 @@ def cell_targets(
     return np.concatenate(out)
 
 
-@keras.saving.register_keras_serializable(package="facial_keypoints")
 def detector_loss(target: Any, cells: Any) -> Any:
     """Quality focal loss of the score, and distances of the place in shares of the face's side."""
     goal, weight, placed = target[..., 0], target[..., 1], target[..., 2]
@@ -256,17 +253,6 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
         return np.stack(images), np.stack(targets)
 
 
-@contextmanager
-def layers_compute_in(policy: str) -> Iterator[None]:
-    """Layers made in this block compute so; what is made after it is as before."""
-    before = keras.mixed_precision.dtype_policy()
-    keras.mixed_precision.set_global_policy(policy)
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(before)
-
-
 def train_detector(
     photos: Sequence[Photo],
     path: Path,
@@ -300,9 +286,7 @@ def train_detector(
             f"{len(with_faces)}."
         )
     keras.utils.set_random_seed(seed)
-    # Three times as fast as float32 on a processor with bfloat16 units, and as good.
-    with layers_compute_in("mixed_bfloat16"):
-        model = build_detector(fit.network)
+    model = build_detector(fit.network)
     if fit.start:
         start_from(model, find_detector())
     optimizer = keras.optimizers.AdamW(
@@ -321,16 +305,14 @@ def train_detector(
         )
     )
     model.fit(_Batches(learnt, fit, seed), epochs=1, verbose=0, callbacks=[told])
-    with layers_compute_in("float32"):
-        trained = build_detector(fit.network)
-    trained.set_weights(model.get_weights())
-    options = {"longest_side": fit.longest_side, "max_enlarge": 1.5}
-    export_detector(trained, path, fit.network, threshold=0.5, **options)
+    export_detector(model, path, fit.network, longest_side=fit.longest_side)
     if not held_out:
         return FoundFaces(0, 0, 0, 0, 0.5)
     say(f"measuring the detector on {len(held_out)} held-out photos")
     found = _measure(OnnxFaceDetector(path, threshold=LEAST_SCORE), held_out)
-    export_detector(trained, path, fit.network, threshold=found.threshold, **options)
+    export_detector(
+        model, path, fit.network, longest_side=fit.longest_side, threshold=found.threshold
+    )
     return found
 
 

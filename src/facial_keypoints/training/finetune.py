@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,18 @@ from numpy.typing import NDArray
 
 from facial_keypoints.data.cache import data_digest
 from facial_keypoints.data.duplicates import duplicate_groups, image_digests, join_groups
+from facial_keypoints.data.formats.faces import Photo
 from facial_keypoints.errors import DataError
 from facial_keypoints.files import output_folder
 from facial_keypoints.models.codec import CONFIDENCE
 from facial_keypoints.models.keras_model import load_keras_model
-from facial_keypoints.models.registry import find_model
+from facial_keypoints.models.registry import OWN_DETECTOR, find_model
 from facial_keypoints.models.spec import ModelSpec, read_embedded_digests, read_embedded_spec
 from facial_keypoints.models.tuned import backbone, build_tuned, read_head
 from facial_keypoints.schemas import select_keypoints
 from facial_keypoints.training.augment import AugmentConfig, Augmenter, apply_affine, warp
 from facial_keypoints.training.closed_form_head import FOLDS, Examples, fit_start
+from facial_keypoints.training.detector import train_detector
 from facial_keypoints.training.fit import check_images
 from facial_keypoints.training.run_folder import Run, begin, finish, load_run
 from facial_keypoints.types import FaceDataset, Keypoints
@@ -72,6 +74,7 @@ def finetune(
     directory: Path | str,
     *,
     base: str | os.PathLike[str] = "default",
+    photos: Sequence[Photo] | None = None,
     seed: int = 0,
     force: bool = False,
     report: Callable[[str], None] | None = None,
@@ -85,6 +88,8 @@ def finetune(
             2,000 faces a random 2,000 are used.
         directory: The run folder; nothing is written there if the work is interrupted.
         base: The model to start from: ``default``, a run folder or a ``.keras`` file.
+        photos: The whole photos of the faces (:func:`facial_keypoints.data.formats.load_photos`), to train a
+            face detector on as well, which finds such faces in other photos. It takes minutes.
         seed: Seed of the views and of the cross-validation folds.
         force: Replace what is in ``directory``.
         report: Called with the current step, for a progress display.
@@ -141,8 +146,11 @@ def finetune(
             "data_source": dataset.source,
             "faces": len(dataset),
             "views": len(examples.features),
-            "seconds": round(time.monotonic() - clock, 3),
         }
+        if photos is not None:
+            found = train_detector(photos, fresh / OWN_DETECTOR, seed=seed, report=say)
+            record["detector"] = asdict(found)
+        record["seconds"] = round(time.monotonic() - clock, 3)
         finish(fresh, model, spec, learnt=learnt, record=record)
     return FinetunedRun(
         **vars(load_run(directory)),

@@ -20,7 +20,7 @@ from facial_keypoints.geometry import centres_to_edges, iou
 from facial_keypoints.io.images import write_image
 from facial_keypoints.types import ImageArray, Keypoints, KeypointSchema
 
-__all__ = ["CAT9", "CAT48", "draw_cats", "write_cats"]
+__all__ = ["CAT9", "CAT48", "SCHEMAS", "draw_cats", "write_cats"]
 
 Plane = NDArray[np.float64]
 Paint = tuple[float, float, float]
@@ -50,6 +50,9 @@ CAT48 = _schema(
     ],
 )  # fmt: skip
 """The outlines of the same parts."""
+
+SCHEMAS = {schema.num_keypoints: schema for schema in (CAT9, CAT48)}
+"""The schemas of drawn cats by their number of keypoints."""
 
 _FURS: tuple[Paint, ...] = (
     (120, 118, 115), (205, 140, 70), (58, 54, 52), (225, 220, 210), (140, 105, 75), (180, 165, 140),
@@ -132,7 +135,10 @@ class _Cat:
             return self.place(x + rx * np.cos(around), y + ry * np.sin(around), z)
 
         own = tuple(fur.tolist())
-        fill(oval(rng.uniform(-0.3, 0.3), 1.9, -0.5, rng.uniform(0.9, 1.3), 1.3), tuple((0.85 * fur).tolist()))
+        fill(
+            oval(rng.uniform(-0.3, 0.3), 1.9, -0.5, rng.uniform(0.9, 1.3), 1.3),
+            tuple((0.85 * fur).tolist()),
+        )
         for ear in self.ears:
             fill(ear, own)
             line(ear, dark)
@@ -265,9 +271,7 @@ def write_cats(
         write_image(files[name], photo)
         sizes[name] = (size[1], size[0])
         for xy, box in zip(cats.xy.tolist(), boxes.tolist(), strict=True):
-            points = {
-                key: (x, y, 2) for key, (x, y) in zip(schema.keypoint_names, xy, strict=True)
-            }
+            points = {key: (x, y, 2) for key, (x, y) in zip(schema.keypoint_names, xy, strict=True)}
             faces.append(Face(name, points, tuple(box), kind="cat"))
     labels = Labels(
         folder, format, faces, sizes, schema.keypoint_names, swap=schema.swap, files=files,
