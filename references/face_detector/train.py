@@ -43,7 +43,12 @@ from facial_keypoints.geometry import (
 )
 from facial_keypoints.inference.detector import FaceDetector, OnnxFaceDetector
 from facial_keypoints.io.images import encode_image, read_image
-from facial_keypoints.models.face_detector import DetectorConfig, build_detector, export_detector
+from facial_keypoints.models.face_detector import (
+    DetectorConfig,
+    build_detector,
+    export_detector,
+    set_threshold,
+)
 from facial_keypoints.schemas import FIVE, KAGGLE15
 from facial_keypoints.training.detector import (
     affine,
@@ -570,9 +575,7 @@ def _check(
     # One false box in 100 of these photos; whole ones in their full size have about three.
     allowed = max(1, round(0.01 * len(held_out)))
     threshold = float(np.clip(false[allowed] if len(false) > allowed else 0.3, 0.2, 0.8))
-    export_detector(
-        model, file, config.network, longest_side=config.longest_side, threshold=threshold
-    )
+    set_threshold(file, threshold)
     per_hundred = 100.0 / max(len(held_out), 1)
     entry |= {"threshold": threshold, "recall": float(np.mean(found >= threshold)) if len(found) else 0.0}  # fmt: skip
     entry |= {f"recall@{t}": round(float(np.mean(found >= t)), 4) for t in (0.3, 0.4, 0.5) if len(found)}  # fmt: skip

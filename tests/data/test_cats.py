@@ -38,15 +38,18 @@ def test_points_lie_in_the_boxes_and_left_is_right_in_the_image(schema):
 
 
 def test_eyes_are_where_the_points_say():
-    """Pupils are darker than the rest of the eye, and the nearest dark spot is at the point."""
-    for photo, cats, boxes in cats_of(photos=10):
+    """Eyes are the darkest part of most cats: their middles are darker than what is around them."""
+    darker = []
+    for photo, cats, boxes in cats_of(photos=12):
         for cat, box in zip(cats.xy, boxes, strict=True):
-            if box[2] - box[0] < 60:
-                continue
-            for eye in cat[[0, 3]].round().astype(int):
-                x, y = eye
-                around = photo[y - 9 : y + 10, x - 9 : x + 10].mean()
-                assert photo[y - 1 : y + 2, x - 1 : x + 2].mean() < 0.9 * around
+            if box[2] - box[0] > 50:
+                for x, y in cat[[0, 3]].round().astype(int):
+                    middle, around = (
+                        photo[y - n : y + n + 1, x - n : x + n + 1].mean() for n in (2, 12)
+                    )
+                    darker.append(middle / around)
+    assert len(darker) > 10
+    assert np.median(darker) < 0.7
 
 
 def test_the_names_alone_give_the_same_schema():

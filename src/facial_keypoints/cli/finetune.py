@@ -43,7 +43,7 @@ def finetune_command(
     method: Annotated[
         MethodName,
         typer.Option(
-            help="head: fit a new head, in seconds. all: train all weights, for minutes. auto: from 300 faces on "
+            help="head: fit a new head, in seconds. all: train all weights, for minutes. auto: from 100 faces on "
             "both, and keep the one with the lower error on held-out faces."
         ),
     ] = MethodName.auto,

@@ -37,6 +37,7 @@ __all__ = [
     "build_detector",
     "build_exportable",
     "export_detector",
+    "set_threshold",
     "start_from",
 ]
 
@@ -301,6 +302,16 @@ def export_detector(
         onnx.save(graph, str(temporary))
 
 
+def set_threshold(path: Path, threshold: float) -> None:
+    """Change the least score of a face of an exported detector."""
+    onnx = _import_onnx()
+    graph = onnx.load(str(path))
+    entry = next(entry for entry in graph.metadata_props if entry.key == DETECTOR_KEY)
+    entry.value = json.dumps({**json.loads(entry.value), "threshold": round(threshold, 4)})
+    with atomic_path(path) as temporary:
+        onnx.save(graph, str(temporary))
+
+
 def _import_onnx() -> Any:
     try:
         import onnx
@@ -366,6 +377,10 @@ def _read_convolutions(path: Path) -> list[tuple[NDArray[np.float32], NDArray[np
     }
     convolutions = [node.input for node in graph.node if node.op_type == "Conv"]
     convolutions.sort(key=lambda names: _numbers(names[1], "/conv2d"))
+    kernels = [arrays[kernel].transpose(2, 3, 1, 0) for _, kernel, *_ in convolutions]
+    # The converter leaves out a bias of zeros.
+    biases = [arrays[names[2]] if len(names) > 2 else None for names in convolutions]
     return [
-        (arrays[kernel].transpose(2, 3, 1, 0), arrays[bias]) for _, kernel, bias in convolutions
+        (kernel, np.zeros(kernel.shape[3], np.float32) if bias is None else bias)
+        for kernel, bias in zip(kernels, biases, strict=True)
     ]

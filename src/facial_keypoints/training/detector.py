@@ -30,6 +30,7 @@ from facial_keypoints.models.face_detector import (
     DetectorConfig,
     build_detector,
     export_detector,
+    set_threshold,
     start_from,
 )
 from facial_keypoints.models.registry import find_detector
@@ -310,9 +311,7 @@ def train_detector(
         return FoundFaces(0, 0, 0, 0, 0.5)
     say(f"measuring the detector on {len(held_out)} held-out photos")
     found = _measure(OnnxFaceDetector(path, threshold=LEAST_SCORE), held_out)
-    export_detector(
-        model, path, fit.network, longest_side=fit.longest_side, threshold=found.threshold
-    )
+    set_threshold(path, found.threshold)
     return found
 
 

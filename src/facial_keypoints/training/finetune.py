@@ -49,7 +49,7 @@ __all__ = ["METHODS", "FinetunedRun", "Method", "finetune"]
 Method = Literal["auto", "head", "all"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-HUNDREDS = 300
+HUNDREDS = 100
 """Faces from which ``auto`` tries all weights too."""
 
 FEWEST_GROUPS = 20
@@ -108,7 +108,7 @@ def finetune(
         directory: The run folder; nothing is written there if the work is interrupted.
         base: The model to start from: ``default``, a run folder or a ``.keras`` file.
         method: ``head`` fits a new head in closed form, in seconds; ``all`` trains all weights, for minutes;
-            ``auto`` does both from 300 faces on, and keeps the one with the lower error on held-out faces.
+            ``auto`` does both from 100 faces on, and keeps the one with the lower error on held-out faces.
         photos: The whole photos of the faces (:func:`facial_keypoints.data.formats.load_photos`), to train a
             face detector on as well, which finds such faces in other photos. It takes minutes.
         seed: Seed of the views, of the cross-validation folds and of the held-out faces.
