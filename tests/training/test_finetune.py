@@ -31,6 +31,7 @@ from facial_keypoints.training import finetune as finetuning
 from facial_keypoints.training.augment import AugmentConfig
 from facial_keypoints.training.closed_form_head import Examples, fit_start
 from facial_keypoints.training.finetune import VIEWS, _examples, _Views, finetune
+from facial_keypoints.training.learning_curve import _with_twice, describe, learning_curve
 from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema
 
 pytestmark = pytest.mark.backends
@@ -311,6 +312,94 @@ def test_too_few_labels_are_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="labels 'chin' in 3 faces"):
         finetune(faces, tmp_path / "run", base=base)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("few_views")
+def test_images_of_any_size_and_colour_are_taken(base: Path, tmp_path: Path) -> None:
+    faces = drawn(8)
+    large = faces.images.repeat(2, axis=1).repeat(2, axis=2).repeat(3, axis=3)
+    xy = 2.0 * faces.keypoints.xy + 0.5
+    run = finetune(
+        replace(faces, images=large, keypoints=Keypoints(xy, KAGGLE15)), tmp_path / "a", base=base
+    )
+    assert run.faces.images.shape == faces.images.shape
+    np.testing.assert_allclose(run.faces.keypoints.xy, faces.keypoints.xy, atol=1e-3)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One epoch of all weights, tried from 20 faces on."""
+    monkeypatch.setattr(finetuning, "EPOCHS", 1)
+    monkeypatch.setattr(finetuning, "HUNDREDS", 20)
+    monkeypatch.setattr("facial_keypoints.training.fit.LEAST_VIEWS", 32)
+
+
+@pytest.mark.usefixtures("few_views", "short")
+@pytest.mark.parametrize("better", ["head", "all"])
+def test_the_better_method_on_held_out_faces_is_kept(
+    better: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if better == "all":  # the head predicts nonsense
+        monkeypatch.setattr(LinearHead, "__call__", lambda head, features: 99.0 + np.zeros((len(features), *head.bias.shape)))  # fmt: skip
+    else:  # so does the network
+        monkeypatch.setattr(finetuning, "predict_run", lambda run, faces: 99.0 + 0.0 * np.nan_to_num(faces.keypoints.xy))  # fmt: skip
+    faces = drawn(24)
+    run = finetune(faces, tmp_path / "run", base=base)
+    assert run.record["method"] == better
+    compared = run.record["compared"]
+    assert (compared["all_px"] < compared["head_px"]) == (better == "all")
+    assert not (tmp_path / "run/all").exists()
+    assert load_predictor(tmp_path / "run").predict_batch(faces.images).xy.shape == (24, 15, 2)
+    if better == "all":
+        # Measured on faces that were not trained on.
+        assert run.split is not None
+        assert len(run.faces) == len(run.split.test) == len(run.predicted_xy)
+        assert run.spec.name == "landmark"
+    else:
+        assert len(run.faces) == 24
+
+
+@pytest.mark.usefixtures("short")
+def test_few_groups_cannot_train_all_weights(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="use the method head"):
+        finetune(drawn(12), tmp_path / "run", base=base, method="all")
+
+
+# The learning curve
+
+
+def test_twice_the_labels_are_extrapolated_along_a_power_law() -> None:
+    n = np.array([25, 50, 100, 200])
+    errors = 3.0 + 20.0 * n**-0.7
+    np.testing.assert_allclose(_with_twice(errors[:3]), errors)
+    np.testing.assert_allclose(_with_twice(np.array([4.0, 3.0, 3.2]))[-1], 3.2)  # no gain is seen
+    np.testing.assert_allclose(
+        _with_twice(np.array([4.0, 3.9, 3.5]))[-1], 3.1
+    )  # no larger gain than before
+
+
+def test_the_curve_falls_with_the_number_of_groups() -> None:
+    features, before = random_points(120)
+    rng = np.random.default_rng(4)
+    old = before(features)[:, 0, :, :2]
+    xy = 0.5 * old[:, :3] + 0.5 * old[:, 1:4] + rng.normal(0, 1.0, (120, 3, 2))
+    groups = np.repeat([f"g{i:02d}" for i in range(60)], 2)
+    fold = np.repeat(np.random.default_rng(0).permutation(60) % 5, 2)
+    seen = Examples(features, xy, np.ones((120, 3), bool), fold, 120)
+    schema = KeypointSchema("mine", ("a", "b", "c"), (0, 1, 2), ("a", "b"))
+    faces = FaceDataset(
+        np.zeros((120, 8, 8, 1), np.uint8), Keypoints(xy, schema), groups, groups=groups
+    )
+    known = np.full(3, -1)
+    curve = learning_curve(faces, seen, before, known, fit_start(seen, before, known).out_of_fold)
+    assert [(p.share, p.faces) for p in curve] == [(0.25, 30), (0.5, 60), (1.0, 120), (2.0, 240)]
+    errors = [p.nme for p in curve]
+    assert errors == sorted(errors, reverse=True)
+    assert all(p.interval.low < p.nme < p.interval.high for p in curve[:3])
+    told = describe([{**vars(p), "interval": list(p.interval)} for p in curve])
+    assert told[1].startswith("twice the labels (240 faces): about ")
+    few = faces.subset(slice(0, 30))
+    assert learning_curve(few, seen.subset(np.arange(30)), before, known, xy[:30]) == ()
 
 
 def test_models_that_cannot_be_fine_tuned_are_refused(base: Path, tmp_path: Path) -> None:

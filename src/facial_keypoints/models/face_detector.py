@@ -350,7 +350,7 @@ def start_from(model: keras.Model, path: Path) -> None:
     ours.sort(key=lambda v: (not isinstance(v, ScaledConv2D), _numbers(v.name, "conv2d")))
     theirs = _read_convolutions(path)
     if len(ours) != len(theirs):
-        raise ModelError(f"{path} has another number of layers than the network to train.")
+        raise ModelError(f"{path} has other layers than the network to train.")
     for layer, (kernel, bias) in zip(ours, theirs, strict=True):
         scaled, count = isinstance(layer, ScaledConv2D), layer.kernel.shape[3]
         if kernel.shape[:3] != layer.kernel.shape[:3] or (scaled and kernel.shape[3] != count):
