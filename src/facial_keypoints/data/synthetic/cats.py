@@ -92,6 +92,7 @@ class _Cat:
             self.ears.append(place(side * ear[:, 0], ear[:, 1], -0.15))
         x = np.array([0.0, 0.1, 0.0, -0.1])
         self.nose = place(x, np.array([0.2, 0.21, 0.32, 0.21]), 0.5)
+        self.slack = size * rng.uniform(0.02, 0.12, 4) * np.array([-1.0, -1.0, 1.0, 1.0])
         half = rng.uniform(0.18, 0.26)
         x = np.array([half, 0.6 * half, 0.0, -0.6 * half, -half])
         self.mouth = place(x, np.array([0.44, 0.5, 0.42, 0.5, 0.44]), 0.42)
@@ -113,9 +114,9 @@ class _Cat:
         return np.array([*left, *right, self.nose[0], self.nose[2], middle_mouth, self.lip, chin, self.head[0]])  # fmt: skip
 
     def box(self) -> NDArray[np.float64]:
-        """(4,) xyxy around head and ears, edges in pixels."""
+        """(4,) xyxy around head and ears, as a hand would draw it; edges in pixels."""
         outline = centres_to_edges(np.concatenate([self.head, *self.ears]))
-        return np.concatenate([outline.min(axis=0), outline.max(axis=0)])
+        return np.concatenate([outline.min(axis=0), outline.max(axis=0)]) + self.slack
 
     def paint(self, photo: ImageArray) -> None:
         """Draw the cat over a photo, in place."""
