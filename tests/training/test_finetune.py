@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,14 @@ keras = pytest.importorskip("keras")
 from facial_keypoints.crops import letterbox
 from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.formats import save_dataset
+from facial_keypoints.data.formats.faces import Photo
 from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import MARKER, mark_folder
 from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.models.export import export_onnx
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
+from facial_keypoints.models.registry import OWN_DETECTOR, find_detector
 from facial_keypoints.models.runtime import read_training_digests
 from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec
 from facial_keypoints.models.study import build_fc
@@ -30,6 +33,7 @@ from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training import finetune as finetuning
 from facial_keypoints.training.augment import AugmentConfig
 from facial_keypoints.training.closed_form_head import Examples, fit_start
+from facial_keypoints.training.detector import FoundFaces
 from facial_keypoints.training.finetune import VIEWS, _examples, _Views, finetune
 from facial_keypoints.training.learning_curve import _with_twice, describe, learning_curve
 from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema
@@ -348,6 +352,7 @@ def test_the_better_method_on_held_out_faces_is_kept(
     assert run.record["method"] == better
     compared = run.record["compared"]
     assert (compared["all_px"] < compared["head_px"]) == (better == "all")
+    assert [point["share"] for point in run.record["learning_curve"]] in ([], [0.25, 0.5, 1.0, 2.0])
     assert not (tmp_path / "run/all").exists()
     assert load_predictor(tmp_path / "run").predict_batch(faces.images).xy.shape == (24, 15, 2)
     if better == "all":
@@ -357,6 +362,25 @@ def test_the_better_method_on_held_out_faces_is_kept(
         assert run.spec.name == "landmark"
     else:
         assert len(run.faces) == 24
+
+
+@pytest.mark.usefixtures("few_views")
+def test_the_run_folder_brings_the_detector_that_was_trained_with_it(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [Photo(np.zeros((40, 60), np.uint8), np.zeros((0, 4), np.float32))]
+
+    def training(given: list[Photo], path: Path, **_: object) -> FoundFaces:
+        assert given is photos
+        shutil.copy(find_detector(), path)
+        return FoundFaces(2, 5, 4, 1, 0.5)
+
+    monkeypatch.setattr(finetuning, "train_detector", training)
+    run = finetune(drawn(8), tmp_path / "run", base=base, photos=photos)
+    assert run.record["detector"]["found"] == 4
+    own = tmp_path / "run" / OWN_DETECTOR
+    assert load_predictor(tmp_path / "run").detector.path == own  # type: ignore[attr-defined]
+    assert load_predictor(tmp_path / "run", detector=find_detector()).detector.path != own  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("short")

@@ -140,10 +140,10 @@ def finetune(
         if method == "all" or (
             method == "auto" and len(faces) >= HUNDREDS and groups >= FEWEST_GROUPS
         ):
-            trained, compared = _compare(faces, start, fresh / "all", seed, say)
+            trained, compared, curve = _compare(faces, start, fresh / "all", seed, say)
             record["compared"] = compared
             if method == "all" or compared["all_px"] < compared["head_px"]:
-                record["method"] = "all"
+                record |= {"method": "all", "learning_curve": curve}
         if record["method"] == "all":
             measured = _keep_all(faces, start, trained, fresh)
         else:
@@ -242,13 +242,19 @@ def _write_head(
 
 def _compare(
     faces: FaceDataset, base: _Base, folder: Path, seed: int, say: Callable[[str], None]
-) -> tuple[Run, dict[str, Any]]:
-    """Train all weights into a folder, and measure them and a head on faces that neither has seen."""
+) -> tuple[Run, dict[str, Any], list[dict[str, Any]]]:
+    """Train all weights into a folder, and measure them and a head on faces that neither has seen.
+
+    Returns:
+        The training, both errors, and the learning curve of the head.
+    """
     split = split_dataset(faces, seed=seed)
     learnt, test = (faces.subset(rows) for rows in (np.union1d(split.train, split.val), split.test))
     say("fitting a head to compare with")
-    examples = _examples(_at_most(learnt, seed), base.features, seed)
-    start = fit_start(examples, base.head, base.known(faces.schema))
+    learnt, known = _at_most(learnt, seed), base.known(faces.schema)
+    examples = _examples(learnt, base.features, seed)
+    start = fit_start(examples, base.head, known)
+    curve = learning_curve(learnt, examples, base.head, known, start.out_of_fold, seed=seed)
     head_xy = start.head(base.features_of(test.images))[:, 0, :, :2]
     recipe = RECIPES["landmark"].override(epochs=EPOCHS, learning_rate=FROM_RATE)
     told = keras.callbacks.LambdaCallback(
@@ -269,7 +275,7 @@ def _compare(
         "test_faces": len(test), "head_px": head_px, "all_px": all_px,
         "difference_px": percentile_interval(draws[:, 0] - draws[:, 1]),
     }  # fmt: skip
-    return run, compared
+    return run, compared, [asdict(point) for point in curve]
 
 
 def _keep_all(faces: FaceDataset, base: _Base, run: Run, folder: Path) -> dict[str, Any]:

@@ -116,7 +116,8 @@ class _Cat:
     def box(self) -> NDArray[np.float64]:
         """(4,) xyxy around head and ears, as a hand would draw it; edges in pixels."""
         outline = centres_to_edges(np.concatenate([self.head, *self.ears]))
-        return np.concatenate([outline.min(axis=0), outline.max(axis=0)]) + self.slack
+        corners = np.concatenate([outline.min(axis=0), outline.max(axis=0)])
+        return np.asarray(corners + self.slack)
 
     def paint(self, photo: ImageArray) -> None:
         """Draw the cat over a photo, in place."""
