@@ -113,6 +113,7 @@ def test_the_least_score_is_between_faces_and_what_is_none():
     assert 0.36 < found.threshold < 0.69
 
 
+@pytest.mark.slow
 def test_a_short_training_leaves_a_detector_that_opens(tmp_path: Path):
     said: list[str] = []
     found = train_detector(photos_of(12), tmp_path / "d.onnx", fit=QUICK, report=said.append)

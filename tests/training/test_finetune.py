@@ -206,13 +206,21 @@ def test_points_move_with_their_image() -> None:
 def test_a_group_lies_in_one_fold_with_all_its_views() -> None:
     faces = dotted_faces(20, height=SIZE, width=SIZE)
     people = np.repeat([f"p{i}" for i in range(7)], 3)[:20]
-    found = _examples(replace(faces, groups=people), backbone(build_network(TINY)), seed=0)
+    found, folds = _examples(replace(faces, groups=people), backbone(build_network(TINY)), seed=0)
     fold = found.fold.reshape(-1, 20)
     assert len(fold) == VIEWS
     assert (fold == fold[0]).all()
     assert all(len(set(fold[0][people == p])) == 1 for p in np.unique(people))
-    assert len(set(fold[0])) == 5
+    assert len(set(fold[0])) == folds == 5
     np.testing.assert_array_equal(found.xy[:20], np.nan_to_num(faces.keypoints.xy))
+
+
+def test_fewer_groups_than_folds_make_fewer_folds() -> None:
+    faces = dotted_faces(9, height=SIZE, width=SIZE)
+    people = np.repeat(["a", "b", "c"], 3)
+    found, folds = _examples(replace(faces, groups=people), backbone(build_network(TINY)), seed=0)
+    assert folds == 3
+    assert len({*zip(people, found.fold[:9].tolist(), strict=True)}) == len({*found.fold}) == 3
 
 
 # Whole runs
@@ -262,6 +270,24 @@ def test_a_tuned_model_can_be_tuned_again(base: Path, tmp_path: Path) -> None:
 def few_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two views of a face, where the error does not matter."""
     monkeypatch.setattr(finetuning, "VIEWS", 2)
+
+
+@pytest.mark.usefixtures("few_views")
+def test_no_error_is_given_where_nothing_shows_that_on_new_faces(
+    base: Path, tmp_path: Path
+) -> None:
+    every = drawn(11)
+    faces = every.subset(np.arange(8))
+    alone = finetune(replace(faces, groups=np.full(8, "me")), tmp_path / "alone", base=base)
+    assert alone.folds == 1
+    assert np.isnan(alone.predicted_xy).all()
+    assert alone.record["out_of_fold_px"] is None
+    # Three of the faces are those that the base was trained on.
+    both = every.subset(np.arange(5, 11))
+    again = finetune(both, tmp_path / "again", base=tmp_path / "alone")
+    assert again.known_faces.tolist() == [True] * 3 + [False] * 3
+    assert np.isnan(again.predicted_xy[:3]).all()
+    assert np.isfinite(again.predicted_xy[3:]).all()
 
 
 @pytest.mark.usefixtures("few_views")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -102,37 +103,36 @@ def finetune_command(
     from facial_keypoints.evaluation.report import render_evaluation
     from facial_keypoints.evaluation.scores import evaluate_predictions
     from facial_keypoints.training.finetune import finetune
-    from facial_keypoints.training.learning_curve import describe
 
     with log.status("starting") as status:
         run = finetune(
             dataset, out, base=base, method=method.value, photos=photos, seed=seed, force=force,
             report=status.update,
         )  # fmt: skip
-    report = evaluate_predictions(run.faces, run.predicted_xy, seed=seed)
-    write_json(out / "report.json", report.to_dict())
-    Console().print(render_evaluation(report))
-    record = run.record
-    how = (
-        "by five-fold cross-validation over"
-        if record["method"] == "head"
-        else "after training all weights on other faces, on"
-    )
-    log.print(
-        f"measured {how} {len(run.faces)} faces, in pixels of the model's input "
-        f"({spec.input_size[1]}×{spec.input_size[0]})"
-    )
-    if compared := record.get("compared"):
-        low, high = compared["difference_px"]
+    new = np.flatnonzero(~run.known_faces)
+    if run.folds == 1:
         log.print(
-            f"chose {'all weights' if record['method'] == 'all' else 'the new head'}: on {compared['test_faces']} "
-            f"held-out faces, RMSE {compared['all_px']:.2f} px with all weights and {compared['head_px']:.2f} px "
-            f"with a new head (95 % interval of the difference {low:.2f} to {high:.2f})"
+            f"no error is given: all {len(run.faces)} faces are of one group, so none shows how large it is on "
+            "others; add faces of another group"
         )
-    if record.get("learning_curve"):
-        for line in describe(record["learning_curve"]):
-            log.print(line)
-    both = ~np.isnan(run.base_xy[..., 0]) & run.faces.keypoints.labeled
+    elif len(new):
+        report = evaluate_predictions(run.faces.subset(new), run.predicted_xy[new], seed=seed)
+        write_json(out / "report.json", report.to_dict())
+        Console().print(render_evaluation(report))
+        how = (
+            f"by cross-validation over {len(new)} faces in {run.folds} folds, a group in one fold"
+            if run.folds
+            else f"after training all weights on other faces, on {len(new)} faces"
+        )
+        log.print(
+            f"measured {how}, in pixels of the model's input ({spec.input_size[1]}×{spec.input_size[0]})"
+        )
+    if len(new) < len(run.faces):
+        log.print(
+            f"{len(run.faces) - len(new)} of {len(run.faces)} faces are not measured: {base} was trained on them, "
+            "so their errors would be too low"
+        )
+    both = ~np.isnan(run.base_xy[..., 0] + run.predicted_xy[..., 0]) & run.faces.keypoints.labeled
     if both.any():
         truth = run.faces.keypoints.xy[both]
         ours, theirs = (
@@ -144,12 +144,28 @@ def finetune_command(
             f"mean error of the points that {base} predicts too: {ours:.2f} px; {base} as it is{style}: "
             f"{theirs:.2f} px"
         )
+    for line in _told(run.record):
+        log.print(line)
+    log.print(f"the model is {out / 'model.keras'}")
+
+
+def _told(record: Mapping[str, Any]) -> Iterator[str]:
+    """What is known besides the errors, a sentence each: the choice of the method, the learning curve, the detector."""
+    from facial_keypoints.training.learning_curve import describe
+
+    if compared := record.get("compared"):
+        low, high = compared["difference_px"]
+        yield (
+            f"chose {'all weights' if record['method'] == 'all' else 'the new head'}: on {compared['test_faces']} "
+            f"held-out faces, RMSE {compared['all_px']:.2f} px with all weights and {compared['head_px']:.2f} px "
+            f"with a new head (95 % interval of the difference {low:.2f} to {high:.2f})"
+        )
+    if record.get("learning_curve"):
+        yield from describe(record["learning_curve"])
     if found := record.get("detector"):
-        measured = (
+        yield "detector: " + (
             f"found {found['found']} of {found['faces']} faces in {found['photos']} held-out photos, and "
             f"{found['false_boxes']} boxes on no face"
             if found["photos"]
             else "not measured: too few photos to hold any out"
         )
-        log.print(f"detector: {measured}")
-    log.print(f"the model is {out / 'model.keras'}")

@@ -39,7 +39,7 @@ class Examples:
         features: (M, F) output of the backbone.
         xy: (M, K, 2) input pixels, finite fillers where not labelled.
         labelled: (M, K).
-        fold: (M,) 0 to 4; all views of a face lie in one fold.
+        fold: (M,) number of the fold from 0; all views of a face lie in one fold.
         faces: N.
     """
 
@@ -199,7 +199,7 @@ class _Ridge:
         found = np.zeros((_NONE + 1, faces, len(self.mask_of), 2))
         for m in range(self.masks.shape[1]):
             columns = np.flatnonzero(self.mask_of == m)
-            for part in range(FOLDS):
+            for part in np.unique(fold):
                 fit = np.flatnonzero(self.masks[:, m] & (fold != part))
                 test = np.flatnonzero(fold[:faces] == part)
                 if not len(fit) or not len(test):

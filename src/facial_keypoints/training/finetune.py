@@ -77,15 +77,21 @@ class FinetunedRun(Run):
             weights its test faces.
         predicted_xy: (N, K, 2) predictions, pixels: of heads fitted without the face (and its group), whose
             error is slightly higher than that of the model, which is fitted to all faces; or of the model itself
-            for its test faces.
+            for its test faces. NaN where all faces are of one group, or where the base was trained on the face:
+            nothing then shows the error on new faces.
         base_xy: (N, K, 2) predictions of the base in its best style, NaN for points it does not have.
         style: That style.
+        folds: Number of folds of the cross-validation by groups; 1 if all faces are of one group, 0 for a
+            training of all weights.
+        known_faces: (N,) bool: faces that the base was trained on.
     """
 
     faces: FaceDataset
     predicted_xy: NDArray[np.float32]
     base_xy: NDArray[np.float32]
     style: str
+    folds: int
+    known_faces: NDArray[np.bool_]
 
 
 def finetune(
@@ -184,18 +190,38 @@ class _Base:
         return np.asarray(found, np.float64)
 
     def measured(
-        self, faces: FaceDataset, predicted_xy: FloatArray, features: FloatArray, style: int
+        self,
+        faces: FaceDataset,
+        predicted_xy: FloatArray,
+        features: FloatArray,
+        style: int,
+        folds: int,
     ) -> dict[str, Any]:
         """What :class:`FinetunedRun` adds to a run."""
-        known = self.known(faces.schema)
+        known, seen = self.known(faces.schema), self.has_seen(faces)
         xy = self.head(features)[:, style, known, :2]
         xy[:, known < 0] = np.nan
+        predicted = predicted_xy.astype(np.float32)
+        predicted[seen] = xy[seen] = np.nan
+        if folds == 1:
+            predicted[:] = np.nan
         return {
             "faces": faces,
-            "predicted_xy": predicted_xy.astype(np.float32),
+            "predicted_xy": predicted,
             "base_xy": xy.astype(np.float32),
             "style": self.spec.styles[style],
+            "folds": folds,
+            "known_faces": seen,
         }
+
+    def digests(self) -> frozenset[bytes]:
+        """Of the images that it was trained on, where they are known."""
+        return read_embedded_digests(self.file) or frozenset()
+
+    def has_seen(self, faces: FaceDataset) -> NDArray[np.bool_]:
+        """(N,) whether it was trained on each image."""
+        old = self.digests()
+        return np.array([digest in old for digest in image_digests(faces.images)], bool)
 
 
 def _write_head(
@@ -210,11 +236,14 @@ def _write_head(
     begin(folder, {"base": described, "seed": seed, "data_digest": digest})
     known = base.known(faces.schema)
     say(f"computing features of {len(faces)} faces")
-    examples = _examples(faces, base.features, seed)
+    examples, folds = _examples(faces, base.features, seed)
     say("fitting the head")
     start = fit_start(examples, base.head, known)
     say("measuring with fewer labels")
-    curve = learning_curve(faces, examples, base.head, known, start.out_of_fold, seed=seed)
+    seen = base.has_seen(faces)
+    curve = learning_curve(
+        faces, examples, base.head, known, start.out_of_fold, without=seen, seed=seed
+    )
     spec = ModelSpec(
         name=f"{base.spec.name.removesuffix('-tuned')}-tuned",
         schema=faces.schema,
@@ -225,10 +254,11 @@ def _write_head(
         output="points",
     )
     # The backbone was trained on the base's training faces, so they count as this model's too.
-    learnt = {*image_digests(faces.images), *(read_embedded_digests(base.file) or ())}
+    learnt = {*image_digests(faces.images), *base.digests()}
     record = {
         "style": base.spec.styles[start.style],
-        "out_of_fold_px": start.errors_px,
+        "folds": folds,
+        "out_of_fold_px": None if folds == 1 or seen.any() else start.errors_px,
         "choices": start.choices,
         "data_source": faces.source,
         "faces": len(faces),
@@ -237,7 +267,8 @@ def _write_head(
     }
     model = build_tuned(base.features, start.head, start.anchor_xy)
     finish(folder, model, spec, learnt=learnt, record=record)
-    return base.measured(faces, start.out_of_fold, examples.features[: len(faces)], start.style)
+    features = examples.features[: len(faces)]
+    return base.measured(faces, start.out_of_fold, features, start.style, folds)
 
 
 def _compare(
@@ -252,9 +283,12 @@ def _compare(
     learnt, test = (faces.subset(rows) for rows in (np.union1d(split.train, split.val), split.test))
     say("fitting a head to compare with")
     learnt, known = _at_most(learnt, seed), base.known(faces.schema)
-    examples = _examples(learnt, base.features, seed)
+    examples, _ = _examples(learnt, base.features, seed)
     start = fit_start(examples, base.head, known)
-    curve = learning_curve(learnt, examples, base.head, known, start.out_of_fold, seed=seed)
+    curve = learning_curve(
+        learnt, examples, base.head, known, start.out_of_fold,
+        without=base.has_seen(learnt), seed=seed,
+    )  # fmt: skip
     head_xy = start.head(base.features_of(test.images))[:, 0, :, :2]
     recipe = RECIPES["landmark"].override(epochs=EPOCHS, learning_rate=FROM_RATE)
     told = keras.callbacks.LambdaCallback(
@@ -286,7 +320,7 @@ def _keep_all(faces: FaceDataset, base: _Base, run: Run, folder: Path) -> dict[s
     for file in run.directory.iterdir():
         file.replace(folder / file.name)
     features = base.features_of(test.images)
-    return base.measured(test, predicted, features, 0)
+    return base.measured(test, predicted, features, 0, 0)
 
 
 def _fitted(dataset: FaceDataset, spec: ModelSpec) -> FaceDataset:
@@ -371,8 +405,12 @@ class _Views:
         return changed[..., None], moved, weight
 
 
-def _examples(dataset: FaceDataset, features: keras.Model, seed: int) -> Examples:
-    """Features of original and augmented views of the faces; a group lies in one fold."""
+def _examples(dataset: FaceDataset, features: keras.Model, seed: int) -> tuple[Examples, int]:
+    """Features of original and augmented views of the faces, and the number of folds by groups.
+
+    A group lies in one fold. If all faces are of one group, only the views of a face stay together: that
+    chooses a head, but does not measure it.
+    """
     views = _Views(dataset, _AUGMENT, seed)
     images = dataset.images.astype(np.float32)
     repeats = max(1, min(VIEWS, _ROWS // len(dataset)))
@@ -382,13 +420,16 @@ def _examples(dataset: FaceDataset, features: keras.Model, seed: int) -> Example
         parts.append(tuple(np.asarray(ops.convert_to_numpy(a), np.float32) for a in changed))
     images, xy, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
     names, unit = np.unique(_groups(dataset), return_inverse=True)
-    if len(names) < FOLDS:  # too few groups: only the views of a face stay together
+    folds = min(FOLDS, len(names))
+    if folds == 1:
         unit = np.arange(len(dataset))
-    fold = (np.random.default_rng(seed).permutation(unit.max() + 1) % FOLDS)[unit]
-    return Examples(
+    order = np.random.default_rng(seed).permutation(unit.max() + 1)
+    fold = (order % (folds if folds > 1 else FOLDS))[unit]
+    examples = Examples(
         features=np.asarray(features.predict(images, batch_size=64, verbose=0), np.float64),
         xy=xy.astype(np.float64),
         labelled=weight > 0,
         fold=np.tile(fold, repeats),
         faces=len(dataset),
     )
+    return examples, folds

@@ -21,7 +21,7 @@ from facial_keypoints.evaluation.metrics import (
 )
 from facial_keypoints.models.tuned import LinearHead
 from facial_keypoints.training.closed_form_head import FOLDS, Examples, fit_start
-from facial_keypoints.types import FaceDataset, FloatArray
+from facial_keypoints.types import BoolArray, FaceDataset, FloatArray
 
 __all__ = ["CurvePoint", "describe", "learning_curve"]
 
@@ -53,6 +53,7 @@ def learning_curve(
     known: NDArray[np.int64],
     out_of_fold: FloatArray,
     *,
+    without: BoolArray | None = None,
     seed: int = 0,
 ) -> tuple[CurvePoint, ...]:
     """Measure a quarter, a half and all of the groups, and extrapolate to twice as many.
@@ -66,6 +67,7 @@ def learning_curve(
         before: As for :func:`fit_start`.
         known: As for :func:`fit_start`.
         out_of_fold: (N, K, 2) predictions by heads fitted to all other groups.
+        without: (N,) faces that are not measured, since the base was trained on them.
         seed: Of the quarters and the bootstrap.
 
     Returns:
@@ -90,6 +92,8 @@ def learning_curve(
             found = fit_start(examples.subset(rows), before, known).out_of_fold
             errors[rows, column] = face_nme(truth[rows], found, pair)
     errors[:, -1] = face_nme(truth, out_of_fold, pair)
+    if without is not None:
+        errors[without] = np.nan
     if (~np.isnan(errors).any(axis=1)).sum() < FOLDS * QUARTERS:
         return ()
     # The function takes roots of means, and the mean itself is asked for here.
