@@ -29,6 +29,7 @@ VERBS = {
 }
 DRAWING = {
     "data synthesize": "data synthesize --train 3 --test 1",
+    "data cats": "data cats --photos 1",
     "data download": "data download",
 }
 

@@ -415,6 +415,12 @@ def test_few_groups_cannot_train_all_weights(base: Path, tmp_path: Path) -> None
         finetune(drawn(12), tmp_path / "run", base=base, method="all")
 
 
+def test_the_command_line_offers_the_methods() -> None:
+    from facial_keypoints.cli.finetune import MethodName
+
+    assert tuple(MethodName) == finetuning.METHODS
+
+
 # The learning curve
 
 
