@@ -10,6 +10,8 @@ import pytest
 from command_line import command_line
 from facial_keypoints.data.formats import load_photos, read_labels
 from facial_keypoints.data.synthetic.cats import CAT9, CAT48, draw_cats
+from facial_keypoints.errors import DataError
+from facial_keypoints.io.images import write_image
 from facial_keypoints.schemas import propose_schema
 
 
@@ -75,3 +77,26 @@ def test_other_numbers_of_points_are_refused(tmp_path: Path):
     done = command_line("data", "cats", "--points", "7", "-o", tmp_path / "out")
     assert done.returncode == 2
     assert "9 or 48" in done.stderr
+
+
+def test_large_photos_are_shrunk_with_their_boxes_but_small_faces_stay(tmp_path: Path):
+    for name, width in (("large", 800), ("small", 60)):
+        image = np.zeros((1000, 2000, 3), np.uint8)
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "a.png", image)
+        (tmp_path / name / "faces.csv").write_text(
+            "image,x0,y0,x1,y1,nose_x,nose_y,ear_x,ear_y\n"
+            f"a.png,100,100,{100 + width},{100 + width},120,120,140,150\n"
+        )
+    large, small = (load_photos(tmp_path / name)[0] for name in ("large", "small"))
+    assert large.image.shape == (320, 640)
+    np.testing.assert_allclose(large.boxes, [[32, 32, 288, 288]])
+    assert small.image.shape == (400, 800)
+    np.testing.assert_allclose(small.boxes, [[40, 40, 64, 64]])
+
+
+def test_images_of_one_face_are_no_photos(tmp_path: Path):
+    write_image(tmp_path / "a.png", np.zeros((40, 40, 3), np.uint8))
+    (tmp_path / "faces.csv").write_text("image,nose_x,nose_y,ear_x,ear_y\na.png,1,2,20,30\n")
+    with pytest.raises(DataError, match="leave --with-detector out"):
+        load_photos(tmp_path)

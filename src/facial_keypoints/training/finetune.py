@@ -143,6 +143,9 @@ def finetune(
                 f"measure the result: label faces of at least {FEWEST_GROUPS} groups, or use the method head."
             )
         record: dict[str, Any] = {"method": "head"}
+        if photos is not None:  # first, since it may refuse them
+            found = train_detector(photos, fresh / OWN_DETECTOR, seed=seed, report=say)
+            record["detector"] = asdict(found)
         if method == "all" or (
             method == "auto" and len(faces) >= HUNDREDS and groups >= FEWEST_GROUPS
         ):
@@ -155,9 +158,6 @@ def finetune(
         else:
             measured = _write_head(faces, start, fresh, seed, say)
         shutil.rmtree(fresh / "all", ignore_errors=True)
-        if photos is not None:
-            found = train_detector(photos, fresh / OWN_DETECTOR, seed=seed, report=say)
-            record["detector"] = asdict(found)
         record["seconds"] = round(time.monotonic() - clock, 3)
         write_json(fresh / "run.json", {**read_json(fresh / "run.json"), **record})
     return FinetunedRun(**vars(load_run(directory)), **measured)

@@ -25,8 +25,8 @@ from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoint
 
 __all__ = ["Photo", "faces_of", "fit_images", "photos_of"]
 
-PHOTO_SIDE = 1024
-"""Longest side in pixels of the photos that are kept in memory."""
+PHOTO_SIDE, FACE_SIDE = 640, 24
+"""Photos that are kept in memory are shrunk to this longest side, but no face to less than this side, in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,8 @@ def photos_of(labels: Labels) -> list[Photo]:
         if len(known) < len(faces):
             continue
         height, width = image.shape[:2]
-        scale = min(1.0, PHOTO_SIDE / max(height, width))
+        smallest = min((float(box[2] - box[0]) for box in known), default=np.inf)
+        scale = min(1.0, max(PHOTO_SIDE / max(height, width), FACE_SIDE / smallest))
         image = resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
         group = next((face.about["group"] for face in faces if face.about.get("group")), name)
         photos.append(
