@@ -7,6 +7,7 @@ few polygons and lines in the plane of its face, whose place, size and pose are 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -65,6 +66,7 @@ class _Cat:
 
     def __init__(self, rng: np.random.Generator, centre: Plane, size: float) -> None:
         self.rng, self.size = rng, size
+        self.fur = np.array(_FURS[rng.integers(len(_FURS))]) + rng.uniform(-15, 15, 3)
         roll = np.deg2rad(np.clip(rng.normal(0.0, 10.0), -28, 28))
         yaw, pitch = (np.deg2rad(np.clip(rng.normal(0.0, s), -35, 35)) for s in (16.0, 9.0))
         turn = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
@@ -119,60 +121,60 @@ class _Cat:
         corners = np.concatenate([outline.min(axis=0), outline.max(axis=0)])
         return np.asarray(corners + self.slack)
 
-    def paint(self, photo: ImageArray) -> None:
-        """Draw the cat over a photo, in place."""
+    def paint_body(self, photo: ImageArray) -> None:
+        """Draw the body over a photo, in place."""
+        x, wide = self.rng.uniform(-0.3, 0.3), self.rng.uniform(0.9, 1.3)
+        self._fill(photo, self._oval(x, 1.9, -0.5, wide, 1.3), 0.85 * self.fur)
+
+    def paint_face(self, photo: ImageArray) -> None:
+        """Draw head and ears over a photo, in place."""
         rng, thin = self.rng, max(1, round(0.025 * self.size))
-        fur = np.array(_FURS[rng.integers(len(_FURS))]) + rng.uniform(-15, 15, 3)
-        dark, light = (tuple(paint.tolist()) for paint in (0.55 * fur, 0.5 * fur + 125.0))
-        pink = (215.0, 150.0, 145.0) if rng.random() < 0.7 else (70.0, 55.0, 55.0)
+        dark, light = 0.55 * self.fur, 0.5 * self.fur + 125.0
+        pink = np.array((215.0, 150.0, 145.0) if rng.random() < 0.7 else (70.0, 55.0, 55.0))
+        fill = partial(self._fill, photo)
 
-        def fill(shape: Plane, paint: Paint) -> None:
-            cv2.fillPoly(photo, [_fixed(shape)], paint, cv2.LINE_AA, _SHIFT)
+        def line(shape: Plane, paint: Plane, thick: int = thin) -> None:
+            cv2.polylines(photo, [_fixed(shape)], False, paint.tolist(), thick, cv2.LINE_AA, _SHIFT)
 
-        def line(shape: Plane, paint: Paint, thick: int = thin) -> None:
-            cv2.polylines(photo, [_fixed(shape)], False, paint, thick, cv2.LINE_AA, _SHIFT)
-
-        def oval(x: float, y: float, z: float, rx: float, ry: float) -> Plane:
-            around = np.linspace(0.0, 2.0 * np.pi, 33)
-            return self.place(x + rx * np.cos(around), y + ry * np.sin(around), z)
-
-        own = tuple(fur.tolist())
-        fill(
-            oval(rng.uniform(-0.3, 0.3), 1.9, -0.5, rng.uniform(0.9, 1.3), 1.3),
-            tuple((0.85 * fur).tolist()),
-        )
         for ear in self.ears:
-            fill(ear, own)
+            fill(ear, self.fur)
             line(ear, dark)
             fill(ear.mean(axis=0) + 0.6 * (ear - ear.mean(axis=0)), pink)
-        fill(self.head, own)
+        fill(self.head, self.fur)
         line(self.head, dark)
         if rng.random() < 0.4:  # a patch over one eye
             side = rng.choice([-1.0, 1.0])
             other = np.array(_FURS[rng.integers(len(_FURS))])
-            fill(oval(side * 0.45, -0.15, 0.15, 0.4, 0.5), tuple(other.tolist()))
+            fill(self._oval(side * 0.45, -0.15, 0.15, 0.4, 0.5), other)
         if rng.random() < 0.6:  # a tabby
             for x in (-0.24, 0.0, 0.24):
                 line(self.place(np.array([x, 0.7 * x]), np.array([-0.75, -0.4]), 0.1), dark, 3 * thin)  # fmt: skip
             for side, y in ((s, y) for s in (-1.0, 1.0) for y in (0.05, 0.25)):
                 line(self.place(side * np.array([0.95, 0.65]), np.array([y, y + 0.04]), 0.1), dark, 2 * thin)  # fmt: skip
         for side in (-1.0, 1.0):
-            fill(oval(side * 0.16, 0.4, 0.35, 0.24, 0.19), light)
-        iris = _IRISES[rng.integers(len(_IRISES))]
+            fill(self._oval(side * 0.16, 0.4, 0.35, 0.24, 0.19), light)
+        iris = np.array(_IRISES[rng.integers(len(_IRISES))])
         for eye, centre in zip(self.eyes, self.eye_centres, strict=True):
             fill(eye, iris)
-            line(np.concatenate([eye, eye[:1]]), (25.0, 20.0, 20.0))
+            line(np.concatenate([eye, eye[:1]]), np.array((25.0, 20.0, 20.0)))
             pupil = centre + (eye - centre) * np.array([1.0, 0.9])
             narrow = centre + (pupil - centre) * self.slit / 0.19
             narrow[:, 1] = pupil[:, 1]
-            fill(narrow, (15.0, 12.0, 12.0))
-            fill(centre + 0.2 * (eye - centre) - 0.04 * self.size, (245.0, 245.0, 245.0))
+            fill(narrow, np.array((15.0, 12.0, 12.0)))
+            fill(centre + 0.2 * (eye - centre) - 0.04 * self.size, np.array((245.0, 245.0, 245.0)))
         fill(self.nose, pink)
         line(self.mouth, dark)
         line(np.stack([self.nose[2], self.mouth[2]]), dark)
         for side, y in ((s, y) for s in (-1.0, 1.0) for y in (0.3, 0.4, 0.5)):
             ends = self.place(side * np.array([0.3, rng.uniform(0.9, 1.3)]), np.array([y, y + rng.uniform(-0.2, 0.1)]), 0.4)  # fmt: skip
-            line(ends, (235.0, 235.0, 235.0), max(1, thin // 2))
+            line(ends, np.array((235.0, 235.0, 235.0)), max(1, thin // 2))
+
+    def _oval(self, x: float, y: float, z: float, rx: float, ry: float) -> Plane:
+        around = np.linspace(0.0, 2.0 * np.pi, 33)
+        return self.place(x + rx * np.cos(around), y + ry * np.sin(around), z)
+
+    def _fill(self, photo: ImageArray, shape: Plane, paint: Plane) -> None:
+        cv2.fillPoly(photo, [_fixed(shape)], paint.tolist(), cv2.LINE_AA, _SHIFT)
 
 
 _SHIFT = 4  # bits of a pixel's fractions that OpenCV draws with
@@ -220,8 +222,10 @@ def draw_cats(
         others = np.reshape([other.box() for other in cats], (-1, 4))
         if not (iou(cat.box()[np.newaxis], others) > 0.0).any():
             cats.append(cat)
-    for cat in sorted(cats, key=lambda cat: cat.size):
-        cat.paint(photo)
+    for cat in cats:  # no body lies over a face
+        cat.paint_body(photo)
+    for cat in cats:
+        cat.paint_face(photo)
     soft = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.4, 1.0))
     noisy = soft + rng.normal(0.0, rng.uniform(2.0, 7.0), (height, width, 1))
     light = rng.uniform(0.7, 1.15) * noisy
