@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from facial_keypoints.data.cache import data_digest
 from facial_keypoints.data.duplicates import duplicate_groups, image_digests, join_groups
 from facial_keypoints.data.formats.faces import Photo, fit_images
-from facial_keypoints.data.splits import split_dataset
+from facial_keypoints.data.splits import Split, split_dataset
 from facial_keypoints.errors import DataError
 from facial_keypoints.evaluation.metrics import bootstrap_rmse, percentile_interval, squared_errors
 from facial_keypoints.files import output_folder, read_json, write_json
@@ -314,8 +314,7 @@ def _compare(
 
 def _keep_all(faces: FaceDataset, base: _Base, run: Run, folder: Path) -> dict[str, Any]:
     """Make a training of all weights the run folder; what it was measured on: its test faces."""
-    assert run.split is not None
-    test = faces.subset(run.split.test)
+    test = faces.subset(cast(Split, run.split).test)
     predicted = predict_run(run, test)
     for file in run.directory.iterdir():
         file.replace(folder / file.name)
