@@ -19,7 +19,6 @@ import json
 import queue
 import threading
 import time
-import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,21 +35,29 @@ from facial_keypoints.data.duplicates import duplicate_groups
 from facial_keypoints.data.synthetic.faces import draw_faces
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import DataError
-from facial_keypoints.files import atomic_path
 from facial_keypoints.geometry import (
-    centres_to_edges,
     edges_to_centres,
     face_boxes,
     iou,
     resize_transform,
-    rotation,
 )
-from facial_keypoints.inference.detector import DETECTOR_KEY, FaceDetector, OnnxFaceDetector
+from facial_keypoints.inference.detector import FaceDetector, OnnxFaceDetector
 from facial_keypoints.io.images import encode_image, read_image
+from facial_keypoints.models.face_detector import (
+    DetectorConfig,
+    build_detector,
+    export_detector,
+    set_threshold,
+)
 from facial_keypoints.schemas import FIVE, KAGGLE15
+from facial_keypoints.training.detector import (
+    affine,
+    cell_targets,
+    detector_loss,
+    place_photo,
+)
 from facial_keypoints.types import ImageArray
 from references.collection import load_wild
-from references.face_detector.network import BASE_SIDE, STRIDES, DetectorConfig
 
 __all__ = [
     "FitConfig",
@@ -70,9 +77,6 @@ __all__ = [
 
 TRUSTED_SCORE = 0.95
 """Score from which another detector's find is learnt as a face: of 60 checked, none was wrong."""
-
-REACH = ((0.0, 6.0), (2.6, 6.0), (2.6, np.inf))
-"""Sides of the faces that each level answers for, in its cells; where they meet, both do."""
 
 Points = NDArray[np.float32]
 Targets = NDArray[np.float32]
@@ -249,11 +253,11 @@ class SceneComposer:
         """
         scene = _Scene(self.side, rng)
         base = self._pick(rng)
-        matrix = self._place(base, rng)
+        matrix = place_photo(base.image.shape, square_boxes(base.points), self.side, rng)
         if rng.random() < 0.6:
             under = self._pick(rng)
             scale = self.side / min(under.image.shape) * rng.uniform(1.0, 1.3)
-            scene.lay(under, _affine(under.image.shape, scale, 0.0, rng.random() < 0.5, self._middle(rng, 0.1)))  # fmt: skip
+            scene.lay(under, affine(under.image.shape, scale, 0.0, rng.random() < 0.5, self._middle(rng, 0.1)))  # fmt: skip
         scene.lay(base, matrix)
         if rng.random() < 0.35:
             for _ in range(rng.integers(1, 4)):
@@ -266,23 +270,6 @@ class SceneComposer:
 
     def _middle(self, rng: np.random.Generator, spread: float) -> NDArray[np.float64]:
         return np.asarray(self.side * (0.5 + rng.uniform(-spread, spread, 2)))
-
-    def _place(self, photo: LabelledPhoto, rng: np.random.Generator) -> NDArray[np.float64]:
-        """How a photo lies on the canvas: whole, or around one of its faces at a chosen size."""
-        shape, flip = photo.image.shape, rng.random() < 0.5
-        angle = float(np.clip(rng.normal(0.0, 14.0), -40, 40)) if rng.random() < 0.4 else 0.0
-        if rng.random() < 0.45 or not len(photo.points):
-            scale = self.side / max(shape) * rng.uniform(0.7, 1.3)
-            return _affine(shape, scale, angle, flip, self._middle(rng, 0.15))
-        i = rng.integers(len(photo.points))
-        box = square_boxes(photo.points[i : i + 1])[0]
-        # As many small faces as large ones: sizes are drawn on a logarithmic scale.
-        wanted = np.exp(rng.uniform(np.log(11.0), np.log(self.side)))
-        scale = float(np.clip(wanted / (box[2] - box[0]), 0.08, 3.0))
-        matrix = _affine(shape, scale, angle, flip, np.zeros(2))
-        face = matrix[:, :2] @ edges_to_centres((box[:2] + box[2:]) / 2.0) + matrix[:, 2]
-        matrix[:, 2] += self.side * rng.uniform(0.05, 0.95, 2) - face
-        return matrix
 
     def _add(self, scene: _Scene, rng: np.random.Generator) -> None:
         kind = rng.random()
@@ -309,7 +296,7 @@ class SceneComposer:
             )  # fmt: skip
             scale = np.exp(rng.uniform(np.log(0.5), np.log(2.5)))
         angle = float(rng.normal(0.0, 12.0)) if rng.random() < 0.5 else 0.0
-        scene.lay(top, _affine(top.image.shape, scale, angle, rng.random() < 0.5, self._middle(rng, 0.5)))  # fmt: skip
+        scene.lay(top, affine(top.image.shape, scale, angle, rng.random() < 0.5, self._middle(rng, 0.5)))  # fmt: skip
 
 
 def _draw_signs(rng: np.random.Generator) -> LabelledPhoto:
@@ -382,19 +369,6 @@ class _Scene:
         return points[kept], state[kept] > 0
 
 
-def _affine(
-    shape: tuple[int, ...],
-    scale: float,
-    angle_deg: float,
-    flip: bool,
-    middle: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """(2, 3) that brings the middle of an image to ``middle``."""
-    linear = rotation(np.deg2rad(angle_deg), scale) @ np.diag([-1.0 if flip else 1.0, 1.0])
-    centre = np.array([shape[1] - 1, shape[0] - 1]) / 2.0
-    return np.column_stack([linear, middle - linear @ centre])
-
-
 def _share(mask: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
     """(N,) share of each box that the mask covers."""
     side = len(mask)
@@ -434,72 +408,6 @@ def _change_light(original: ImageArray, rng: np.random.Generator) -> ImageArray:
     return np.asarray(image, np.uint8)
 
 
-def cell_targets(points: Points, certain: NDArray[np.bool_], side: int) -> Targets:
-    """What each cell should answer.
-
-    Args:
-        points: (N, 3, 2) pixels of the image.
-        certain: (N,) bool; cells in the middle of the other faces do not count.
-        side: Side of the image, pixels.
-
-    Returns:
-        (M, 12): score, its weight, weight of the place, then the nine numbers of the place as the
-        network gives them.
-    """
-    boxes = square_boxes(points)
-    out = []
-    for stride, (least, most) in zip(STRIDES, REACH, strict=True):
-        n = side // stride
-        cells = np.zeros((n, n, 12), np.float32)
-        cells[..., 1] = 1.0
-        grid = centres_to_edges(np.arange(n))
-        for box, three, yes in zip(
-            boxes / stride, centres_to_edges(points) / stride, certain, strict=True
-        ):
-            x, y = (box[:2] + box[2:]) / 2.0
-            size = float(box[2] - box[0])
-            # Cells of a very large face are many in its middle; count as if it were of usual size.
-            apart = np.maximum(abs(grid[None, :] - x), abs(grid[:, None] - y)) * min(
-                6.0 / size, 1.0
-            )
-            mine = least <= size <= most
-            if not yes or not mine:
-                near = not yes or least / 1.4 <= size <= most * 1.4
-                if near:
-                    reach = 1.5 if yes else max(1.5, 0.4 * size)
-                    cells[(apart < reach) & (cells[..., 0] == 0), 1] = 0.0
-                continue
-            score = np.exp(-(np.maximum(apart - 0.5, 0.0) ** 2) / 0.32)
-            better = (score > cells[..., 0]) & (score > 0.02)
-            cells[better, 0] = score[better]
-            cells[better, 1] = 1.0
-            cells[better, 2] = np.where(score[better] > 0.3, score[better], 0.0)
-            rows, columns = np.nonzero(better)
-            middle = centres_to_edges(np.stack([columns, rows], axis=1))
-            cells[better, 3:5] = np.array([x, y]) - middle
-            cells[better, 5] = np.log(size / BASE_SIDE)
-            cells[better, 6:] = (three[None] - middle[:, None]).reshape(-1, 6)
-        out.append(cells.reshape(-1, 12))
-    return np.concatenate(out)
-
-
-def detector_loss(target: Any, cells: Any) -> Any:
-    """Quality focal loss of the score, and distances of the place in shares of the face's side."""
-    from keras import ops
-
-    goal, weight, placed = target[..., 0], target[..., 1], target[..., 2]
-    logit = cells[..., 0]
-    # Binary cross-entropy from the logit.
-    cross = ops.maximum(logit, 0.0) - logit * goal + ops.softplus(-ops.abs(logit))
-    score = ops.sum(weight * ops.square(goal - ops.sigmoid(logit)) * cross)
-    side = BASE_SIDE * ops.exp(target[..., 5])
-    moved = ops.sum(ops.abs(target[..., 3:5] - cells[..., 1:3]), axis=-1) / side
-    grown = ops.abs(target[..., 5] - cells[..., 3])
-    points = ops.sum(ops.abs(target[..., 6:] - cells[..., 4:]), axis=-1) / side
-    place = ops.sum(placed * (4.0 * moved + 2.0 * grown + points))
-    return score / (ops.sum(goal) + 1.0) + place / (ops.sum(placed) + 1.0)
-
-
 class _Batches:
     """Composes batches in threads, ahead of the training."""
 
@@ -521,7 +429,7 @@ class _Batches:
             for _ in range(self._config.batch):
                 image, points, certain = self._composer.compose(rng)
                 images.append(image)
-                targets.append(cell_targets(points, certain, side))
+                targets.append(cell_targets(square_boxes(points), certain, side, points))
             batch = np.stack(images)[..., np.newaxis], np.stack(targets)
             while not self._stop.is_set():
                 try:
@@ -574,60 +482,6 @@ def measure_detector(
     return np.array(found, np.float64), np.sort(np.array(false, np.float64))[::-1]
 
 
-def export_detector(
-    model: Any, path: Path, config: FitConfig, *, threshold: float = 0.5, max_enlarge: float = 1.5
-) -> None:
-    """Write a trained network as ONNX, its weights in 16 bits.
-
-    Args:
-        model: From ``build_detector``.
-        path: The file to write.
-        config: Tells the network's shape and the size of the photos.
-        threshold: Least score of a face.
-        max_enlarge: Small photos are enlarged by no more than this.
-    """
-    import keras
-    import onnx
-
-    from references.face_detector.network import build_exportable
-
-    exported = build_exportable(model, config.network)
-    about = {
-        "longest_side": config.longest_side, "threshold": round(threshold, 4), "overlap": 0.35,
-        "max_enlarge": max_enlarge, "multiple": STRIDES[-1],
-    }  # fmt: skip
-    with atomic_path(path) as temporary:
-        file = temporary.with_suffix(".onnx")
-        shape = keras.InputSpec(shape=(1, None, None), dtype="uint8", name="image")
-        with warnings.catch_warnings():
-            # Keras 3.15 asks numpy for names that tf2onnx needs and numpy 2 announces anew.
-            warnings.simplefilter("ignore", FutureWarning)
-            exported.export(
-                file, format="onnx", opset_version=18, verbose=False, input_signature=[shape]
-            )
-        graph = onnx.load(str(file))
-        _halve_weights(graph.graph)
-        onnx.helper.set_model_props(graph, {DETECTOR_KEY: json.dumps(about)})
-        onnx.checker.check_model(graph)
-        file.unlink()
-        onnx.save(graph, str(temporary))
-
-
-def _halve_weights(graph: Any) -> None:
-    """Store kernels as float16, cast when the file is opened: half the size, the same speed."""
-    import onnx
-
-    for tensor in list(graph.initializer):
-        array = onnx.numpy_helper.to_array(tensor)
-        if array.dtype != np.float32 or array.size < 1024:
-            continue
-        name = tensor.name
-        tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), f"{name}_half"))
-        graph.node.insert(
-            0, onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT)
-        )
-
-
 def train_detector(
     train: Sequence[LabelledPhoto],
     crops: Sequence[Sequence[LabelledPhoto]],
@@ -651,8 +505,6 @@ def train_detector(
         The ONNX file.
     """
     import keras
-
-    from references.face_detector.network import build_detector
 
     keras.utils.set_random_seed(config.seed)
     # Three times as fast as float32 on a processor with bfloat16 units, and as good.
@@ -713,20 +565,18 @@ def _check(
     entry: dict[str, float],
 ) -> None:
     """Export the weights so far, measure them and choose the threshold."""
-    from references.face_detector.network import build_detector
-
     with _layers_compute_in("float32"):
         model = build_detector(config.network)
     model.set_weights(weights)
     model.save_weights(out / "face_detector.weights.h5")
     file = out / "face_detector.onnx"
-    export_detector(model, file, config)
+    export_detector(model, file, config.network, longest_side=config.longest_side)
     detector = OnnxFaceDetector(file, threshold=0.02, threads=1)
     found, false = measure_detector(detector, held_out)
     # One false box in 100 of these photos; whole ones in their full size have about three.
     allowed = max(1, round(0.01 * len(held_out)))
     threshold = float(np.clip(false[allowed] if len(false) > allowed else 0.3, 0.2, 0.8))
-    export_detector(model, file, config, threshold=threshold)
+    set_threshold(file, threshold)
     per_hundred = 100.0 / max(len(held_out), 1)
     entry |= {"threshold": threshold, "recall": float(np.mean(found >= threshold)) if len(found) else 0.0}  # fmt: skip
     entry |= {f"recall@{t}": round(float(np.mean(found >= t)), 4) for t in (0.3, 0.4, 0.5) if len(found)}  # fmt: skip

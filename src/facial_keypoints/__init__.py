@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from facial_keypoints._version import __version__
 
 if TYPE_CHECKING:
-    from facial_keypoints.data import load_dataset
+    from facial_keypoints.data import load_dataset, load_photos
     from facial_keypoints.errors import (
         DataError,
         FacialKeypointsError,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "inference.alignment": ("AlignedFaces", "align"),
-    "data": ("load_dataset",),
+    "data": ("load_dataset", "load_photos"),
     "inference.detector": ("Detections", "FaceDetector", "load_detector"),
     "errors": (
         "DataError",
@@ -99,6 +99,7 @@ __all__ = [
     "list_schemas",
     "load_dataset",
     "load_detector",
+    "load_photos",
     "load_predictor",
     "load_runtime",
     "measure",

@@ -10,17 +10,18 @@ import pytest
 
 pytest.importorskip("keras")
 
+
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import DataError
 from facial_keypoints.geometry import face_boxes
 from facial_keypoints.inference.detector import Detections, load_detector
+from facial_keypoints.models.face_detector import BASE_SIDE, STRIDES, DetectorConfig
 from facial_keypoints.schemas import KAGGLE15
-from references.face_detector.network import BASE_SIDE, STRIDES, DetectorConfig
+from facial_keypoints.training.detector import cell_targets
 from references.face_detector.train import (
     FitConfig,
     LabelledPhoto,
     SceneComposer,
-    cell_targets,
     drawn_crops,
     drawn_scenes,
     load_photos,
@@ -81,7 +82,7 @@ def decode(target, side):
 )
 def test_cells_in_the_middle_of_a_face_answer_with_its_box_and_points(scale, strides):
     face = (FACE * scale)[None]
-    cells = decode(cell_targets(face, np.array([True]), 320), 320)
+    cells = decode(cell_targets(square_boxes(face), np.array([True]), 320, face), 320)
     assert {stride for stride, *_ in cells} == strides
     assert max(score for _, score, *_ in cells) == 1.0
     for _, _, box, points in cells:
@@ -90,7 +91,7 @@ def test_cells_in_the_middle_of_a_face_answer_with_its_box_and_points(scale, str
 
 
 def test_an_uncertain_face_is_neither_a_face_nor_background():
-    target = cell_targets(FACE[None], np.array([False]), 320)
+    target = cell_targets(square_boxes(FACE[None]), np.array([False]), 320)
     assert target[:, 0].max() == 0
     left_out = target[:1600, 1].reshape(40, 40)
     assert left_out[71 // 8, 100 // 8] == 0
@@ -99,8 +100,8 @@ def test_an_uncertain_face_is_neither_a_face_nor_background():
 
 
 def test_a_image_without_faces_is_all_background():
-    target = cell_targets(np.zeros((0, 3, 2), np.float32), np.zeros(0, bool), 64)
-    assert target.shape == (64 + 16 + 4, 12)
+    target = cell_targets(np.zeros((0, 4), np.float32), np.zeros(0, bool), 64)
+    assert target.shape == (64 + 16 + 4, 6)
     assert (target[:, 1] == 1).all()
     assert (target[:, [0, 2]] == 0).all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,14 @@ keras = pytest.importorskip("keras")
 from facial_keypoints.crops import letterbox
 from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.data.formats import save_dataset
+from facial_keypoints.data.formats.faces import Photo
 from facial_keypoints.data.synthetic.faces import draw_kaggle_like
 from facial_keypoints.errors import DataError, ModelError, OutputError
 from facial_keypoints.files import MARKER, mark_folder
 from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.models.export import export_onnx
 from facial_keypoints.models.landmark import NetworkConfig, Stage, build_network
+from facial_keypoints.models.registry import OWN_DETECTOR, find_detector
 from facial_keypoints.models.runtime import read_training_digests
 from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec
 from facial_keypoints.models.study import build_fc
@@ -30,7 +33,9 @@ from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training import finetune as finetuning
 from facial_keypoints.training.augment import AugmentConfig
 from facial_keypoints.training.closed_form_head import Examples, fit_start
+from facial_keypoints.training.detector import FoundFaces
 from facial_keypoints.training.finetune import VIEWS, _examples, _Views, finetune
+from facial_keypoints.training.learning_curve import _with_twice, describe, learning_curve
 from facial_keypoints.types import FaceDataset, Keypoints, KeypointSchema
 
 pytestmark = pytest.mark.backends
@@ -339,11 +344,123 @@ def test_too_few_labels_are_refused(base: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("few_views")
+def test_images_of_any_size_and_colour_are_taken(base: Path, tmp_path: Path) -> None:
+    faces = drawn(8)
+    large = faces.images.repeat(2, axis=1).repeat(2, axis=2).repeat(3, axis=3)
+    xy = 2.0 * faces.keypoints.xy + 0.5
+    run = finetune(
+        replace(faces, images=large, keypoints=Keypoints(xy, KAGGLE15)), tmp_path / "a", base=base
+    )
+    assert run.faces.images.shape == faces.images.shape
+    np.testing.assert_allclose(run.faces.keypoints.xy, faces.keypoints.xy, atol=1e-3)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One epoch of all weights, tried from 20 faces on."""
+    monkeypatch.setattr(finetuning, "EPOCHS", 1)
+    monkeypatch.setattr(finetuning, "HUNDREDS", 20)
+    monkeypatch.setattr("facial_keypoints.training.fit.LEAST_VIEWS", 32)
+
+
+@pytest.mark.usefixtures("few_views", "short")
+@pytest.mark.parametrize("better", ["head", "all"])
+def test_the_better_method_on_held_out_faces_is_kept(
+    better: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if better == "all":  # the head predicts nonsense
+        monkeypatch.setattr(LinearHead, "__call__", lambda head, features: 99.0 + np.zeros((len(features), *head.bias.shape)))  # fmt: skip
+    else:  # so does the network
+        monkeypatch.setattr(finetuning, "predict_run", lambda run, faces: 99.0 + 0.0 * np.nan_to_num(faces.keypoints.xy))  # fmt: skip
+    faces = drawn(24)
+    run = finetune(faces, tmp_path / "run", base=base)
+    assert run.record["method"] == better
+    compared = run.record["compared"]
+    assert (compared["all_px"] < compared["head_px"]) == (better == "all")
+    assert [point["share"] for point in run.record["learning_curve"]] in ([], [0.25, 0.5, 1.0, 2.0])
+    assert not (tmp_path / "run/all").exists()
+    assert load_predictor(tmp_path / "run").predict_batch(faces.images).xy.shape == (24, 15, 2)
+    if better == "all":
+        # Measured on faces that were not trained on.
+        assert run.split is not None
+        assert len(run.faces) == len(run.split.test) == len(run.predicted_xy)
+        assert run.spec.name == "landmark"
+    else:
+        assert len(run.faces) == 24
+
+
+@pytest.mark.usefixtures("few_views")
+def test_the_run_folder_brings_the_detector_that_was_trained_with_it(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [Photo(np.zeros((40, 60), np.uint8), np.zeros((0, 4), np.float32))]
+
+    def training(given: list[Photo], path: Path, **_: object) -> FoundFaces:
+        assert given is photos
+        shutil.copy(find_detector(), path)
+        return FoundFaces(2, 5, 4, 1, 0.5)
+
+    monkeypatch.setattr(finetuning, "train_detector", training)
+    run = finetune(drawn(8), tmp_path / "run", base=base, photos=photos)
+    assert run.record["detector"]["found"] == 4
+    own = tmp_path / "run" / OWN_DETECTOR
+    assert load_predictor(tmp_path / "run").detector.path == own  # type: ignore[attr-defined]
+    assert load_predictor(tmp_path / "run", detector=find_detector()).detector.path != own  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("short")
+def test_few_groups_cannot_train_all_weights(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="use the method head"):
+        finetune(drawn(12), tmp_path / "run", base=base, method="all")
+
+
+def test_the_command_line_offers_the_methods() -> None:
+    from facial_keypoints.cli.finetune import MethodName
+
+    assert tuple(MethodName) == finetuning.METHODS
+
+
+# The learning curve
+
+
+def test_twice_the_labels_are_extrapolated_along_a_power_law() -> None:
+    n = np.array([25, 50, 100, 200])
+    errors = 3.0 + 20.0 * n**-0.7
+    np.testing.assert_allclose(_with_twice(errors[:3]), errors)
+    np.testing.assert_allclose(_with_twice(np.array([4.0, 3.0, 3.2]))[-1], 3.2)  # no gain is seen
+    np.testing.assert_allclose(
+        _with_twice(np.array([4.0, 3.9, 3.5]))[-1], 3.1
+    )  # no larger gain than before
+
+
+def test_the_curve_falls_with_the_number_of_groups() -> None:
+    features, before = random_points(120)
+    rng = np.random.default_rng(4)
+    old = before(features)[:, 0, :, :2]
+    xy = 0.5 * old[:, :3] + 0.5 * old[:, 1:4] + rng.normal(0, 1.0, (120, 3, 2))
+    groups = np.repeat([f"g{i:02d}" for i in range(60)], 2)
+    fold = np.repeat(np.random.default_rng(0).permutation(60) % 5, 2)
+    seen = Examples(features, xy, np.ones((120, 3), bool), fold, 120)
+    schema = KeypointSchema("mine", ("a", "b", "c"), (0, 1, 2), ("a", "b"))
+    faces = FaceDataset(
+        np.zeros((120, 8, 8, 1), np.uint8), Keypoints(xy, schema), groups, groups=groups
+    )
+    known = np.full(3, -1)
+    curve = learning_curve(faces, seen, before, known, fit_start(seen, before, known).out_of_fold)
+    assert [(p.share, p.faces) for p in curve] == [(0.25, 30), (0.5, 60), (1.0, 120), (2.0, 240)]
+    errors = [p.nme for p in curve]
+    assert errors == sorted(errors, reverse=True)
+    assert all(p.interval.low < p.nme < p.interval.high for p in curve[:3])
+    told = describe([{**vars(p), "interval": list(p.interval)} for p in curve])
+    assert told[1].startswith("twice the labels (240 faces): about ")
+    few = faces.subset(slice(0, 30))
+    assert learning_curve(few, seen.subset(np.arange(30)), before, known, xy[:30]) == ()
+
+
 def test_models_that_cannot_be_fine_tuned_are_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is an ONNX model"):
         finetune(dotted_faces(9), tmp_path / "run", base=tmp_path / "x.onnx")
-    with pytest.raises(ModelError, match="takes images of 32×32"):
-        finetune(dotted_faces(9), tmp_path / "run", base=base)
     spec = ModelSpec("fc", KAGGLE15, (SIZE, SIZE))
     fc = saved(tmp_path / "fc.keras", build_fc(15, (SIZE, SIZE)), spec)
     with pytest.raises(ModelError, match="cannot be fine-tuned"):

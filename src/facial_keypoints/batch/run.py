@@ -116,7 +116,11 @@ def run_batch(
     started = time.perf_counter()
     folder = Folder(out)
     model = PackedModel.of(find_model(settings.model))
-    detector = None if settings.crops else PackedModel.of(find_detector(settings.detector))
+    detector = (
+        None
+        if settings.crops
+        else PackedModel.of(find_detector(settings.detector, model=settings.model))
+    )
     # Opened here once, so that an unfit model is reported before a cluster is used.
     predictor = load_packed(settings, model, detector)
     settings = replace(

@@ -1,4 +1,4 @@
-"""``facial-keypoints data``: audit, synthesize, convert, download."""
+"""``facial-keypoints data``: audit, synthesize, cats, convert, download."""
 
 from __future__ import annotations
 
@@ -148,6 +148,44 @@ def synthesize_command(
     log = make_log()
     with log.status(f"drawing {train + test} faces"):
         write_kaggle_folder(out, train=train, test=test, seed=seed, force=force)
+    log.print(f"wrote {out}")
+
+
+@data_app.command("cats")
+def cats_command(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
+    photos: Annotated[int, typer.Option(min=1, help="Photos to draw.")] = 100,
+    points: Annotated[
+        int, typer.Option(help="Keypoints of a cat: 9 (eyes, ears, nose, mouth, chin) or 48.")
+    ] = 9,
+    to: Annotated[Format, typer.Option(help="Format of the labels.")] = Format.csv,
+    seed: o.Seed = 0,
+    force: o.Force = False,
+) -> None:
+    """Draw photos of cats with labelled keypoints and boxes, to try training on points of your own.
+
+    Examples:
+
+        facial-keypoints data cats --to cvat -o cats
+
+        facial-keypoints data cats --photos 20 --points 48 --seed 1 -o new
+    """
+    from facial_keypoints.cli.progress import make_log
+    from facial_keypoints.data.synthetic.cats import SCHEMAS, write_cats
+    from facial_keypoints.files import output_folder
+
+    if points not in SCHEMAS:
+        raise typer.BadParameter(f"--points is {' or '.join(map(str, SCHEMAS))}, not {points}.")
+    if to is Format.kaggle:
+        raise typer.BadParameter("Kaggle's format holds cropped faces: choose another --to.")
+    log = make_log()
+    with (
+        output_folder(out, verb="data cats", force=force) as folder,
+        log.status(f"drawing {photos} photos"),
+    ):
+        lost = write_cats(folder, photos=photos, seed=seed, schema=SCHEMAS[points], format=to.value)
+    for line in lost:
+        log.print(line)
     log.print(f"wrote {out}")
 
 

@@ -174,8 +174,8 @@ Boxes = Annotated[
 Detector = Annotated[
     str,
     typer.Option(
-        help="Face detector: default (the shipped one), or an .onnx file: one trained by this package, "
-        "or OpenCV's YuNet."
+        help="Face detector: default (the model's own from its run folder, else the shipped one), or an .onnx "
+        "file: one trained by this package, or OpenCV's YuNet."
     ),
 ]
 Effort = Annotated[

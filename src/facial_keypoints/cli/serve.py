@@ -85,15 +85,16 @@ def serve_command(
     import warnings
     import webbrowser
 
-    from facial_keypoints.models.registry import find_model, is_onnx
+    from facial_keypoints.models.registry import find_model, find_own_detector, is_onnx
 
     # Pillow warns of odd metadata, which is not used; an image that it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
     path = find_model(model)
     if not is_onnx(path):
+        own = find_own_detector(model)
         raise ModelError(
-            f"serve takes 'default' or an .onnx file, not {model}: make one with 'facial-keypoints "
-            "export'."
+            f"serve takes 'default' or an .onnx file, not {model}: make one with 'facial-keypoints export'"
+            f"{'' if own is None else f', and name its detector with --detector {own}'}."
         )
     if ort_web is not None and not (ort_web / "ort.wasm.min.mjs").is_file():
         raise DataError(

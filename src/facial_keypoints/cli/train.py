@@ -8,10 +8,7 @@ import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
-from facial_keypoints.training.recipes import RECIPES
-
-FROM_RATE = 5e-4
-"""Learning rate of ``--from``: at the recipe's own, the first epochs would undo what the base learnt."""
+from facial_keypoints.training.recipes import FROM_RATE, RECIPES
 
 
 @app.command("train")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from facial_keypoints.crops import checked_image, resize_image, to_channels
 from facial_keypoints.errors import ModelError
 from facial_keypoints.geometry import face_boxes, iou, nms
-from facial_keypoints.models.registry import find_detector, open_onnx
+from facial_keypoints.models.registry import DETECTOR_KEY, find_detector, open_onnx
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import ImageArray
 
@@ -33,9 +33,6 @@ __all__ = [
     "YuNetFaceDetector",
     "load_detector",
 ]
-
-DETECTOR_KEY = "facial_keypoints_detector"
-"""Name of the entry in an ONNX file's metadata that describes a detector of this package."""
 
 Boxes = NDArray[np.float32]
 

@@ -28,6 +28,7 @@ from facial_keypoints.inference.detector import (
 )
 from facial_keypoints.inference.refine import check_tta, refine_boxes, refine_crops, refine_tracks
 from facial_keypoints.io.images import MAX_PIXELS, in_order, read_image
+from facial_keypoints.models.registry import find_own_detector
 from facial_keypoints.models.runtime import Runtime, load_runtime
 from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.types import (
@@ -527,7 +528,8 @@ def load_predictor(
         tta: As for :class:`Predictor`.
         threads: As for :func:`facial_keypoints.models.runtime.load_runtime`; for the detector as well.
         detector: Finds the faces of photos: an object, or a name or file for
-            :func:`facial_keypoints.inference.detector.load_detector`; the shipped one when left out.
+            :func:`facial_keypoints.inference.detector.load_detector`. When left out, or ``default``: the one
+            that was trained together with the model, if its run folder holds one, else the shipped one.
         effort: As for :class:`Predictor`.
 
     Raises:
@@ -536,8 +538,8 @@ def load_predictor(
         MissingExtraError: It is a Keras model and Keras is not installed.
     """
     runtime = load_runtime(model, threads=threads)
-    if detector == "default":
-        detector = None
+    if detector is None or detector == "default":
+        detector = find_own_detector(model)
     if isinstance(detector, str | os.PathLike):
         detector = load_detector(detector, threads=threads)
     return Predictor(

@@ -13,7 +13,22 @@ from facial_keypoints.errors import ModelError
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["find_detector", "find_model", "is_onnx", "open_onnx", "shipped_models"]
+__all__ = [
+    "DETECTOR_KEY",
+    "OWN_DETECTOR",
+    "find_detector",
+    "find_model",
+    "find_own_detector",
+    "is_onnx",
+    "open_onnx",
+    "shipped_models",
+]
+
+DETECTOR_KEY = "facial_keypoints_detector"
+"""Name of the entry in an ONNX file's metadata that describes a detector of this package."""
+
+OWN_DETECTOR = "detector.onnx"
+"""The detector in a run folder that was trained together with its model."""
 
 _DETECTOR = "face_detector"
 
@@ -65,16 +80,28 @@ def find_model(model: str | os.PathLike[str] = "default", *, trainable: bool = F
     return path
 
 
-def find_detector(detector: str | os.PathLike[str] = "default") -> Path:
+def find_own_detector(model: str | os.PathLike[str]) -> Path | None:
+    """The face detector that was trained together with a model, if it is a run folder that holds one."""
+    path = Path(model) / OWN_DETECTOR
+    return path if str(model) not in shipped_models() and path.is_file() else None
+
+
+def find_detector(
+    detector: str | os.PathLike[str] = "default", *, model: str | os.PathLike[str] = "default"
+) -> Path:
     """The file of a face detector.
 
     Args:
-        detector: ``default`` for the one that comes with the package, or an ``.onnx`` file.
+        detector: An ``.onnx`` file, or ``default`` for the one that was trained together with the model and, where
+            there is none, for the one that comes with the package.
+        model: As for :func:`find_model`.
 
     Raises:
         ModelError: There is no such file, or this build comes without the detector ``default``.
     """
     if str(detector) == "default":
+        if (own := find_own_detector(model)) is not None:
+            return own
         path = _weights() / f"{_DETECTOR}.onnx"
         if not path.is_file():
             raise ModelError(

@@ -49,6 +49,14 @@ class Examples:
     fold: NDArray[np.int64]
     faces: int
 
+    def subset(self, rows: NDArray[np.intp]) -> Examples:
+        """All views of the faces ``rows``."""
+        views = len(self.features) // self.faces
+        kept = (np.arange(views)[:, np.newaxis] * self.faces + rows).reshape(-1)
+        return Examples(
+            self.features[kept], self.xy[kept], self.labelled[kept], self.fold[kept], len(rows)
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Start:

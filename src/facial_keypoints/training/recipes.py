@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ["RECIPES", "SPECIALIST_GROUPS", "Recipe"]
+__all__ = ["FROM_RATE", "RECIPES", "SPECIALIST_GROUPS", "Recipe"]
+
+FROM_RATE = 5e-4
+"""Learning rate for training a base's weights: at the recipe's own, the first epochs would undo what it learnt."""
 
 SPECIALIST_GROUPS: Mapping[str, tuple[str, ...]] = {
     "eye-centers": ("left_eye_center", "right_eye_center"),

@@ -8,6 +8,7 @@ A run folder holds::
     split.json       the training, validation and test rows; not of a fine-tuned model
     history.csv      error of every epoch, in pixels; not of a fine-tuned model
     model.keras      the model, with its description and the digests of its training images
+    detector.onnx    a face detector for its kind of faces, if one was trained together with it
 
 The folder of an experiment or a sweep has a ``settings.json`` too.
 """

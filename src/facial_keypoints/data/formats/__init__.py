@@ -23,7 +23,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from facial_keypoints.data.formats.common import Face, Labels
-from facial_keypoints.data.formats.faces import faces_of, fit_images, in_schema
+from facial_keypoints.data.formats.faces import (
+    Photo,
+    faces_of,
+    fit_images,
+    in_schema,
+    photos_of,
+)
 from facial_keypoints.data.formats.reading import READABLE, find_labels, read_labels, unreadable
 from facial_keypoints.data.formats.writing import WRITERS, write_labels
 from facial_keypoints.data.kaggle import COMPETITION, load_kaggle, write_table
@@ -37,6 +43,7 @@ __all__ = [
     "WRITERS",
     "is_kaggle",
     "load_dataset",
+    "load_photos",
     "read_labels",
     "save_dataset",
     "write_labels",
@@ -127,6 +134,25 @@ def load_dataset(
         return dataset
     fitted, xy = fit_images(list(dataset.images), dataset.keypoints.xy, size, channels)
     return replace(dataset, images=fitted, keypoints=Keypoints(xy, dataset.schema))
+
+
+def load_photos(
+    path: str | os.PathLike[str],
+    *,
+    group_by: str | None = None,
+    schema: KeypointSchema | None = None,
+    images: str | os.PathLike[str] | None = None,
+) -> list[Photo]:
+    """Read labelled photos whole, with the boxes of their faces; arguments as for :func:`load_dataset`.
+
+    Raises:
+        DataError: The path holds no labelled photos.
+    """
+    location = Path(path)
+    if is_kaggle(location):
+        raise DataError(f"{path} holds faces that are cut out, and a detector learns from photos.")
+    folder = None if images is None else Path(images)
+    return photos_of(read_labels(location, schema=schema, group_by=group_by, images=folder))
 
 
 def save_dataset(

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facial_keypoints.crops import CROP_SIZE, cut_face, face_box, letterbox, to_channels
+from facial_keypoints.crops import (
+    CROP_SIZE,
+    cut_face,
+    face_box,
+    letterbox,
+    resize_image,
+    to_channels,
+)
 from facial_keypoints.data.formats.common import Labels
 from facial_keypoints.data.formats.keypoints import points_of
 from facial_keypoints.data.kaggle import style_of_rows
@@ -16,7 +23,25 @@ from facial_keypoints.errors import DataError, ImageError
 from facial_keypoints.io.images import read_image
 from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints, KeypointSchema
 
-__all__ = ["faces_of", "fit_images", "in_schema"]
+__all__ = ["Photo", "faces_of", "fit_images", "in_schema", "photos_of"]
+
+PHOTO_SIDE, FACE_SIDE = 640, 24
+"""Photos that are kept in memory are shrunk to this longest side, but no face to less than this side, in pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photo and the boxes of all its faces.
+
+    Args:
+        image: (H, W) uint8, grey.
+        boxes: (N, 4) float32 square boxes xyxy, edges in pixels; they may reach beyond the image.
+        group: Photos of one group belong on one side of a split.
+    """
+
+    image: ImageArray
+    boxes: NDArray[np.float32]
+    group: str = ""
 
 
 def faces_of(labels: Labels, size: tuple[int, int] | None, channels: int | None) -> FaceDataset:
@@ -95,6 +120,46 @@ def in_schema(dataset: FaceDataset, schema: KeypointSchema) -> FaceDataset:
         dataset.keypoints.xy[:, start], dataset.keypoints.visibility[:, start],
     )  # fmt: skip
     return replace(dataset, keypoints=Keypoints(xy, schema, visibility))
+
+
+def photos_of(labels: Labels) -> list[Photo]:
+    """The photos of labels, also those without a face, with the boxes that their faces are cut out by.
+
+    Photos that cannot be read, or with a face that nothing says the place of, are left out.
+
+    Raises:
+        DataError: The images are no photos.
+    """
+    schema = labels.schema
+    if schema is None:
+        raise ValueError("labels need a schema: use read_labels.")
+    if not labels.photos:
+        raise DataError(
+            f"each image of {labels.source} is one face, and a detector learns from whole photos: leave "
+            "--with-detector out, or label whole photos."
+        )
+    of_image = labels.by_image()
+    photos = []
+    for name in labels.images:
+        faces = of_image.get(name, [])
+        xy, _ = points_of(faces, schema.keypoint_names)
+        boxes = [face_box(xy[i], schema, face.box) for i, face in enumerate(faces)]
+        known = [box for box in boxes if box is not None]
+        try:
+            image = _read(labels, name, 1)
+        except ImageError:
+            continue
+        if len(known) < len(faces):
+            continue
+        height, width = image.shape[:2]
+        smallest = min((float(box[2] - box[0]) for box in known), default=np.inf)
+        scale = min(1.0, max(PHOTO_SIDE / max(height, width), FACE_SIDE / smallest))
+        image = resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+        group = next((face.about["group"] for face in faces if face.about.get("group")), name)
+        photos.append(
+            Photo(image[..., 0], scale * np.reshape(known, (-1, 4)).astype(np.float32), group)
+        )
+    return photos
 
 
 def _images_of(

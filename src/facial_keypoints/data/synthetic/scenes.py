@@ -14,7 +14,7 @@ from facial_keypoints.geometry import rotation
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.types import CropTransform, ImageArray, Keypoints
 
-__all__ = ["draw_scene"]
+__all__ = ["draw_room", "draw_scene"]
 
 _TINTS = np.array([[255, 214, 186], [246, 200, 168], [226, 176, 140], [196, 144, 108]]) / 255.0
 
@@ -48,7 +48,7 @@ def draw_scene(
     """
     height, width = image_size
     rng = np.random.default_rng([seed, 0x5CE9E])
-    photo = _room(rng, height, width)
+    photo = draw_room(rng, height, width)
     points = np.empty((count, KAGGLE15.num_keypoints, 2), np.float32)
     room = min(height, width / max(count, 1))
     if count < 0 or 0.55 * room < 24:
@@ -82,7 +82,7 @@ def draw_scene(
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8), Keypoints(points, KAGGLE15)
 
 
-def _room(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def draw_room(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A wall in changing light with rectangles and discs, float (H, W, 3)."""
     low, high = rng.uniform(60, 120, 3), rng.uniform(120, 200, 3)
     share = np.linspace(0.0, 1.0, height)[:, np.newaxis, np.newaxis]
