@@ -14,7 +14,7 @@ from facial_keypoints.data.formats.faces import Photo
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.errors import DataError, ModelError
 from facial_keypoints.geometry import face_boxes
-from facial_keypoints.inference.detector import OnnxFaceDetector, load_detector
+from facial_keypoints.inference.detector import Detections, OnnxFaceDetector, load_detector
 from facial_keypoints.models.face_detector import (
     DetectorConfig,
     build_detector,
@@ -103,9 +103,9 @@ def test_a_group_is_held_out_whole():
 
 def test_the_least_score_is_between_faces_and_what_is_none():
     class Detector:
-        def detect(self, image):
+        def detect(self, image, effort):
             boxes = np.array([[10, 10, 30, 30], [50, 50, 70, 70]], np.float32)
-            return boxes, np.array([0.7, 0.35], np.float32)
+            return Detections(boxes, np.array([0.7, 0.35], np.float32))
 
     photo = Photo(np.zeros((80, 80), np.uint8), np.array([[10, 10, 30, 30]], np.float32))
     found = _measure(Detector(), [photo, photo])

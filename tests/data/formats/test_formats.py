@@ -269,6 +269,7 @@ def pts_file(path: Path, xy: np.ndarray) -> None:
 def test_300w_files_count_pixels_from_one(tmp_path: Path) -> None:
     Image.new("L", (300, 200), 90).save(tmp_path / "a.jpg")
     xy = np.random.default_rng(0).uniform(60, 140, (68, 2))
+    xy[36:42, 0], xy[42:48, 0], xy[36:48, 1], xy[48:, 1] = 70, 130, 80, 130  # an upright face
     pts_file(tmp_path / "a.pts", xy)
     loaded = load_dataset(tmp_path, size=(128, 128))
     assert loaded.schema.name == "ibug68"
