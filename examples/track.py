@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facial_keypoints import Tracker, load_predictor
+from facial_keypoints import Detections, Tracker, load_predictor
 from facial_keypoints.data.synthetic.scenes import draw_scene
 from facial_keypoints.geometry import face_boxes
 from facial_keypoints.inference.tracker import draw_tracks, track_frames
@@ -30,9 +30,9 @@ with write_video(folder / "clip.mp4", (240, 440), rate=25) as writer:
 class Known:
     """Where the drawn faces are at the start. The shipped detector finds real ones itself."""
 
-    def detect(self, image):
-        """Boxes and scores."""
-        return face_boxes(drawn.xy, drawn.schema), np.full(len(drawn), 0.9, np.float32)
+    def detect(self, image, effort):
+        """Boxes with scores; the same however much is searched."""
+        return Detections(face_boxes(drawn.xy, drawn.schema), np.full(len(drawn), 0.9, np.float32))
 
 
 # Shortest, with the shipped detector: for prediction in track_video("clip.mp4"): ...
