@@ -30,12 +30,13 @@ from facial_keypoints.errors import DataError
 from facial_keypoints.geometry import face_sizes
 from facial_keypoints.io.images import read_image
 from facial_keypoints.schemas import FIVE, KAGGLE15, STYLE_B_POINTS
-from facial_keypoints.types import FaceDataset, ImageArray, Keypoints
+from facial_keypoints.types import FaceDataset, ImageArray, Keypoints, KeypointSchema
 
 __all__ = [
     "CANVAS",
     "FOLDS",
     "fold_numbers",
+    "join_faces",
     "learnt_digests",
     "load_collection",
     "load_wild",
@@ -147,7 +148,7 @@ def load_collection(
             f"{data} holds no labelled faces: it needs facial-keypoints-detection/, wild/labels.csv.gz "
             "or photos/train_faces.csv."
         )
-    return _join(parts, str(data))
+    return join_faces(parts, str(data))
 
 
 def learnt_digests(data: Path, size: tuple[int, int], *, threads: int = 8) -> set[bytes]:
@@ -220,10 +221,11 @@ def _persons() -> dict[str, str]:
     return {key: f"person {number:02d}" for number, keys in enumerate(persons) for key in keys}
 
 
-def _join(parts: list[FaceDataset], source: str) -> FaceDataset:
+def join_faces(parts: list[FaceDataset], source: str) -> FaceDataset:
+    """Faces of one schema and size, one part after the other."""
     return FaceDataset(
         np.concatenate([p.images for p in parts]),
-        Keypoints(np.concatenate([p.keypoints.xy for p in parts]), KAGGLE15),
+        Keypoints(np.concatenate([p.keypoints.xy for p in parts]), parts[0].schema),
         np.concatenate([p.sample_ids for p in parts]),
         source,
         np.concatenate([p.styles for p in parts]),
@@ -247,14 +249,20 @@ def _decode(blob: bytes, where: str) -> ImageArray:
     return read_image(blob, channels=1, name=where)[..., 0]
 
 
-def load_wild(folder: Path, threads: int) -> Iterator[FaceDataset]:
-    """The faces of each set of a folder of 160-pixel crops with ``labels.csv.gz``; ``source`` names the set."""
-    names, labels = KAGGLE15.keypoint_names, folder / "labels.csv.gz"
+def load_wild(
+    folder: Path, threads: int, schema: KeypointSchema = KAGGLE15
+) -> Iterator[FaceDataset]:
+    """The faces of each set of a folder of 160-pixel crops with ``labels.csv.gz``; ``source`` names the set.
+
+    Faces without a point of the schema are left out.
+    """
+    names, labels = schema.keypoint_names, folder / "labels.csv.gz"
     with gzip.open(labels, "rt", newline="") as handle:
         rows = [
             (r["set"], r["file"], r["group"], _points(r, names, f"{labels} row {n}"))
             for n, r in enumerate(csv.DictReader(handle), start=2)
         ]
+    rows = [r for r in rows if not np.isnan(r[3]).all()]
     for name in dict.fromkeys(r[0] for r in rows):
         mine = [r for r in rows if r[0] == name]
         with zipfile.ZipFile(folder / f"{name}.zip") as archive:
@@ -270,7 +278,7 @@ def load_wild(folder: Path, threads: int) -> Iterator[FaceDataset]:
         fifteen = bool((~np.isnan(xy[..., 0])).sum(axis=1).max() > 5)
         yield FaceDataset(
             images[..., np.newaxis],
-            Keypoints(xy, KAGGLE15),
+            Keypoints(xy, schema),
             np.array([f"{name}/{r[1]}" for r in mine]),
             name,
             np.full(len(mine), "ibug" if fifteen else "five"),

@@ -32,6 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--seed", type=int, default=0, help="0, the default, is the shipped model's"
     )
     parser.add_argument(
+        "--schema", choices=("kaggle15", "ibug68"), default="kaggle15",
+        help="ibug68 trains the model of 68 points, from the weights of 'default'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--steps", type=int, default=20_000, help="of the training of ibug68 (default: %(default)s)"
+    )
+    parser.add_argument(
         "--quick", action="store_true",
         help="tiny networks and a few steps, to see that data and machine go the whole way",
     )  # fmt: skip
@@ -39,23 +46,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--force", action="store_true", help="replace what is in OUT")
     options = parser.parse_args(arguments)
     choose_backend()
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    common = {
+        "seed": options.seed, "resume": options.resume, "force": options.force,
+        "threads": available_cores(), "report": tell,
+    }  # fmt: skip
+    if options.schema == "ibug68":
+        from references.landmark.ibug68 import train_ibug68
+
+        steps = 4 if options.quick else options.steps
+        train_ibug68(options.data, options.out, steps=steps, **common)
+        tell(f"the model is {options.out / 'model.onnx'}")
+        return
     from references.landmark.run import QUICK, train_default_run
 
     train_default_run(
         options.data,
         options.out,
         config=QUICK if options.quick else None,
-        seed=options.seed,
-        resume=options.resume,
-        force=options.force,
-        threads=available_cores(),
-        report=lambda line: print(line, file=sys.stderr, flush=True),
+        **common,
     )
     print("errors of the cross-validation model on faces that it has not seen:")
     for name, errors in read_json(options.out / "run.json")["held_out"].items():
         share = "" if errors["nme"] is None else f", {errors['nme']:.1%} of the eye distance"
         print(f"{name}: {errors['faces']} faces, RMSE {errors['rmse_px']:.2f} px{share}")
-    print(f"the model is {options.out / 'model.onnx'}", file=sys.stderr)
+    tell(f"the model is {options.out / 'model.onnx'}")
 
 
 if __name__ == "__main__":
