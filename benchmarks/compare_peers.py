@@ -28,15 +28,12 @@ import numpy as np
 
 from benchmarks.machine import machine
 from facial_keypoints.models.runtime import load_runtime
-from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.schemas import FROM_IBUG68, KAGGLE15
 from facial_keypoints.types import FaceDataset
 from references.collection import load_collection, set_names
 
 # Kaggle's 15 points in the numbering of iBUG's 68; several numbers are averaged.
-IBUG = (
-    range(42, 48), range(36, 42), (42,), (45,), (39,), (36,), (22,), (26,), (21,), (17,),
-    (30,), (54,), (48,), (51,), (57,),
-)  # fmt: skip
+IBUG = tuple(FROM_IBUG68[name] for name in KAGGLE15.keypoint_names)
 # And in the numbering of MediaPipe's 468-point mesh.
 MESH = (
     (263, 362, 386, 374), (33, 133, 159, 145), (362,), (263,), (133,), (33,), (285,), (276,), (55,),

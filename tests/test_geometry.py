@@ -23,7 +23,7 @@ from facial_keypoints.geometry import (
     resize_xy,
     rotation,
 )
-from facial_keypoints.schemas import FIVE, KAGGLE15
+from facial_keypoints.schemas import FIVE, IBUG68, KAGGLE15, select_keypoints
 from facial_keypoints.types import KeypointSchema
 
 
@@ -153,6 +153,22 @@ def test_the_box_and_the_unturned_crop_show_the_same_square() -> None:
     by_box = box_to_crop(face_boxes(moved[None], KAGGLE15)[0], (96, 96))
     by_points = face_crop(moved, KAGGLE15, (96, 96), upright=False)
     np.testing.assert_allclose(by_box.matrix, by_points.matrix, atol=1e-4)
+
+
+def test_a_wider_crop_keeps_the_top_edge_of_the_face_box() -> None:
+    by_points = face_crop(FACE, KAGGLE15, (48, 48), scale=1.5)
+    top = np.array([[47.5, -0.5], [47.5, 95.5]])  # of the face box, and its bottom
+    np.testing.assert_allclose(by_points.apply(top), [[23.5, -0.5], [23.5, 31.5]], atol=1e-6)
+    by_box = box_to_crop(face_boxes(FACE[None], KAGGLE15)[0], (48, 48), scale=1.5)
+    np.testing.assert_allclose(by_box.matrix, by_points.matrix, atol=1e-4)
+
+
+def test_the_68_points_have_a_face_box() -> None:
+    xy = np.full((68, 2), np.nan)
+    xy[42:48], xy[36:42], xy[54], xy[48] = (65.6, 36.5), (29.4, 36.5), (60.0, 75.0), (35.0, 75.0)
+    assert has_face_box(IBUG68)
+    assert not has_face_box(select_keypoints(IBUG68, ~np.isin(np.arange(68), [38, 43])))
+    np.testing.assert_allclose(face_boxes(xy[None], IBUG68)[0], [0, 0, 96, 96], atol=1e-4)
 
 
 @pytest.mark.parametrize("degrees", [-170, -40, 0, 25, 90])

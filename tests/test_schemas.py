@@ -11,12 +11,17 @@ import pytest
 from facial_keypoints.errors import DataError
 from facial_keypoints.schemas import (
     FIVE,
+    FROM_IBUG68,
+    IBUG68,
     KAGGLE15,
+    conversion,
+    convert_keypoints,
     load_schema,
     partners_by_name,
     propose_schema,
     select_keypoints,
 )
+from facial_keypoints.types import Keypoints, Prediction
 
 PROFILE = """
 keypoints: [chin, left_nostril, right_nostril]
@@ -145,3 +150,50 @@ def test_a_proposed_schema_measures_by_eyes_else_by_the_widest_steady_pair() -> 
         "nose",
         "nose",
     )
+
+
+def sixty_eight() -> Keypoints:
+    """One face whose point i is at (i, 2 i), occluded at 30, with a confidence of i / 100."""
+    numbers = np.arange(68, dtype=np.float32)
+    visibility = np.full((1, 68), 2, np.int8)
+    visibility[0, 30] = 1
+    xy = np.stack([numbers, 2 * numbers], axis=-1)
+    return Keypoints(xy[None], IBUG68, visibility, numbers[None] / 100)
+
+
+def test_the_15_points_are_means_of_the_68() -> None:
+    points = convert_keypoints(sixty_eight(), KAGGLE15)
+    assert points.schema is KAGGLE15
+    assert points.confidence is not None
+    left, nose = KAGGLE15.index("left_eye_center"), KAGGLE15.index("nose_tip")
+    np.testing.assert_allclose(points.xy[0, [left, nose]], [[44.5, 89.0], [30.0, 60.0]])
+    np.testing.assert_allclose(points.confidence[0, [left, nose]], [0.445, 0.30])
+    assert points.visibility[0, [left, nose]].tolist() == [2, 1]
+
+
+def test_the_rules_for_left_and_right_mirror_each_other() -> None:
+    for name, partner in zip(
+        KAGGLE15.keypoint_names, (KAGGLE15.keypoint_names[i] for i in KAGGLE15.swap), strict=True
+    ):
+        assert {IBUG68.swap[i] for i in FROM_IBUG68[name]} == set(FROM_IBUG68[partner])
+
+
+def test_a_mean_lacks_what_one_of_its_points_lacks() -> None:
+    xy = sixty_eight().xy.copy()
+    xy[0, 43] = np.nan
+    points = convert_keypoints(Keypoints(xy, IBUG68), FIVE)
+    assert np.isnan(points.xy[0]).any(axis=-1).tolist() == [True, False, False, False, False]
+    assert points.confidence is None
+
+
+def test_a_prediction_converts_by_the_name_of_a_schema() -> None:
+    box, score = np.zeros((1, 4), np.float32), np.ones(1, np.float32)
+    found = Prediction(sixty_eight(), box, score, (200, 200), "a.jpg").to_schema("five")
+    assert found.keypoints.schema is FIVE
+    assert (found.source, len(found)) == ("a.jpg", 1)
+    np.testing.assert_allclose(found.keypoints.xy[0, FIVE.index("mouth_left_corner")], [54, 108])
+
+
+def test_what_the_points_do_not_tell_is_refused() -> None:
+    with pytest.raises(ValueError, match="'five' do not tell where 'left_eye_inner_corner'"):
+        conversion(FIVE, KAGGLE15)

@@ -63,7 +63,10 @@ _MIDDLE = np.array(
 
 
 def view_matrix(
-    angle: float = 0.0, zoom: float = 1.0, move: NDArray[np.float64] | float = 0.0, flip: bool = False
+    angle: float = 0.0,
+    zoom: float = 1.0,
+    move: NDArray[np.float64] | float = 0.0,
+    flip: bool = False,
 ) -> NDArray[np.float64]:
     """(2, 3) from the canvas of a wild crop to the model's input; ``move`` is in input pixels."""
     cos, sin = _SCALE * zoom * np.cos(angle), _SCALE * zoom * np.sin(angle)
@@ -204,7 +207,7 @@ def train_ibug68(
     """
     spec = ModelSpec(
         name="ibug68", schema=IBUG68, input_size=(SIZE, SIZE), styles=STYLES[:1],
-        confidence=CONFIDENCE, output="points",
+        confidence=CONFIDENCE, output="points", crop_scale=CROP_SCALE,
     )  # fmt: skip
     keras.utils.set_random_seed(seed)
     with (
@@ -222,24 +225,27 @@ def train_ibug68(
 
         faces, held = read_faces(data, threads)
         say(f"{len(faces)} faces to train on, {len(held)} held out")
-        net, state, weights = _start(faces), {"step": 0, "best": 1e9}, directory / "last.npz"
-        if weights.is_file():
-            with np.load(weights) as last:
-                net.set_weights([last[name] for name in last.files])
+        net, last, first, best = _start(faces), directory / "last.npz", 0, np.inf
+        if last.is_file():
+            with np.load(last) as weights:
+                net.set_weights([weights[name] for name in weights.files])
             state = read_json(directory / "state.json")
+            first, best = state["step"], state["best"]
         mean, averaged = keras.models.clone_model(net), net.get_weights()
         optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=0.02, clipnorm=5.0)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         net.compile(optimizer, PointsLoss(1.0))
         views = _Views(faces, batch_size, steps, seed)
-        clock, losses, first = time.monotonic(), [], state["step"]
+        clock, losses = time.monotonic(), []
         for step in range(first, steps):
             warm = min(1.0, (step - first + 1) / 200)
             rate = learning_rate * warm * (0.5 + 0.5 * np.cos(np.pi * step / steps))
             optimizer.learning_rate.assign(rate)
             losses.append(float(net.train_on_batch(*views[step])))
             keep = min(_MEAN_OVER, (step - first + 1) / (step - first + 20))
-            averaged = [keep * a + (1 - keep) * w for a, w in zip(averaged, net.get_weights(), strict=True)]
+            averaged = [
+                keep * a + (1 - keep) * w for a, w in zip(averaged, net.get_weights(), strict=True)
+            ]
             if (step + 1) % _EVERY and step + 1 < steps:
                 continue
             mean.set_weights(averaged)
@@ -247,11 +253,13 @@ def train_ibug68(
             found = errors(out[:, 0, :, :2], held)
             told = ", ".join(f"{part} {100 * error:.2f}" for part, error in found.items())
             speed = len(losses) * batch_size / (time.monotonic() - clock)
-            say(f"step {step + 1} loss {np.mean(losses):.4f} NME % {told}; {speed:.0f} views a second")
+            say(
+                f"step {step + 1} loss {np.mean(losses):.4f} NME % {told}; {speed:.0f} views a second"
+            )
             clock, losses = time.monotonic(), []
             score = found["ytf all"] + found["helen_afw all"]
-            if score < state["best"]:
-                state["best"] = score
+            if score < best:
+                best = score
                 model = keep_styles(mean, 1)
                 out[..., :2] = out[..., :2] * _SCALE + view_matrix()[:, 2]
                 truth = held.keypoints.xy * _SCALE + view_matrix()[:, 2]
@@ -259,9 +267,8 @@ def train_ibug68(
                     model, calibrate(out[:, :1], truth, np.zeros(len(held), int), SIZE)
                 )
                 save_model(directory / "model.keras", model, spec, ())
-            state["step"] = step + 1
-            with atomic_path(weights) as temporary:
+            with atomic_path(last) as temporary:
                 np.savez(temporary, *net.get_weights())
-            write_json(directory / "state.json", state)
+            write_json(directory / "state.json", {"step": step + 1, "best": best})
         export_onnx(directory / "model.keras", directory / "model.onnx")
     return spec

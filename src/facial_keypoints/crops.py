@@ -20,7 +20,6 @@ from facial_keypoints.geometry import (
     has_face_box,
     resize_transform,
 )
-from facial_keypoints.schemas import FIVE, IBUG68
 from facial_keypoints.types import CropTransform, FloatArray, ImageArray, KeypointSchema
 
 __all__ = [
@@ -40,15 +39,6 @@ CROP_SIZE = (96, 96)
 
 _ROOM = 1.6
 """Side of the crop around points without a face box, relative to the extent of the points."""
-
-# Of the 68 points: the rims of the eyes, the nose's tip and the mouth's corners; left is the person's own.
-_FROM_68 = {
-    "left_eye_center": slice(42, 48),
-    "right_eye_center": slice(36, 42),
-    "nose_tip": slice(30, 31),
-    "mouth_left_corner": slice(54, 55),
-    "mouth_right_corner": slice(48, 49),
-}
 
 
 def checked_image(image: ImageArray) -> ImageArray:
@@ -218,10 +208,7 @@ def face_box(
     Returns:
         (4,) xyxy, or ``None`` without a box and with fewer than two labelled points in different places.
     """
-    if schema.keypoint_names == IBUG68.keypoint_names:
-        five = np.stack([xy[_FROM_68[name]].mean(axis=0) for name in FIVE.keypoint_names])
-        box = face_boxes(five[np.newaxis], FIVE)[0]
-    elif has_face_box(schema):
+    if has_face_box(schema):
         box = face_boxes(xy[np.newaxis], schema)[0]
     else:
         box = np.full(4, np.nan, np.float32)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.schemas import source_points
 from facial_keypoints.types import BoolArray, CropTransform, FloatArray, ImageArray, KeypointSchema
 
 __all__ = [
@@ -198,7 +199,7 @@ def nms(boxes: FloatArray, scores: FloatArray, threshold: float) -> NDArray[np.i
 
 
 def box_to_crop(
-    box_xyxy: FloatArray, input_size: tuple[int, int], angle: float = 0.0
+    box_xyxy: FloatArray, input_size: tuple[int, int], angle: float = 0.0, scale: float = 1.0
 ) -> CropTransform:
     """The crop that shows the square around a box.
 
@@ -206,6 +207,7 @@ def box_to_crop(
         box_xyxy: (4,) box in image pixels.
         input_size: (height, width) of the input; the square covers the longer side.
         angle: Degrees by which what the box holds is turned, clockwise; the crop shows it upright.
+        scale: Side of the crop, in sides of the square; they have the same top edge.
 
     Raises:
         ValueError: The box has no area.
@@ -215,9 +217,9 @@ def box_to_crop(
     if not side > 0:
         raise ValueError(f"box must have x0 < x1 and y0 < y1, received {tuple(box_xyxy)}.")
     height, width = input_size
-    linear = rotation(-np.deg2rad(angle), max(height, width) / side)
+    linear = rotation(-np.deg2rad(angle), max(height, width) / (scale * side))
     centre = edges_to_centres(np.array([(x0 + x1) / 2.0, (y0 + y1) / 2.0]))
-    target = edges_to_centres(np.array([width / 2.0, height / 2.0]))
+    target = edges_to_centres(np.array([width / 2.0, height / 2.0 / scale]))
     return CropTransform(np.column_stack([linear, target - linear @ centre]), input_size)
 
 
@@ -225,17 +227,22 @@ def box_to_crop(
 
 
 def has_face_box(schema: KeypointSchema) -> bool:
-    """Whether a schema has the four points that a face box is computed from."""
-    return set(_FACE_POINTS) <= set(schema.keypoint_names)
+    """Whether a schema has, or tells, the four points that a face box is computed from."""
+    return all(source_points(schema, name) for name in _FACE_POINTS)
 
 
 def _parts(
     xy: FloatArray, schema: KeypointSchema
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Left eye, right eye and middle of the mouth's corners, each (..., 2)."""
-    left, right, *mouth = (
-        np.asarray(xy[..., schema.index(name), :], np.float64) for name in _FACE_POINTS
-    )
+
+    def point(name: str) -> NDArray[np.float64]:
+        indices = source_points(schema, name)
+        if len(indices) == 1:  # without the mean it takes a tenth of the time
+            return np.asarray(xy[..., indices[0], :], np.float64)
+        return np.asarray(xy[..., indices, :].mean(axis=-2), np.float64)
+
+    left, right, *mouth = (point(name) for name in _FACE_POINTS)
     return left, right, (mouth[0] + mouth[1]) / 2.0
 
 
@@ -302,6 +309,7 @@ def face_crop(
     *,
     upright: bool = True,
     smallest: float = 2.0,
+    scale: float = 1.0,
 ) -> CropTransform:
     """The crop that shows a face as Kaggle's images do.
 
@@ -312,6 +320,7 @@ def face_crop(
         upright: Rotate the crop so that the eyes are level; if not, it shows the face box.
         smallest: Least size of the face in pixels of the image, so that nearly equal points do not enlarge
             the crop without bound.
+        scale: Side of the crop, in sides of the face box; they have the same top edge.
 
     Raises:
         ValueError: One of the four points is NaN.
@@ -323,8 +332,8 @@ def face_crop(
     height, width = input_size
     across = left - right  # the person's left eye is on the right of the image
     angle = float(np.arctan2(across[1], across[0])) if upright else 0.0
-    linear = rotation(-angle, FACE_SIZE * width / max(size, smallest))
-    target = edges_to_centres(np.array([width / 2.0, EYE_LINE * height]))
+    linear = rotation(-angle, FACE_SIZE / scale * width / max(size, smallest))
+    target = edges_to_centres(np.array([width / 2.0, EYE_LINE / scale * height]))
     return CropTransform(
         np.column_stack([linear, target - linear @ ((left + right) / 2.0)]), input_size
     )

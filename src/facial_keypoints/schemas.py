@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.errors import DataError, MissingExtraError
-from facial_keypoints.types import BoolArray, KeypointSchema
+from facial_keypoints.types import BoolArray, Keypoints, KeypointSchema
 
 __all__ = [
     "FIVE",
+    "FROM_IBUG68",
     "IBUG68",
     "KAGGLE15",
     "STYLE_B_POINTS",
+    "conversion",
+    "convert_keypoints",
     "get_schema",
     "list_schemas",
     "load_schema",
@@ -29,6 +32,7 @@ __all__ = [
     "read_yaml",
     "select_keypoints",
     "sides",
+    "source_points",
 ]
 
 KAGGLE15 = KeypointSchema(
@@ -120,6 +124,26 @@ def _ibug68() -> KeypointSchema:
 IBUG68 = _ibug68()
 """The 68 points of iBUG / 300-W."""
 
+FROM_IBUG68 = {
+    "left_eye_center": range(42, 48),
+    "right_eye_center": range(36, 42),
+    "left_eye_inner_corner": (42,),
+    "left_eye_outer_corner": (45,),
+    "right_eye_inner_corner": (39,),
+    "right_eye_outer_corner": (36,),
+    "left_eyebrow_inner_end": (22,),
+    "left_eyebrow_outer_end": (26,),
+    "right_eyebrow_inner_end": (21,),
+    "right_eyebrow_outer_end": (17,),
+    "nose_tip": (30,),
+    "mouth_left_corner": (54,),
+    "mouth_right_corner": (48,),
+    "mouth_center_top_lip": (51,),
+    "mouth_center_bottom_lip": (57,),
+}
+"""Numbers of the iBUG points whose mean is a Kaggle point: eye centres are the mean of the six points of the lids,
+the others are one point each, by the figure of Sagonas et al. (2013)."""
+
 _SCHEMAS = {schema.name: schema for schema in (KAGGLE15, FIVE, IBUG68)}
 
 
@@ -144,6 +168,65 @@ def get_schema(name: str) -> KeypointSchema:
         raise ValueError(
             f"no schema is named '{name}'; choose from {', '.join(_SCHEMAS)}."
         ) from None
+
+
+def source_points(schema: KeypointSchema, name: str) -> list[int]:
+    """Indices of the keypoints whose mean is the keypoint ``name``: its own, or those of :data:`FROM_IBUG68`.
+
+    Returns:
+        The indices; none if the schema lacks one of them.
+
+    Example:
+        >>> source_points(IBUG68, "right_eye_center")
+        [36, 37, 38, 39, 40, 41]
+    """
+    names = schema.keypoint_names
+    if name in names:
+        return [names.index(name)]
+    parts = [f"ibug68_{i}" for i in FROM_IBUG68.get(name, ())]
+    return [names.index(part) for part in parts] if set(parts) <= set(names) else []
+
+
+def conversion(source: KeypointSchema, target: KeypointSchema) -> list[list[int]]:
+    """For each keypoint of ``target`` the indices of the keypoints of ``source`` whose mean it is.
+
+    Raises:
+        ValueError: A keypoint of ``target`` cannot be computed from those of ``source``.
+    """
+    parts = [source_points(source, name) for name in target.keypoint_names]
+    if [] in parts:
+        raise ValueError(
+            f"the keypoints of '{source.name}' do not tell where '{target.keypoint_names[parts.index([])]}' of "
+            f"'{target.name}' is: choose another schema."
+        )
+    return parts
+
+
+def convert_keypoints(keypoints: Keypoints, schema: KeypointSchema) -> Keypoints:
+    """The same faces in the keypoints of another schema, each of which is a keypoint here or a mean of some.
+
+    Args:
+        keypoints: N faces.
+        schema: For keypoints in ``ibug68``, ``kaggle15`` or ``five``, for example.
+
+    Returns:
+        N faces. The confidence is the mean of that of the points used; a point is NaN where one of them is.
+
+    Raises:
+        ValueError: A keypoint of the schema cannot be computed from those that there are.
+    """
+    parts = conversion(keypoints.schema, schema)
+
+    def merged(values: NDArray[Any], reduce: Any) -> NDArray[Any]:
+        return np.stack([reduce(values[:, part], axis=1) for part in parts], axis=1)
+
+    confidence = keypoints.confidence
+    return Keypoints(
+        merged(keypoints.xy, np.mean),
+        schema,
+        merged(keypoints.visibility, np.min),
+        None if confidence is None else merged(confidence, np.mean),
+    )
 
 
 _KEYS = ("name", "keypoints", "pairs", "norm_pair", "edges")

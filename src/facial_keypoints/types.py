@@ -361,3 +361,17 @@ class Prediction:
             scores=self.scores[index],
             track_ids=None if self.track_ids is None else self.track_ids[index],
         )
+
+    def to_schema(self, schema: str | KeypointSchema) -> Prediction:
+        """The same faces in the keypoints of another schema (:func:`facial_keypoints.schemas.convert_keypoints`).
+
+        Args:
+            schema: A schema, or the name of a built-in one: ``kaggle15`` for a prediction of 68 points.
+
+        Raises:
+            ValueError: A keypoint of the schema cannot be computed from those of the prediction.
+        """
+        from facial_keypoints.schemas import convert_keypoints, get_schema
+
+        wanted = get_schema(schema) if isinstance(schema, str) else schema
+        return replace(self, keypoints=convert_keypoints(self.keypoints, wanted))

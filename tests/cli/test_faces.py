@@ -242,3 +242,22 @@ def test_a_table_to_measure_needs_no_face_flags(folder: Path, tmp_path: Path) ->
         code, said, _ = run("measure", tmp_path / "m.csv", folder / "boxes.csv", *words)
         assert code == 2
         assert "a table says where the faces are" in said
+
+
+def test_predict_writes_the_keypoints_of_another_schema(folder: Path, tmp_path: Path) -> None:
+    code, _, rows = run("predict", tmp_path / "five.csv", folder / "photo.png", "--schema", "five")
+    assert code == 0
+    _, _, whole = run("predict", tmp_path / "own.csv", folder / "photo.png")
+    assert len(rows) == len(whole) > 0
+    assert "left_eyebrow_inner_end_x" in whole[0]
+    assert [row.items() - own.items() for row, own in zip(rows, whole, strict=True)] == [set()] * 2
+
+
+@pytest.mark.parametrize(("name", "words"), [("ibug68", "do not tell"), ("68", "no schema")])
+def test_predict_refuses_a_schema_that_its_model_does_not_tell(
+    folder: Path, tmp_path: Path, name: str, words: str
+) -> None:
+    code, said, _ = run("predict", tmp_path / "out.csv", folder / "photo.png", "--schema", name)
+    assert code == 2
+    assert words in said
+    assert not (tmp_path / "out.csv").exists()

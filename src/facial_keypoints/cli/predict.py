@@ -15,7 +15,7 @@ from facial_keypoints.cli.progress import make_log
 from facial_keypoints.errors import DataError
 
 if TYPE_CHECKING:
-    from facial_keypoints.types import Prediction
+    from facial_keypoints.types import KeypointSchema, Prediction
 
 
 @app.command("predict")
@@ -30,6 +30,13 @@ def predict_command(
         Path | None,
         typer.Option(
             help="Folder for copies of the images with the points drawn, at the images' own paths."
+        ),
+    ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            help="Write the keypoints of this schema, computed from the model's: kaggle15 or five.",
+            show_default="the model's own",
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Faces computed at once (--crops).")] = 128,
@@ -60,19 +67,32 @@ def predict_command(
         make_folder(draw, add=force)
     log = make_log()
     images = Faces(inputs, options, log=log, batch_size=batch_size, without=draw, as_json=as_json)
-    faces = 0
-    with open_table(out, columns(images.schema)) as table:
-        for prediction in images:
+    faces, wanted = 0, images.schema if schema is None else _converted(images.schema, schema)
+    with open_table(out, columns(wanted)) as table:
+        for found in images:
+            prediction = found.to_schema(wanted)
             faces += len(prediction)
             table.write(rows(prediction))
             if draw is not None:
                 with images.copying(prediction.source):
                     _draw(prediction, draw, images)
-    found = "" if options.crops else f", {faces} {'face' if faces == 1 else 'faces'}"
+    count = "" if options.crops else f", {faces} {'face' if faces == 1 else 'faces'}"
     if images.smallest:
-        found += f"; looked for faces from {images.smallest:.0f} pixels"
-    log.print(f"wrote {out}: {images.done - images.bad} of {images.done} images{found}")
+        count += f"; looked for faces from {images.smallest:.0f} pixels"
+    log.print(f"wrote {out}: {images.done - images.bad} of {images.done} images{count}")
     images.finish(faces=faces, smallest_face=round(images.smallest, 1) or None, written=str(out))
+
+
+def _converted(own: KeypointSchema, name: str) -> KeypointSchema:
+    """The schema of a name, if the keypoints of a model tell its keypoints."""
+    from facial_keypoints.schemas import conversion, get_schema
+
+    try:
+        wanted = get_schema(name)
+        conversion(own, wanted)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--schema") from error
+    return wanted
 
 
 def _draw(prediction: Prediction, folder: Path, images: Faces) -> None:

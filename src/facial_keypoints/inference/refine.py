@@ -144,7 +144,7 @@ def refine_boxes(
     images = [image] * len(boxes)
     angles = np.zeros(len(boxes)) if angles is None else angles
     crops = [
-        box_to_crop(box, spec.input_size, float(angle))
+        box_to_crop(box, spec.input_size, float(angle), spec.crop_scale)
         for box, angle in zip(boxes, angles, strict=True)
     ]
     first = predict_views(runtime, images, crops)
@@ -233,7 +233,8 @@ def refine_crops(
         if better is not None:
             found[i], outputs[i] = True, better
     smallest = 0.1 * spec.input_size[1]
-    small = ~low & (face_sizes(outputs[..., :2], spec.schema) < SMALL * min(spec.input_size))
+    limit = SMALL / spec.crop_scale * min(spec.input_size)
+    small = ~low & (face_sizes(outputs[..., :2], spec.schema) < limit)
     rows = np.flatnonzero(small)
     if len(rows):
         views = _face_views(spec, outputs[rows], smallest=smallest)
@@ -300,7 +301,14 @@ def _face_views(
 ) -> list[CropTransform]:
     """Views of (N, K, 2 or 3) faces with the eyes where Kaggle's images have them."""
     return [
-        face_crop(xy, spec.schema, spec.input_size, upright=upright, smallest=smallest)
+        face_crop(
+            xy,
+            spec.schema,
+            spec.input_size,
+            upright=upright,
+            smallest=smallest,
+            scale=spec.crop_scale,
+        )
         for xy in faces[..., :2]
     ]
 

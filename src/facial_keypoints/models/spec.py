@@ -54,6 +54,7 @@ class ModelSpec:
         output: Output of the Keras network before decoding: ``coordinates`` (N, K, 2), targets of the
             study, or ``points`` (N, S, K, 3), input pixels with the log of the expected error. ONNX
             files are always decoded.
+        crop_scale: Side of the crop that it expects, in sides of the face box; they have the same top edge.
         version: Version of this package that wrote it.
     """
 
@@ -65,6 +66,7 @@ class ModelSpec:
     data_digest: str = ""
     confidence: str = ""
     output: str = "coordinates"
+    crop_scale: float = 1.0
     version: str = __version__
 
     def to_json(self) -> str:
@@ -97,6 +99,7 @@ class ModelSpec:
                 data_digest=str(value.get("data_digest", "")),
                 confidence=str(value.get("confidence", "")),
                 output=str(value.get("output", "coordinates")),
+                crop_scale=float(value.get("crop_scale", 1.0)),
                 version=str(value.get("version", "")),
             )
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
