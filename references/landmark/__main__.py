@@ -39,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--steps", type=int, default=20_000, help="of the training of ibug68 (default: %(default)s)"
     )
     parser.add_argument(
+        "--self-training", action="store_true",
+        help="with --resume: ibug68 also learns from faces with 5 or 15 points, labelled by its weights so far",
+    )  # fmt: skip
+    parser.add_argument(
         "--quick", action="store_true",
         help="tiny networks and a few steps, to see that data and machine go the whole way",
     )  # fmt: skip
@@ -58,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from references.landmark.ibug68 import train_ibug68
 
         steps = 4 if options.quick else options.steps
-        train_ibug68(options.data, options.out, steps=steps, **common)
+        train_ibug68(
+            options.data, options.out, steps=steps, self_training=options.self_training, **common
+        )
         tell(f"the model is {options.out / 'model.onnx'}")
         return
     from references.landmark.run import QUICK, train_default_run

@@ -21,6 +21,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from facial_keypoints.errors import DataError
 from facial_keypoints.evaluation.metrics import nme
 from facial_keypoints.files import atomic_path, output_folder, read_json, write_json
 from facial_keypoints.geometry import EYE_LINE, FACE_SIZE
@@ -30,7 +31,7 @@ from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.landmark import STUDENT, build_network
 from facial_keypoints.models.registry import find_model
 from facial_keypoints.models.spec import ModelSpec
-from facial_keypoints.schemas import IBUG68
+from facial_keypoints.schemas import IBUG68, KAGGLE15, convert_keypoints
 from facial_keypoints.training.landmark import (
     apply_calibration,
     calibrate,
@@ -39,8 +40,8 @@ from facial_keypoints.training.landmark import (
 )
 from facial_keypoints.training.losses import PointsLoss
 from facial_keypoints.training.run_folder import save_model
-from facial_keypoints.types import FaceDataset
-from references.collection import CANVAS, join_faces, load_wild, set_names
+from facial_keypoints.types import FaceDataset, Keypoints
+from references.collection import CANVAS, join_faces, learnt_digests, load_wild, set_names
 
 __all__ = ["CROP_SCALE", "train_ibug68"]
 
@@ -49,8 +50,13 @@ SIZE = 112
 """Side of the input, pixels: in a wider crop, as many pixels between the eyes as ``default`` has."""
 STYLES = ("ibug", "ibug mirrored")
 
-_SHARE = {"ytf": 0.5, "helen_afw": 0.5}  # how often faces of a set are drawn
-_TRUST = {"ytf": 0.6, "helen_afw": 1.0}  # weight of a label: those of ytf are automatic
+_LABELLED = ("ytf", "helen_afw")
+# How often faces of a set are drawn, and the weight of their labels: those of ytf are automatic.
+_SHARE = {"ytf": 0.35, "helen_afw": 0.35, "mtfl": 0.26, "webmorph": 0.04}
+_TRUST = {"ytf": 0.6, "helen_afw": 1.0, "mtfl": 0.6, "webmorph": 0.6}
+# Angle, zoom and shift in input pixels of the views whose mean labels a face.
+_MOVES = ((8.0, 1.08, 3.0, -2.0), (-8.0, 0.93, -3.0, 2.0), (4.0, 0.95, -2.0, -3.0), (-4.0, 1.05, 2.0, 3.0))  # fmt: skip
+_AGREE_PX = 4.0  # a tenth of the distance between the eyes
 _PARTS = {"all": range(68), "inner": range(17, 68), "eyelids": range(36, 48)}
 _CANVAS_EYES_PX, _CANVAS_EYE_ROW = CANVAS / 4.2, 60.0  # of a wild crop
 _EVERY = 250  # steps from one measurement to the next
@@ -74,6 +80,12 @@ def view_matrix(
     return np.column_stack([linear, (SIZE - 1) / 2 + move - linear @ _MIDDLE])
 
 
+def _to_input(xy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Points of the canvas in pixels of the usual view."""
+    matrix = view_matrix()
+    return np.asarray(xy * matrix[0, 0] + matrix[:, 2], np.float32)
+
+
 def cut_view(image: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
     """(SIZE, SIZE, 1) the view of a canvas (H, W, 1); edges repeat."""
     view = cv2.warpAffine(
@@ -82,24 +94,26 @@ def cut_view(image: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[n
     return np.asarray(view, np.uint8)[..., np.newaxis]
 
 
-class _Views(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches of random views, their points (B, 2, 68, 2) in input pixels and weights (B, 2, 68)."""
+class _Views:
+    """Batches of random views.
 
-    def __init__(self, faces: FaceDataset, batch: int, steps: int, seed: int) -> None:
-        super().__init__(workers=1, use_multiprocessing=False)
+    Args:
+        faces: N faces.
+        xy: (N, 2, 68, 2) what to learn from each as it is and mirrored, in pixels of the canvas.
+        batch: B.
+        seed: Of the views.
+    """
+
+    def __init__(self, faces: FaceDataset, xy: NDArray[np.float32], batch: int, seed: int) -> None:
         sets = set_names(faces)
         chance = np.array([_SHARE[s] / (sets == s).sum() for s in sets])
-        self.faces, self.batch, self.steps, self.seed = faces, batch, steps, seed
+        self.faces, self.xy, self.batch, self.seed = faces, xy, batch, seed
         self.chance = chance / chance.sum()
         self.trust = np.array([_TRUST[s] for s in sets], np.float32)
 
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(
-        self, index: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-        rng = np.random.default_rng((self.seed, index))
+    def draw(self, step: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+        """Views (B, SIZE, SIZE, 1), their points (B, 2, 68, 2) in input pixels and weights (B, 2, 68)."""
+        rng = np.random.default_rng((self.seed, step))
         rows = rng.choice(len(self.faces), self.batch, p=self.chance)
         flips = rng.random(self.batch) < 0.5
         views = []
@@ -111,7 +125,7 @@ class _Views(keras.utils.PyDataset):  # type: ignore[misc]
                 np.deg2rad(10.0 * angle), np.exp(0.08 * zoom), 0.03 * SIZE * np.array(move), flip
             )
             views.append(cut_view(self.faces.images[row], matrix))
-            points = self.faces.keypoints.xy[row] @ matrix[:, :2].T + matrix[:, 2]
+            points = self.xy[row, int(flip)] @ matrix[:, :2].T + matrix[:, 2]
             points = points[list(IBUG68.swap)] if flip else points
             inside = ((points > -2.0) & (points < SIZE + 1.0)).all(axis=-1)  # NaN is not inside
             xy[i, int(flip)] = np.where(inside[:, None], points, 0.0)
@@ -120,12 +134,13 @@ class _Views(keras.utils.PyDataset):  # type: ignore[misc]
         return np.stack(changed), xy, weight
 
 
-def predict(model: keras.Model, faces: FaceDataset) -> NDArray[np.float32]:
-    """(N, S, 68, 3) answers for the usual view of each face, in pixels of the canvas."""
-    matrix = view_matrix()
-    views = np.stack([cut_view(image, matrix) for image in faces.images]).astype(np.float32)
+def predict(
+    model: keras.Model, faces: FaceDataset, matrix: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """(N, S, 68, 3) answers for one view of each face, in pixels of the canvas."""
+    views = np.stack([cut_view(image, matrix) for image in faces.images])
     out = np.array(model.predict(views, batch_size=128, verbose=0))
-    out[..., :2] = (out[..., :2] - matrix[:, 2]) / matrix[0, 0]
+    out[..., :2] = (out[..., :2] - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
     return out
 
 
@@ -143,16 +158,62 @@ def errors(xy: NDArray[np.float32], faces: FaceDataset) -> dict[str, float]:
     return found
 
 
+def held_out(faces: FaceDataset) -> NDArray[np.bool_]:
+    """(N,) which faces are not trained on: those of a tenth of the groups."""
+    return np.array([zlib.crc32(group.encode()) % 10 == 0 for group in faces.groups.tolist()])
+
+
 def read_faces(data: Path, threads: int) -> tuple[FaceDataset, FaceDataset]:
     """The faces to train on and the held-out ones."""
     faces = join_faces(list(load_wild(data / "wild", threads, IBUG68)), str(data))
-    held = np.array([zlib.crc32(group.encode()) % 10 == 0 for group in faces.groups.tolist()])
+    held = held_out(faces)
     return faces.subset(np.flatnonzero(~held)), faces.subset(np.flatnonzero(held))
+
+
+def label_more(
+    model: keras.Model, data: Path, threads: int
+) -> tuple[FaceDataset, NDArray[np.float32]]:
+    """The faces with 5 or 15 points that are not held out, with 68 points that a model gives them.
+
+    A face whose labels disagree with those points is left out.
+
+    Args:
+        model: A network of :data:`STYLES`, the mirrored one included.
+        data: A folder with ``wild/``.
+        threads: For decoding images.
+
+    Returns:
+        N faces, and their points (N, 2, 68, 2) as they are and mirrored, pixels of the canvas.
+    """
+    parts = [part for part in load_wild(data / "wild", threads) if part.source not in _LABELLED]
+    faces = join_faces(parts, str(data))
+    faces = faces.subset(np.flatnonzero(~held_out(faces)))
+    total = np.zeros((len(faces), 2, 68, 2), np.float32)
+    for angle, zoom, *move in _MOVES:
+        for flip in (False, True):
+            matrix = view_matrix(np.deg2rad(angle), zoom, np.array(move), flip)
+            xy = predict(model, faces, matrix)[:, int(flip), :, :2]
+            total[:, int(flip)] += (xy[:, list(IBUG68.swap)] if flip else xy) / len(_MOVES)
+    told = convert_keypoints(Keypoints(total[:, 0], IBUG68), KAGGLE15).xy
+    gap = faces.keypoints.xy - told
+    for name in set(set_names(faces)):  # each set has rules of its own
+        rows = set_names(faces) == name
+        seen = faces.keypoints.labeled[rows].any(axis=0)
+        gap[np.ix_(rows, seen)] -= np.nanmedian(gap[np.ix_(rows, seen)], axis=0)
+    agree = np.nanmean(np.linalg.norm(gap, axis=-1), axis=1) < _AGREE_PX
+    more = FaceDataset(
+        faces.images,
+        Keypoints(total[:, 0], IBUG68),
+        faces.sample_ids,
+        str(data),
+        groups=faces.groups,
+    )
+    return more.subset(np.flatnonzero(agree)), total[agree]
 
 
 def _start(faces: FaceDataset) -> keras.Model:
     """The network with the convolutions of ``default`` and a new head."""
-    mean = np.nanmean(faces.keypoints.xy, axis=0) * _SCALE + view_matrix()[:, 2]
+    mean = _to_input(np.nanmean(faces.keypoints.xy, axis=0))
     config = replace(
         STUDENT,
         input_size=(SIZE, SIZE),
@@ -167,6 +228,41 @@ def _start(faces: FaceDataset) -> keras.Model:
     return net
 
 
+def _fit(
+    net: keras.Model,
+    views: _Views,
+    steps: range,
+    learning_rate: float,
+    keep: Callable[[int, float, keras.Model], None],
+) -> None:
+    """Train a network in place.
+
+    Args:
+        net: The network.
+        views: What to learn from.
+        steps: The first step, and the last of the schedule, which is a cosine from step 0 on.
+        learning_rate: Highest rate of AdamW.
+        keep: Called now and then with the number of steps, the mean loss, and the network with the mean of the
+            last weights.
+    """
+    mean, averaged = keras.models.clone_model(net), net.get_weights()
+    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=0.02, clipnorm=5.0)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    net.compile(optimizer, PointsLoss(1.0))
+    losses = []
+    for step in steps:
+        done = step - steps.start + 1
+        wave = 0.5 + 0.5 * np.cos(np.pi * step / steps.stop)
+        optimizer.learning_rate.assign(learning_rate * wave * min(1.0, done / 200))
+        losses.append(float(net.train_on_batch(*views.draw(step))))
+        share = max(1 - _MEAN_OVER, 20 / (done + 20))
+        averaged = [a + share * (w - a) for a, w in zip(averaged, net.get_weights(), strict=True)]
+        if (step + 1) % _EVERY == 0 or step + 1 == steps.stop:
+            mean.set_weights(averaged)
+            keep(step + 1, float(np.mean(losses)), mean)
+            losses = []
+
+
 def train_ibug68(
     data: Path,
     directory: Path,
@@ -175,6 +271,7 @@ def train_ibug68(
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    self_training: bool = False,
     resume: bool = False,
     force: bool = False,
     threads: int = 8,
@@ -193,6 +290,8 @@ def train_ibug68(
         batch_size: Views of a step.
         learning_rate: Highest rate of AdamW.
         seed: Of the views.
+        self_training: Learn from the other sets too, with the 68 points that the weights in ``directory`` give
+            them at the start.
         resume: Go on in ``directory``.
         force: Replace what is in ``directory``.
         threads: For decoding images.
@@ -202,7 +301,7 @@ def train_ibug68(
         The model's description.
 
     Raises:
-        DataError: The labels are missing or damaged.
+        DataError: The labels are missing or damaged, or there are no weights for self-training.
         OutputError: The folder cannot be written.
     """
     spec = ModelSpec(
@@ -231,44 +330,36 @@ def train_ibug68(
                 net.set_weights([weights[name] for name in weights.files])
             state = read_json(directory / "state.json")
             first, best = state["step"], state["best"]
-        mean, averaged = keras.models.clone_model(net), net.get_weights()
-        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=0.02, clipnorm=5.0)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        net.compile(optimizer, PointsLoss(1.0))
-        views = _Views(faces, batch_size, steps, seed)
-        clock, losses = time.monotonic(), []
-        for step in range(first, steps):
-            warm = min(1.0, (step - first + 1) / 200)
-            rate = learning_rate * warm * (0.5 + 0.5 * np.cos(np.pi * step / steps))
-            optimizer.learning_rate.assign(rate)
-            losses.append(float(net.train_on_batch(*views[step])))
-            keep = min(_MEAN_OVER, (step - first + 1) / (step - first + 20))
-            averaged = [
-                keep * a + (1 - keep) * w for a, w in zip(averaged, net.get_weights(), strict=True)
-            ]
-            if (step + 1) % _EVERY and step + 1 < steps:
-                continue
-            mean.set_weights(averaged)
-            out = predict(mean, held)
+        xy = np.repeat(faces.keypoints.xy[:, np.newaxis], 2, axis=1)
+        if self_training:
+            if not first:
+                raise DataError(
+                    f"{directory} has no weights to label faces with: train without --self-training first."
+                )
+            more, more_xy = label_more(net, data, threads)
+            say(f"{len(more)} more faces, labelled by the weights so far")
+            faces, xy = join_faces([faces, more], str(data)), np.concatenate([xy, more_xy])
+        learnt = learnt_digests(data, spec.input_size, threads=threads)
+        clock = time.monotonic()
+
+        def keep(step: int, loss: float, mean: keras.Model) -> None:
+            nonlocal best
+            out = predict(mean, held, view_matrix())
             found = errors(out[:, 0, :, :2], held)
             told = ", ".join(f"{part} {100 * error:.2f}" for part, error in found.items())
-            speed = len(losses) * batch_size / (time.monotonic() - clock)
-            say(
-                f"step {step + 1} loss {np.mean(losses):.4f} NME % {told}; {speed:.0f} views a second"
-            )
-            clock, losses = time.monotonic(), []
-            score = found["ytf all"] + found["helen_afw all"]
-            if score < best:
-                best = score
+            seconds = time.monotonic() - clock
+            say(f"step {step} loss {loss:.4f} NME % {told}; {seconds:.0f} s")
+            if found["ytf all"] + found["helen_afw all"] < best:
+                best = found["ytf all"] + found["helen_afw all"]
                 model = keep_styles(mean, 1)
-                out[..., :2] = out[..., :2] * _SCALE + view_matrix()[:, 2]
-                truth = held.keypoints.xy * _SCALE + view_matrix()[:, 2]
-                apply_calibration(
-                    model, calibrate(out[:, :1], truth, np.zeros(len(held), int), SIZE)
-                )
-                save_model(directory / "model.keras", model, spec, ())
+                answers = np.append(_to_input(out[:, :1, :, :2]), out[:, :1, :, 2:], axis=-1)
+                truth, style = _to_input(held.keypoints.xy), np.zeros(len(held), int)
+                apply_calibration(model, calibrate(answers, truth, style, SIZE))
+                save_model(directory / "model.keras", model, spec, learnt)
             with atomic_path(last) as temporary:
                 np.savez(temporary, *net.get_weights())
-            write_json(directory / "state.json", {"step": step + 1, "best": best})
+            write_json(directory / "state.json", {"step": step, "best": best})
+
+        _fit(net, _Views(faces, xy, batch_size, seed), range(first, steps), learning_rate, keep)
         export_onnx(directory / "model.keras", directory / "model.onnx")
     return spec

@@ -8,32 +8,39 @@ import pytest
 
 from facial_keypoints.geometry import FACE_LENGTH, face_crop
 from facial_keypoints.models.keras_backend import choose_backend
-from facial_keypoints.models.runtime import load_runtime
-from facial_keypoints.schemas import FIVE, IBUG68
+from facial_keypoints.models.runtime import load_runtime, read_training_digests
+from facial_keypoints.schemas import FIVE, IBUG68, KAGGLE15
 
 choose_backend()
 from references.collection import CANVAS
-from references.landmark.ibug68 import CROP_SCALE, SIZE, read_faces, train_ibug68, view_matrix
+from references.landmark.ibug68 import (
+    CROP_SCALE,
+    SIZE,
+    label_more,
+    read_faces,
+    train_ibug68,
+    view_matrix,
+)
 
 EYES_PX = CANVAS / 4.2
 
 
 @pytest.fixture
 def data(tmp_path):
-    """Crops of noise: two sets with 68 points, one with 5."""
+    """Crops of noise: two sets with 68 points, one without."""
     wild = tmp_path / "data" / "wild"
     wild.mkdir(parents=True)
     rng = np.random.default_rng(0)
     with gzip.open(wild / "labels.csv.gz", "wt", newline="") as handle:
         out = csv.writer(handle)
-        out.writerow(["set", "file", "group", *FIVE.coordinate_names, *IBUG68.coordinate_names])
+        out.writerow(["set", "file", "group", *KAGGLE15.coordinate_names, *IBUG68.coordinate_names])
         for name in ("ytf", "helen_afw", "mtfl"):
             with zipfile.ZipFile(wild / f"{name}.zip", "w") as archive:
                 for i in range(20):
                     image = rng.integers(0, 255, (CANVAS, CANVAS), dtype=np.uint8)
                     archive.writestr(f"{i}.png", cv2.imencode(".png", image)[1].tobytes())
                     points = rng.uniform(50, 110, 136) if name != "mtfl" else [""] * 136
-                    out.writerow([name, f"{i}.png", f"{name} {i}", *[80] * 10, *points])
+                    out.writerow([name, f"{i}.png", f"person {i}", *[80] * 30, *points])
     return wild.parent
 
 
@@ -56,11 +63,45 @@ def test_whole_groups_with_68_points_are_held_out(data):
 
 
 @pytest.mark.slow
+def test_faces_that_a_model_labels_get_points_as_they_are_and_mirrored(data):
+    class Middle:
+        """Answers with the middle of its input, and ``right`` further right in mirrored faces."""
+
+        def __init__(self, right):
+            self.right = right
+
+        def predict(self, views, **_):
+            out = np.full((len(views), 2, 68, 3), (SIZE - 1) / 2)
+            out[:, 1, :, 0] += self.right
+            return out
+
+    more, before = label_more(Middle(0.0), data, 1)
+    _, held = read_faces(data, 1)
+    assert len(more) == 20 - len(held) / 2  # of mtfl, without the held-out persons
+    assert more.sample_ids[0].startswith("mtfl/")
+    np.testing.assert_array_equal(more.keypoints.xy, before[:, 0])
+    _, after = label_more(Middle(1.0), data, 1)
+    moved = (after - before) * view_matrix()[0, 0]
+    np.testing.assert_allclose(moved[:, 0], 0.0)
+    np.testing.assert_allclose(moved[:, 1, :, 0], -1.0, atol=0.02)  # right is left, mirrored back
+    np.testing.assert_allclose(moved[:, 1, :, 1], 0.0, atol=0.02)
+
+
+def test_faces_that_contradict_their_labels_are_not_learnt(data):
+    class Noise:
+        def predict(self, views, **_):
+            return np.random.default_rng(0).uniform(0, SIZE, (len(views), 2, 68, 3))
+
+    more, _ = label_more(Noise(), data, 1)
+    assert len(more) == 0
+
+
 def test_a_training_leaves_a_model_and_goes_on(data, tmp_path):
     run, lines = tmp_path / "run", []
     spec = train_ibug68(data, run, steps=2, batch_size=4, threads=1)
     train_ibug68(data, run, steps=3, batch_size=4, threads=1, resume=True, report=lines.append)
     assert [line.split()[:2] for line in lines[1:]] == [["step", "3"]]
+    assert len(read_training_digests(run / "model.onnx")) == 60
     model = load_runtime(run / "model.onnx")
     assert model.spec == spec
     assert model.spec.crop_scale == CROP_SCALE
