@@ -212,7 +212,7 @@ def components(
     model = {
         "name": _TEXT, "recipe": _TEXT, "schema": _ref("Keypoints"), "style": _TEXT, "styles": _list(_TEXT),
         "effort": _TEXT, "input_size": pair, "channels": _INTEGER, "data_digest": _TEXT, "confidence": _TEXT,
-        "output": _TEXT, "version": _TEXT, "measures": {"type": "boolean"}, "aligns": {"type": "boolean"}, **file,
+        "output": _TEXT, "crop_scale": _NUMBER, "version": _TEXT, "measures": {"type": "boolean"}, "aligns": {"type": "boolean"}, **file,
     }  # fmt: skip
     kinds = ", ".join(
         f"urn:facial-keypoints:{kind} ({status})" for kind, (status, _) in KINDS.items()
