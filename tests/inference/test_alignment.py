@@ -23,7 +23,7 @@ from facial_keypoints.inference.alignment import (
     TEMPLATE_POINTS,
     template_points,
 )
-from facial_keypoints.schemas import FIVE, IBUG68, KAGGLE15
+from facial_keypoints.schemas import FIVE, FROM_IBUG68, IBUG68, KAGGLE15, select_keypoints
 from facial_keypoints.types import Keypoints, Prediction
 
 GREY = np.full((200, 260, 3), 128, np.uint8)
@@ -170,9 +170,18 @@ def test_two_known_points_are_enough_and_one_is_not() -> None:
     assert together.aligned.tolist() == [False]
 
 
+def test_68_points_align_by_the_five_that_they_tell() -> None:
+    xy = np.full((1, 68, 2), np.nan, np.float32)
+    for name, place in zip(TEMPLATE_POINTS, TEMPLATE, strict=True):
+        xy[0, list(FROM_IBUG68[name])] = place
+    found = align(GREY, Keypoints(xy, IBUG68))
+    np.testing.assert_allclose(found.matrices[0], [[1, 0, 0], [0, 1, 0]], atol=1e-5)
+
+
 def test_wrong_arguments_are_told() -> None:
+    mouth = select_keypoints(IBUG68, np.arange(68) >= 48)
     with pytest.raises(DataError, match="right_eye_center"):
-        align(GREY, Keypoints(np.zeros((1, 68, 2), np.float32), IBUG68))
+        align(GREY, Keypoints(np.zeros((1, 20, 2), np.float32), mouth))
     with pytest.raises(ValueError, match="uint8"):
         align(GREY.astype(float), five(TEMPLATE))  # type: ignore[arg-type]
 

@@ -34,7 +34,7 @@ from facial_keypoints.inference.measure.measures import (
     error_scales,
 )
 from facial_keypoints.inference.measure.table import read_faces
-from facial_keypoints.schemas import FIVE, KAGGLE15
+from facial_keypoints.schemas import FIVE, FROM_IBUG68, IBUG68, KAGGLE15, convert_keypoints
 from facial_keypoints.types import Keypoints, KeypointSchema, Prediction
 
 # A face whose measures can be read off: eyes 40 apart, level; the person's left is at the right.
@@ -61,6 +61,16 @@ def face(confidence: float | None = None, **moved: tuple[float, float]) -> Keypo
     xy = np.array([[{**POINTS, **moved}[name] for name in KAGGLE15.keypoint_names]], np.float32)
     known = None if confidence is None else np.full((1, 15), confidence, np.float32)
     return Keypoints(xy, KAGGLE15, confidence=known)
+
+
+def test_68_points_are_measured_by_the_15_that_they_tell() -> None:
+    points, xy = face(confidence=0.9), np.full((1, 68, 2), np.nan, np.float32)
+    for name in KAGGLE15.keypoint_names:
+        xy[0, list(FROM_IBUG68[name])] = points.xy[0, KAGGLE15.index(name)]
+    found = Keypoints(xy, IBUG68, confidence=np.full((1, 68), 0.9, np.float32))
+    expected = measure(convert_keypoints(found, KAGGLE15))
+    np.testing.assert_array_equal(measure(found).values, expected.values)
+    assert np.isfinite(expected["mouth_width"]).all()
 
 
 def drawn(count: int = 20, confidence: float = 0.9) -> Keypoints:

@@ -17,6 +17,7 @@ from facial_keypoints.crops import checked_image, cut_crop
 from facial_keypoints.errors import DataError
 from facial_keypoints.geometry import fit_similarity, resize_xy
 from facial_keypoints.io.tables import Value, as_text
+from facial_keypoints.schemas import source_points
 from facial_keypoints.types import (
     BoolArray,
     CropTransform,
@@ -146,14 +147,15 @@ def align(
     """
     keypoints = faces.keypoints if isinstance(faces, Prediction) else faces
     schema = keypoints.schema
-    if missing := [name for name in TEMPLATE_POINTS if name not in schema.keypoint_names]:
+    if missing := [name for name in TEMPLATE_POINTS if not source_points(schema, name)]:
         raise DataError(
             f"aligning needs the eye centres, the nose tip and the mouth corners, but '{schema.name}' "
             f"has no {missing[0]}: use the model 'default' or another one that predicts them."
         )
     image = checked_image(image)
     target = template_points(size, margin)
-    points = keypoints.xy[:, [schema.index(name) for name in TEMPLATE_POINTS]]
+    parts = [source_points(schema, name) for name in TEMPLATE_POINTS]
+    points = np.stack([keypoints.xy[:, part].mean(axis=1) for part in parts], axis=1)
     images = np.zeros((len(points), size, size, 3), np.uint8)
     matrices = np.full((len(points), 2, 3), np.nan)
     for i, matrix in enumerate(fit_similarity(points, target)):

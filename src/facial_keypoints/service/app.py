@@ -31,7 +31,7 @@ from facial_keypoints.errors import DataError, ImageError, ModelError
 from facial_keypoints.inference.alignment import TEMPLATE_POINTS
 from facial_keypoints.inference.measure.measures import NOTICE
 from facial_keypoints.inference.predictor import Predictor
-from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.schemas import KAGGLE15, source_points
 from facial_keypoints.service import description
 from facial_keypoints.service.answers import (
     AlignQuestion,
@@ -400,8 +400,10 @@ def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None
             return {"file": None, "bytes": None}
         return {"file": f"/v1/models/{quote(name)}.onnx", "bytes": files[name].stat().st_size}
 
-    aligns = set(TEMPLATE_POINTS) <= set(spec.schema.keypoint_names)
-    measures = set(KAGGLE15.keypoint_names) <= set(spec.schema.keypoint_names)
+    aligns, measures = (
+        all(source_points(spec.schema, name) for name in names)
+        for names in (TEMPLATE_POINTS, KAGGLE15.keypoint_names)
+    )
     about: dict[str, Any] = {
         "models": [
             {

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from facial_keypoints.errors import DataError
 from facial_keypoints.geometry import face_boxes
 from facial_keypoints.models.codec import CONFIDENCE_RADIUS, confidence_within
-from facial_keypoints.schemas import KAGGLE15
+from facial_keypoints.schemas import KAGGLE15, convert_keypoints, source_points
 from facial_keypoints.types import FloatArray, Keypoints, KeypointSchema, Prediction
 
 __all__ = [
@@ -259,12 +259,12 @@ _CHANGES: dict[str, _Measure] = {
 
 
 def check_schema(schema: KeypointSchema) -> None:
-    """Check that a schema has the 15 points that are measured.
+    """Check that a schema has, or tells, the 15 points that are measured.
 
     Raises:
         DataError: It has not.
     """
-    if missing := [n for n in KAGGLE15.keypoint_names if n not in schema.keypoint_names]:
+    if missing := [n for n in KAGGLE15.keypoint_names if not source_points(schema, n)]:
         raise DataError(
             f"measuring needs the 15 points of '{KAGGLE15.name}', but '{schema.name}' has no "
             f"{missing[0]}{f' and {len(missing) - 1} others' if len(missing) > 1 else ''}: use the model "
@@ -354,7 +354,7 @@ def measure(
     """Measure faces by their points. Not a medical device: for information only.
 
     Args:
-        faces: N faces with the points of ``kaggle15`` (another schema with points of these names works).
+        faces: N faces with the points of ``kaggle15`` (a schema that tells them, like ``ibug68``, works too).
         neutral: The same person with a resting face in a similar view: one face for all, or N. Adds
             ``mouth_opening`` and ``smile``, which are changes from it.
         mm_per_px: Millimetres per pixel at the distance of the face. Adds a length in millimetres, named
@@ -379,6 +379,7 @@ def measure(
             raise ValueError(f"{name} must be a positive number, received {value}.")
     keypoints = faces.keypoints if isinstance(faces, Prediction) else faces
     check_schema(keypoints.schema)
+    keypoints = convert_keypoints(keypoints, KAGGLE15)
     measures, parts = dict(_MEASURES), [_with_sigma(_MEASURES, keypoints)]
     neutral_turned = np.zeros(len(keypoints), bool)
     if neutral is not None:
@@ -389,6 +390,7 @@ def measure(
                 "choose another image, or cut the face out."
             )
         check_schema(resting.schema)
+        resting = convert_keypoints(resting, KAGGLE15)
         changed, changed_errors = _with_sigma(_CHANGES, keypoints)
         rest, rest_errors = _with_sigma(_CHANGES, resting)
         parts.append((changed - rest, np.hypot(changed_errors, rest_errors)))
