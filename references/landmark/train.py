@@ -48,6 +48,7 @@ __all__ = [
     "TEACHER",
     "DefaultConfig",
     "FitConfig",
+    "Ridge",
     "Targets",
     "blend_targets",
     "fit_network",
@@ -540,7 +541,7 @@ def refit_last_layer(
         _, group, count = np.unique(faces.groups[rows], return_inverse=True, return_counts=True)
         share = 1.0 / np.sqrt(count[group])
         batch = min(256, len(rows))
-        fit = _Ridge()
+        fit = Ridge()
         for _ in range(views):
             for start in range(0, len(rows), batch):
                 part = slice(start, start + batch)
@@ -560,7 +561,7 @@ def refit_last_layer(
     net.get_layer("head").set_weights([kernel, bias])
 
 
-class _Ridge:
+class Ridge:
     """Weighted ridge regression ``y = x @ slope + constant`` from sums, so that rows need not be kept."""
 
     def __init__(self) -> None:
