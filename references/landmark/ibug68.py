@@ -262,6 +262,7 @@ def _fit(
         The network with the mean of the last weights.
     """
     mean, averaged = keras.models.clone_model(net), net.get_weights()
+    mean.set_weights(averaged)
     optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=0.02, clipnorm=5.0)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     net.compile(optimizer, PointsLoss(1.0))
