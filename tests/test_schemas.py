@@ -15,7 +15,6 @@ from facial_keypoints.schemas import (
     IBUG68,
     KAGGLE15,
     conversion,
-    convert_keypoints,
     load_schema,
     partners_by_name,
     propose_schema,
@@ -162,7 +161,7 @@ def sixty_eight() -> Keypoints:
 
 
 def test_the_15_points_are_means_of_the_68() -> None:
-    points = convert_keypoints(sixty_eight(), KAGGLE15)
+    points = sixty_eight().to_schema(KAGGLE15)
     assert points.schema is KAGGLE15
     assert points.confidence is not None
     left, nose = KAGGLE15.index("left_eye_center"), KAGGLE15.index("nose_tip")
@@ -181,7 +180,7 @@ def test_the_rules_for_left_and_right_mirror_each_other() -> None:
 def test_a_mean_lacks_what_one_of_its_points_lacks() -> None:
     xy = sixty_eight().xy.copy()
     xy[0, 43] = np.nan
-    points = convert_keypoints(Keypoints(xy, IBUG68), FIVE)
+    points = Keypoints(xy, IBUG68).to_schema(FIVE)
     assert np.isnan(points.xy[0]).any(axis=-1).tolist() == [True, False, False, False, False]
     assert points.confidence is None
 

@@ -31,7 +31,7 @@ from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.landmark import STUDENT, build_network
 from facial_keypoints.models.registry import find_model
 from facial_keypoints.models.spec import ModelSpec
-from facial_keypoints.schemas import IBUG68, KAGGLE15, convert_keypoints
+from facial_keypoints.schemas import IBUG68, KAGGLE15
 from facial_keypoints.training.landmark import (
     apply_calibration,
     calibrate,
@@ -207,7 +207,7 @@ def label_more(
             matrix = view_matrix(np.deg2rad(angle), zoom, np.array(move), flip)
             xy = predict(model, faces, matrix)[:, int(flip), :, :2]
             total[:, int(flip)] += (xy[:, list(IBUG68.swap)] if flip else xy) / len(_MOVES)
-    told = convert_keypoints(Keypoints(total[:, 0], IBUG68), KAGGLE15).xy
+    told = Keypoints(total[:, 0], IBUG68).to_schema(KAGGLE15).xy
     gap = faces.keypoints.xy - told
     for name in set(set_names(faces)):  # each set has rules of its own
         rows = set_names(faces) == name

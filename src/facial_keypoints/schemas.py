@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.errors import DataError, MissingExtraError
-from facial_keypoints.types import BoolArray, Keypoints, KeypointSchema
 
 __all__ = [
     "FIVE",
@@ -22,8 +22,8 @@ __all__ = [
     "IBUG68",
     "KAGGLE15",
     "STYLE_B_POINTS",
+    "KeypointSchema",
     "conversion",
-    "convert_keypoints",
     "get_schema",
     "list_schemas",
     "load_schema",
@@ -34,6 +34,82 @@ __all__ = [
     "sides",
     "source_points",
 ]
+
+
+@dataclass(frozen=True)
+class KeypointSchema:
+    """An ordered set of keypoints with its left/right partners.
+
+    Args:
+        name: Short name, as in ``kaggle15``.
+        keypoint_names: K names; they fix the order of every K axis.
+        swap: K indices: the left/right partner of each keypoint, itself on the midline.
+        norm_pair: Two keypoint names whose distance normalises NME (the eye centres, usually).
+        edges: Pairs of indices to join when drawing; drawing only.
+        styles: Names of the label styles (rules of annotators) of this schema.
+
+    Raises:
+        ValueError: Names repeat, ``swap`` is not its own inverse, or ``norm_pair`` is unknown.
+
+    Example:
+        >>> KeypointSchema("eyes", ("left_eye", "right_eye"), (1, 0), ("left_eye", "right_eye")).num_keypoints
+        2
+    """
+
+    name: str
+    keypoint_names: tuple[str, ...]
+    swap: tuple[int, ...]
+    norm_pair: tuple[str, str]
+    edges: tuple[tuple[int, int], ...] = ()
+    styles: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        k = len(self.keypoint_names)
+        if k == 0 or len(set(self.keypoint_names)) != k:
+            raise ValueError(f"schema '{self.name}': keypoint names must be unique and at least 1.")
+        if sorted(self.swap) != list(range(k)) or any(
+            self.swap[s] != i for i, s in enumerate(self.swap)
+        ):
+            raise ValueError(
+                f"schema '{self.name}': swap must pair each of the {k} keypoints with its left/right "
+                f"partner (itself on the midline), received {self.swap}."
+            )
+        for name in self.norm_pair:
+            if name not in self.keypoint_names:
+                raise ValueError(
+                    f"schema '{self.name}': norm_pair names unknown keypoint '{name}'."
+                )
+        if any(not 0 <= i < k for edge in self.edges for i in edge):
+            raise ValueError(f"schema '{self.name}': an edge points outside 0..{k - 1}.")
+
+    @property
+    def num_keypoints(self) -> int:
+        """K, never 2K."""
+        return len(self.keypoint_names)
+
+    @property
+    def coordinate_names(self) -> tuple[str, ...]:
+        """2K column names ``NAME_x, NAME_y`` in the order of ``xy.ravel()``."""
+        return tuple(f"{name}_{axis}" for name in self.keypoint_names for axis in "xy")
+
+    @property
+    def norm_indices(self) -> tuple[int, int]:
+        """Indices of the two keypoints of ``norm_pair``."""
+        return self.index(self.norm_pair[0]), self.index(self.norm_pair[1])
+
+    def index(self, name: str) -> int:
+        """Position of a keypoint on the K axis.
+
+        Raises:
+            ValueError: ``name`` is not a keypoint of this schema.
+        """
+        try:
+            return self.keypoint_names.index(name)
+        except ValueError:
+            raise ValueError(
+                f"schema '{self.name}' has no keypoint '{name}'; it has {', '.join(self.keypoint_names)}."
+            ) from None
+
 
 KAGGLE15 = KeypointSchema(
     name="kaggle15",
@@ -202,33 +278,6 @@ def conversion(source: KeypointSchema, target: KeypointSchema) -> list[list[int]
     return parts
 
 
-def convert_keypoints(keypoints: Keypoints, schema: KeypointSchema) -> Keypoints:
-    """The same faces in the keypoints of another schema, each of which is a keypoint here or a mean of some.
-
-    Args:
-        keypoints: N faces.
-        schema: For keypoints in ``ibug68``, ``kaggle15`` or ``five``, for example.
-
-    Returns:
-        N faces. The confidence is the mean of that of the points used; a point is NaN where one of them is.
-
-    Raises:
-        ValueError: A keypoint of the schema cannot be computed from those that there are.
-    """
-    parts = conversion(keypoints.schema, schema)
-
-    def merged(values: NDArray[Any], reduce: Any) -> NDArray[Any]:
-        return np.stack([reduce(values[:, part], axis=1) for part in parts], axis=1)
-
-    confidence = keypoints.confidence
-    return Keypoints(
-        merged(keypoints.xy, np.mean),
-        schema,
-        merged(keypoints.visibility, np.min),
-        None if confidence is None else merged(confidence, np.mean),
-    )
-
-
 _KEYS = ("name", "keypoints", "pairs", "norm_pair", "edges")
 
 
@@ -289,7 +338,7 @@ def load_schema(schema: str | os.PathLike[str]) -> KeypointSchema:
         raise DataError(f"{path}: {error}") from error
 
 
-def select_keypoints(schema: KeypointSchema, wanted: BoolArray) -> KeypointSchema:
+def select_keypoints(schema: KeypointSchema, wanted: NDArray[np.bool_]) -> KeypointSchema:
     """A schema of some of the keypoints, and of their left/right partners.
 
     Args:

@@ -4,17 +4,19 @@ Axis letters everywhere: B batch, N faces or samples, K keypoints, H/W image row
 h/w heatmap rows/columns, C channels. Coordinates are pixels, x right, y down, an integer is the
 centre of a pixel; NaN means *not labelled*. "Left" is the person's own left (image right).
 
-This module knows numpy and nothing else: no file format, no model, no image library.
+This module knows numpy and the schemas and nothing else: no file format, no model, no image library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from facial_keypoints.schemas import KeypointSchema, conversion, get_schema
 
 __all__ = [
     "Array",
@@ -34,81 +36,6 @@ ImageArray: TypeAlias = NDArray[np.uint8]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
 NOT_LABELLED, VISIBLE = 0, 2  # COCO's visibility codes; 1 is labelled but occluded
-
-
-@dataclass(frozen=True)
-class KeypointSchema:
-    """An ordered set of keypoints with its left/right partners.
-
-    Args:
-        name: Short name, as in ``kaggle15``.
-        keypoint_names: K names; they fix the order of every K axis.
-        swap: K indices: the left/right partner of each keypoint, itself on the midline.
-        norm_pair: Two keypoint names whose distance normalises NME (the eye centres, usually).
-        edges: Pairs of indices to join when drawing; drawing only.
-        styles: Names of the label styles (rules of annotators) of this schema.
-
-    Raises:
-        ValueError: Names repeat, ``swap`` is not its own inverse, or ``norm_pair`` is unknown.
-
-    Example:
-        >>> KeypointSchema("eyes", ("left_eye", "right_eye"), (1, 0), ("left_eye", "right_eye")).num_keypoints
-        2
-    """
-
-    name: str
-    keypoint_names: tuple[str, ...]
-    swap: tuple[int, ...]
-    norm_pair: tuple[str, str]
-    edges: tuple[tuple[int, int], ...] = ()
-    styles: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        k = len(self.keypoint_names)
-        if k == 0 or len(set(self.keypoint_names)) != k:
-            raise ValueError(f"schema '{self.name}': keypoint names must be unique and at least 1.")
-        if sorted(self.swap) != list(range(k)) or any(
-            self.swap[s] != i for i, s in enumerate(self.swap)
-        ):
-            raise ValueError(
-                f"schema '{self.name}': swap must pair each of the {k} keypoints with its left/right "
-                f"partner (itself on the midline), received {self.swap}."
-            )
-        for name in self.norm_pair:
-            if name not in self.keypoint_names:
-                raise ValueError(
-                    f"schema '{self.name}': norm_pair names unknown keypoint '{name}'."
-                )
-        if any(not 0 <= i < k for edge in self.edges for i in edge):
-            raise ValueError(f"schema '{self.name}': an edge points outside 0..{k - 1}.")
-
-    @property
-    def num_keypoints(self) -> int:
-        """K, never 2K."""
-        return len(self.keypoint_names)
-
-    @property
-    def coordinate_names(self) -> tuple[str, ...]:
-        """2K column names ``NAME_x, NAME_y`` in the order of ``xy.ravel()``."""
-        return tuple(f"{name}_{axis}" for name in self.keypoint_names for axis in "xy")
-
-    @property
-    def norm_indices(self) -> tuple[int, int]:
-        """Indices of the two keypoints of ``norm_pair``."""
-        return self.index(self.norm_pair[0]), self.index(self.norm_pair[1])
-
-    def index(self, name: str) -> int:
-        """Position of a keypoint on the K axis.
-
-        Raises:
-            ValueError: ``name`` is not a keypoint of this schema.
-        """
-        try:
-            return self.keypoint_names.index(name)
-        except ValueError:
-            raise ValueError(
-                f"schema '{self.name}' has no keypoint '{name}'; it has {', '.join(self.keypoint_names)}."
-            ) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +112,31 @@ class Keypoints:
             schema=self.schema,
             visibility=self.visibility[index],
             confidence=None if self.confidence is None else self.confidence[index],
+        )
+
+    def to_schema(self, schema: str | KeypointSchema) -> Keypoints:
+        """The same faces in the keypoints of another schema, each of which is a keypoint here or a mean of some.
+
+        Args:
+            schema: A schema, or the name of a built-in one: ``kaggle15`` or ``five`` for points in ``ibug68``.
+
+        Returns:
+            N faces. The confidence is the mean of that of the points used; a point is NaN where one of them is.
+
+        Raises:
+            ValueError: A keypoint of the schema cannot be computed from those that there are.
+        """
+        wanted = get_schema(schema) if isinstance(schema, str) else schema
+        parts = conversion(self.schema, wanted)
+
+        def merged(values: NDArray[Any], reduce: Callable[..., NDArray[Any]]) -> NDArray[Any]:
+            return np.stack([reduce(values[:, part], axis=1) for part in parts], axis=1)
+
+        return Keypoints(
+            merged(self.xy, np.mean),
+            wanted,
+            merged(self.visibility, np.min),
+            None if self.confidence is None else merged(self.confidence, np.mean),
         )
 
 
@@ -363,7 +315,7 @@ class Prediction:
         )
 
     def to_schema(self, schema: str | KeypointSchema) -> Prediction:
-        """The same faces in the keypoints of another schema (:func:`facial_keypoints.schemas.convert_keypoints`).
+        """The same faces in the keypoints of another schema (:meth:`Keypoints.to_schema`).
 
         Args:
             schema: A schema, or the name of a built-in one: ``kaggle15`` for a prediction of 68 points.
@@ -371,7 +323,4 @@ class Prediction:
         Raises:
             ValueError: A keypoint of the schema cannot be computed from those of the prediction.
         """
-        from facial_keypoints.schemas import convert_keypoints, get_schema
-
-        wanted = get_schema(schema) if isinstance(schema, str) else schema
-        return replace(self, keypoints=convert_keypoints(self.keypoints, wanted))
+        return replace(self, keypoints=self.keypoints.to_schema(schema))

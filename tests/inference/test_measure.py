@@ -34,7 +34,7 @@ from facial_keypoints.inference.measure.measures import (
     error_scales,
 )
 from facial_keypoints.inference.measure.table import read_faces
-from facial_keypoints.schemas import FIVE, FROM_IBUG68, IBUG68, KAGGLE15, convert_keypoints
+from facial_keypoints.schemas import FIVE, FROM_IBUG68, IBUG68, KAGGLE15
 from facial_keypoints.types import Keypoints, KeypointSchema, Prediction
 
 # A face whose measures can be read off: eyes 40 apart, level; the person's left is at the right.
@@ -68,7 +68,7 @@ def test_68_points_are_measured_by_the_15_that_they_tell() -> None:
     for name in KAGGLE15.keypoint_names:
         xy[0, list(FROM_IBUG68[name])] = points.xy[0, KAGGLE15.index(name)]
     found = Keypoints(xy, IBUG68, confidence=np.full((1, 68), 0.9, np.float32))
-    expected = measure(convert_keypoints(found, KAGGLE15))
+    expected = measure(found.to_schema(KAGGLE15))
     np.testing.assert_array_equal(measure(found).values, expected.values)
     assert np.isfinite(expected["mouth_width"]).all()
 

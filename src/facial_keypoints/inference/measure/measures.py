@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from facial_keypoints.errors import DataError
 from facial_keypoints.geometry import face_boxes
 from facial_keypoints.models.codec import CONFIDENCE_RADIUS, confidence_within
-from facial_keypoints.schemas import KAGGLE15, convert_keypoints, source_points
+from facial_keypoints.schemas import KAGGLE15, source_points
 from facial_keypoints.types import FloatArray, Keypoints, KeypointSchema, Prediction
 
 __all__ = [
@@ -379,7 +379,7 @@ def measure(
             raise ValueError(f"{name} must be a positive number, received {value}.")
     keypoints = faces.keypoints if isinstance(faces, Prediction) else faces
     check_schema(keypoints.schema)
-    keypoints = convert_keypoints(keypoints, KAGGLE15)
+    keypoints = keypoints.to_schema(KAGGLE15)
     measures, parts = dict(_MEASURES), [_with_sigma(_MEASURES, keypoints)]
     neutral_turned = np.zeros(len(keypoints), bool)
     if neutral is not None:
@@ -390,7 +390,7 @@ def measure(
                 "choose another image, or cut the face out."
             )
         check_schema(resting.schema)
-        resting = convert_keypoints(resting, KAGGLE15)
+        resting = resting.to_schema(KAGGLE15)
         changed, changed_errors = _with_sigma(_CHANGES, keypoints)
         rest, rest_errors = _with_sigma(_CHANGES, resting)
         parts.append((changed - rest, np.hypot(changed_errors, rest_errors)))
