@@ -8,7 +8,7 @@ export function newImage(file, name) {
   nextId += 1;
   return {
     id, file, name, bitmap: null, width: 0, height: 0, status: 'waiting', problem: '', lost: 0,
-    faces: [], past: [], future: [], corrected: false,
+    faces: [], past: [], future: [], corrected: false, checked: false, sure: 1, record: null,
   };
 }
 
@@ -17,6 +17,24 @@ export function newFace({ box, score = null, points }, style, drawn = false) {
   return {
     box, score, style: style ?? '', drawn,
     points: points.map(({ x, y, confidence }) => ({ x, y, confidence, occluded: false, byHand: false, was: [x, y] })),
+  };
+}
+
+/**
+ * A face of loaded labels: its points were placed by hand unless it says otherwise. Without a box it gets one that is
+ * `guessed`, around its points or, without any, the whole image; that is shown, but not written to files.
+ */
+export function loadedFace({ box, points, ...face }, width, height) {
+  const placed = points.filter(({ x }) => x !== null);
+  const around = (axis, size) => {
+    const values = placed.map((point) => point[axis]);
+    const margin = 0.15 * (Math.max(...values) - Math.min(...values)) + 4;
+    return placed.length ? [Math.min(...values) - margin, Math.max(...values) + margin] : [0, size];
+  };
+  const [[x0, x1], [y0, y1]] = [around('x', width), around('y', height)];
+  return {
+    score: null, style: '', drawn: false, guessed: !box, ...face, box: box ?? [x0, y0, x1, y1],
+    points: points.map((point) => ({ confidence: null, byHand: true, ...point, was: [point.x, point.y] })),
   };
 }
 

@@ -1,0 +1,185 @@
+"""The page as a tool to label own points: schemas and labels from files, projects, queues."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("playwright", reason="pip install playwright drives the page")
+
+from playwright.sync_api import Page, expect
+from test_page import (  # fixtures too
+    SIZE,
+    address,
+    browser,
+    choose,
+    download,
+    drag,
+    hold,
+    ort_web,
+    page,
+    playwright,
+    png,
+    predictor,
+    pytestmark,
+    table,
+    to_screen,
+    upload,
+)
+
+from facial_keypoints.data.formats.reading import read_labels
+from facial_keypoints.data.synthetic.scenes import draw_scene
+
+__all__ = ["address", "browser", "ort_web", "page", "playwright", "predictor", "pytestmark"]
+
+SCHEMA = {
+    "name": "cat",
+    "keypoints": ["left_ear", "right_ear", "chin"],
+    "pairs": [["left_ear", "right_ear"]],
+    "edges": [["left_ear", "chin"]],
+}
+# A face without a box and with a missing point, and two of one photo.
+CSV = """image,group,x0,y0,x1,y1,left_ear_x,left_ear_y,right_ear_x,right_ear_y,chin_x,chin_y,chin_visibility
+day1/a.png,"tom, cat",,,,,120.5,60,60.25,61,90,140,1
+b.png,kit,10,20,110,140,,,30,40,60,120,2
+b.png,kit,200,20,300,140,270,41,230,40,250,120,2
+"""
+
+
+def gray(size: tuple[int, int] = SIZE) -> bytes:
+    return png(np.full((*size, 3), 120, np.uint8))
+
+
+def load(page: Page, **files: Any) -> None:
+    """Load files that are no images; NAME_csv is NAME.csv."""
+    page.set_input_files(
+        "#data-input",
+        [
+            {
+                "name": name.replace("_", "."),
+                "mimeType": "text/plain",
+                "buffer": (text if isinstance(text, str) else json.dumps(text)).encode(),
+            }
+            for name, text in files.items()
+        ],  # type: ignore[arg-type]
+    )
+    page.locator("#notes").wait_for()
+
+
+def labels(page: Page) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(download(page, "labels").decode())))
+
+
+def test_labels_are_loaded_with_their_own_points_and_written_as_they_were(
+    page: Page, tmp_path: Path
+) -> None:
+    load(page, labels_csv=CSV)  # before the photos, with the names of the labels as the schema
+    posted = hold(page, "**/v1/predict*")
+    choose(page, {"a.png": gray(), "b.png": gray()})
+    expect(page.locator("#strip-text")).to_have_text("2 of 2 images done", timeout=20_000)
+    assert posted == []  # images with labels are not predicted
+    expect(page.locator("#not-here")).to_be_hidden()
+    expect(page.locator("#points li")).to_have_text(
+        ["left earby hand", "right earby hand", "chinoccluded"]
+    )
+    written = labels(page)
+    given = list(csv.DictReader(io.StringIO(CSV)))
+    given[0]["image"] = "a.png"  # the name of the photo that was chosen
+    for row, before in zip(written, given, strict=True):
+        assert row.pop("style") == ""
+        assert row == before
+    with zipfile.ZipFile(io.BytesIO(download(page, "coco"))) as archive:
+        archive.extractall(tmp_path)
+    found = read_labels(tmp_path)
+    assert found.names == ("left_ear", "right_ear", "chin")
+    assert [face.about for face in found.faces] == [
+        {"group": "tom, cat"},
+        {"group": "kit"},
+        {"group": "kit"},
+    ]
+    assert found.faces[0].box is None
+    assert found.faces[0].points["chin"] == (90, 140, 1)
+    assert "left_ear" not in found.faces[1].points
+    # COCO loaded back in a new page gives the same; its images are named by their folder.
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    page.reload()
+    page.locator("html[data-ready]").wait_for()
+    choose(page, {Path(i["file_name"]).name: gray() for i in content["images"]})
+    load(page, annotations_json=content)
+    expect(page.locator("#image-about")).to_contain_text("corrected")
+    expect(page.locator("#strip-text")).to_have_text("2 of 2 images done", timeout=20_000)
+    for row, before in zip(labels(page), written, strict=True):
+        assert row["image"].endswith(before["image"])
+        row["image"] = before["image"]
+        assert {k: v for k, v in row.items() if k != "style"} == before
+
+
+def test_a_schema_is_labelled_by_hand_click_by_click(page: Page) -> None:
+    load(page, cat_json=SCHEMA)
+    expect(page.locator("#notes")).to_be_visible()
+    posted = hold(page, "**/v1/predict*")
+    choose(page, {"a.png": gray()})
+    expect(page.locator("#image-about")).to_contain_text("0 faces")
+    corners = np.array([[200.0, 80], [360, 240]]) - 0.5
+    page.click("[data-act=add-face]")
+    first, last = to_screen(page, corners)
+    drag(page, first, tuple(last - first))
+    places = np.array([[330.0, 100], [230, 100], [280, 220]])
+    for place in to_screen(page, places)[:2]:
+        page.mouse.click(*place)
+    expect(page.locator("#points [aria-selected=true]")).to_contain_text("chin")
+    (row,) = labels(page)
+    got = [[float(row[f"{n}_{a}"]) for a in "xy"] for n in SCHEMA["keypoints"][:2]]
+    np.testing.assert_allclose(got, places[:2], atol=0.6)
+    assert row["chin_x"] == row["chin_y"] == ""  # not labelled stays missing
+    assert float(row["x0"]) == pytest.approx(200, abs=0.05)
+    assert posted == []
+    assert json.loads(download(page, "schema")) == SCHEMA
+
+
+def test_what_cannot_be_read_is_said_and_what_is_there_is_not_replaced_unasked(page: Page) -> None:
+    photo, _ = draw_scene(1, seed=1, image_size=SIZE)
+    upload(page, {"a.png": png(photo)}, faces=1)
+    page.locator("#canvas").focus()
+    page.keyboard.press(".")
+    page.keyboard.press("Shift+ArrowRight")
+    before = table(page)
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "face", "keypoints": ["left_eye_center", "nose_tip"]}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "keypoints": [10, 10, 2, 0, 0, 0]},
+            {"image_id": 9, "category_id": 1, "keypoints": [10, 10, 2, 0, 0, 0]},
+        ],
+    }
+    dialog = page.get_by_role("dialog")
+    load(page, broken_json="{", half_csv="image,eye_x,eye_y\na.png,3,\n")
+    page.locator("#notes summary").click()
+    expect(page.locator("#notes li")).to_contain_text(
+        ["broken.json is no JSON", "half.csv, row 1: “eye” has one"]
+    )
+    load(page, coco_json=content)
+    expect(dialog).to_contain_text("1 image of coco.json has corrections")
+    page.get_by_role("button", name="Keep mine").click()
+    expect(page.locator("#notes li").last).to_have_text(
+        "coco.json: left out: 1 annotations of an image that is not listed"
+    )
+    assert table(page) == before
+    load(page, coco_json=content)
+    page.get_by_role("button", name="Replace them").click()
+    expect(page.locator("#points .hand:not(.absent)")).to_have_count(1)
+    page.click("[data-act=undo]")  # and it can be undone
+    assert table(page) == before
+    # Other keypoints would remove what was corrected: the page asks.
+    load(page, cat_json=SCHEMA)
+    expect(dialog).to_contain_text("nose tip")
+    page.get_by_role("button", name="Keep the schema").click()
+    assert table(page) == before
