@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright", reason="pip install playwright drives the page")
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from test_page import (  # fixtures too
+    NAMES,
     SIZE,
     address,
     browser,
@@ -110,8 +112,9 @@ def test_labels_are_loaded_with_their_own_points_and_written_as_they_were(
     assert "left_ear" not in found.faces[1].points
     # COCO loaded back in a new page gives the same; its images are named by their folder.
     content = json.loads((tmp_path / "annotations.json").read_text())
-    page.reload()
-    page.locator("html[data-ready]").wait_for()
+    kept(page, 0)
+    reopen(page)
+    page.get_by_role("button", name="Not now").click()
     choose(page, {Path(i["file_name"]).name: gray() for i in content["images"]})
     load(page, annotations_json=content)
     expect(page.locator("#image-about")).to_contain_text("corrected")
@@ -183,3 +186,104 @@ def test_what_cannot_be_read_is_said_and_what_is_there_is_not_replaced_unasked(p
     expect(dialog).to_contain_text("nose tip")
     page.get_by_role("button", name="Keep the schema").click()
     assert table(page) == before
+
+
+def reopen(page: Page) -> None:
+    """Open the page again, as after a crash."""
+    page.goto("about:blank")
+    page.go_back()
+    page.locator("html[data-ready]").wait_for()
+
+
+def kept(page: Page, edits: int) -> None:
+    page.locator(f"html[data-kept='{edits}']").wait_for()
+
+
+def test_work_is_kept_in_the_browser_and_in_a_project_file(page: Page) -> None:
+    load(page, cat_json=SCHEMA, labels_csv=CSV)
+    choose(page, {"a.png": gray(), "c.png": gray()})  # and b.png is not here
+    expect(page.locator("#strip-text")).to_have_text("2 of 2 images done")
+    page.locator("#canvas").focus()
+    page.keyboard.press(".")
+    page.keyboard.press("h")  # the left ear is occluded
+    page.keyboard.press("c")
+    expect(page.locator("#strip-text")).to_have_text("2 of 2 images done, 1 checked")
+    expect(page.locator("#image-name")).to_have_text("c.png")
+    kept(page, 2)
+    project = download(page, "project")
+    before = {row["image"]: row for row in csv.DictReader(io.StringIO(CSV))}
+    dialog = page.get_by_role("dialog")
+
+    def is_back() -> None:
+        expect(page.locator("#not-here summary")).to_have_text(
+            re.compile("[23] labelled images not here")
+        )
+        choose(page, {f"{name}.png": gray() for name in "abc"})
+        expect(page.locator("#strip-text")).to_have_text("3 of 3 images done, 1 checked")
+        first, *others = labels(page)
+        assert first["left_ear_visibility"] == "1"
+        assert first["group"] == "tom, cat"
+        assert [row["right_ear_x"] for row in others] == ["30", "230"]
+        assert [row["group"] for row in others] == [before["b.png"]["group"]] * 2
+
+    reopen(page)
+    expect(dialog).to_contain_text("labels of 2 images")
+    page.get_by_role("button", name="Not now").click()
+    reopen(page)
+    page.get_by_role("button", name="Restore").click()
+    is_back()
+    reopen(page)
+    page.get_by_role("button", name="Delete them").click()
+    reopen(page)
+    load(page, project_json=project.decode())
+    expect(dialog).to_have_count(0)  # nothing is kept any more
+    is_back()
+
+
+def test_images_are_gone_through_by_doubt_by_mark_and_by_suspicion(page: Page) -> None:
+    answers = {"sure.png": 0.9, "unsure.png": 0.3, "usual.png": 0.7}
+
+    def answer(route: Route) -> None:
+        body = route.request.post_data_buffer or b""
+        confidence = next(v for name, v in answers.items() if f'"{name}"'.encode() in body)
+        row: dict[str, Any] = dict(
+            zip(("x0", "y0", "x1", "y1", "score"), (100, 50, 300, 250, 0.9), strict=True)
+        )
+        for k, name in enumerate(NAMES):
+            row |= {f"{name}_x": 120 + 10 * k, f"{name}_y": 150, f"{name}_confidence": confidence}
+        image = {"width": SIZE[1], "height": SIZE[0], "faces": [row]}
+        route.fulfill(json={"images": [image]})
+
+    page.route("**/v1/predict*", answer)
+    choose(page, {name: gray() for name in answers})
+    expect(page.locator("#strip-text")).to_have_text("3 of 3 images done")
+    shown = page.locator("#film li:not([hidden]) button")
+
+    def names() -> list[str]:
+        return [str(button.get_attribute("title")) for button in shown.all()]
+
+    assert names() == ["sure.png", "unsure.png", "usual.png"]
+    page.keyboard.press("t")
+    expect(page.locator("#order")).to_have_value("sure")
+    assert names() == ["unsure.png", "usual.png", "sure.png"]
+    page.keyboard.press("x")
+    expect(page.locator("#filter")).to_have_value("open")
+    name = page.locator("#image-name")
+    page.keyboard.press("PageUp")
+    expect(name).to_have_text("usual.png")
+    page.keyboard.press("c")
+    expect(name).to_have_text("sure.png")
+    assert names() == ["unsure.png", "sure.png"]
+    page.keyboard.press("x")
+    assert names() == ["unsure.png"]  # doubtful
+    expect(name).to_have_text("unsure.png")
+    page.select_option("#filter", "all")
+    rows = "row,sample_id,keypoint,x,y,expected_x,expected_y,score\n3,photos/usual.png#0,nose_tip,1,2,3,4,9\n"
+    load(
+        page, suspects_csv=rows + "1,photos/usual.png#0,chin,1,2,3,4,8\n2,gone.png,chin,1,2,3,4,7\n"
+    )
+    assert names() == ["usual.png", "sure.png", "unsure.png"]
+    expect(page.locator("#points [aria-selected=true]")).to_contain_text("nose tip")
+    expect(page.locator("#notes li").last).to_have_text(
+        "suspects.csv: images that are not here: gone.png"
+    )

@@ -11,6 +11,8 @@ import {
 import { camerasHere, startCamera } from './live.js';
 import { NOTICE, canMeasure, measure } from './measurement.js';
 import { imageBlob, save, toCoco, toCsv, toJson, toKaggle, toLabels, toMeasurementCsv, toPng } from './exporting.js';
+import { Keeper, projectOf, recordOf } from './project.js';
+import { queueOf, sureness } from './queue.js';
 import { lostNames, pointsFor, schemaFile, schemaOfNames } from './schema.js';
 import { Smoother } from './smoothing.js';
 import { Viewer, confidenceColor, plainName } from './viewer.js';
@@ -23,6 +25,9 @@ const state = {
   schema: null, // of the labels: the engine's, or an own one
   model: null, // the engine's schema
   own: null, // 'file' or 'labels': where an own schema comes from
+  queue: [], at: 0, // the images of the film, and where in them the current one is or was
+  suspects: [], // {image: its name, face, keypoint}, in order
+  suspected: new Map(), // of images that are here: their suspects
   waiting: [], // records of images that are not here: importing.js
   notes: [], // what was read, a sentence each
   paused: null, // {text, button, away}: why no image is predicted now
@@ -68,13 +73,16 @@ function agreed(dialog) {
   });
 }
 
-/** Ask with the one dialog for questions; whether its main button was chosen. */
-function question(title, lines, yes, no) {
+/** Ask with the one dialog for questions; whether its main button was chosen, or 'other'. */
+async function question(title, lines, yes, no, other = '') {
+  $('question-other').textContent = other;
+  $('question-other').hidden = !other;
   $('question-title').textContent = title;
   $('question-yes').textContent = yes;
   $('question-no').textContent = no;
   $('question').replaceChildren(...lines.map((line) => Object.assign(document.createElement('p'), { textContent: line })));
-  return agreed($('question-dialog'));
+  const yesChosen = await agreed($('question-dialog'));
+  return $('question-dialog').returnValue === 'other' ? 'other' : yesChosen;
 }
 
 let token = null; // the answer to come: several requests ask for it once
@@ -136,6 +144,7 @@ async function addFiles(files) {
   delete $('app').dataset.empty;
   for (const image of images) film.add(image, state.current);
   giveLabels();
+  findSuspects();
   show(images[0]);
   say(`${countOf(images, 'image')} added.${skipped.length ? ` ${countOf(skipped, 'file')} skipped: no image.` : ''}`);
   work();
@@ -156,19 +165,58 @@ async function show(image) {
     tell(problemText(error), true);
   }
   refresh();
+  toSuspect();
   film.reveal(image);
+}
+
+/** The image that is `by` further in the film. An image that the filter hides now had the place of the next one. */
+function further(by) {
+  const at = state.queue.indexOf(state.current);
+  return state.queue[at >= 0 ? at + by : by > 0 ? state.at : state.at - 1];
 }
 
 function go(by) {
   if (!state.images.length || state.live) return;
-  const at = state.images.indexOf(state.current) + by;
-  if (at < 0 || at >= state.images.length) {
+  const image = further(by);
+  if (!image) {
     say(by < 0 ? 'This is the first image.' : 'This is the last image.');
     return;
   }
-  show(state.images[at]);
-  const { name, faces } = state.images[at];
-  say(`Image ${at + 1} of ${state.images.length}: ${name}. ${countOf(faces, 'face')}.`);
+  show(image);
+  say(`Image ${state.at + 1} of ${state.queue.length}: ${image.name}. ${countOf(image.faces, 'face')}.`);
+}
+
+/** Mark the current image as checked and go to the next one, or take the mark back. */
+function check() {
+  const image = state.current;
+  if (!state.images.includes(image) || state.live) return;
+  image.checked = !image.checked;
+  edits += 1;
+  const next = image.checked && further(1);
+  if (next) show(next);
+  refreshImage(image);
+  keepSoon();
+  tell(`${image.name} is ${image.checked ? '' : 'not '}checked.${image.checked && !next ? ' It was the last one.' : ''}`);
+}
+
+/** The images of the film, again after a change. */
+function arrange() {
+  const queue = queueOf(state.images, {
+    filter: $('filter').value, order: $('order').value, suspected: [...state.suspected.keys()],
+  });
+  if (queue.length !== state.queue.length || queue.some((image, n) => image !== state.queue[n])) film.arrange(queue);
+  state.queue = queue;
+  const at = queue.indexOf(state.current);
+  state.at = at >= 0 ? at : Math.min(state.at, queue.length);
+}
+
+/** The next choice of a select, as if it was chosen. */
+function nextChoice(select) {
+  const able = [...select.options].filter(({ disabled }) => !disabled);
+  const next = able[(able.indexOf(select.selectedOptions[0]) + 1) % able.length];
+  select.value = next.value;
+  select.dispatchEvent(new Event('change'));
+  tell(`${select.ariaLabel}: ${next.text}.`);
 }
 
 /** Whether a face can be added: not while the image is predicted, which would replace it. */
@@ -182,6 +230,7 @@ function removeImage() {
   const at = state.images.indexOf(image);
   state.images.splice(at, 1);
   state.removed.push({ image, at, time: performance.now() });
+  keepSoon();
   film.remove(image);
   showOrNone(state.images[Math.min(at, state.images.length - 1)]);
   tell(`${image.name} was removed. Undo brings it back.`);
@@ -192,7 +241,8 @@ function bringBack() {
   state.images.splice(at, 0, image);
   delete $('app').dataset.empty;
   film.add(image, state.current);
-  film.arrange(state.images, state.images);
+  film.arrange([]); // it has its place again with `refresh`
+  state.queue = [];
   show(image);
   tell(`${image.name} is back.`);
   work();
@@ -264,6 +314,7 @@ async function predict(image) {
       throw new Problem(`The service decodes ${image.name} to another size than this browser.`);
     }
     image.faces = found.faces.map((face) => newFace(face, asked.style));
+    image.sure = sureness(image.faces);
     Object.assign(image, { past: [], future: [], status: 'done', problem: '', lost: 0, warnings: found.warnings ?? [] });
     if (image === state.current) {
       viewer.letGo();
@@ -352,15 +403,18 @@ async function resume() {
 
 /** How far all images are, why they do not go on, and what was passed over. */
 function refreshStrip() {
+  arrange();
   const [all, done, failed, open] = [state.images, inState('done'), inState('failed'), inState('waiting', 'busy')];
   const { paused, skipped, notes, waiting } = state;
+  const checked = all.filter((image) => image.checked);
+  $('queue').hidden = all.length < 2;
   $('strip').hidden = all.length < 2 && !paused && !failed.length && !skipped.length && !notes.length;
   $('strip').classList.toggle('bad', Boolean(paused?.bad));
   $('progress').hidden = !all.length;
   [$('progress').max, $('progress').value] = [Math.max(1, all.length), done.length + failed.length];
   $('strip-text').textContent = [
     paused?.text,
-    all.length && `${done.length} of ${countOf(all, 'image')} done${failed.length ? `, ${failed.length} failed` : ''}`,
+    all.length && `${done.length} of ${countOf(all, 'image')} done${failed.length ? `, ${failed.length} failed` : ''}${checked.length ? `, ${checked.length} checked` : ''}`,
   ].filter(Boolean).join(' ');
   $('resume').hidden = !paused;
   $('resume').textContent = paused?.button ?? '';
@@ -403,8 +457,18 @@ async function readFiles(files) {
   work();
 }
 
-async function takeData({ kind, schema, names: points, edges, records, leftOut = new Map() }, file) {
+async function takeData({ kind, schema, names: points, edges, records, suspects, leftOut = new Map() }, file) {
   const lines = [];
+  if (kind === 'suspects') {
+    state.suspects = suspects;
+    const missing = findSuspects();
+    $('order').querySelector('[value="suspects"]').disabled = false;
+    $('order').value = 'suspects';
+    lines.push(`${file}: ${countOf(suspects, 'suspected label')} in ${state.suspected.size + missing.length} images`);
+    if (missing.length) lines.push(`${file}: images that are not here: ${missing.join(', ')}`);
+    arrange();
+    if (state.queue.length) show(state.queue[0]);
+  }
   if (kind === 'schema' || kind === 'project') {
     if (!(await useSchema(schema, 'file'))) return;
     lines.push(`${file}: ${countOf(names(), 'keypoint')}`);
@@ -443,7 +507,8 @@ async function useSchema(schema, from) {
     for (const face of image.faces) face.points = pointsFor(face.points, before, schema.keypoint_names);
     Object.assign(image, { past: [], future: [] });
   }
-  Object.assign(state, { schema, own: from, point: null });
+  const known = schema.keypoint_names.join('\n') === state.model?.keypoint_names.join('\n');
+  Object.assign(state, { schema: known ? state.model : schema, own: known ? null : from, point: null });
   if (state.model && !sharesPoints() && $('find').checked) {
     $('find').checked = false;
     state.notes.push('The model has none of these keypoints: it is not asked. Options switches it on, to find the boxes of faces.');
@@ -480,6 +545,7 @@ function giveLabels() {
     waitAgain([found[n]]);
   });
   state.waiting = state.waiting.filter((_, n) => !found[n]);
+  if (state.waiting.length || found.length) keepSoon();
   refreshStrip();
 }
 
@@ -495,7 +561,88 @@ function takeRecord(image) {
   if (record?.size && (record.size[0] !== image.width || record.size[1] !== image.height)) {
     image.warnings = [`the labels are of an image of ${record.size.join(' × ')} px: check them`];
   }
-  if (image === state.current) viewer.letGo();
+  if (image === state.current) {
+    viewer.letGo();
+    toSuspect();
+  }
+}
+
+/** Choose the suspected label of the current image, when these are gone through. */
+function toSuspect() {
+  const [suspect] = $('order').value === 'suspects' ? state.suspected.get(state.current) ?? [] : [];
+  const point = names().indexOf(suspect?.keypoint);
+  if (point >= 0 && state.current.faces[suspect.face]) select(suspect.face, point, true);
+}
+
+/** Find the images of the suspected labels. */
+function findSuspects() {
+  const wanted = [...new Set(state.suspects.map(({ image }) => image))];
+  const found = imagesByName(wanted, state.images);
+  state.suspected = new Map(wanted.flatMap((name, n) =>
+    (found[n] ? [[found[n], state.suspects.filter(({ image }) => image === name)]] : [])));
+  return wanted.filter((_, n) => !found[n]);
+}
+
+// --- projects ---------------------------------------------------------------------------------------------------
+
+const keeper = new Keeper();
+let keeping;
+
+/** The project, of the images that `may`; labels that wait for their image are always part of it. */
+function projectNow(may) {
+  const plain = ({ names: points, ...record }) => ({
+    ...record, faces: record.faces.map((face) => ({ ...face, points: pointsFor(face.points, points, names()) })),
+  });
+  const here = state.images.filter(({ record, status }) => !record && status === 'done').filter(may).map(recordOf);
+  const coming = [...state.images.map(({ record }) => record).filter(Boolean), ...state.waiting];
+  return projectOf(state.schema, [...here, ...coming.map(plain)]);
+}
+
+async function keepNow() {
+  clearTimeout(keeping);
+  keeping = null;
+  try {
+    await keeper.keep(projectNow(({ corrected, checked }) => corrected || checked));
+    document.documentElement.dataset.kept = edits;
+  } catch (error) {
+    const text = `This browser does not keep your work (${error?.message ?? error}): save the project.`;
+    if (!state.notes.includes(text)) {
+      state.notes.push(text);
+      tell(text, true);
+    }
+  }
+}
+
+/** Keep the work in the browser, soon. */
+function keepSoon() {
+  if (keeping || !state.schema) return;
+  keeping = setTimeout(keepNow, 700);
+}
+
+document.addEventListener('visibilitychange', () => {
+  if (document.hidden && keeping) keepNow();
+});
+
+/** Offer the work of pages that were closed. */
+async function offerKept() {
+  for (const { key, time, content } of await keeper.found().catch(() => [])) {
+    const { records } = content;
+    const answer = await question(
+      'Go on with your work?',
+      [
+        `This browser has kept labels of ${countOf(records, 'image')} from ${new Date(time).toLocaleString()}: ${someOf(records.map(({ name }) => name))}.`,
+        'Photos are not kept: add them again, and they get their labels.',
+      ],
+      'Restore', 'Not now', 'Delete them',
+    );
+    if (!answer) return;
+    if (answer === true) {
+      await takeData({ ...content, kind: 'project' }, 'Restored');
+      await keepNow(); // before the other copy is deleted
+      refresh();
+    }
+    await keeper.forget(key);
+  }
 }
 
 // --- the film ---------------------------------------------------------------------------------------------------
@@ -523,30 +670,35 @@ function refresh() {
     showNames: state.showNames,
   });
   $('image-name').textContent = image?.name ?? 'No image';
-  const at = state.images.indexOf(image);
+  arrange();
+  const at = state.queue.indexOf(image);
+  const kept = state.images.includes(image);
   const words = { waiting: 'waiting', busy: 'finding faces …', failed: image?.problem };
   $('image-about').textContent = !image
     ? ''
     : [
-      at >= 0 ? `${at + 1} of ${state.images.length}` : '',
+      at >= 0 ? `${at + 1} of ${state.queue.length}` : '',
       image.width ? `${image.width} × ${image.height} px` : '',
       words[image.status] ?? countOf(faces, 'face'),
       stylesOf([image]).join(', '),
       image.about ?? '',
       ...(image.warnings ?? []),
       image.corrected ? 'corrected' : '',
+      image.checked ? 'checked' : '',
+      state.suspected.has(image) ? `suspected: ${state.suspected.get(image).map(({ keypoint }) => plainName(keypoint)).join(', ')}` : '',
     ].filter(Boolean).join(' · ');
   film.forget();
-  if (image && at >= 0) film.refresh(image, state.current);
-  const able = { undo: image?.past.length || state.removed.length, redo: image?.future.length, previous: at > 0 };
-  able.next = at >= 0 && at < state.images.length - 1;
+  if (image && kept) film.refresh(image, state.current);
+  const able = { undo: image?.past.length || state.removed.length, redo: image?.future.length };
+  Object.assign(able, { previous: kept && further(-1), next: kept && further(1), check: kept });
   able['zoom-face'] = faces.length;
-  able['delete-face'] = faces.length && at >= 0;
-  able['remove-image'] = at >= 0;
+  able['delete-face'] = faces.length && kept;
+  able['remove-image'] = kept;
   able['add-face'] = canAdd();
   for (const [act, yes] of Object.entries(able)) {
     for (const button of document.querySelectorAll(`[data-act="${act}"]`)) button.disabled = !yes;
   }
+  pressed('check', Boolean(image?.checked));
   refreshFaces(faces);
   refreshPoints();
   refreshMeasures();
@@ -717,6 +869,7 @@ function touched() {
   if (image.record) state.notes.push(`${image.name}: loaded labels were not taken, because it was corrected at the same moment.`);
   Object.assign(image, { status: 'done', problem: '', record: null });
   edits += 1;
+  keepSoon();
   refresh();
 }
 
@@ -938,6 +1091,10 @@ const savers = {
 async function download(kind) {
   $('download').open = false;
   $('download').querySelector('summary').focus();
+  if (kind === 'project') {
+    acts.project();
+    return;
+  }
   if (kind === 'schema') {
     save(JSON.stringify(schemaFile(state.schema), null, 1), 'schema.json', 'application/json');
     return;
@@ -1048,6 +1205,15 @@ const acts = {
   },
   'delete-face': deleteFace,
   'remove-image': removeImage,
+  check,
+  filter: () => nextChoice($('filter')),
+  order: () => nextChoice($('order')),
+  project: () => {
+    if (!state.schema) return;
+    save(JSON.stringify(projectNow(() => true)), 'project.json', 'application/json');
+    saved = edits;
+    tell('Download started.');
+  },
   previous: () => go(-1),
   next: () => go(1),
 };
@@ -1075,7 +1241,7 @@ const canvasKeys = {
 const pageKeys = {
   f: () => state.current?.faces.length && select((state.face + 1) % state.current.faces.length, state.point, true),
   a: (event) => canAdd() && acts['add-face'](event),
-  n: acts.names, o: acts.open, i: acts.labels, z: acts['zoom-face'],
+  n: acts.names, o: acts.open, i: acts.labels, c: acts.check, x: acts.filter, t: acts.order, s: acts.project, z: acts['zoom-face'],
   '+': acts['zoom-in'], '=': acts['zoom-in'], '-': acts['zoom-out'], 0: acts.fit,
   PageUp: acts.previous, PageDown: acts.next, '?': () => $('keys-dialog').showModal(),
 };
@@ -1156,7 +1322,7 @@ function roving(box, selector) {
   });
 }
 roving($('faces'), 'button');
-roving($('film'), 'button');
+roving($('film'), 'li:not([hidden]) button');
 roving(document.querySelector('.tabs'), 'button');
 
 for (const tab of document.querySelectorAll('[role="tab"]')) {
@@ -1200,6 +1366,14 @@ $('camera-device').addEventListener('change', ({ target }) => {
   stopLive(false);
   startLive(target.value, before);
 });
+
+for (const id of ['filter', 'order']) {
+  $(id).addEventListener('change', () => {
+    arrange();
+    if (!state.queue.includes(state.current) && state.queue.length) show(state.queue[0]);
+    else refresh();
+  });
+}
 
 for (const id of ['style', 'crops', 'effort', 'min-score', 'find']) $(id).addEventListener('change', again);
 
@@ -1293,3 +1467,4 @@ for (const button of document.querySelectorAll('[data-act="camera"]')) button.hi
 refresh();
 await useEngine('service');
 document.documentElement.dataset.ready = '';
+offerKept();

@@ -8,17 +8,17 @@ export class Film {
   constructor(list, open) {
     this.list = list;
     this.open = open;
+    this.buttons = new Map(); // of images
   }
 
   #button(image) {
-    return this.list.querySelector(`[data-id="${image.id}"]`);
+    return this.buttons.get(image);
   }
 
   add(image, current) {
     const item = document.createElement('li');
     const button = document.createElement('button');
     button.type = 'button';
-    button.dataset.id = image.id;
     button.title = image.name;
     const canvas = document.createElement('canvas');
     [canvas.width, canvas.height] = [112, 84]; // thousands of them fit into memory
@@ -28,12 +28,14 @@ export class Film {
     button.addEventListener('click', () => this.open(image));
     item.append(button);
     this.list.append(item);
+    this.buttons.set(image, button);
     if (image.bitmap) this.draw(image);
     this.refresh(image, current);
   }
 
   remove(image) {
     this.#button(image)?.parentElement.remove();
+    this.buttons.delete(image);
   }
 
   /** Draw the image's small copy. */
@@ -50,12 +52,9 @@ export class Film {
   }
 
   /** Show these images in this order, and no others. */
-  arrange(images, all) {
+  arrange(images) {
     const shown = new Set(images);
-    for (const image of all) {
-      const item = this.#button(image)?.parentElement;
-      if (item) item.hidden = !shown.has(image);
-    }
+    for (const [image, button] of this.buttons) button.parentElement.hidden = !shown.has(image);
     images.forEach((image, n) => {
       const item = this.#button(image)?.parentElement;
       if (item && this.list.children[n] !== item) this.list.insertBefore(item, this.list.children[n] ?? null);

@@ -1,13 +1,9 @@
 // Images, their faces and points, and their changes: everything that can be undone goes through `change`.
 // A point is {x, y, confidence, occluded, byHand}; x null = absent (not labelled). `was` is its last place.
 
-let nextId = 1;
-
 export function newImage(file, name) {
-  const id = nextId;
-  nextId += 1;
   return {
-    id, file, name, bitmap: null, width: 0, height: 0, status: 'waiting', problem: '', lost: 0,
+    file, name, bitmap: null, width: 0, height: 0, status: 'waiting', problem: '', lost: 0,
     faces: [], past: [], future: [], corrected: false, checked: false, sure: 1, record: null,
   };
 }
@@ -38,8 +34,8 @@ export function loadedFace({ box, points, ...face }, width, height) {
   };
 }
 
-/** Whether an image has corrections, or had some that can be done again: a new answer must not replace these. */
-export const isTouched = (image) => image.corrected || image.future.length > 0;
+/** Whether an image is checked, has corrections, or had some that can be done again: a new answer must not replace these. */
+export const isTouched = (image) => image.corrected || image.checked || image.future.length > 0;
 
 export const isAbsent = (point) => point.x === null;
 
