@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright", reason="pip install playwright drives the page")
 
+from PIL import Image
 from playwright.sync_api import Page, Route, expect
 from test_page import (  # fixtures too
     NAMES,
@@ -287,3 +288,93 @@ def test_images_are_gone_through_by_doubt_by_mark_and_by_suspicion(page: Page) -
     expect(page.locator("#notes li").last).to_have_text(
         "suspects.csv: images that are not here: gone.png"
     )
+
+
+def numbers(row: dict[str, str], columns: list[str]) -> np.ndarray:
+    return np.array([float(row[column]) for column in columns])
+
+
+def test_a_face_and_its_box_are_moved_and_copied_to_the_next_image(page: Page) -> None:
+    head, _, *rows = CSV.splitlines(keepends=True)
+    load(page, labels_csv="".join([head, *rows]))
+    choose(page, {"b.png": gray(), "c.png": gray(), "d.png": gray((180, 320))})
+    expect(page.locator("#strip-text")).to_have_text("3 of 3 images done")
+    box = ["x0", "y0", "x1", "y1"]
+    points = [f"{n}_{a}" for n in ("right_ear", "chin") for a in "xy"]
+    before = labels(page)
+    page.locator("#canvas").focus()
+    page.keyboard.press("m")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowDown")
+    moved = labels(page)
+    np.testing.assert_allclose(numbers(moved[0], box) - numbers(before[0], box), [1, 10, 1, 10])
+    np.testing.assert_allclose(
+        numbers(moved[0], points) - numbers(before[0], points), [1, 10, 1, 10]
+    )
+    assert moved[0]["left_ear_x"] == ""  # absent as before
+    assert moved[1] == before[1]  # the other face
+    page.keyboard.press("b")
+    corner = to_screen(page, numbers(moved[0], box)[2:] - 0.5)
+    scale = float(np.diff(to_screen(page, np.array([[0.0, 0], [1, 0]]))[:, 0])[0])
+    drag(page, corner, (20 * scale, 10 * scale))
+    drag(page, corner - 30 * scale, (-3 * scale, 0))  # inside: all of it
+    wider = labels(page)
+    np.testing.assert_allclose(
+        numbers(wider[0], box) - numbers(moved[0], box), [-3, 0, 17, 10], atol=0.05
+    )
+    np.testing.assert_array_equal(numbers(wider[0], points), numbers(moved[0], points))
+    page.keyboard.press("Escape")
+    for _ in range(2):  # each drag is one step back
+        page.keyboard.press("Control+z")
+    assert labels(page) == moved
+    # To an image without faces as they are, to a smaller one scaled, into a box that is there by that box.
+    page.keyboard.press("PageDown")
+    page.keyboard.press("v")
+    same = [row for row in labels(page) if row["image"] == "c.png"]
+    assert [{**row, "image": "b.png", "group": "kit"} for row in same] == moved
+    page.keyboard.press("PageDown")
+    page.keyboard.press("v")
+    half = [row for row in labels(page) if row["image"] == "d.png"]
+    np.testing.assert_allclose(numbers(half[0], box), numbers(moved[0], box) / 2, atol=1e-3)
+    np.testing.assert_allclose(
+        numbers(half[0], points) + 0.5, (numbers(moved[0], points) + 0.5) / 2, atol=1e-3
+    )
+    page.keyboard.press("m")
+    page.keyboard.press("ArrowRight")  # now by hand
+    page.keyboard.press("Escape")
+    by_hand = labels(page)
+    page.keyboard.press("v")
+    assert labels(page) == by_hand
+
+
+def test_brightness_and_loupe_change_only_what_is_seen(page: Page) -> None:
+    load(page, labels_csv=CSV)
+    photo = np.full((*SIZE, 3), 100, np.uint8)
+    photo[140, 90] = 255, 0, 0
+    choose(page, {"a.png": png(photo)})
+    expect(page.locator("#image-about")).to_contain_text("1 face")
+
+    def seen() -> np.ndarray:
+        page.wait_for_timeout(100)  # a frame is drawn
+        shot = page.locator("#canvas").screenshot()
+        return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), float)
+
+    usual = seen()
+    page.locator("#canvas").focus()
+    for _ in range(4):
+        page.keyboard.press("k")
+    middle = tuple(np.array(usual.shape[:2]) // 2)
+    assert usual[middle][0] == pytest.approx(100, abs=3)
+    assert seen()[middle][0] == pytest.approx(200, abs=6)
+    for _ in range(4):
+        page.keyboard.press("j")
+    np.testing.assert_array_equal(seen()[middle], usual[middle])
+    for _ in range(3):
+        page.keyboard.press(".")  # the chin is on the red pixel
+    page.keyboard.press("l")
+    page.keyboard.press("Delete")  # its dot would cover it
+    loupe = seen()[-186:-10, -186:-10]
+    assert loupe[88, 88] == pytest.approx([255, 0, 0], abs=30)
+    page.keyboard.press("l")
+    assert seen()[-98, -98][1] > 60
+    expect(page.locator("#loupe")).not_to_be_checked()

@@ -6,7 +6,7 @@ import { Browser, Problem, Service } from './engines.js';
 import { Film } from './film.js';
 import { droppedFiles, imagesByName, isData, readData } from './importing.js';
 import {
-  change, isAbsent, isTouched, loadedFace, newFace, newImage, place, redo, setState, stateOf, takeBack, undo,
+  change, copyPoints, isAbsent, isTouched, loadedFace, moveFace, moveSides, newFace, newImage, place, redo, setState, stateOf, takeBack, undo,
 } from './labels.js';
 import { camerasHere, startCamera } from './live.js';
 import { NOTICE, canMeasure, measure } from './measurement.js';
@@ -28,6 +28,7 @@ const state = {
   queue: [], at: 0, // the images of the film, and where in them the current one is or was
   suspects: [], // {image: its name, face, keypoint}, in order
   suspected: new Map(), // of images that are here: their suspects
+  last: null, // the image with faces that was shown before
   waiting: [], // records of images that are not here: importing.js
   notes: [], // what was read, a sentence each
   paused: null, // {text, button, away}: why no image is predicted now
@@ -151,6 +152,8 @@ async function addFiles(files) {
 }
 
 async function show(image) {
+  if (state.current?.faces.length && state.current !== image) state.last = state.current;
+  setMoving(null);
   state.current = image;
   state.face = 0;
   state.point = null;
@@ -692,6 +695,8 @@ function refresh() {
   const able = { undo: image?.past.length || state.removed.length, redo: image?.future.length };
   Object.assign(able, { previous: kept && further(-1), next: kept && further(1), check: kept });
   able['zoom-face'] = faces.length;
+  for (const act of ['move-face', 'move-box']) able[act] = faces.length && kept;
+  able.copy = canAdd() && state.images.includes(state.last) && state.last !== image;
   able['delete-face'] = faces.length && kept;
   able['remove-image'] = kept;
   able['add-face'] = canAdd();
@@ -904,6 +909,59 @@ function stepPoint(by) {
   const k = names().length;
   const at = state.point === null ? (by > 0 ? 0 : k - 1) : (state.point + by + k) % k;
   select(state.face, at, true);
+}
+
+/** Let arrows and drags move the whole chosen face or its box: 'face', 'box', or null to end that. */
+function setMoving(what) {
+  viewer.moving = what === viewer.moving ? null : what;
+  for (const each of ['face', 'box']) pressed(`move-${each}`, viewer.moving === each);
+  viewer.draw();
+  const word = viewer.moving === 'face' ? 'the face' : 'the box';
+  if (viewer.moving) tell(`Arrows, or a drag inside the box, move ${word}; + and − resize it; Esc ends.`);
+}
+
+function carry(move, key) {
+  if (currentFace()) edit((faces) => moveFace(faces[state.face], { ...move, boxOnly: viewer.moving === 'box' }), key);
+}
+
+/** Copy the points of the image that was shown before: into the chosen face's box, or all faces if there is none. */
+function copyLast() {
+  const image = state.current;
+  const { last } = state;
+  if (!canAdd()) return;
+  if (!state.images.includes(last) || last === image || !last.faces.length) {
+    tell('No image with faces was shown before this one.', true);
+    return;
+  }
+  if (image.faces.length) {
+    const from = last.faces[Math.min(state.face, last.faces.length - 1)];
+    edit((faces) => {
+      const face = faces[state.face];
+      face.points = copyPoints(from, face.box, face.points);
+    });
+  } else {
+    const [wide, high] = [image.width / last.width, image.height / last.height];
+    edit((faces) => faces.push(...last.faces.map((from) => {
+      const box = from.box.map((v, k) => v * (k % 2 ? high : wide));
+      return { ...structuredClone(from), score: null, about: undefined, box, points: copyPoints(from, box) };
+    })));
+  }
+  tell(`The points of ${last.name} were copied.`);
+}
+
+function setBrightness(value) {
+  viewer.brightness = Math.min(4, Math.max(0.25, value));
+  $('brightness').value = Math.log2(viewer.brightness);
+  viewer.draw();
+  say(`Brightness ${Math.round(100 * viewer.brightness)} %.`);
+}
+
+function setLoupe(on) {
+  viewer.loupe = on;
+  $('loupe').checked = on;
+  const point = viewer.scene.faces[state.face]?.points[state.point];
+  if (point && !isAbsent(point)) viewer.look = [point.x, point.y];
+  viewer.draw();
 }
 
 function deleteFace() {
@@ -1159,6 +1217,10 @@ const viewer = new Viewer($('canvas'), {
     if (next && isAbsent(next) && !next.byHand) select(state.face, state.point + 1); // so that a new face is labelled click by click
     return true;
   },
+  carry: (dx, dy, sides, key) => {
+    if (sides.length) edit((faces) => moveSides(faces[state.face], sides, dx, dy), key);
+    else carry({ dx, dy }, key);
+  },
   box: addFace,
   boxCancelled: () => {
     setBoxing(false);
@@ -1203,6 +1265,16 @@ const acts = {
     setBoxing(true, event?.detail === 0 || event?.type === 'keydown');
     $('canvas').focus();
   },
+  'move-face': () => currentFace() && setMoving('face'),
+  'move-box': () => currentFace() && setMoving('box'),
+  copy: copyLast,
+  darker: () => setBrightness(viewer.brightness / 2 ** 0.25),
+  brighter: () => setBrightness(viewer.brightness * 2 ** 0.25),
+  loupe: () => setLoupe(!viewer.loupe),
+  downloads: () => {
+    $('download').open = true;
+    $('download').querySelector('button').focus();
+  },
   'delete-face': deleteFace,
   'remove-image': removeImage,
   check,
@@ -1241,10 +1313,23 @@ const canvasKeys = {
 const pageKeys = {
   f: () => state.current?.faces.length && select((state.face + 1) % state.current.faces.length, state.point, true),
   a: (event) => canAdd() && acts['add-face'](event),
-  n: acts.names, o: acts.open, i: acts.labels, c: acts.check, x: acts.filter, t: acts.order, s: acts.project, z: acts['zoom-face'],
+  n: acts.names, o: acts.open, i: acts.labels, c: acts.check, x: acts.filter, t: acts.order, s: acts.project,
+  m: acts['move-face'], b: acts['move-box'], v: acts.copy, j: acts.darker, k: acts.brighter, l: acts.loupe, d: acts.downloads, z: acts['zoom-face'],
   '+': acts['zoom-in'], '=': acts['zoom-in'], '-': acts['zoom-out'], 0: acts.fit,
   PageUp: acts.previous, PageDown: acts.next, '?': () => $('keys-dialog').showModal(),
 };
+
+/** Keys that move or resize the whole face, or its box. */
+function moveKey(event) {
+  const arrow = ARROWS[event.key];
+  const by = event.altKey ? 0.1 : event.shiftKey ? 10 : 1;
+  const grow = { '+': 1.02, '=': 1.02, '-': 1 / 1.02 }[event.key];
+  if (event.key === 'Escape' || event.key === 'Enter') setMoving(null);
+  else if (arrow) carry({ dx: arrow[0] * by, dy: arrow[1] * by }, `carry ${state.face}`);
+  else if (grow) carry({ by: grow }, `resize ${state.face}`);
+  else return false;
+  return true;
+}
 
 function boxKey(event) {
   const arrow = ARROWS[event.key];
@@ -1283,6 +1368,7 @@ document.addEventListener('keydown', (event) => {
   const nudges = onCanvas || (state.point !== null && !onPoints && !target.matches('input'));
   let done = true;
   if (viewer.boxing && onCanvas && boxKey(event)) done = true;
+  else if (viewer.moving && !typed && (onCanvas || !target.matches('button, summary, input') || event.key === 'Escape') && moveKey(event)) done = true;
   else if (event.key === 'Escape') {
     if (viewer.boxing) viewer.endBox(false);
     else if (state.live) stopLive();
@@ -1366,6 +1452,9 @@ $('camera-device').addEventListener('change', ({ target }) => {
   stopLive(false);
   startLive(target.value, before);
 });
+
+$('brightness').addEventListener('input', ({ target }) => setBrightness(2 ** target.valueAsNumber));
+$('loupe').addEventListener('change', ({ target }) => setLoupe(target.checked));
 
 for (const id of ['filter', 'order']) {
   $(id).addEventListener('change', () => {

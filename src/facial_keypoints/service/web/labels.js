@@ -95,3 +95,38 @@ export const stateOf = (point) => {
   if (isAbsent(point)) return 'absent';
   return point.occluded ? 'occluded' : 'visible';
 };
+
+/** Move or enlarge a face about the middle of its box: the box and, unless `boxOnly`, its points. */
+export function moveFace(face, { dx = 0, dy = 0, by = 1, boxOnly = false }) {
+  const [x0, y0, x1, y1] = face.box;
+  const [mx, my] = [(x0 + x1) / 2, (y0 + y1) / 2];
+  const to = (x, y) => [mx + (x - mx) * by + dx, my + (y - my) * by + dy];
+  if (by * Math.min(x1 - x0, y1 - y0) < 4) return;
+  face.box = [...to(x0, y0), ...to(x1, y1)];
+  if (boxOnly) face.guessed = false;
+  else {
+    for (const point of face.points) {
+      // A pixel's centre is half a pixel from the edges that boxes count from.
+      if (!isAbsent(point)) place(point, ...to(point.x + 0.5, point.y + 0.5).map((v) => v - 0.5));
+    }
+  }
+}
+
+/** Move sides of a box: `sides` are indices of x0, y0, x1, y1; it keeps 4 pixels. */
+export function moveSides(face, sides, dx, dy) {
+  const box = [...face.box];
+  for (const side of sides) box[side] += side % 2 ? dy : dx;
+  if (box[2] - box[0] >= 4 && box[3] - box[1] >= 4) Object.assign(face, { box, guessed: false });
+}
+
+/** The points of `from`, moved as its box to `box`; those of `own` that were placed by hand stay. */
+export function copyPoints(from, box, own = []) {
+  const [wide, high] = [2, 3].map((k) => (box[k] - box[k - 2]) / (from.box[k] - from.box[k - 2]));
+  return from.points.map((point, k) => {
+    if (own[k]?.byHand && !isAbsent(own[k])) return own[k];
+    if (isAbsent(point)) return { ...point, confidence: null, byHand: false };
+    const x = box[0] + (point.x + 0.5 - from.box[0]) * wide - 0.5;
+    const y = box[1] + (point.y + 0.5 - from.box[1]) * high - 0.5;
+    return { x, y, confidence: null, occluded: point.occluded, byHand: false, was: [x, y] };
+  });
+}
