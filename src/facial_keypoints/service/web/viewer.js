@@ -341,7 +341,7 @@ export class Viewer {
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (!this.bitmap) return;
     context.setTransform(across, 0, 0, down, 0, 0);
-    this.#paintImage(context, this.view);
+    this.#paintImage(context, this.view, { ...this.scene, hover: this.hover });
     const { scale, x, y } = this.view;
     const box = this.boxing?.box ?? (this.moving && this.scene.faces[this.scene.face]?.box);
     if (box) {
@@ -357,11 +357,19 @@ export class Viewer {
       for (const [i, j] of this.moving === 'box' ? CORNERS : []) context.fillRect(box[i] * scale + x - 4, box[j] * scale + y - 4, 8, 8);
     }
     if (this.loupe && this.look) {
-      drawLoupe(context, { width, height }, this.view, this.look, (to, view) => this.#paintImage(to, view));
+      drawLoupe(context, { width, height }, this.view, this.look, (to, view) => this.#paintImage(to, view, this.#withoutSelected()));
     }
   }
 
-  #paintImage(context, view) {
+  /** The scene for the loupe: the selected point would cover the place that is looked at. */
+  #withoutSelected() {
+    const { faces, face, point } = this.scene;
+    const points = (each) => each.points.map((old, k) => (k === point ? { ...old, x: null } : old));
+    const seen = faces.map((each, n) => (n === face ? { ...each, points: points(each) } : each));
+    return { ...this.scene, faces: seen, point: null, hover: null, showNames: false };
+  }
+
+  #paintImage(context, view, scene) {
     const { scale, x, y } = view;
     // Enlarged pixels are not blurred, so that a point can be placed on a pixel.
     context.imageSmoothingEnabled = scale < 3;
@@ -369,7 +377,7 @@ export class Viewer {
     if (this.brightness !== 1) context.filter = `brightness(${this.brightness})`;
     context.drawImage(this.bitmap, x, y, this.bitmap.width * scale, this.bitmap.height * scale);
     context.filter = 'none';
-    drawFaces(context, view, { ...this.scene, hover: this.hover });
+    drawFaces(context, view, scene);
   }
 
   #place(event) {
