@@ -377,3 +377,21 @@ def test_brightness_and_loupe_change_only_what_is_seen(page: Page) -> None:
     page.keyboard.press("l")
     assert seen()[-98, -98][1] > 60
     expect(page.locator("#loupe")).not_to_be_checked()
+
+
+def test_the_answers_of_ones_own_model_are_a_queue(page: Page) -> None:
+    photos = {"sure.png": 0.9, "unsure.png": 0.2, "usual.png": 0.7}
+    lines = ["source,face,x0,y0,x1,y1,score,angle,chin_x,chin_y,chin_confidence"]
+    lines += [f"{name},0,10,10,90,90,0.8,0,50,60,{value}" for name, value in photos.items()]
+    load(page, points_csv="\n".join(lines))
+    choose(page, {name: gray() for name in photos})
+    expect(page.locator("#strip-text")).to_have_text("3 of 3 images done")
+    page.keyboard.press("t")
+    shown = page.locator("#film li:not([hidden]) button")
+    assert [b.get_attribute("title") for b in shown.all()] == [
+        "unsure.png",
+        "usual.png",
+        "sure.png",
+    ]
+    expect(page.locator("#image-about")).not_to_contain_text("corrected")
+    assert [row["chin_confidence"] for row in table(page)] == list(photos.values())

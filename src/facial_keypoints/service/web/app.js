@@ -502,7 +502,7 @@ async function useSchema(schema, from) {
   const lost = state.schema ? lostNames(every.filter(isTouched).flatMap(({ faces }) => faces), names(), schema.keypoint_names) : [];
   if (lost.length && !(await question(
     'Use these keypoints?',
-    [`Corrected images have labels of keypoints that the new schema does not have: ${lost.map(plainName).join(', ')}. They would be removed, and this cannot be undone.`],
+    [`Images that were corrected or loaded have labels of keypoints that the new schema does not have: ${lost.map(plainName).join(', ')}. They would be removed, and this cannot be undone.`],
     'Remove them', 'Keep the schema',
   ))) return false;
   const before = names();
@@ -560,7 +560,7 @@ function takeRecord(image) {
   if (isTouched(image)) change(image, (old) => old.splice(0, old.length, ...faces));
   else Object.assign(image, { faces, past: [], future: [] });
   Object.assign(image, { record: null, status: 'done', problem: '', lost: 0, warnings: [] });
-  if (record) Object.assign(image, { corrected: record.corrected, checked: record.checked, sure: record.sure ?? 1 });
+  if (record) Object.assign(image, { corrected: record.corrected, checked: record.checked, sure: record.sure ?? sureness(faces), loaded: true });
   if (record?.size && (record.size[0] !== image.width || record.size[1] !== image.height)) {
     image.warnings = [`the labels are of an image of ${record.size.join(' × ')} px: check them`];
   }
@@ -605,7 +605,7 @@ async function keepNow() {
   clearTimeout(keeping);
   keeping = null;
   try {
-    await keeper.keep(projectNow(({ corrected, checked }) => corrected || checked));
+    await keeper.keep(projectNow(isTouched));
     document.documentElement.dataset.kept = edits;
   } catch (error) {
     const text = `This browser does not keep your work (${error?.message ?? error}): save the project.`;

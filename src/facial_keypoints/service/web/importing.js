@@ -8,7 +8,7 @@ import { isProject, readProject } from './project.js';
 export const isData = ({ name }) => /\.(json|csv|tsv)$/i.test(name);
 
 const IMAGE_COLUMNS = ['image', 'filename', 'file_name', 'file', 'image_name', 'image_path', 'path', 'source'];
-const BOX = ['x0', 'y0', 'x1', 'y1'];
+const BOXES = [['x0', 'y0', 'x1', 'y1'], ['xmin', 'ymin', 'xmax', 'ymax'], ['left', 'top', 'right', 'bottom']];
 const NOT_FACTS = ['face', 'score', 'angle', 'style', 'frame', 'time_s'];
 const FARTHEST = 1e5; // pixels; a coordinate beyond is a slip
 
@@ -103,11 +103,11 @@ function readTable(text, file) {
   }
   const single = names.find((name) => !header.includes(`${name}_y`));
   if (single) throw new Problem(`${file} has no column “${single}_y”.`);
-  const seen = names.map((name) => ['visibility', 'v'].map((word) => `${name}_${word}`).find((word) => header.includes(word)));
-  const used = new Set([image, ...BOX, ...NOT_FACTS, ...seen]);
+  const seen = names.map((name) => ['visibility', 'v', 'visible'].map((word) => `${name}_${word}`).find((word) => header.includes(word)));
+  const sides = BOXES.find((four) => four.every((side) => header.includes(side))) ?? [];
+  const used = new Set([image, ...sides, ...NOT_FACTS, ...seen]);
   for (const name of names) for (const end of ['x', 'y', 'confidence']) used.add(`${name}_${end}`);
   const facts = header.filter((name) => name && !used.has(name));
-  const boxed = BOX.every((side) => header.includes(side));
   const faces = [];
   const leftOut = new Map();
   table.forEach((row, n) => {
@@ -119,12 +119,14 @@ function readTable(text, file) {
     const points = names.map((name, k) => {
       const [x, y] = [numberOf(row[`${name}_x`], where), numberOf(row[`${name}_y`], where)];
       if ((x === null) !== (y === null)) throw new Problem(`${where}: “${name}” has one coordinate: give both or none.`);
-      return pointOf(name, x, y, seen[k] && row[seen[k]] ? Number(row[seen[k]]) : 2, where);
+      // Predictions of a model have a confidence; other points were placed by hand.
+      const confidence = numberOf(row[`${name}_confidence`], where);
+      return { ...pointOf(name, x, y, visibilityOf(row[seen[k]], seen[k]), where), ...(confidence === null ? {} : { confidence, byHand: false }) };
     });
-    const box = boxed ? BOX.map((side) => numberOf(row[side], where)) : null;
-    const whole = box && !box.includes(null) && box[0] < box[2] && box[1] < box[3];
+    const box = sides.map((side) => numberOf(row[side], where));
+    const whole = box.length && !box.includes(null) && box[0] < box[2] && box[1] < box[3];
     const about = Object.fromEntries(facts.filter((name) => row[name]).map((name) => [name, row[name]]));
-    faces.push({ image: row[image], box: whole ? box : null, points, about, style: row.style ?? '' });
+    faces.push({ image: row[image], box: whole ? box : null, points, about, style: row.style ?? '', score: numberOf(row.score, where) });
   });
   return { kind: 'labels', names, edges: [], records: recordsOf(faces, new Map()), leftOut };
 }
@@ -136,6 +138,13 @@ function numberOf(text, where) {
   const value = Number(text);
   if (!Number.isFinite(value)) throw new Problem(`${where}: “${text}” is no number.`);
   return value;
+}
+
+/** COCO's visibility of a cell; a column NAME_visible holds yes or no. */
+function visibilityOf(text, column) {
+  if (!text) return 2;
+  if (/_visible$/.test(column)) return /^[0fn]/i.test(text) ? 1 : 2;
+  return Number(text);
 }
 
 function pointOf(name, x, y, visibility, where) {
@@ -202,10 +211,12 @@ function recordsOf(faces, sizes) {
   const records = new Map();
   for (const { image, ...face } of faces) {
     if (!records.has(image)) {
-      records.set(image, { name: image, size: sizes.get(image) ?? null, faces: [], checked: false, corrected: true });
+      records.set(image, { name: image, size: sizes.get(image) ?? null, faces: [], checked: false });
     }
     records.get(image).faces.push(face);
   }
+  // What a model predicted is no correction.
+  for (const record of records.values()) record.corrected = record.faces.some(({ points }) => points.some(({ x, byHand = true }) => x !== null && byHand));
   return [...records.values()];
 }
 

@@ -4,7 +4,7 @@
 export function newImage(file, name) {
   return {
     file, name, bitmap: null, width: 0, height: 0, status: 'waiting', problem: '', lost: 0,
-    faces: [], past: [], future: [], corrected: false, checked: false, sure: 1, record: null,
+    faces: [], past: [], future: [], corrected: false, checked: false, loaded: false, sure: 1, record: null,
   };
 }
 
@@ -34,8 +34,8 @@ export function loadedFace({ box, points, ...face }, width, height) {
   };
 }
 
-/** Whether an image is checked, has corrections, or had some that can be done again: a new answer must not replace these. */
-export const isTouched = (image) => image.corrected || image.checked || image.future.length > 0;
+/** Whether an image is checked, has labels that were loaded or corrected, or had some that can be done again: no answer replaces these. */
+export const isTouched = (image) => image.corrected || image.checked || image.loaded || image.future.length > 0;
 
 export const isAbsent = (point) => point.x === null;
 
