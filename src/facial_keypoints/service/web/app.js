@@ -1,13 +1,19 @@
 // The page: shows images with their faces, corrects points and downloads them. Its modules: engines.js (service or
-// browser), labels.js (changes and undo), viewer.js (the canvas), measurement.js, exporting.js, live.js (the camera).
+// browser), labels.js (changes and undo), viewer.js (the canvas), film.js and queue.js (which images, in which order),
+// schema.js, importing.js, project.js, measurement.js, exporting.js, live.js (the camera).
 
 import { Browser, Problem, Service } from './engines.js';
+import { Film } from './film.js';
+import { droppedFiles, imagesByName, isData, readData } from './importing.js';
 import {
-  change, isAbsent, isTouched, newFace, newImage, place, redo, setState, stateOf, takeBack, undo,
+  change, copyPoints, isAbsent, isTouched, loadedFace, moveFace, moveSides, newFace, newImage, place, redo, setState, stateOf, takeBack, undo,
 } from './labels.js';
 import { camerasHere, startCamera } from './live.js';
 import { NOTICE, canMeasure, measure } from './measurement.js';
-import { imageBlob, save, toCoco, toCsv, toJson, toKaggle, toMeasurementCsv, toPng } from './exporting.js';
+import { imageBlob, save, toCoco, toCsv, toJson, toKaggle, toLabels, toMeasurementCsv, toPng } from './exporting.js';
+import { Keeper, projectOf, recordOf } from './project.js';
+import { queueOf, sureness } from './queue.js';
+import { lostNames, pointsFor, schemaFile, schemaOfNames } from './schema.js';
 import { Smoother } from './smoothing.js';
 import { Viewer, confidenceColor, plainName } from './viewer.js';
 
@@ -15,7 +21,16 @@ const $ = (id) => document.getElementById(id);
 const KEPT_BITMAPS = 4; // decoded photos held at once; a 24-megapixel one takes 100 MB
 
 const state = {
-  images: [], current: null, face: 0, point: null, showNames: false, schema: null, live: null, working: false,
+  images: [], current: null, face: 0, point: null, showNames: false, live: null, working: new Set(),
+  schema: null, // of the labels: the engine's, or an own one
+  model: null, // the engine's schema
+  own: null, // 'file' or 'labels': where an own schema comes from
+  queue: [], at: 0, // the images of the film, and where in them the current one is or was
+  suspects: [], // {image: its name, face, keypoint}, in order
+  suspected: new Map(), // of images that are here: their suspects
+  last: null, // the image with faces that was shown before
+  waiting: [], // records of images that are not here: importing.js
+  notes: [], // what was read, a sentence each
   paused: null, // {text, button, away}: why no image is predicted now
   skipped: [], // names of files that were not taken
   kept: 0, // frames of the camera
@@ -59,6 +74,18 @@ function agreed(dialog) {
   });
 }
 
+/** Ask with the one dialog for questions; whether its main button was chosen, or 'other'. */
+async function question(title, lines, yes, no, other = '') {
+  $('question-other').textContent = other;
+  $('question-other').hidden = !other;
+  $('question-title').textContent = title;
+  $('question-yes').textContent = yes;
+  $('question-no').textContent = no;
+  $('question').replaceChildren(...lines.map((line) => Object.assign(document.createElement('p'), { textContent: line })));
+  const yesChosen = await agreed($('question-dialog'));
+  return $('question-dialog').returnValue === 'other' ? 'other' : yesChosen;
+}
+
 let token = null; // the answer to come: several requests ask for it once
 function askToken(wrong) {
   token ??= (async () => {
@@ -87,7 +114,7 @@ async function bitmapOf(image) {
     }
     image.width = image.bitmap.width;
     image.height = image.bitmap.height;
-    drawThumbnail(image);
+    film.draw(image);
   }
   image.used = performance.now();
   const held = state.images.filter((each) => each.bitmap && each !== image && each !== state.current);
@@ -97,29 +124,36 @@ async function bitmapOf(image) {
   return image.bitmap;
 }
 
-function addFiles(files) {
+/** Add images, and read labels, schemas and projects; what is neither is skipped. */
+async function addFiles(files) {
   const isImage = (file) => file.type.startsWith('image/') || /\.(jpe?g|png|webp|bmp|gif|avif)$/i.test(file.name);
-  const skipped = [...files].filter((file) => !isImage(file)).map((file) => file.webkitRelativePath || file.name);
+  const skipped = [...files].filter((file) => !isImage(file) && !isData(file)).map((file) => file.webkitRelativePath || file.name);
+  const data = [...files].filter((file) => !isImage(file) && isData(file));
   state.skipped.push(...skipped);
   refreshStrip();
   const images = [...files]
     .filter(isImage)
     .sort((a, b) => (a.webkitRelativePath || '').localeCompare(b.webkitRelativePath || '', undefined, { numeric: true }))
     .map((file) => newImage(file, file.webkitRelativePath || file.name || 'image.png'));
+  if (data.length) await readFiles(data); // first, so that no image is predicted that has labels
   if (!images.length) {
-    tell(files.length ? 'There is no image among these files.' : 'No files were chosen.', true);
+    if (!data.length) tell(files.length ? 'There is no image among these files.' : 'No files were chosen.', true);
     return;
   }
   stopLive();
   state.images.push(...images);
   delete $('app').dataset.empty;
-  for (const image of images) addToFilm(image);
+  for (const image of images) film.add(image, state.current);
+  giveLabels();
+  findSuspects();
   show(images[0]);
   say(`${countOf(images, 'image')} added.${skipped.length ? ` ${countOf(skipped, 'file')} skipped: no image.` : ''}`);
   work();
 }
 
 async function show(image) {
+  if (state.current?.faces.length && state.current !== image) state.last = state.current;
+  setMoving(null);
   state.current = image;
   state.face = 0;
   state.point = null;
@@ -134,19 +168,58 @@ async function show(image) {
     tell(problemText(error), true);
   }
   refresh();
-  filmItem(image)?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+  toSuspect();
+  film.reveal(image);
+}
+
+/** The image that is `by` further in the film. An image that the filter hides now had the place of the next one. */
+function further(by) {
+  const at = state.queue.indexOf(state.current);
+  return state.queue[at >= 0 ? at + by : by > 0 ? state.at : state.at - 1];
 }
 
 function go(by) {
   if (!state.images.length || state.live) return;
-  const at = state.images.indexOf(state.current) + by;
-  if (at < 0 || at >= state.images.length) {
+  const image = further(by);
+  if (!image) {
     say(by < 0 ? 'This is the first image.' : 'This is the last image.');
     return;
   }
-  show(state.images[at]);
-  const { name, faces } = state.images[at];
-  say(`Image ${at + 1} of ${state.images.length}: ${name}. ${countOf(faces, 'face')}.`);
+  show(image);
+  say(`Image ${state.at + 1} of ${state.queue.length}: ${image.name}. ${countOf(image.faces, 'face')}.`);
+}
+
+/** Mark the current image as checked and go to the next one, or take the mark back. */
+function check() {
+  const image = state.current;
+  if (!state.images.includes(image) || state.live) return;
+  image.checked = !image.checked;
+  edits += 1;
+  const next = image.checked && further(1);
+  if (next) show(next);
+  refreshImage(image);
+  keepSoon();
+  tell(`${image.name} is ${image.checked ? '' : 'not '}checked.${image.checked && !next ? ' It was the last one.' : ''}`);
+}
+
+/** The images of the film, again after a change. */
+function arrange() {
+  const queue = queueOf(state.images, {
+    filter: $('filter').value, order: $('order').value, suspected: [...state.suspected.keys()],
+  });
+  if (queue.length !== state.queue.length || queue.some((image, n) => image !== state.queue[n])) film.arrange(queue);
+  state.queue = queue;
+  const at = queue.indexOf(state.current);
+  state.at = at >= 0 ? at : Math.min(state.at, queue.length);
+}
+
+/** The next choice of a select, as if it was chosen. */
+function nextChoice(select) {
+  const able = [...select.options].filter(({ disabled }) => !disabled);
+  const next = able[(able.indexOf(select.selectedOptions[0]) + 1) % able.length];
+  select.value = next.value;
+  select.dispatchEvent(new Event('change'));
+  tell(`${select.ariaLabel}: ${next.text}.`);
 }
 
 /** Whether a face can be added: not while the image is predicted, which would replace it. */
@@ -160,7 +233,8 @@ function removeImage() {
   const at = state.images.indexOf(image);
   state.images.splice(at, 1);
   state.removed.push({ image, at, time: performance.now() });
-  filmItem(image)?.parentElement.remove();
+  keepSoon();
+  film.remove(image);
   showOrNone(state.images[Math.min(at, state.images.length - 1)]);
   tell(`${image.name} was removed. Undo brings it back.`);
 }
@@ -169,8 +243,9 @@ function bringBack() {
   const { image, at } = state.removed.pop();
   state.images.splice(at, 0, image);
   delete $('app').dataset.empty;
-  addToFilm(image, at);
-  if (image.bitmap) drawThumbnail(image);
+  film.add(image, state.current);
+  film.arrange([]); // it has its place again with `refresh`
+  state.queue = [];
   show(image);
   tell(`${image.name} is back.`);
   work();
@@ -193,24 +268,35 @@ async function ask(image) {
   if (!engine) return null;
   try {
     const answer = await engine.predict({ ...image, signal });
-    return signal.aborted ? null : answer;
+    if (signal.aborted) return null;
+    const faces = answer.faces.map((face) => ({ ...face, points: pointsFor(face.points, state.model.keypoint_names, names()) }));
+    return { ...answer, faces };
   } catch (error) {
     if (signal.aborted) return null;
     throw error;
   }
 }
 
-/** Predict the images that wait, first the one that is shown. None goes anywhere while an engine starts. */
-async function work() {
-  if (state.working) return;
-  state.working = true;
-  while (engine && !state.paused) {
-    const waiting = state.images.filter(({ status }) => status === 'waiting');
+/** Whether an image that waits needs no engine. */
+const needsNoModel = ({ record }) => record || !$('find').checked;
+
+/** Go on with the images that wait. None goes anywhere while an engine starts; labels do not wait for a slow engine. */
+function work() {
+  eachWaiting('labels', needsNoModel);
+  eachWaiting('model', (image) => engine && !state.paused && !needsNoModel(image));
+}
+
+/** Predict images one after the other, first the one that is shown. */
+async function eachWaiting(loop, may) {
+  if (state.working.has(loop)) return;
+  state.working.add(loop);
+  for (;;) {
+    const waiting = inState('waiting').filter(may);
     const image = waiting.includes(state.current) ? state.current : waiting[0];
     if (!image) break;
     await predict(image);
   }
-  state.working = false;
+  state.working.delete(loop);
 }
 
 async function predict(image) {
@@ -219,6 +305,11 @@ async function predict(image) {
   try {
     const bitmap = await bitmapOf(image);
     if (image.status !== 'busy') return;
+    if (needsNoModel(image)) {
+      takeRecord(image);
+      refreshImage(image);
+      return;
+    }
     const asked = choices();
     const found = await ask({ file: image.file, name: image.name, bitmap, ...asked });
     if (image.status !== 'busy') return;
@@ -226,6 +317,7 @@ async function predict(image) {
       throw new Problem(`The service decodes ${image.name} to another size than this browser.`);
     }
     image.faces = found.faces.map((face) => newFace(face, asked.style));
+    image.sure = sureness(image.faces);
     Object.assign(image, { past: [], future: [], status: 'done', problem: '', lost: 0, warnings: found.warnings ?? [] });
     if (image === state.current) {
       viewer.letGo();
@@ -259,7 +351,7 @@ const choices = () => ({
 function waitAgain(images) {
   for (const image of images) {
     image.status = 'waiting';
-    refreshFilm(image);
+    film.refresh(image, state.current);
   }
   refresh();
 }
@@ -314,90 +406,260 @@ async function resume() {
 
 /** How far all images are, why they do not go on, and what was passed over. */
 function refreshStrip() {
+  arrange();
   const [all, done, failed, open] = [state.images, inState('done'), inState('failed'), inState('waiting', 'busy')];
-  const { paused, skipped } = state;
-  $('strip').hidden = all.length < 2 && !paused && !failed.length && !skipped.length;
+  const { paused, skipped, notes, waiting } = state;
+  const checked = all.filter((image) => image.checked);
+  $('queue').hidden = all.length < 2;
+  $('strip').hidden = all.length < 2 && !paused && !failed.length && !skipped.length && !notes.length;
   $('strip').classList.toggle('bad', Boolean(paused?.bad));
   $('progress').hidden = !all.length;
   [$('progress').max, $('progress').value] = [Math.max(1, all.length), done.length + failed.length];
   $('strip-text').textContent = [
     paused?.text,
-    all.length && `${done.length} of ${countOf(all, 'image')} done${failed.length ? `, ${failed.length} failed` : ''}`,
+    all.length && `${done.length} of ${countOf(all, 'image')} done${failed.length ? `, ${failed.length} failed` : ''}${checked.length ? `, ${checked.length} checked` : ''}`,
   ].filter(Boolean).join(' ');
   $('resume').hidden = !paused;
   $('resume').textContent = paused?.button ?? '';
   $('cancel').hidden = Boolean(paused) || open.length === 0;
   $('retry-all').hidden = Boolean(paused) || !failed.length;
   $('retry').hidden = state.current?.status !== 'failed';
-  $('skipped').hidden = !skipped.length;
-  $('skipped').querySelector('summary').textContent = `${countOf(skipped, 'file')} skipped`;
-  const list = $('skipped').querySelector('ul');
-  for (const name of skipped.slice(list.children.length)) {
-    list.append(Object.assign(document.createElement('li'), { textContent: name }));
+  refreshList('skipped', `${countOf(skipped, 'file')} skipped`, skipped);
+  refreshList('notes', 'What was read', notes);
+  refreshList('not-here', `${countOf(waiting, 'labelled image')} not here`, waiting.map(({ name }) => name));
+}
+
+/** A list that opens; hidden while it is empty. */
+function refreshList(id, title, lines) {
+  $(id).hidden = !lines.length;
+  $(id).querySelector('summary').textContent = title;
+  const list = $(id).querySelector('ul');
+  const shown = lines.slice(0, 500);
+  if (lines.length > shown.length) shown.push(`and ${lines.length - shown.length} more`);
+  if (list.children.length === shown.length && list.lastChild?.textContent === shown.at(-1)) return;
+  list.replaceChildren(...shown.map((text) => Object.assign(document.createElement('li'), { textContent: text })));
+}
+
+// --- labels, schemas and projects that are loaded -----------------------------------------------------------------
+
+/** Whether the model has a point of the schema. */
+const sharesPoints = () => names().some((name) => state.model?.keypoint_names.includes(name));
+
+/** Read files that are no images; what cannot be read is said with its reason. */
+async function readFiles(files) {
+  stopLive();
+  for (const file of files) {
+    try {
+      await takeData(await readData(file), file.name);
+    } catch (error) {
+      state.notes.push(problemText(error));
+      tell(problemText(error), true);
+    }
+  }
+  refresh();
+  work();
+}
+
+async function takeData({ kind, schema, names: points, edges, records, suspects, leftOut = new Map() }, file) {
+  const lines = [];
+  if (kind === 'suspects') {
+    state.suspects = suspects;
+    const missing = findSuspects();
+    $('order').querySelector('[value="suspects"]').disabled = false;
+    $('order').value = 'suspects';
+    lines.push(`${file}: ${countOf(suspects, 'suspected label')} in ${state.suspected.size + missing.length} images`);
+    if (missing.length) lines.push(`${file}: images that are not here: ${missing.join(', ')}`);
+    arrange();
+    if (state.queue.length) show(state.queue[0]);
+  }
+  if (kind === 'schema' || kind === 'project') {
+    if (!(await useSchema(schema, 'file'))) return;
+    lines.push(`${file}: ${countOf(names(), 'keypoint')}`);
+  }
+  if (kind === 'labels') {
+    const unknown = points.filter((name) => !names().includes(name));
+    if (unknown.length && state.own === 'file') {
+      const lost = records.flatMap(({ faces }) => faces).flatMap((face) => unknown.filter((name) => face.points[points.indexOf(name)].x !== null));
+      leftOut.set(`labels of keypoints that the schema does not have (${[...new Set(lost)].join(', ')})`, lost.length);
+    } else if (unknown.length) {
+      const all = state.own ? [...names(), ...unknown] : points;
+      if (!(await useSchema(schemaOfNames(all, state.own ? state.schema.edges : edges), 'labels'))) return;
+    }
+  }
+  if (records) {
+    const faces = records.flatMap((record) => record.faces);
+    if (kind === 'labels') lines.push(`${file}: ${countOf(records, 'image')}, ${countOf(faces, 'face')}, ${countOf(points, 'keypoint')}`);
+    await addRecords(records.map((record) => ({ ...record, names: points ?? schema.keypoint_names })), file);
+  }
+  for (const [what, n] of leftOut) if (n) lines.push(`${file}: left out: ${n} ${what}`);
+  state.notes.push(...lines);
+  tell(lines.join('. '));
+}
+
+/** Label with other keypoints. Points that the new schema does not have are removed, if the user says so. */
+async function useSchema(schema, from) {
+  const every = [...state.images, ...state.removed.map(({ image }) => image)];
+  const lost = state.schema ? lostNames(every.filter(isTouched).flatMap(({ faces }) => faces), names(), schema.keypoint_names) : [];
+  if (lost.length && !(await question(
+    'Use these keypoints?',
+    [`Images that were corrected or loaded have labels of keypoints that the new schema does not have: ${lost.map(plainName).join(', ')}. They would be removed, and this cannot be undone.`],
+    'Remove them', 'Keep the schema',
+  ))) return false;
+  const before = names();
+  for (const image of every) {
+    for (const face of image.faces) face.points = pointsFor(face.points, before, schema.keypoint_names);
+    Object.assign(image, { past: [], future: [] });
+  }
+  const known = schema.keypoint_names.join('\n') === state.model?.keypoint_names.join('\n');
+  Object.assign(state, { schema: known ? state.model : schema, own: known ? null : from, point: null });
+  if (state.model && !sharesPoints() && $('find').checked) {
+    $('find').checked = false;
+    state.notes.push('The model has none of these keypoints: it is not asked. Options switches it on, to find the boxes of faces.');
+  }
+  again();
+  return true;
+}
+
+/** Records for images that are here or will come. Nothing that was corrected is replaced unasked. */
+async function addRecords(records, file) {
+  const here = imagesByName(records.map(({ name }) => name), state.images);
+  const taken = records.filter(({ name }, n) =>
+    (here[n] && isTouched(here[n])) || state.waiting.some((other) => other.name === name));
+  const replace = !taken.length || await question(
+    'Replace labels?',
+    [`${countOf(taken, 'image')} of ${file} ${taken.length === 1 ? 'has' : 'have'} corrections or loaded labels already: ${someOf(taken.map(({ name }) => name))}.`],
+    'Replace them', 'Keep mine',
+  );
+  if (!replace) state.notes.push(`${file}: ${countOf(taken, 'image')} kept as before: ${someOf(taken.map(({ name }) => name))}`);
+  const wanted = replace ? records : records.filter((record) => !taken.includes(record));
+  const newer = new Set(wanted.map(({ name }) => name));
+  state.waiting = [...state.waiting.filter(({ name }) => !newer.has(name)), ...wanted];
+  giveLabels();
+}
+
+const someOf = (texts) => (texts.length > 5 ? `${texts.slice(0, 5).join(', ')} and ${texts.length - 5} more` : texts.join(', '));
+
+/** Give records to their images; they are applied when the image is decoded. */
+function giveLabels() {
+  const found = imagesByName(state.waiting.map(({ name }) => name), state.images);
+  state.waiting.forEach((record, n) => {
+    if (!found[n]) return;
+    found[n].record = record;
+    waitAgain([found[n]]);
+  });
+  state.waiting = state.waiting.filter((_, n) => !found[n]);
+  if (state.waiting.length || found.length) keepSoon();
+  refreshStrip();
+}
+
+/** The image's loaded labels become its faces; without any it has none. */
+function takeRecord(image) {
+  const { record } = image;
+  const faces = (record?.faces ?? []).map((face) =>
+    loadedFace({ ...face, points: pointsFor(face.points, record.names, names()) }, image.width, image.height));
+  if (isTouched(image)) change(image, (old) => old.splice(0, old.length, ...faces));
+  else Object.assign(image, { faces, past: [], future: [] });
+  Object.assign(image, { record: null, status: 'done', problem: '', lost: 0, warnings: [] });
+  if (record) Object.assign(image, { corrected: record.corrected, checked: record.checked, sure: record.sure ?? sureness(faces), loaded: true });
+  if (record?.size && (record.size[0] !== image.width || record.size[1] !== image.height)) {
+    image.warnings = [`the labels are of an image of ${record.size.join(' × ')} px: check them`];
+  }
+  if (image === state.current) {
+    viewer.letGo();
+    toSuspect();
+  }
+}
+
+/** Choose the suspected label of the current image, when these are gone through. */
+function toSuspect() {
+  const [suspect] = $('order').value === 'suspects' ? state.suspected.get(state.current) ?? [] : [];
+  const point = names().indexOf(suspect?.keypoint);
+  if (point >= 0 && state.current.faces[suspect.face]) select(suspect.face, point, true);
+}
+
+/** Find the images of the suspected labels. */
+function findSuspects() {
+  const wanted = [...new Set(state.suspects.map(({ image }) => image))];
+  const found = imagesByName(wanted, state.images);
+  state.suspected = new Map(wanted.flatMap((name, n) =>
+    (found[n] ? [[found[n], state.suspects.filter(({ image }) => image === name)]] : [])));
+  return wanted.filter((_, n) => !found[n]);
+}
+
+// --- projects ---------------------------------------------------------------------------------------------------
+
+const keeper = new Keeper();
+let keeping;
+
+/** The project, of the images that `may`; labels that wait for their image are always part of it. */
+function projectNow(may) {
+  const plain = ({ names: points, ...record }) => ({
+    ...record, faces: record.faces.map((face) => ({ ...face, points: pointsFor(face.points, points, names()) })),
+  });
+  const here = state.images.filter(({ record, status }) => !record && status === 'done').filter(may).map(recordOf);
+  const coming = [...state.images.map(({ record }) => record).filter(Boolean), ...state.waiting];
+  return projectOf(state.schema, [...here, ...coming.map(plain)]);
+}
+
+async function keepNow() {
+  clearTimeout(keeping);
+  keeping = null;
+  try {
+    await keeper.keep(projectNow(isTouched));
+    document.documentElement.dataset.kept = edits;
+  } catch (error) {
+    const text = `This browser does not keep your work (${error?.message ?? error}): save the project.`;
+    if (!state.notes.includes(text)) {
+      state.notes.push(text);
+      tell(text, true);
+    }
+  }
+}
+
+/** Keep the work in the browser, soon. */
+function keepSoon() {
+  if (keeping || !state.schema) return;
+  keeping = setTimeout(keepNow, 700);
+}
+
+document.addEventListener('visibilitychange', () => {
+  if (document.hidden && keeping) keepNow();
+});
+
+/** Offer the work of pages that were closed. */
+async function offerKept() {
+  for (const { key, time, content } of await keeper.found().catch(() => [])) {
+    const { records } = content;
+    const answer = await question(
+      'Go on with your work?',
+      [
+        `This browser has kept labels of ${countOf(records, 'image')} from ${new Date(time).toLocaleString()}: ${someOf(records.map(({ name }) => name))}.`,
+        'Photos are not kept: add them again, and they get their labels.',
+      ],
+      'Restore', 'Not now', 'Delete them',
+    );
+    if (!answer) return;
+    if (answer === true) {
+      await takeData({ ...content, kind: 'project' }, 'Restored');
+      await keepNow(); // before the other copy is deleted
+      refresh();
+    }
+    await keeper.forget(key);
   }
 }
 
 // --- the film ---------------------------------------------------------------------------------------------------
 
-const filmItem = (image) => $('film').querySelector(`[data-id="${image.id}"]`);
-
-function addToFilm(image, at = Infinity) {
-  const item = document.createElement('li');
-  const button = document.createElement('button');
-  button.type = 'button';
-  button.dataset.id = image.id;
-  button.title = image.name;
-  const canvas = document.createElement('canvas');
-  [canvas.width, canvas.height] = [112, 84]; // thousands of them fit into memory
-  const badge = document.createElement('span');
-  badge.className = 'badge';
-  button.append(canvas, badge);
-  button.addEventListener('click', () => {
-    stopLive();
-    show(image);
-  });
-  item.append(button);
-  $('film').insertBefore(item, $('film').children[at] ?? null);
-  refreshFilm(image);
-}
-
-function drawThumbnail(image) {
-  const canvas = filmItem(image)?.querySelector('canvas');
-  if (!canvas) return;
-  const { bitmap, width, height } = image;
-  const scale = Math.max(canvas.width / width, canvas.height / height);
-  const context = canvas.getContext('2d');
-  context.imageSmoothingQuality = 'high';
-  context.drawImage(
-    bitmap, (canvas.width - width * scale) / 2, (canvas.height - height * scale) / 2, width * scale, height * scale,
-  );
-}
+const film = new Film($('film'), (image) => {
+  stopLive();
+  show(image);
+});
 
 /** After a change of an image's state. */
 function refreshImage(image) {
-  refreshFilm(image);
+  film.refresh(image, state.current);
   if (image === state.current) refresh();
   else refreshStrip();
-}
-
-function refreshFilm(image) {
-  const button = filmItem(image);
-  if (!button) return;
-  const words = { waiting: 'waiting', busy: 'finding faces', failed: 'not read' };
-  const about = words[image.status] ?? countOf(image.faces, 'face');
-  const badge = button.querySelector('.badge');
-  badge.textContent = { waiting: '…', busy: '…', failed: '!' }[image.status] ?? image.faces.length;
-  badge.classList.toggle('bad', image.status === 'failed');
-  const edited = button.querySelector('.edited');
-  if (image.corrected && !edited) {
-    const mark = document.createElement('span');
-    mark.className = 'edited';
-    button.append(mark);
-  } else if (!image.corrected) edited?.remove();
-  button.setAttribute('aria-label', `${image.name}, ${about}${image.corrected ? ', corrected' : ''}`);
-  if (image === state.current) button.setAttribute('aria-current', 'true');
-  else button.removeAttribute('aria-current');
-  button.tabIndex = image === state.current ? 0 : -1; // one stop for Tab, arrows go on from it
 }
 
 // --- showing ---------------------------------------------------------------------------------------------------
@@ -411,33 +673,37 @@ function refresh() {
     showNames: state.showNames,
   });
   $('image-name').textContent = image?.name ?? 'No image';
-  const at = state.images.indexOf(image);
+  arrange();
+  const at = state.queue.indexOf(image);
+  const kept = state.images.includes(image);
   const words = { waiting: 'waiting', busy: 'finding faces …', failed: image?.problem };
   $('image-about').textContent = !image
     ? ''
     : [
-      at >= 0 ? `${at + 1} of ${state.images.length}` : '',
+      at >= 0 ? `${at + 1} of ${state.queue.length}` : '',
       image.width ? `${image.width} × ${image.height} px` : '',
       words[image.status] ?? countOf(faces, 'face'),
       stylesOf([image]).join(', '),
       image.about ?? '',
       ...(image.warnings ?? []),
       image.corrected ? 'corrected' : '',
+      image.checked ? 'checked' : '',
+      state.suspected.has(image) ? `suspected: ${state.suspected.get(image).map(({ keypoint }) => plainName(keypoint)).join(', ')}` : '',
     ].filter(Boolean).join(' · ');
-  for (const button of $('film').querySelectorAll('[aria-current]')) {
-    button.removeAttribute('aria-current');
-    button.tabIndex = -1;
-  }
-  if (image && at >= 0) refreshFilm(image);
-  const able = { undo: image?.past.length || state.removed.length, redo: image?.future.length, previous: at > 0 };
-  able.next = at >= 0 && at < state.images.length - 1;
+  film.forget();
+  if (image && kept) film.refresh(image, state.current);
+  const able = { undo: image?.past.length || state.removed.length, redo: image?.future.length };
+  Object.assign(able, { previous: kept && further(-1), next: kept && further(1), check: kept });
   able['zoom-face'] = faces.length;
-  able['delete-face'] = faces.length && at >= 0;
-  able['remove-image'] = at >= 0;
+  for (const act of ['move-face', 'move-box']) able[act] = faces.length && kept;
+  able.copy = canAdd() && state.images.includes(state.last) && state.last !== image;
+  able['delete-face'] = faces.length && kept;
+  able['remove-image'] = kept;
   able['add-face'] = canAdd();
   for (const [act, yes] of Object.entries(able)) {
     for (const button of document.querySelectorAll(`[data-act="${act}"]`)) button.disabled = !yes;
   }
+  pressed('check', Boolean(image?.checked));
   refreshFaces(faces);
   refreshPoints();
   refreshMeasures();
@@ -469,7 +735,8 @@ function refreshFaces(faces) {
 function refreshPoints() {
   const face = currentFace();
   const list = $('points');
-  if (list.children.length !== names().length) {
+  if (list.dataset.names !== names().join('\n')) {
+    list.dataset.names = names().join('\n');
     list.replaceChildren(...names().map((name, k) => {
       const item = document.createElement('li');
       item.id = `point-${k}`;
@@ -603,8 +870,11 @@ function edit(act, key = null) {
 
 /** The current image is as the user wants it now: an answer under way would overwrite that. */
 function touched() {
-  Object.assign(state.current, { status: 'done', problem: '' });
+  const image = state.current;
+  if (image.record) state.notes.push(`${image.name}: loaded labels were not taken, because it was corrected at the same moment.`);
+  Object.assign(image, { status: 'done', problem: '', record: null });
   edits += 1;
+  keepSoon();
   refresh();
 }
 
@@ -641,6 +911,59 @@ function stepPoint(by) {
   select(state.face, at, true);
 }
 
+/** Let arrows and drags move the whole chosen face or its box: 'face', 'box', or null to end that. */
+function setMoving(what) {
+  viewer.moving = what === viewer.moving ? null : what;
+  for (const each of ['face', 'box']) pressed(`move-${each}`, viewer.moving === each);
+  viewer.draw();
+  const word = viewer.moving === 'face' ? 'the face' : 'the box';
+  if (viewer.moving) tell(`Arrows, or a drag inside the box, move ${word}; + and − resize it; Esc ends.`);
+}
+
+function carry(move, key) {
+  if (currentFace()) edit((faces) => moveFace(faces[state.face], { ...move, boxOnly: viewer.moving === 'box' }), key);
+}
+
+/** Copy the points of the image that was shown before: into the chosen face's box, or all faces if there is none. */
+function copyLast() {
+  const image = state.current;
+  const { last } = state;
+  if (!canAdd()) return;
+  if (!state.images.includes(last) || last === image || !last.faces.length) {
+    tell('No image with faces was shown before this one.', true);
+    return;
+  }
+  if (image.faces.length) {
+    const from = last.faces[Math.min(state.face, last.faces.length - 1)];
+    edit((faces) => {
+      const face = faces[state.face];
+      face.points = copyPoints(from, face.box, face.points);
+    });
+  } else {
+    const [wide, high] = [image.width / last.width, image.height / last.height];
+    edit((faces) => faces.push(...last.faces.map((from) => {
+      const box = from.box.map((v, k) => v * (k % 2 ? high : wide));
+      return { ...structuredClone(from), score: null, about: undefined, box, points: copyPoints(from, box) };
+    })));
+  }
+  tell(`The points of ${last.name} were copied.`);
+}
+
+function setBrightness(value) {
+  viewer.brightness = Math.min(4, Math.max(0.25, value));
+  $('brightness').value = Math.log2(viewer.brightness);
+  viewer.draw();
+  say(`Brightness ${Math.round(100 * viewer.brightness)} %.`);
+}
+
+function setLoupe(on) {
+  viewer.loupe = on;
+  $('loupe').checked = on;
+  const point = viewer.scene.faces[state.face]?.points[state.point];
+  if (point && !isAbsent(point)) viewer.look = [point.x, point.y];
+  viewer.draw();
+}
+
 function deleteFace() {
   if (!currentFace() || state.live) return;
   const number = state.face + 1;
@@ -652,6 +975,13 @@ function deleteFace() {
 async function addFace(box) {
   setBoxing(false);
   const image = state.current;
+  if (!$('find').checked || !sharesPoints()) {
+    const points = pointsFor([], [], names());
+    edit((faces) => faces.push(newFace({ box, points }, '', true)));
+    select(image.faces.length - 1, 0);
+    tell(`Face ${image.faces.length} added: click where ${plainName(names()[0])} is.`);
+    return;
+  }
   tell('Finding the points …');
   try {
     const bitmap = await bitmapOf(image);
@@ -729,7 +1059,8 @@ async function startLive(device = null, before = state.current) {
         const raw = found.faces.map((face) => newFace(face, style));
         state.current = {
           ...newImage(frame.file, frame.name), ...found, bitmap: frame.bitmap, status: 'done', raw, mirrored: state.mirror,
-          faces: smoother.next(raw, frame.time, names()), about: `${rate.toFixed(0)} a second`,
+          about: `${rate.toFixed(0)} a second`,
+          faces: state.own ? raw : smoother.next(raw, frame.time, names()), // own points may be absent
         };
         viewer.show(state.mirror ? mirrorBitmap(frame.bitmap) : frame.bitmap, true);
         refresh();
@@ -774,8 +1105,7 @@ async function keepFrame() {
   image.faces = frame; // the points of this frame alone, not smoothed over those before
   state.images.push(image);
   edits += 1; // it is nowhere else
-  addToFilm(image);
-  drawThumbnail(image);
+  film.add(image, state.current);
   await show(image);
   tell('The image was kept.');
 }
@@ -809,16 +1139,25 @@ const savers = {
     save(await toPng(await bitmapOf(state.current), scene), `${stem}-points.png`);
   },
   kaggle: async (images) => {
-    if (state.schema.name !== 'kaggle15') throw new Problem('Kaggle’s format holds only its own 15 points: use COCO.');
+    if (state.own || state.schema.name !== 'kaggle15') throw new Problem('Kaggle’s format holds only its own 15 points: use COCO.');
     save(await toKaggle(images, names(), bitmapOf), 'training.csv', 'text/csv');
   },
+  labels: (images) => save(toLabels(images, names()), 'labels.csv', 'text/csv'),
   coco: async (images) => save(await toCoco(images, state.schema, bitmapOf), 'faces-coco.zip'),
 };
 
 async function download(kind) {
   $('download').open = false;
   $('download').querySelector('summary').focus();
-  const labels = kind === 'kaggle' || kind === 'coco';
+  if (kind === 'project') {
+    acts.project();
+    return;
+  }
+  if (kind === 'schema') {
+    save(JSON.stringify(schemaFile(state.schema), null, 1), 'schema.json', 'application/json');
+    return;
+  }
+  const labels = ['kaggle', 'coco', 'labels'].includes(kind);
   const all = labels && $('only-corrected').checked ? state.images.filter(({ corrected }) => corrected) : state.images;
   const images = all.filter(({ status }) => status === 'done');
   const now = edits;
@@ -845,6 +1184,9 @@ async function takes(all, images, labels) {
     const more = images.length < all.length - failed;
     lines.push(`${images.length} of ${countOf(all, 'image')} done${failed ? `, ${failed} failed` : ''}: ${more ? 'wait, or take these' : 'the others are not in the file'}.`);
   }
+  if (state.waiting.length) {
+    lines.push(`${countOf(state.waiting, 'labelled image')} not here: add ${state.waiting.length === 1 ? 'it' : 'them'}, or the labels are not in the file.`);
+  }
   if (labels && styles.length > 1) {
     const count = (style) => countOf(images.flatMap(({ faces }) => faces.filter((face) => face.style === style)), 'face');
     lines.push(
@@ -853,9 +1195,7 @@ async function takes(all, images, labels) {
     );
   }
   if (!lines.length) return true;
-  $('lacks-no').textContent = images.length < all.length - failed ? 'Wait' : 'Cancel';
-  $('lacks').replaceChildren(...lines.map((line) => Object.assign(document.createElement('p'), { textContent: line })));
-  return agreed($('lacks-dialog'));
+  return question('Download these?', lines, 'Take these', images.length < all.length - failed ? 'Wait' : 'Cancel');
 }
 
 // --- user input -------------------------------------------------------------------------------------------------
@@ -873,7 +1213,13 @@ const viewer = new Viewer($('canvas'), {
     if (!point || !isAbsent(point)) return false;
     movePoint(state.face, state.point, x, y, null);
     say(describe(currentPoint(), names()[state.point]));
+    const next = currentFace().points[state.point + 1];
+    if (next && isAbsent(next) && !next.byHand) select(state.face, state.point + 1); // so that a new face is labelled click by click
     return true;
+  },
+  carry: (dx, dy, sides, key) => {
+    if (sides.length) edit((faces) => moveSides(faces[state.face], sides, dx, dy), key);
+    else carry({ dx, dy }, key);
   },
   box: addFace,
   boxCancelled: () => {
@@ -886,6 +1232,7 @@ const viewer = new Viewer($('canvas'), {
 const acts = {
   open: () => $('file-input').click(),
   folder: () => $('folder-input').click(),
+  labels: () => $('data-input').click(),
   camera: () => (state.live ? stopLive() : startLive()),
   mirror: () => setMirror(!state.mirror),
   keep: keepFrame,
@@ -918,8 +1265,27 @@ const acts = {
     setBoxing(true, event?.detail === 0 || event?.type === 'keydown');
     $('canvas').focus();
   },
+  'move-face': () => currentFace() && setMoving('face'),
+  'move-box': () => currentFace() && setMoving('box'),
+  copy: copyLast,
+  darker: () => setBrightness(viewer.brightness / 2 ** 0.25),
+  brighter: () => setBrightness(viewer.brightness * 2 ** 0.25),
+  loupe: () => setLoupe(!viewer.loupe),
+  downloads: () => {
+    $('download').open = true;
+    $('download').querySelector('button').focus();
+  },
   'delete-face': deleteFace,
   'remove-image': removeImage,
+  check,
+  filter: () => nextChoice($('filter')),
+  order: () => nextChoice($('order')),
+  project: () => {
+    if (!state.schema) return;
+    save(JSON.stringify(projectNow(() => true)), 'project.json', 'application/json');
+    saved = edits;
+    tell('Download started.');
+  },
   previous: () => go(-1),
   next: () => go(1),
 };
@@ -947,10 +1313,23 @@ const canvasKeys = {
 const pageKeys = {
   f: () => state.current?.faces.length && select((state.face + 1) % state.current.faces.length, state.point, true),
   a: (event) => canAdd() && acts['add-face'](event),
-  n: acts.names, o: acts.open, z: acts['zoom-face'],
+  n: acts.names, o: acts.open, i: acts.labels, c: acts.check, x: acts.filter, t: acts.order, s: acts.project,
+  m: acts['move-face'], b: acts['move-box'], v: acts.copy, j: acts.darker, k: acts.brighter, l: acts.loupe, d: acts.downloads, z: acts['zoom-face'],
   '+': acts['zoom-in'], '=': acts['zoom-in'], '-': acts['zoom-out'], 0: acts.fit,
   PageUp: acts.previous, PageDown: acts.next, '?': () => $('keys-dialog').showModal(),
 };
+
+/** Keys that move or resize the whole face, or its box. */
+function moveKey(event) {
+  const arrow = ARROWS[event.key];
+  const by = event.altKey ? 0.1 : event.shiftKey ? 10 : 1;
+  const grow = { '+': 1.02, '=': 1.02, '-': 1 / 1.02 }[event.key];
+  if (event.key === 'Escape' || event.key === 'Enter') setMoving(null);
+  else if (arrow) carry({ dx: arrow[0] * by, dy: arrow[1] * by }, `carry ${state.face}`);
+  else if (grow) carry({ by: grow }, `resize ${state.face}`);
+  else return false;
+  return true;
+}
 
 function boxKey(event) {
   const arrow = ARROWS[event.key];
@@ -989,6 +1368,7 @@ document.addEventListener('keydown', (event) => {
   const nudges = onCanvas || (state.point !== null && !onPoints && !target.matches('input'));
   let done = true;
   if (viewer.boxing && onCanvas && boxKey(event)) done = true;
+  else if (viewer.moving && !typed && (onCanvas || !target.matches('button, summary, input') || event.key === 'Escape') && moveKey(event)) done = true;
   else if (event.key === 'Escape') {
     if (viewer.boxing) viewer.endBox(false);
     else if (state.live) stopLive();
@@ -1028,7 +1408,7 @@ function roving(box, selector) {
   });
 }
 roving($('faces'), 'button');
-roving($('film'), 'button');
+roving($('film'), 'li:not([hidden]) button');
 roving(document.querySelector('.tabs'), 'button');
 
 for (const tab of document.querySelectorAll('[role="tab"]')) {
@@ -1060,7 +1440,7 @@ for (const input of document.querySelectorAll('[name="state"]')) {
   input.addEventListener('change', () => setPointState(input.value));
 }
 
-for (const id of ['file-input', 'folder-input']) {
+for (const id of ['file-input', 'folder-input', 'data-input']) {
   $(id).addEventListener('change', ({ target }) => {
     if (target.files.length) addFiles(target.files);
     target.value = '';
@@ -1073,7 +1453,18 @@ $('camera-device').addEventListener('change', ({ target }) => {
   startLive(target.value, before);
 });
 
-for (const id of ['style', 'crops', 'effort', 'min-score']) $(id).addEventListener('change', again);
+$('brightness').addEventListener('input', ({ target }) => setBrightness(2 ** target.valueAsNumber));
+$('loupe').addEventListener('change', ({ target }) => setLoupe(target.checked));
+
+for (const id of ['filter', 'order']) {
+  $(id).addEventListener('change', () => {
+    arrange();
+    if (!state.queue.includes(state.current) && state.queue.length) show(state.queue[0]);
+    else refresh();
+  });
+}
+
+for (const id of ['style', 'crops', 'effort', 'min-score', 'find']) $(id).addEventListener('change', again);
 
 $('keys').addEventListener('click', () => $('keys-dialog').showModal());
 
@@ -1081,28 +1472,6 @@ document.addEventListener('paste', (event) => {
   const files = [...(event.clipboardData?.files ?? [])];
   if (files.length) addFiles(files);
 });
-
-/** Every file of what was dropped, folders too. */
-async function droppedFiles(items) {
-  const entries = [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  const files = [];
-  const walk = async (entry, path) => {
-    if (entry.isFile) {
-      const file = await new Promise((resolve, reject) => { entry.file(resolve, reject); });
-      if (path) Object.defineProperty(file, 'webkitRelativePath', { value: path + file.name });
-      files.push(file);
-      return;
-    }
-    const reader = entry.createReader();
-    for (;;) { // a reader returns at most a hundred entries
-      const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
-      if (!some.length) return;
-      for (const each of some) await walk(each, `${path}${entry.name}/`);
-    }
-  };
-  for (const entry of entries) await walk(entry, '');
-  return files;
-}
 
 let over = 0;
 document.addEventListener('dragenter', () => {
@@ -1154,7 +1523,8 @@ async function useEngine(kind) {
     settled = kind;
     engine = engines[kind];
     state.paused = null;
-    state.schema = schema;
+    state.model = schema;
+    if (!state.own) state.schema = schema;
     chosen().checked = true;
     $('privacy').textContent = PRIVACY[kind];
     const style = $('style').value;
@@ -1186,3 +1556,4 @@ for (const button of document.querySelectorAll('[data-act="camera"]')) button.hi
 refresh();
 await useEngine('service');
 document.documentElement.dataset.ready = '';
+offerKept();
