@@ -74,7 +74,8 @@ async function addFiles(files) {
   for (const image of images) film.add(image, state.current);
   giveLabels();
   findSuspects();
-  show(images[0]);
+  arrange();
+  show(($('order').value === 'suspects' && state.queue[0]) || images[0]);
   say(`${countOf(images, 'image')} added.${skipped.length ? ` ${countOf(skipped, 'file')} skipped: no image.` : ''}`);
   work();
 }
@@ -347,7 +348,7 @@ function refreshStrip() {
   $('retry').hidden = state.current?.status !== 'failed';
   refreshList('skipped', `${countOf(skipped, 'file')} skipped`, skipped);
   refreshList('notes', 'What was read', notes);
-  refreshList('not-here', `${countOf(waiting, 'labelled image')} not here`, waiting.map(({ name }) => name));
+  refreshList('not-here', `${countOf(waiting, 'labelled image')} not here`, waiting.map(({ name }) => name + (state.ambiguous.has(name) ? ' (several images could be meant)' : '')));
 }
 
 /** A list that opens; hidden while it is empty. */

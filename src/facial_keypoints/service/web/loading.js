@@ -115,6 +115,7 @@ export function giveLabels() {
     found[n].record = record;
     page.waitAgain([found[n]]);
   });
+  state.ambiguous = new Set(state.waiting.filter((_, n) => found[n] === undefined).map(({ name }) => name));
   state.waiting = state.waiting.filter((_, n) => !found[n]);
   if (state.waiting.length || found.length) keepSoon();
   page.refreshStrip();

@@ -41,8 +41,15 @@ export function agreed(dialog) {
   });
 }
 
-/** Ask with the one dialog for questions; whether its main button was chosen, or 'other'. */
-export async function question(title, lines, yes, no, other = '') {
+let asked = Promise.resolve(); // the questions before: there is one dialog for all
+
+/** Ask a question; whether its main button was chosen, or 'other'. */
+export function question(...words) {
+  asked = asked.then(() => ask(...words));
+  return asked;
+}
+
+async function ask(title, lines, yes, no, other = '') {
   $('question-other').textContent = other;
   $('question-other').hidden = !other;
   $('question-title').textContent = title;

@@ -10,6 +10,7 @@ export const state = {
   suspected: new Map(), // of images that are here: their suspects
   last: null, // the image with faces that was shown before
   waiting: [], // records of images that are not here: importing.js
+  ambiguous: new Set(), // names of those that several images could be
   notes: [], // what was read, a sentence each
   paused: null, // {text, button, away}: why no image is predicted now
   skipped: [], // names of files that were not taken
