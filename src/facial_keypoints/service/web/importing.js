@@ -5,7 +5,7 @@ import { Problem } from './engines.js';
 import { isSchema, readSchema } from './schema.js';
 import { isProject, readProject } from './project.js';
 
-export const isData = ({ name }) => /\.(json|csv|tsv)$/i.test(name);
+export const isData = ({ name }) => /^[^.].*\.(json|csv|tsv)$/i.test(name);
 
 const IMAGE_COLUMNS = ['image', 'filename', 'file_name', 'file', 'image_name', 'image_path', 'path', 'source'];
 const BOXES = [['x0', 'y0', 'x1', 'y1'], ['xmin', 'ymin', 'xmax', 'ymax'], ['left', 'top', 'right', 'bottom']];
