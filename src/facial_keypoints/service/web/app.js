@@ -1,109 +1,37 @@
-// The page: shows images with their faces, corrects points and downloads them. Its modules: engines.js (service or
-// browser), labels.js (changes and undo), viewer.js (the canvas), film.js and queue.js (which images, in which order),
-// schema.js, importing.js, project.js, measurement.js, exporting.js, live.js (the camera).
+// The page: shows images with their faces, corrects points and labels own ones. Its modules: state.js, messages.js,
+// panel.js (beside the image), viewer.js (the canvas) and loupe.js, film.js and queue.js (which images, in which order),
+// labels.js (changes and undo), schema.js, importing.js (files that are read), loading.js and project.js (what is done with
+// them, and kept), downloads.js and exporting.js, measurement.js, engines.js (service or browser), live.js (the camera).
 
+import { download, saveProject } from './downloads.js';
 import { Browser, Problem, Service } from './engines.js';
+import { imageBlob } from './exporting.js';
 import { Film } from './film.js';
-import { droppedFiles, imagesByName, isData, readData } from './importing.js';
+import { droppedFiles, isData } from './importing.js';
 import {
-  change, copyPoints, isAbsent, isTouched, loadedFace, moveFace, moveSides, newFace, newImage, place, redo, setState, stateOf, takeBack, undo,
+  change, copyPoints, isAbsent, isTouched, moveFace, moveSides, newFace, newImage, place, redo, setState, stateOf, takeBack, undo,
 } from './labels.js';
 import { camerasHere, startCamera } from './live.js';
-import { NOTICE, canMeasure, measure } from './measurement.js';
-import { imageBlob, save, toCoco, toCsv, toJson, toKaggle, toLabels, toMeasurementCsv, toPng } from './exporting.js';
-import { Keeper, projectOf, recordOf } from './project.js';
+import { findSuspects, giveLabels, keepSoon, offerKept, readFiles, takeRecord, toSuspect } from './loading.js';
+import { NOTICE } from './measurement.js';
+import { $, askToken, countOf, pressed, problemText, say, tell } from './messages.js';
+import { bringIntoPanel, describe, refreshFaces, refreshMeasures, refreshPoints } from './panel.js';
 import { queueOf, sureness } from './queue.js';
-import { lostNames, pointsFor, schemaFile, schemaOfNames } from './schema.js';
+import { pointsFor } from './schema.js';
 import { Smoother } from './smoothing.js';
-import { Viewer, confidenceColor, plainName } from './viewer.js';
+import { canAdd, currentFace, currentPoint, inState, names, page, sharesPoints, state, stylesOf } from './state.js';
+import { Viewer, plainName } from './viewer.js';
 
-const $ = (id) => document.getElementById(id);
 const KEPT_BITMAPS = 4; // decoded photos held at once; a 24-megapixel one takes 100 MB
 
-const state = {
-  images: [], current: null, face: 0, point: null, showNames: false, live: null, working: new Set(),
-  schema: null, // of the labels: the engine's, or an own one
-  model: null, // the engine's schema
-  own: null, // 'file' or 'labels': where an own schema comes from
-  queue: [], at: 0, // the images of the film, and where in them the current one is or was
-  suspects: [], // {image: its name, face, keypoint}, in order
-  suspected: new Map(), // of images that are here: their suspects
-  last: null, // the image with faces that was shown before
-  waiting: [], // records of images that are not here: importing.js
-  notes: [], // what was read, a sentence each
-  paused: null, // {text, button, away}: why no image is predicted now
-  skipped: [], // names of files that were not taken
-  kept: 0, // frames of the camera
-  removed: [], // {image, at, time}, to bring them back
-};
 const service = new Service(askToken);
 const engines = { service, browser: new Browser(service) };
 let engine = null; // null while one starts
 let settled = null; // the engine that answered last
 let wanted = null; // the kind that is switched on
 let switching = new AbortController(); // ends what was asked of an engine when another is chosen
-let edits = 0;
-let saved = 0; // the edits that a complete download has
-
-// --- messages ---------------------------------------------------------------------------------------------------
-
-let noteTimer;
-
-/** Show a sentence for a moment, and say it to screen readers. */
-function tell(text, bad = false) {
-  $('note').textContent = text;
-  $('note').classList.toggle('bad', bad);
-  $('note').hidden = !text;
-  (bad ? $('alert') : $('live')).textContent = text;
-  clearTimeout(noteTimer);
-  if (text) noteTimer = setTimeout(() => { $('note').hidden = true; }, bad ? 8000 : 2500);
-}
-
-/** Say a sentence to screen readers only: it describes what is visible. */
-const say = (text) => { $('live').textContent = text; };
-
-const problemText = (error) =>
-  error instanceof Problem ? error.message : `Something went wrong in the page: ${error.message}`;
-
-/** Show a dialog; whether it was closed with its main button. */
-function agreed(dialog) {
-  dialog.returnValue = '';
-  dialog.showModal();
-  return new Promise((done) => {
-    dialog.addEventListener('close', () => done(dialog.returnValue === 'ok'), { once: true });
-  });
-}
-
-/** Ask with the one dialog for questions; whether its main button was chosen, or 'other'. */
-async function question(title, lines, yes, no, other = '') {
-  $('question-other').textContent = other;
-  $('question-other').hidden = !other;
-  $('question-title').textContent = title;
-  $('question-yes').textContent = yes;
-  $('question-no').textContent = no;
-  $('question').replaceChildren(...lines.map((line) => Object.assign(document.createElement('p'), { textContent: line })));
-  const yesChosen = await agreed($('question-dialog'));
-  return $('question-dialog').returnValue === 'other' ? 'other' : yesChosen;
-}
-
-let token = null; // the answer to come: several requests ask for it once
-function askToken(wrong) {
-  token ??= (async () => {
-    $('token-wrong').hidden = !wrong;
-    const yes = await agreed($('token-dialog'));
-    const text = $('token').value.trim();
-    $('token').value = '';
-    token = null;
-    return yes ? text : null;
-  })();
-  return token;
-}
 
 // --- images ---------------------------------------------------------------------------------------------------
-
-const names = () => state.schema?.keypoint_names ?? [];
-const currentFace = () => state.current?.faces[state.face] ?? null;
-const currentPoint = () => (state.point === null ? null : (currentFace()?.points[state.point] ?? null));
 
 async function bitmapOf(image) {
   if (!image.bitmap) {
@@ -146,7 +74,8 @@ async function addFiles(files) {
   for (const image of images) film.add(image, state.current);
   giveLabels();
   findSuspects();
-  show(images[0]);
+  arrange();
+  show(($('order').value === 'suspects' && state.queue[0]) || images[0]);
   say(`${countOf(images, 'image')} added.${skipped.length ? ` ${countOf(skipped, 'file')} skipped: no image.` : ''}`);
   work();
 }
@@ -194,7 +123,7 @@ function check() {
   const image = state.current;
   if (!state.images.includes(image) || state.live) return;
   image.checked = !image.checked;
-  edits += 1;
+  state.edits += 1;
   const next = image.checked && further(1);
   if (next) show(next);
   refreshImage(image);
@@ -221,11 +150,6 @@ function nextChoice(select) {
   select.dispatchEvent(new Event('change'));
   tell(`${select.ariaLabel}: ${next.text}.`);
 }
-
-/** Whether a face can be added: not while the image is predicted, which would replace it. */
-const canAdd = () => state.images.includes(state.current) && ['done', 'failed'].includes(state.current.status);
-
-const countOf = ({ length }, word) => `${length} ${word}${length === 1 ? '' : 's'}`;
 
 function removeImage() {
   const image = state.current;
@@ -373,8 +297,6 @@ function retry(images) {
 
 // --- pauses and progress ----------------------------------------------------------------------------------------
 
-const inState = (...kinds) => state.images.filter(({ status }) => kinds.includes(status));
-
 /** No image is predicted until `resume`. */
 function pause(paused) {
   state.paused = paused;
@@ -426,7 +348,7 @@ function refreshStrip() {
   $('retry').hidden = state.current?.status !== 'failed';
   refreshList('skipped', `${countOf(skipped, 'file')} skipped`, skipped);
   refreshList('notes', 'What was read', notes);
-  refreshList('not-here', `${countOf(waiting, 'labelled image')} not here`, waiting.map(({ name }) => name));
+  refreshList('not-here', `${countOf(waiting, 'labelled image')} not here`, waiting.map(({ name }) => name + (state.ambiguous.has(name) ? ' (several images could be meant)' : '')));
 }
 
 /** A list that opens; hidden while it is empty. */
@@ -438,214 +360,6 @@ function refreshList(id, title, lines) {
   if (lines.length > shown.length) shown.push(`and ${lines.length - shown.length} more`);
   if (list.children.length === shown.length && list.lastChild?.textContent === shown.at(-1)) return;
   list.replaceChildren(...shown.map((text) => Object.assign(document.createElement('li'), { textContent: text })));
-}
-
-// --- labels, schemas and projects that are loaded -----------------------------------------------------------------
-
-/** Whether the model has a point of the schema. */
-const sharesPoints = () => names().some((name) => state.model?.keypoint_names.includes(name));
-
-/** Read files that are no images; what cannot be read is said with its reason. */
-async function readFiles(files) {
-  stopLive();
-  for (const file of files) {
-    try {
-      await takeData(await readData(file), file.name);
-    } catch (error) {
-      state.notes.push(problemText(error));
-      tell(problemText(error), true);
-    }
-  }
-  refresh();
-  work();
-}
-
-async function takeData({ kind, schema, names: points, edges, records, suspects, leftOut = new Map() }, file) {
-  const lines = [];
-  if (kind === 'suspects') {
-    state.suspects = suspects;
-    const missing = findSuspects();
-    $('order').querySelector('[value="suspects"]').disabled = false;
-    $('order').value = 'suspects';
-    lines.push(`${file}: ${countOf(suspects, 'suspected label')} in ${state.suspected.size + missing.length} images`);
-    if (missing.length) lines.push(`${file}: images that are not here: ${missing.join(', ')}`);
-    arrange();
-    if (state.queue.length) show(state.queue[0]);
-  }
-  if (kind === 'schema' || kind === 'project') {
-    if (!(await useSchema(schema, 'file'))) return;
-    lines.push(`${file}: ${countOf(names(), 'keypoint')}`);
-  }
-  if (kind === 'labels') {
-    const unknown = points.filter((name) => !names().includes(name));
-    if (unknown.length && state.own === 'file') {
-      const lost = records.flatMap(({ faces }) => faces).flatMap((face) => unknown.filter((name) => face.points[points.indexOf(name)].x !== null));
-      leftOut.set(`labels of keypoints that the schema does not have (${[...new Set(lost)].join(', ')})`, lost.length);
-    } else if (unknown.length) {
-      const all = state.own ? [...names(), ...unknown] : points;
-      if (!(await useSchema(schemaOfNames(all, state.own ? state.schema.edges : edges), 'labels'))) return;
-    }
-  }
-  if (records) {
-    const faces = records.flatMap((record) => record.faces);
-    if (kind === 'labels') lines.push(`${file}: ${countOf(records, 'image')}, ${countOf(faces, 'face')}, ${countOf(points, 'keypoint')}`);
-    await addRecords(records.map((record) => ({ ...record, names: points ?? schema.keypoint_names })), file);
-  }
-  for (const [what, n] of leftOut) if (n) lines.push(`${file}: left out: ${n} ${what}`);
-  state.notes.push(...lines);
-  tell(lines.join('. '));
-}
-
-/** Label with other keypoints. Points that the new schema does not have are removed, if the user says so. */
-async function useSchema(schema, from) {
-  const every = [...state.images, ...state.removed.map(({ image }) => image)];
-  const lost = state.schema ? lostNames(every.filter(isTouched).flatMap(({ faces }) => faces), names(), schema.keypoint_names) : [];
-  if (lost.length && !(await question(
-    'Use these keypoints?',
-    [`Images that were corrected or loaded have labels of keypoints that the new schema does not have: ${lost.map(plainName).join(', ')}. They would be removed, and this cannot be undone.`],
-    'Remove them', 'Keep the schema',
-  ))) return false;
-  const before = names();
-  for (const image of every) {
-    for (const face of image.faces) face.points = pointsFor(face.points, before, schema.keypoint_names);
-    Object.assign(image, { past: [], future: [] });
-  }
-  const known = schema.keypoint_names.join('\n') === state.model?.keypoint_names.join('\n');
-  Object.assign(state, { schema: known ? state.model : schema, own: known ? null : from, point: null });
-  if (state.model && !sharesPoints() && $('find').checked) {
-    $('find').checked = false;
-    state.notes.push('The model has none of these keypoints: it is not asked. Options switches it on, to find the boxes of faces.');
-  }
-  again();
-  return true;
-}
-
-/** Records for images that are here or will come. Nothing that was corrected is replaced unasked. */
-async function addRecords(records, file) {
-  const here = imagesByName(records.map(({ name }) => name), state.images);
-  const taken = records.filter(({ name }, n) =>
-    (here[n] && isTouched(here[n])) || state.waiting.some((other) => other.name === name));
-  const replace = !taken.length || await question(
-    'Replace labels?',
-    [`${countOf(taken, 'image')} of ${file} ${taken.length === 1 ? 'has' : 'have'} corrections or loaded labels already: ${someOf(taken.map(({ name }) => name))}.`],
-    'Replace them', 'Keep mine',
-  );
-  if (!replace) state.notes.push(`${file}: ${countOf(taken, 'image')} kept as before: ${someOf(taken.map(({ name }) => name))}`);
-  const wanted = replace ? records : records.filter((record) => !taken.includes(record));
-  const newer = new Set(wanted.map(({ name }) => name));
-  state.waiting = [...state.waiting.filter(({ name }) => !newer.has(name)), ...wanted];
-  giveLabels();
-}
-
-const someOf = (texts) => (texts.length > 5 ? `${texts.slice(0, 5).join(', ')} and ${texts.length - 5} more` : texts.join(', '));
-
-/** Give records to their images; they are applied when the image is decoded. */
-function giveLabels() {
-  const found = imagesByName(state.waiting.map(({ name }) => name), state.images);
-  state.waiting.forEach((record, n) => {
-    if (!found[n]) return;
-    found[n].record = record;
-    waitAgain([found[n]]);
-  });
-  state.waiting = state.waiting.filter((_, n) => !found[n]);
-  if (state.waiting.length || found.length) keepSoon();
-  refreshStrip();
-}
-
-/** The image's loaded labels become its faces; without any it has none. */
-function takeRecord(image) {
-  const { record } = image;
-  const faces = (record?.faces ?? []).map((face) =>
-    loadedFace({ ...face, points: pointsFor(face.points, record.names, names()) }, image.width, image.height));
-  if (isTouched(image)) change(image, (old) => old.splice(0, old.length, ...faces));
-  else Object.assign(image, { faces, past: [], future: [] });
-  Object.assign(image, { record: null, status: 'done', problem: '', lost: 0, warnings: [] });
-  if (record) Object.assign(image, { corrected: record.corrected, checked: record.checked, sure: record.sure ?? sureness(faces), loaded: true });
-  if (record?.size && (record.size[0] !== image.width || record.size[1] !== image.height)) {
-    image.warnings = [`the labels are of an image of ${record.size.join(' × ')} px: check them`];
-  }
-  if (image === state.current) {
-    viewer.letGo();
-    toSuspect();
-  }
-}
-
-/** Choose the suspected label of the current image, when these are gone through. */
-function toSuspect() {
-  const [suspect] = $('order').value === 'suspects' ? state.suspected.get(state.current) ?? [] : [];
-  const point = names().indexOf(suspect?.keypoint);
-  if (point >= 0 && state.current.faces[suspect.face]) select(suspect.face, point, true);
-}
-
-/** Find the images of the suspected labels. */
-function findSuspects() {
-  const wanted = [...new Set(state.suspects.map(({ image }) => image))];
-  const found = imagesByName(wanted, state.images);
-  state.suspected = new Map(wanted.flatMap((name, n) =>
-    (found[n] ? [[found[n], state.suspects.filter(({ image }) => image === name)]] : [])));
-  return wanted.filter((_, n) => !found[n]);
-}
-
-// --- projects ---------------------------------------------------------------------------------------------------
-
-const keeper = new Keeper();
-let keeping;
-
-/** The project, of the images that `may`; labels that wait for their image are always part of it. */
-function projectNow(may) {
-  const plain = ({ names: points, ...record }) => ({
-    ...record, faces: record.faces.map((face) => ({ ...face, points: pointsFor(face.points, points, names()) })),
-  });
-  const here = state.images.filter(({ record, status }) => !record && status === 'done').filter(may).map(recordOf);
-  const coming = [...state.images.map(({ record }) => record).filter(Boolean), ...state.waiting];
-  return projectOf(state.schema, [...here, ...coming.map(plain)]);
-}
-
-async function keepNow() {
-  clearTimeout(keeping);
-  keeping = null;
-  try {
-    await keeper.keep(projectNow(isTouched));
-    document.documentElement.dataset.kept = edits;
-  } catch (error) {
-    const text = `This browser does not keep your work (${error?.message ?? error}): save the project.`;
-    if (!state.notes.includes(text)) {
-      state.notes.push(text);
-      tell(text, true);
-    }
-  }
-}
-
-/** Keep the work in the browser, soon. */
-function keepSoon() {
-  if (keeping || !state.schema) return;
-  keeping = setTimeout(keepNow, 700);
-}
-
-document.addEventListener('visibilitychange', () => {
-  if (document.hidden && keeping) keepNow();
-});
-
-/** Offer the work of pages that were closed. */
-async function offerKept() {
-  for (const { key, time, content } of await keeper.found().catch(() => [])) {
-    const { records } = content;
-    const answer = await question(
-      'Go on with your work?',
-      [
-        `This browser has kept labels of ${countOf(records, 'image')} from ${new Date(time).toLocaleString()}: ${someOf(records.map(({ name }) => name))}.`,
-        'Photos are not kept: add them again, and they get their labels.',
-      ],
-      'Restore', 'Not now', 'Delete them',
-    );
-    if (!answer) return;
-    if (answer === true) {
-      await takeData({ ...content, kind: 'project' }, 'Restored');
-      await keepNow(); // before the other copy is deleted
-      refresh();
-    }
-    await keeper.forget(key);
-  }
 }
 
 // --- the film ---------------------------------------------------------------------------------------------------
@@ -710,125 +424,6 @@ function refresh() {
   refreshStrip();
 }
 
-/** The label styles of the faces of images. */
-const stylesOf = (images) => [...new Set(images.flatMap(({ faces }) => faces.map(({ style }) => style)))].filter(Boolean);
-
-function refreshFaces(faces) {
-  const box = $('faces');
-  const had = box.contains(document.activeElement);
-  box.replaceChildren(...faces.map((face, n) => {
-    const button = document.createElement('button');
-    button.type = 'button';
-    button.setAttribute('role', 'radio');
-    button.setAttribute('aria-checked', String(n === state.face));
-    button.tabIndex = n === state.face ? 0 : -1;
-    button.textContent = String(n + 1);
-    const about = face.drawn ? 'box drawn by hand' : face.score === null ? '' : `score ${face.score.toFixed(2)}`;
-    button.setAttribute('aria-label', `Face ${n + 1}${about ? `, ${about}` : ''}`);
-    button.title = about;
-    button.addEventListener('click', () => select(n, null));
-    return button;
-  }));
-  if (had) box.querySelector('[aria-checked="true"]')?.focus();
-}
-
-function refreshPoints() {
-  const face = currentFace();
-  const list = $('points');
-  if (list.dataset.names !== names().join('\n')) {
-    list.dataset.names = names().join('\n');
-    list.replaceChildren(...names().map((name, k) => {
-      const item = document.createElement('li');
-      item.id = `point-${k}`;
-      item.setAttribute('role', 'option');
-      for (const part of ['swatch', 'name', 'confidence']) {
-        const span = document.createElement('span');
-        span.className = part;
-        item.append(span);
-      }
-      item.querySelector('.name').textContent = plainName(name);
-      item.addEventListener('click', () => {
-        select(state.face, k);
-        $('canvas').focus({ preventScroll: true }); // the arrow keys move it now
-      });
-      return item;
-    }));
-  }
-  list.hidden = !face;
-  names().forEach((name, k) => {
-    const item = list.children[k];
-    const point = face?.points[k];
-    if (!point) return;
-    const kind = stateOf(point);
-    item.className = [kind === 'absent' && 'absent', kind === 'occluded' && 'occluded', point.byHand && 'hand']
-      .filter(Boolean).join(' ');
-    item.style.setProperty('--shade', confidenceColor(point.confidence));
-    const confidence = point.confidence === null ? (point.byHand ? 'by hand' : '') : `${Math.round(100 * point.confidence)} %`;
-    item.querySelector('.confidence').textContent = kind === 'visible' ? confidence : kind;
-    item.setAttribute('aria-selected', String(k === state.point));
-  });
-  if (state.point === null) list.removeAttribute('aria-activedescendant');
-  else list.setAttribute('aria-activedescendant', `point-${state.point}`);
-  const point = currentPoint();
-  $('point').disabled = !point || Boolean(state.live);
-  $('point').hidden = !face;
-  $('point-name').textContent = point ? plainName(names()[state.point]) : 'Choose a point';
-  for (const axis of ['x', 'y']) {
-    const input = $(`point-${axis}`);
-    if (document.activeElement !== input || !point) {
-      input.value = point && !isAbsent(point) ? (Math.round(point[axis] * 100) / 100).toString() : '';
-    }
-  }
-  for (const input of $('point').querySelectorAll('[name="state"]')) {
-    input.checked = Boolean(point) && input.value === stateOf(point);
-  }
-}
-
-const UNITS = { ratio: ['', 3], percent: [' %', 1], degrees: ['°', 1] };
-
-function refreshMeasures() {
-  if ($('measures-panel').hidden) return;
-  const face = currentFace();
-  const able = face && canMeasure(names());
-  const { rows, warnings } = able ? measure(face.points, names()) : { rows: [], warnings: [] };
-  const words = {
-    turned: 'The head is turned: lengths are foreshortened.',
-    uncertain: 'The points are uncertain.',
-    'missing points': 'Some points are absent.',
-  };
-  $('warnings').textContent = able
-    ? warnings.map((warning) => words[warning]).join(' ')
-    : face ? 'The measurements need points that this model does not have.' : '';
-  $('measures').replaceChildren(...rows.map(({ name, unit, value, sigma, range }) => {
-    const row = document.createElement('tr');
-    const head = document.createElement('th');
-    head.scope = 'row';
-    head.textContent = plainName(name);
-    const cell = document.createElement('td');
-    const [sign, digits] = UNITS[unit];
-    cell.append(value === null ? '–' : value.toFixed(digits).replace('-', '−'));
-    if (value !== null) {
-      const error = document.createElement('span');
-      error.className = 'sigma';
-      error.textContent = `${sigma === null ? '' : ` ± ${sigma.toFixed(digits)}`}${sign}`;
-      cell.append(error, barOf(value, sigma ?? 0, range));
-    }
-    row.append(head, cell);
-    return row;
-  }));
-}
-
-function barOf(value, sigma, [low, high]) {
-  const bar = document.createElement('span');
-  bar.className = 'errorbar';
-  const at = (v) => `${(100 * Math.min(1, Math.max(0, (v - low) / (high - low)))).toFixed(1)}%`;
-  bar.style.setProperty('--at', at(value));
-  bar.style.setProperty('--low', at(value - sigma));
-  bar.style.setProperty('--high', at(value + sigma));
-  bar.append(document.createElement('i'), document.createElement('b'));
-  return bar;
-}
-
 // --- correcting -------------------------------------------------------------------------------------------------
 
 function select(face, point, reveal = false) {
@@ -846,21 +441,6 @@ function select(face, point, reveal = false) {
   } else say(`Face ${face + 1} of ${state.current.faces.length}.`);
 }
 
-/** Scroll the panel, but not the page: on a phone the image would scroll away. */
-function bringIntoPanel(item) {
-  const panel = document.querySelector('.panel');
-  const [own, frame] = [item.getBoundingClientRect(), panel.getBoundingClientRect()];
-  if (own.top < frame.top) panel.scrollTop += own.top - frame.top - 8;
-  else if (own.bottom > frame.bottom) panel.scrollTop += own.bottom - frame.bottom + 8;
-}
-
-function describe(point, name) {
-  const kind = stateOf(point);
-  if (kind === 'absent') return `${plainName(name)}: absent.`;
-  const confidence = point.confidence === null ? '' : `, confidence ${Math.round(100 * point.confidence)} %`;
-  return `${plainName(name)}: ${point.x.toFixed(1)}, ${point.y.toFixed(1)}${confidence}${kind === 'occluded' ? ', occluded' : ''}.`;
-}
-
 /** Change the current image so that it can be undone. */
 function edit(act, key = null) {
   if (!state.current || state.live) return;
@@ -873,7 +453,7 @@ function touched() {
   const image = state.current;
   if (image.record) state.notes.push(`${image.name}: loaded labels were not taken, because it was corrected at the same moment.`);
   Object.assign(image, { status: 'done', problem: '', record: null });
-  edits += 1;
+  state.edits += 1;
   keepSoon();
   refresh();
 }
@@ -1019,12 +599,6 @@ function history(act, word) {
   say(word);
 }
 
-const pressed = (act, on) => {
-  for (const button of document.querySelectorAll(`[data-act="${act}"][aria-pressed]`)) {
-    button.setAttribute('aria-pressed', String(on));
-  }
-};
-
 // --- the camera -------------------------------------------------------------------------------------------------
 
 /** The view of a mirror. Only what is seen: points and images keep the sides of the camera. */
@@ -1104,7 +678,7 @@ async function keepFrame() {
   const image = { ...seen, name, file: new File([blob], name, { type: 'image/png' }), about: '', mirrored: false };
   image.faces = frame; // the points of this frame alone, not smoothed over those before
   state.images.push(image);
-  edits += 1; // it is nowhere else
+  state.edits += 1; // it is nowhere else
   film.add(image, state.current);
   await show(image);
   tell('The image was kept.');
@@ -1118,84 +692,6 @@ function stopLive(back = true) {
   pressed('camera', false);
   $('live-bar').hidden = true;
   if (back) showOrNone(state.images.includes(before) ? before : state.images[0]);
-}
-
-// --- downloads --------------------------------------------------------------------------------------------------
-
-const savers = {
-  csv: (images) => save(toCsv(images, names()), 'keypoints.csv', 'text/csv'),
-  json: (images) => save(toJson(images, names()), 'keypoints.json', 'application/json'),
-  measures: (images) => {
-    if (!canMeasure(names())) throw new Problem('The measurements need points that this model does not have.');
-    save(toMeasurementCsv(images, names()), 'measurements.csv', 'text/csv');
-    tell(NOTICE);
-  },
-  png: async () => {
-    if (state.current?.status !== 'done') throw new Problem('This image has no points yet.');
-    const scene = {
-      faces: state.current.faces, names: names(), edges: state.schema.edges, showNames: state.showNames,
-    };
-    const stem = state.current.name.replace(/^.*\//, '').replace(/\.[^.]*$/, '');
-    save(await toPng(await bitmapOf(state.current), scene), `${stem}-points.png`);
-  },
-  kaggle: async (images) => {
-    if (state.own || state.schema.name !== 'kaggle15') throw new Problem('Kaggle’s format holds only its own 15 points: use COCO.');
-    save(await toKaggle(images, names(), bitmapOf), 'training.csv', 'text/csv');
-  },
-  labels: (images) => save(toLabels(images, names()), 'labels.csv', 'text/csv'),
-  coco: async (images) => save(await toCoco(images, state.schema, bitmapOf), 'faces-coco.zip'),
-};
-
-async function download(kind) {
-  $('download').open = false;
-  $('download').querySelector('summary').focus();
-  if (kind === 'project') {
-    acts.project();
-    return;
-  }
-  if (kind === 'schema') {
-    save(JSON.stringify(schemaFile(state.schema), null, 1), 'schema.json', 'application/json');
-    return;
-  }
-  const labels = ['kaggle', 'coco', 'labels'].includes(kind);
-  const all = labels && $('only-corrected').checked ? state.images.filter(({ corrected }) => corrected) : state.images;
-  const images = all.filter(({ status }) => status === 'done');
-  const now = edits;
-  try {
-    if (kind !== 'png' && !images.some(({ faces }) => faces.length)) {
-      throw new Problem(labels ? 'There are no such faces to write.' : 'There are no faces to write.');
-    }
-    if (kind !== 'png' && !(await takes(all, images, labels))) return;
-    if (labels) tell('Cutting the faces out …');
-    await savers[kind](images);
-    if (kind !== 'png' && kind !== 'measures' && images.length === all.length) saved = now;
-    if (kind !== 'measures') tell('Download started.');
-  } catch (error) {
-    tell(problemText(error), true);
-  }
-}
-
-/** Say what a file would lack or mix; whether to write it nevertheless. */
-async function takes(all, images, labels) {
-  const failed = all.filter(({ status }) => status === 'failed').length;
-  const styles = stylesOf(images);
-  const lines = [];
-  if (images.length < all.length) {
-    const more = images.length < all.length - failed;
-    lines.push(`${images.length} of ${countOf(all, 'image')} done${failed ? `, ${failed} failed` : ''}: ${more ? 'wait, or take these' : 'the others are not in the file'}.`);
-  }
-  if (state.waiting.length) {
-    lines.push(`${countOf(state.waiting, 'labelled image')} not here: add ${state.waiting.length === 1 ? 'it' : 'them'}, or the labels are not in the file.`);
-  }
-  if (labels && styles.length > 1) {
-    const count = (style) => countOf(images.flatMap(({ faces }) => faces.filter((face) => face.style === style)), 'face');
-    lines.push(
-      `These labels mix label styles, that is different rules for the same point: ${styles.map((style) => `${style} (${count(style)})`).join(', ')}. ` +
-      'A model that is trained on them learns neither rule well.',
-    );
-  }
-  if (!lines.length) return true;
-  return question('Download these?', lines, 'Take these', images.length < all.length - failed ? 'Wait' : 'Cancel');
 }
 
 // --- user input -------------------------------------------------------------------------------------------------
@@ -1228,6 +724,8 @@ const viewer = new Viewer($('canvas'), {
   },
   zoomed: (scale) => { $('zoom').textContent = `${Math.round(scale * 100)} %`; },
 });
+
+Object.assign(page, { again, arrange, bitmapOf, refresh, refreshStrip, select, show, stopLive, viewer, waitAgain, work });
 
 const acts = {
   open: () => $('file-input').click(),
@@ -1280,12 +778,7 @@ const acts = {
   check,
   filter: () => nextChoice($('filter')),
   order: () => nextChoice($('order')),
-  project: () => {
-    if (!state.schema) return;
-    save(JSON.stringify(projectNow(() => true)), 'project.json', 'application/json');
-    saved = edits;
-    tell('Download started.');
-  },
+  project: saveProject,
   previous: () => go(-1),
   next: () => go(1),
 };
@@ -1497,7 +990,7 @@ document.addEventListener('drop', async (event) => {
 });
 
 window.addEventListener('beforeunload', (event) => {
-  if (edits !== saved) event.preventDefault();
+  if (state.edits !== state.saved) event.preventDefault();
 });
 
 // --- engines ----------------------------------------------------------------------------------------------------

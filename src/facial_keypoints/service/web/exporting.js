@@ -63,16 +63,17 @@ export function toLabels(images, names) {
   const facts = [...new Set(faces.flatMap(({ about }) => Object.keys(about ?? {})))];
   const boxed = faces.some(({ guessed }) => !guessed);
   const occluded = names.filter((_, k) => faces.some(({ points }) => points[k].occluded));
+  const styled = faces.some(({ style }) => style);
   const header = [
     'image', ...facts, ...(boxed ? ['x0', 'y0', 'x1', 'y1'] : []), ...names.flatMap((name) => [`${name}_x`, `${name}_y`]),
-    ...occluded.map((name) => `${name}_visibility`), 'style',
+    ...occluded.map((name) => `${name}_visibility`), ...(styled ? ['style'] : []),
   ];
   const lines = faces.map(({ image, about, box, guessed, points, style }) => [
     image, ...facts.map((fact) => about?.[fact] ?? null),
     ...(boxed ? box.map((v) => (guessed ? null : round(v, 3))) : []),
     ...points.flatMap(({ x, y }) => [round(x, 3), round(y, 3)]),
     ...occluded.map((name) => points[names.indexOf(name)]).map((point) => (point.x === null ? 0 : point.occluded ? 1 : 2)),
-    style,
+    ...(styled ? [style] : []),
   ]);
   return csvOf([header, ...lines]);
 }

@@ -5,7 +5,7 @@ import { Problem } from './engines.js';
 import { isSchema, readSchema } from './schema.js';
 import { isProject, readProject } from './project.js';
 
-export const isData = ({ name }) => /\.(json|csv|tsv)$/i.test(name);
+export const isData = ({ name }) => /^[^.].*\.(json|csv|tsv)$/i.test(name);
 
 const IMAGE_COLUMNS = ['image', 'filename', 'file_name', 'file', 'image_name', 'image_path', 'path', 'source'];
 const BOXES = [['x0', 'y0', 'x1', 'y1'], ['xmin', 'ymin', 'xmax', 'ymax'], ['left', 'top', 'right', 'bottom']];
@@ -226,7 +226,7 @@ const plain = (name) => `/${name.replaceAll('\\', '/').replace(/^\.?\/+/, '')}`;
 
 /**
  * Which image is meant by each name: the one with that name, else the only one of which one name ends with the other
- * (`day1/a.jpg` and `a.jpg`). A name without an image, or with several, is null.
+ * (`day1/a.jpg` and `a.jpg`). A name without an image is null, one that could mean several, or share one, undefined.
  */
 export function imagesByName(wanted, images) {
   // Only names with the same last part can mean the same image.
@@ -237,12 +237,13 @@ export function imagesByName(wanted, images) {
     const same = here.filter((image) => plain(image.name) === plain(name));
     const alike = same.length ? same
       : here.filter((image) => plain(image.name).endsWith(plain(name)) || plain(name).endsWith(plain(image.name)));
-    return alike.length === 1 ? { image: alike[0], exact: same.length === 1 } : null;
+    return alike.length === 1 ? { image: alike[0], exact: same.length === 1 } : alike.length ? undefined : null;
   });
   // Two names for one image: the exact one is right; without it nothing tells which.
   return found.map((each) => {
-    const rivals = found.filter((other) => other?.image === each?.image);
-    return each && (each.exact ? rivals.filter(({ exact }) => exact).length : rivals.length) === 1 ? each.image : null;
+    if (!each) return each;
+    const rivals = found.filter((other) => other?.image === each.image);
+    return (each.exact ? rivals.filter(({ exact }) => exact).length : rivals.length) === 1 ? each.image : undefined;
   });
 }
 
