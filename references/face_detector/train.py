@@ -38,7 +38,6 @@ from facial_keypoints.errors import DataError
 from facial_keypoints.geometry import (
     edges_to_centres,
     face_boxes,
-    iou,
     resize_transform,
 )
 from facial_keypoints.inference.detector import FaceDetector, OnnxFaceDetector
@@ -54,6 +53,7 @@ from facial_keypoints.training.detector import (
     affine,
     cell_targets,
     detector_loss,
+    match_boxes,
     place_photo,
 )
 from facial_keypoints.types import ImageArray
@@ -470,15 +470,12 @@ def measure_detector(
         (F,) best score of a box with an IoU of at least 0.5 for each labelled face, 0 where there is
         none; and the scores of boxes on no face, labelled or not, highest first.
     """
-    found, false = [], []
+    found: list[float] = []
+    false: list[float] = []
     for photo in photos:
-        detected = detector.detect(photo.image, "fast")
-        boxes, scores = detected.boxes, detected.scores
-        truth = square_boxes(photo.points)
-        common = iou(truth, boxes)
-        hit = np.where(common >= 0.5, scores[None], 0.0).max(axis=1, initial=0.0)
+        hit, wrong = match_boxes(detector, photo.image, square_boxes(photo.points), "fast")
         found.extend(hit[photo.labelled])
-        false.extend(scores[common.max(axis=0, initial=0.0) < 0.35])
+        false.extend(wrong)
     return np.array(found, np.float64), np.sort(np.array(false, np.float64))[::-1]
 
 

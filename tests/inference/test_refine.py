@@ -182,6 +182,13 @@ def test_faces_in_boxes_are_refined_in_pixels_of_the_photo(tta, predicted):
     assert lowest[0] == pytest.approx(0.9)
 
 
+def test_a_box_of_a_model_without_eyes_and_mouth_is_predicted_once():
+    photo, box = place(draw()[0], (150, 100))
+    model = SpotModel(KeypointSchema("dots", tuple("abcde"), (0, 1, 2, 3, 4), ("a", "b")))
+    refine_boxes(model, photo, box, 1)
+    assert model.predicted == 1
+
+
 def test_a_box_unlike_the_refined_crop_gives_the_second_prediction_only():
     image, _ = draw()
     photo, box = place(image, (150, 100))

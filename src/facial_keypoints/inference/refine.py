@@ -152,8 +152,10 @@ def refine_boxes(
     over = [_moved(crops[i], 180.0, 1.0, 0.0, 0.0) for i in doubtful]
     crops += over
     first = np.concatenate([first, predict_views(runtime, images[: len(over)], over)])
-    views = _face_views(spec, first[:, style]) if has_face_box(spec.schema) else crops
-    second = predict_views(runtime, [image] * len(crops), views)
+    views, second = crops, first
+    if has_face_box(spec.schema):
+        views = _face_views(spec, first[:, style])
+        second = predict_views(runtime, [image] * len(crops), views)
     # The detector's box of a face upside down lies beside the face: only the refinement counts.
     confidence = _confidence(second).min(axis=1)
     better = confidence[len(boxes) :] > confidence[doubtful] + OVER_MARGIN

@@ -23,7 +23,7 @@ from facial_keypoints.crops import cut_crop
 from facial_keypoints.data.formats.faces import Photo
 from facial_keypoints.errors import DataError
 from facial_keypoints.geometry import centres_to_edges, edges_to_centres, iou, rotation
-from facial_keypoints.inference.detector import FaceDetector, OnnxFaceDetector
+from facial_keypoints.inference.detector import Effort, FaceDetector, OnnxFaceDetector
 from facial_keypoints.models.face_detector import (
     BASE_SIDE,
     STRIDES,
@@ -327,16 +327,22 @@ def _split(photos: Sequence[Photo], seed: int) -> tuple[list[Photo], list[Photo]
 
 
 def match_boxes(
-    detector: FaceDetector, photo: Photo
+    detector: FaceDetector, image: ImageArray, boxes: FloatArray, effort: Effort = "normal"
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores of a detector's boxes on a photo.
+
+    Args:
+        detector: The detector.
+        image: The photo.
+        boxes: (N, 4) its faces, xyxy, edges in pixels.
+        effort: How much is searched.
 
     Returns:
         (N,) best score of a box with an IoU of at least 0.5 for each face, 0 where there is none; and the scores
         of the boxes on no face.
     """
-    found = detector.detect(photo.image, "normal")
-    common = iou(photo.boxes, found.boxes)
+    found = detector.detect(image, effort)
+    common = iou(boxes, found.boxes)
     hit = np.where(common >= 0.5, found.scores[None], 0.0).max(axis=1, initial=0.0)
     return hit, found.scores[common.max(axis=0, initial=0.0) < 0.35]
 
@@ -345,7 +351,7 @@ def _measure(detector: FaceDetector, photos: Sequence[Photo]) -> FoundFaces:
     """Choose the least score by the F1 score; of equally good ones a low one, for points check boxes too."""
     hits, false = (
         np.concatenate(column)
-        for column in zip(*(match_boxes(detector, photo) for photo in photos), strict=True)
+        for column in zip(*(match_boxes(detector, p.image, p.boxes) for p in photos), strict=True)
     )
     thresholds = np.linspace(0.2, 0.8, 25)
     found = np.array([(hits >= t).sum() for t in thresholds])

@@ -1,82 +1,37 @@
-// The page: shows images with their faces, corrects points and downloads them. Its modules: engines.js (service or
-// browser), labels.js (changes and undo), viewer.js (the canvas), measurement.js, exporting.js, live.js (the camera).
+// The page: shows images with their faces, corrects points and labels own ones. Its modules: state.js, messages.js,
+// panel.js (beside the image), viewer.js (the canvas) and loupe.js, film.js and queue.js (which images, in which order),
+// labels.js (changes and undo), schema.js, importing.js (files that are read), loading.js and project.js (what is done with
+// them, and kept), downloads.js and exporting.js, measurement.js, engines.js (service or browser), live.js (the camera).
 
+import { download, saveProject } from './downloads.js';
 import { Browser, Problem, Service } from './engines.js';
+import { imageBlob } from './exporting.js';
+import { Film } from './film.js';
+import { droppedFiles, isData } from './importing.js';
 import {
-  change, isAbsent, isTouched, newFace, newImage, place, redo, setState, stateOf, takeBack, undo,
+  change, copyPoints, isAbsent, isTouched, moveFace, moveSides, newFace, newImage, place, redo, setState, stateOf, takeBack, undo,
 } from './labels.js';
 import { camerasHere, startCamera } from './live.js';
-import { NOTICE, canMeasure, measure } from './measurement.js';
-import { imageBlob, save, toCoco, toCsv, toJson, toKaggle, toMeasurementCsv, toPng } from './exporting.js';
+import { findSuspects, giveLabels, keepSoon, offerKept, readFiles, takeRecord, toSuspect } from './loading.js';
+import { NOTICE } from './measurement.js';
+import { $, askToken, countOf, pressed, problemText, say, tell } from './messages.js';
+import { bringIntoPanel, describe, refreshFaces, refreshMeasures, refreshPoints } from './panel.js';
+import { queueOf, sureness } from './queue.js';
+import { pointsFor } from './schema.js';
 import { Smoother } from './smoothing.js';
-import { Viewer, confidenceColor, plainName } from './viewer.js';
+import { canAdd, currentFace, currentPoint, inState, names, page, sharesPoints, state, stylesOf } from './state.js';
+import { Viewer, plainName } from './viewer.js';
 
-const $ = (id) => document.getElementById(id);
 const KEPT_BITMAPS = 4; // decoded photos held at once; a 24-megapixel one takes 100 MB
 
-const state = {
-  images: [], current: null, face: 0, point: null, showNames: false, schema: null, live: null, working: false,
-  paused: null, // {text, button, away}: why no image is predicted now
-  skipped: [], // names of files that were not taken
-  kept: 0, // frames of the camera
-  removed: [], // {image, at, time}, to bring them back
-};
 const service = new Service(askToken);
 const engines = { service, browser: new Browser(service) };
 let engine = null; // null while one starts
 let settled = null; // the engine that answered last
 let wanted = null; // the kind that is switched on
 let switching = new AbortController(); // ends what was asked of an engine when another is chosen
-let edits = 0;
-let saved = 0; // the edits that a complete download has
-
-// --- messages ---------------------------------------------------------------------------------------------------
-
-let noteTimer;
-
-/** Show a sentence for a moment, and say it to screen readers. */
-function tell(text, bad = false) {
-  $('note').textContent = text;
-  $('note').classList.toggle('bad', bad);
-  $('note').hidden = !text;
-  (bad ? $('alert') : $('live')).textContent = text;
-  clearTimeout(noteTimer);
-  if (text) noteTimer = setTimeout(() => { $('note').hidden = true; }, bad ? 8000 : 2500);
-}
-
-/** Say a sentence to screen readers only: it describes what is visible. */
-const say = (text) => { $('live').textContent = text; };
-
-const problemText = (error) =>
-  error instanceof Problem ? error.message : `Something went wrong in the page: ${error.message}`;
-
-/** Show a dialog; whether it was closed with its main button. */
-function agreed(dialog) {
-  dialog.returnValue = '';
-  dialog.showModal();
-  return new Promise((done) => {
-    dialog.addEventListener('close', () => done(dialog.returnValue === 'ok'), { once: true });
-  });
-}
-
-let token = null; // the answer to come: several requests ask for it once
-function askToken(wrong) {
-  token ??= (async () => {
-    $('token-wrong').hidden = !wrong;
-    const yes = await agreed($('token-dialog'));
-    const text = $('token').value.trim();
-    $('token').value = '';
-    token = null;
-    return yes ? text : null;
-  })();
-  return token;
-}
 
 // --- images ---------------------------------------------------------------------------------------------------
-
-const names = () => state.schema?.keypoint_names ?? [];
-const currentFace = () => state.current?.faces[state.face] ?? null;
-const currentPoint = () => (state.point === null ? null : (currentFace()?.points[state.point] ?? null));
 
 async function bitmapOf(image) {
   if (!image.bitmap) {
@@ -87,7 +42,7 @@ async function bitmapOf(image) {
     }
     image.width = image.bitmap.width;
     image.height = image.bitmap.height;
-    drawThumbnail(image);
+    film.draw(image);
   }
   image.used = performance.now();
   const held = state.images.filter((each) => each.bitmap && each !== image && each !== state.current);
@@ -97,29 +52,37 @@ async function bitmapOf(image) {
   return image.bitmap;
 }
 
-function addFiles(files) {
+/** Add images, and read labels, schemas and projects; what is neither is skipped. */
+async function addFiles(files) {
   const isImage = (file) => file.type.startsWith('image/') || /\.(jpe?g|png|webp|bmp|gif|avif)$/i.test(file.name);
-  const skipped = [...files].filter((file) => !isImage(file)).map((file) => file.webkitRelativePath || file.name);
+  const skipped = [...files].filter((file) => !isImage(file) && !isData(file)).map((file) => file.webkitRelativePath || file.name);
+  const data = [...files].filter((file) => !isImage(file) && isData(file));
   state.skipped.push(...skipped);
   refreshStrip();
   const images = [...files]
     .filter(isImage)
     .sort((a, b) => (a.webkitRelativePath || '').localeCompare(b.webkitRelativePath || '', undefined, { numeric: true }))
     .map((file) => newImage(file, file.webkitRelativePath || file.name || 'image.png'));
+  if (data.length) await readFiles(data); // first, so that no image is predicted that has labels
   if (!images.length) {
-    tell(files.length ? 'There is no image among these files.' : 'No files were chosen.', true);
+    if (!data.length) tell(files.length ? 'There is no image among these files.' : 'No files were chosen.', true);
     return;
   }
   stopLive();
   state.images.push(...images);
   delete $('app').dataset.empty;
-  for (const image of images) addToFilm(image);
-  show(images[0]);
+  for (const image of images) film.add(image, state.current);
+  giveLabels();
+  findSuspects();
+  arrange();
+  show(($('order').value === 'suspects' && state.queue[0]) || images[0]);
   say(`${countOf(images, 'image')} added.${skipped.length ? ` ${countOf(skipped, 'file')} skipped: no image.` : ''}`);
   work();
 }
 
 async function show(image) {
+  if (state.current?.faces.length && state.current !== image) state.last = state.current;
+  setMoving(null);
   state.current = image;
   state.face = 0;
   state.point = null;
@@ -134,25 +97,59 @@ async function show(image) {
     tell(problemText(error), true);
   }
   refresh();
-  filmItem(image)?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+  toSuspect();
+  film.reveal(image);
+}
+
+/** The image that is `by` further in the film. An image that the filter hides now had the place of the next one. */
+function further(by) {
+  const at = state.queue.indexOf(state.current);
+  return state.queue[at >= 0 ? at + by : by > 0 ? state.at : state.at - 1];
 }
 
 function go(by) {
   if (!state.images.length || state.live) return;
-  const at = state.images.indexOf(state.current) + by;
-  if (at < 0 || at >= state.images.length) {
+  const image = further(by);
+  if (!image) {
     say(by < 0 ? 'This is the first image.' : 'This is the last image.');
     return;
   }
-  show(state.images[at]);
-  const { name, faces } = state.images[at];
-  say(`Image ${at + 1} of ${state.images.length}: ${name}. ${countOf(faces, 'face')}.`);
+  show(image);
+  say(`Image ${state.at + 1} of ${state.queue.length}: ${image.name}. ${countOf(image.faces, 'face')}.`);
 }
 
-/** Whether a face can be added: not while the image is predicted, which would replace it. */
-const canAdd = () => state.images.includes(state.current) && ['done', 'failed'].includes(state.current.status);
+/** Mark the current image as checked and go to the next one, or take the mark back. */
+function check() {
+  const image = state.current;
+  if (!state.images.includes(image) || state.live) return;
+  image.checked = !image.checked;
+  state.edits += 1;
+  const next = image.checked && further(1);
+  if (next) show(next);
+  refreshImage(image);
+  keepSoon();
+  tell(`${image.name} is ${image.checked ? '' : 'not '}checked.${image.checked && !next ? ' It was the last one.' : ''}`);
+}
 
-const countOf = ({ length }, word) => `${length} ${word}${length === 1 ? '' : 's'}`;
+/** The images of the film, again after a change. */
+function arrange() {
+  const queue = queueOf(state.images, {
+    filter: $('filter').value, order: $('order').value, suspected: [...state.suspected.keys()],
+  });
+  if (queue.length !== state.queue.length || queue.some((image, n) => image !== state.queue[n])) film.arrange(queue);
+  state.queue = queue;
+  const at = queue.indexOf(state.current);
+  state.at = at >= 0 ? at : Math.min(state.at, queue.length);
+}
+
+/** The next choice of a select, as if it was chosen. */
+function nextChoice(select) {
+  const able = [...select.options].filter(({ disabled }) => !disabled);
+  const next = able[(able.indexOf(select.selectedOptions[0]) + 1) % able.length];
+  select.value = next.value;
+  select.dispatchEvent(new Event('change'));
+  tell(`${select.ariaLabel}: ${next.text}.`);
+}
 
 function removeImage() {
   const image = state.current;
@@ -160,7 +157,8 @@ function removeImage() {
   const at = state.images.indexOf(image);
   state.images.splice(at, 1);
   state.removed.push({ image, at, time: performance.now() });
-  filmItem(image)?.parentElement.remove();
+  keepSoon();
+  film.remove(image);
   showOrNone(state.images[Math.min(at, state.images.length - 1)]);
   tell(`${image.name} was removed. Undo brings it back.`);
 }
@@ -169,8 +167,9 @@ function bringBack() {
   const { image, at } = state.removed.pop();
   state.images.splice(at, 0, image);
   delete $('app').dataset.empty;
-  addToFilm(image, at);
-  if (image.bitmap) drawThumbnail(image);
+  film.add(image, state.current);
+  film.arrange([]); // it has its place again with `refresh`
+  state.queue = [];
   show(image);
   tell(`${image.name} is back.`);
   work();
@@ -193,24 +192,35 @@ async function ask(image) {
   if (!engine) return null;
   try {
     const answer = await engine.predict({ ...image, signal });
-    return signal.aborted ? null : answer;
+    if (signal.aborted) return null;
+    const faces = answer.faces.map((face) => ({ ...face, points: pointsFor(face.points, state.model.keypoint_names, names()) }));
+    return { ...answer, faces };
   } catch (error) {
     if (signal.aborted) return null;
     throw error;
   }
 }
 
-/** Predict the images that wait, first the one that is shown. None goes anywhere while an engine starts. */
-async function work() {
-  if (state.working) return;
-  state.working = true;
-  while (engine && !state.paused) {
-    const waiting = state.images.filter(({ status }) => status === 'waiting');
+/** Whether an image that waits needs no engine. */
+const needsNoModel = ({ record }) => record || !$('find').checked;
+
+/** Go on with the images that wait. None goes anywhere while an engine starts; labels do not wait for a slow engine. */
+function work() {
+  eachWaiting('labels', needsNoModel);
+  eachWaiting('model', (image) => engine && !state.paused && !needsNoModel(image));
+}
+
+/** Predict images one after the other, first the one that is shown. */
+async function eachWaiting(loop, may) {
+  if (state.working.has(loop)) return;
+  state.working.add(loop);
+  for (;;) {
+    const waiting = inState('waiting').filter(may);
     const image = waiting.includes(state.current) ? state.current : waiting[0];
     if (!image) break;
     await predict(image);
   }
-  state.working = false;
+  state.working.delete(loop);
 }
 
 async function predict(image) {
@@ -219,6 +229,11 @@ async function predict(image) {
   try {
     const bitmap = await bitmapOf(image);
     if (image.status !== 'busy') return;
+    if (needsNoModel(image)) {
+      takeRecord(image);
+      refreshImage(image);
+      return;
+    }
     const asked = choices();
     const found = await ask({ file: image.file, name: image.name, bitmap, ...asked });
     if (image.status !== 'busy') return;
@@ -226,6 +241,7 @@ async function predict(image) {
       throw new Problem(`The service decodes ${image.name} to another size than this browser.`);
     }
     image.faces = found.faces.map((face) => newFace(face, asked.style));
+    image.sure = sureness(image.faces);
     Object.assign(image, { past: [], future: [], status: 'done', problem: '', lost: 0, warnings: found.warnings ?? [] });
     if (image === state.current) {
       viewer.letGo();
@@ -259,7 +275,7 @@ const choices = () => ({
 function waitAgain(images) {
   for (const image of images) {
     image.status = 'waiting';
-    refreshFilm(image);
+    film.refresh(image, state.current);
   }
   refresh();
 }
@@ -280,8 +296,6 @@ function retry(images) {
 }
 
 // --- pauses and progress ----------------------------------------------------------------------------------------
-
-const inState = (...kinds) => state.images.filter(({ status }) => kinds.includes(status));
 
 /** No image is predicted until `resume`. */
 function pause(paused) {
@@ -314,90 +328,52 @@ async function resume() {
 
 /** How far all images are, why they do not go on, and what was passed over. */
 function refreshStrip() {
+  arrange();
   const [all, done, failed, open] = [state.images, inState('done'), inState('failed'), inState('waiting', 'busy')];
-  const { paused, skipped } = state;
-  $('strip').hidden = all.length < 2 && !paused && !failed.length && !skipped.length;
+  const { paused, skipped, notes, waiting } = state;
+  const checked = all.filter((image) => image.checked);
+  $('queue').hidden = all.length < 2;
+  $('strip').hidden = all.length < 2 && !paused && !failed.length && !skipped.length && !notes.length;
   $('strip').classList.toggle('bad', Boolean(paused?.bad));
   $('progress').hidden = !all.length;
   [$('progress').max, $('progress').value] = [Math.max(1, all.length), done.length + failed.length];
   $('strip-text').textContent = [
     paused?.text,
-    all.length && `${done.length} of ${countOf(all, 'image')} done${failed.length ? `, ${failed.length} failed` : ''}`,
+    all.length && `${done.length} of ${countOf(all, 'image')} done${failed.length ? `, ${failed.length} failed` : ''}${checked.length ? `, ${checked.length} checked` : ''}`,
   ].filter(Boolean).join(' ');
   $('resume').hidden = !paused;
   $('resume').textContent = paused?.button ?? '';
   $('cancel').hidden = Boolean(paused) || open.length === 0;
   $('retry-all').hidden = Boolean(paused) || !failed.length;
   $('retry').hidden = state.current?.status !== 'failed';
-  $('skipped').hidden = !skipped.length;
-  $('skipped').querySelector('summary').textContent = `${countOf(skipped, 'file')} skipped`;
-  const list = $('skipped').querySelector('ul');
-  for (const name of skipped.slice(list.children.length)) {
-    list.append(Object.assign(document.createElement('li'), { textContent: name }));
-  }
+  refreshList('skipped', `${countOf(skipped, 'file')} skipped`, skipped);
+  refreshList('notes', 'What was read', notes);
+  refreshList('not-here', `${countOf(waiting, 'labelled image')} not here`, waiting.map(({ name }) => name + (state.ambiguous.has(name) ? ' (several images could be meant)' : '')));
+}
+
+/** A list that opens; hidden while it is empty. */
+function refreshList(id, title, lines) {
+  $(id).hidden = !lines.length;
+  $(id).querySelector('summary').textContent = title;
+  const list = $(id).querySelector('ul');
+  const shown = lines.slice(0, 500);
+  if (lines.length > shown.length) shown.push(`and ${lines.length - shown.length} more`);
+  if (list.children.length === shown.length && list.lastChild?.textContent === shown.at(-1)) return;
+  list.replaceChildren(...shown.map((text) => Object.assign(document.createElement('li'), { textContent: text })));
 }
 
 // --- the film ---------------------------------------------------------------------------------------------------
 
-const filmItem = (image) => $('film').querySelector(`[data-id="${image.id}"]`);
-
-function addToFilm(image, at = Infinity) {
-  const item = document.createElement('li');
-  const button = document.createElement('button');
-  button.type = 'button';
-  button.dataset.id = image.id;
-  button.title = image.name;
-  const canvas = document.createElement('canvas');
-  [canvas.width, canvas.height] = [112, 84]; // thousands of them fit into memory
-  const badge = document.createElement('span');
-  badge.className = 'badge';
-  button.append(canvas, badge);
-  button.addEventListener('click', () => {
-    stopLive();
-    show(image);
-  });
-  item.append(button);
-  $('film').insertBefore(item, $('film').children[at] ?? null);
-  refreshFilm(image);
-}
-
-function drawThumbnail(image) {
-  const canvas = filmItem(image)?.querySelector('canvas');
-  if (!canvas) return;
-  const { bitmap, width, height } = image;
-  const scale = Math.max(canvas.width / width, canvas.height / height);
-  const context = canvas.getContext('2d');
-  context.imageSmoothingQuality = 'high';
-  context.drawImage(
-    bitmap, (canvas.width - width * scale) / 2, (canvas.height - height * scale) / 2, width * scale, height * scale,
-  );
-}
+const film = new Film($('film'), (image) => {
+  stopLive();
+  show(image);
+});
 
 /** After a change of an image's state. */
 function refreshImage(image) {
-  refreshFilm(image);
+  film.refresh(image, state.current);
   if (image === state.current) refresh();
   else refreshStrip();
-}
-
-function refreshFilm(image) {
-  const button = filmItem(image);
-  if (!button) return;
-  const words = { waiting: 'waiting', busy: 'finding faces', failed: 'not read' };
-  const about = words[image.status] ?? countOf(image.faces, 'face');
-  const badge = button.querySelector('.badge');
-  badge.textContent = { waiting: '…', busy: '…', failed: '!' }[image.status] ?? image.faces.length;
-  badge.classList.toggle('bad', image.status === 'failed');
-  const edited = button.querySelector('.edited');
-  if (image.corrected && !edited) {
-    const mark = document.createElement('span');
-    mark.className = 'edited';
-    button.append(mark);
-  } else if (!image.corrected) edited?.remove();
-  button.setAttribute('aria-label', `${image.name}, ${about}${image.corrected ? ', corrected' : ''}`);
-  if (image === state.current) button.setAttribute('aria-current', 'true');
-  else button.removeAttribute('aria-current');
-  button.tabIndex = image === state.current ? 0 : -1; // one stop for Tab, arrows go on from it
 }
 
 // --- showing ---------------------------------------------------------------------------------------------------
@@ -411,155 +387,41 @@ function refresh() {
     showNames: state.showNames,
   });
   $('image-name').textContent = image?.name ?? 'No image';
-  const at = state.images.indexOf(image);
+  arrange();
+  const at = state.queue.indexOf(image);
+  const kept = state.images.includes(image);
   const words = { waiting: 'waiting', busy: 'finding faces …', failed: image?.problem };
   $('image-about').textContent = !image
     ? ''
     : [
-      at >= 0 ? `${at + 1} of ${state.images.length}` : '',
+      at >= 0 ? `${at + 1} of ${state.queue.length}` : '',
       image.width ? `${image.width} × ${image.height} px` : '',
       words[image.status] ?? countOf(faces, 'face'),
       stylesOf([image]).join(', '),
       image.about ?? '',
       ...(image.warnings ?? []),
       image.corrected ? 'corrected' : '',
+      image.checked ? 'checked' : '',
+      state.suspected.has(image) ? `suspected: ${state.suspected.get(image).map(({ keypoint }) => plainName(keypoint)).join(', ')}` : '',
     ].filter(Boolean).join(' · ');
-  for (const button of $('film').querySelectorAll('[aria-current]')) {
-    button.removeAttribute('aria-current');
-    button.tabIndex = -1;
-  }
-  if (image && at >= 0) refreshFilm(image);
-  const able = { undo: image?.past.length || state.removed.length, redo: image?.future.length, previous: at > 0 };
-  able.next = at >= 0 && at < state.images.length - 1;
+  film.forget();
+  if (image && kept) film.refresh(image, state.current);
+  const able = { undo: image?.past.length || state.removed.length, redo: image?.future.length };
+  Object.assign(able, { previous: kept && further(-1), next: kept && further(1), check: kept });
   able['zoom-face'] = faces.length;
-  able['delete-face'] = faces.length && at >= 0;
-  able['remove-image'] = at >= 0;
+  for (const act of ['move-face', 'move-box']) able[act] = faces.length && kept;
+  able.copy = canAdd() && state.images.includes(state.last) && state.last !== image;
+  able['delete-face'] = faces.length && kept;
+  able['remove-image'] = kept;
   able['add-face'] = canAdd();
   for (const [act, yes] of Object.entries(able)) {
     for (const button of document.querySelectorAll(`[data-act="${act}"]`)) button.disabled = !yes;
   }
+  pressed('check', Boolean(image?.checked));
   refreshFaces(faces);
   refreshPoints();
   refreshMeasures();
   refreshStrip();
-}
-
-/** The label styles of the faces of images. */
-const stylesOf = (images) => [...new Set(images.flatMap(({ faces }) => faces.map(({ style }) => style)))].filter(Boolean);
-
-function refreshFaces(faces) {
-  const box = $('faces');
-  const had = box.contains(document.activeElement);
-  box.replaceChildren(...faces.map((face, n) => {
-    const button = document.createElement('button');
-    button.type = 'button';
-    button.setAttribute('role', 'radio');
-    button.setAttribute('aria-checked', String(n === state.face));
-    button.tabIndex = n === state.face ? 0 : -1;
-    button.textContent = String(n + 1);
-    const about = face.drawn ? 'box drawn by hand' : face.score === null ? '' : `score ${face.score.toFixed(2)}`;
-    button.setAttribute('aria-label', `Face ${n + 1}${about ? `, ${about}` : ''}`);
-    button.title = about;
-    button.addEventListener('click', () => select(n, null));
-    return button;
-  }));
-  if (had) box.querySelector('[aria-checked="true"]')?.focus();
-}
-
-function refreshPoints() {
-  const face = currentFace();
-  const list = $('points');
-  if (list.children.length !== names().length) {
-    list.replaceChildren(...names().map((name, k) => {
-      const item = document.createElement('li');
-      item.id = `point-${k}`;
-      item.setAttribute('role', 'option');
-      for (const part of ['swatch', 'name', 'confidence']) {
-        const span = document.createElement('span');
-        span.className = part;
-        item.append(span);
-      }
-      item.querySelector('.name').textContent = plainName(name);
-      item.addEventListener('click', () => {
-        select(state.face, k);
-        $('canvas').focus({ preventScroll: true }); // the arrow keys move it now
-      });
-      return item;
-    }));
-  }
-  list.hidden = !face;
-  names().forEach((name, k) => {
-    const item = list.children[k];
-    const point = face?.points[k];
-    if (!point) return;
-    const kind = stateOf(point);
-    item.className = [kind === 'absent' && 'absent', kind === 'occluded' && 'occluded', point.byHand && 'hand']
-      .filter(Boolean).join(' ');
-    item.style.setProperty('--shade', confidenceColor(point.confidence));
-    const confidence = point.confidence === null ? (point.byHand ? 'by hand' : '') : `${Math.round(100 * point.confidence)} %`;
-    item.querySelector('.confidence').textContent = kind === 'visible' ? confidence : kind;
-    item.setAttribute('aria-selected', String(k === state.point));
-  });
-  if (state.point === null) list.removeAttribute('aria-activedescendant');
-  else list.setAttribute('aria-activedescendant', `point-${state.point}`);
-  const point = currentPoint();
-  $('point').disabled = !point || Boolean(state.live);
-  $('point').hidden = !face;
-  $('point-name').textContent = point ? plainName(names()[state.point]) : 'Choose a point';
-  for (const axis of ['x', 'y']) {
-    const input = $(`point-${axis}`);
-    if (document.activeElement !== input || !point) {
-      input.value = point && !isAbsent(point) ? (Math.round(point[axis] * 100) / 100).toString() : '';
-    }
-  }
-  for (const input of $('point').querySelectorAll('[name="state"]')) {
-    input.checked = Boolean(point) && input.value === stateOf(point);
-  }
-}
-
-const UNITS = { ratio: ['', 3], percent: [' %', 1], degrees: ['°', 1] };
-
-function refreshMeasures() {
-  if ($('measures-panel').hidden) return;
-  const face = currentFace();
-  const able = face && canMeasure(names());
-  const { rows, warnings } = able ? measure(face.points, names()) : { rows: [], warnings: [] };
-  const words = {
-    turned: 'The head is turned: lengths are foreshortened.',
-    uncertain: 'The points are uncertain.',
-    'missing points': 'Some points are absent.',
-  };
-  $('warnings').textContent = able
-    ? warnings.map((warning) => words[warning]).join(' ')
-    : face ? 'The measurements need points that this model does not have.' : '';
-  $('measures').replaceChildren(...rows.map(({ name, unit, value, sigma, range }) => {
-    const row = document.createElement('tr');
-    const head = document.createElement('th');
-    head.scope = 'row';
-    head.textContent = plainName(name);
-    const cell = document.createElement('td');
-    const [sign, digits] = UNITS[unit];
-    cell.append(value === null ? '–' : value.toFixed(digits).replace('-', '−'));
-    if (value !== null) {
-      const error = document.createElement('span');
-      error.className = 'sigma';
-      error.textContent = `${sigma === null ? '' : ` ± ${sigma.toFixed(digits)}`}${sign}`;
-      cell.append(error, barOf(value, sigma ?? 0, range));
-    }
-    row.append(head, cell);
-    return row;
-  }));
-}
-
-function barOf(value, sigma, [low, high]) {
-  const bar = document.createElement('span');
-  bar.className = 'errorbar';
-  const at = (v) => `${(100 * Math.min(1, Math.max(0, (v - low) / (high - low)))).toFixed(1)}%`;
-  bar.style.setProperty('--at', at(value));
-  bar.style.setProperty('--low', at(value - sigma));
-  bar.style.setProperty('--high', at(value + sigma));
-  bar.append(document.createElement('i'), document.createElement('b'));
-  return bar;
 }
 
 // --- correcting -------------------------------------------------------------------------------------------------
@@ -579,21 +441,6 @@ function select(face, point, reveal = false) {
   } else say(`Face ${face + 1} of ${state.current.faces.length}.`);
 }
 
-/** Scroll the panel, but not the page: on a phone the image would scroll away. */
-function bringIntoPanel(item) {
-  const panel = document.querySelector('.panel');
-  const [own, frame] = [item.getBoundingClientRect(), panel.getBoundingClientRect()];
-  if (own.top < frame.top) panel.scrollTop += own.top - frame.top - 8;
-  else if (own.bottom > frame.bottom) panel.scrollTop += own.bottom - frame.bottom + 8;
-}
-
-function describe(point, name) {
-  const kind = stateOf(point);
-  if (kind === 'absent') return `${plainName(name)}: absent.`;
-  const confidence = point.confidence === null ? '' : `, confidence ${Math.round(100 * point.confidence)} %`;
-  return `${plainName(name)}: ${point.x.toFixed(1)}, ${point.y.toFixed(1)}${confidence}${kind === 'occluded' ? ', occluded' : ''}.`;
-}
-
 /** Change the current image so that it can be undone. */
 function edit(act, key = null) {
   if (!state.current || state.live) return;
@@ -603,8 +450,11 @@ function edit(act, key = null) {
 
 /** The current image is as the user wants it now: an answer under way would overwrite that. */
 function touched() {
-  Object.assign(state.current, { status: 'done', problem: '' });
-  edits += 1;
+  const image = state.current;
+  if (image.record) state.notes.push(`${image.name}: loaded labels were not taken, because it was corrected at the same moment.`);
+  Object.assign(image, { status: 'done', problem: '', record: null });
+  state.edits += 1;
+  keepSoon();
   refresh();
 }
 
@@ -641,6 +491,59 @@ function stepPoint(by) {
   select(state.face, at, true);
 }
 
+/** Let arrows and drags move the whole chosen face or its box: 'face', 'box', or null to end that. */
+function setMoving(what) {
+  viewer.moving = what === viewer.moving ? null : what;
+  for (const each of ['face', 'box']) pressed(`move-${each}`, viewer.moving === each);
+  viewer.draw();
+  const word = viewer.moving === 'face' ? 'the face' : 'the box';
+  if (viewer.moving) tell(`Arrows, or a drag inside the box, move ${word}; + and − resize it; Esc ends.`);
+}
+
+function carry(move, key) {
+  if (currentFace()) edit((faces) => moveFace(faces[state.face], { ...move, boxOnly: viewer.moving === 'box' }), key);
+}
+
+/** Copy the points of the image that was shown before: into the chosen face's box, or all faces if there is none. */
+function copyLast() {
+  const image = state.current;
+  const { last } = state;
+  if (!canAdd()) return;
+  if (!state.images.includes(last) || last === image || !last.faces.length) {
+    tell('No image with faces was shown before this one.', true);
+    return;
+  }
+  if (image.faces.length) {
+    const from = last.faces[Math.min(state.face, last.faces.length - 1)];
+    edit((faces) => {
+      const face = faces[state.face];
+      face.points = copyPoints(from, face.box, face.points);
+    });
+  } else {
+    const [wide, high] = [image.width / last.width, image.height / last.height];
+    edit((faces) => faces.push(...last.faces.map((from) => {
+      const box = from.box.map((v, k) => v * (k % 2 ? high : wide));
+      return { ...structuredClone(from), score: null, about: undefined, box, points: copyPoints(from, box) };
+    })));
+  }
+  tell(`The points of ${last.name} were copied.`);
+}
+
+function setBrightness(value) {
+  viewer.brightness = Math.min(4, Math.max(0.25, value));
+  $('brightness').value = Math.log2(viewer.brightness);
+  viewer.draw();
+  say(`Brightness ${Math.round(100 * viewer.brightness)} %.`);
+}
+
+function setLoupe(on) {
+  viewer.loupe = on;
+  $('loupe').checked = on;
+  const point = viewer.scene.faces[state.face]?.points[state.point];
+  if (point && !isAbsent(point)) viewer.look = [point.x, point.y];
+  viewer.draw();
+}
+
 function deleteFace() {
   if (!currentFace() || state.live) return;
   const number = state.face + 1;
@@ -652,6 +555,13 @@ function deleteFace() {
 async function addFace(box) {
   setBoxing(false);
   const image = state.current;
+  if (!$('find').checked || !sharesPoints()) {
+    const points = pointsFor([], [], names());
+    edit((faces) => faces.push(newFace({ box, points }, '', true)));
+    select(image.faces.length - 1, 0);
+    tell(`Face ${image.faces.length} added: click where ${plainName(names()[0])} is.`);
+    return;
+  }
   tell('Finding the points …');
   try {
     const bitmap = await bitmapOf(image);
@@ -689,12 +599,6 @@ function history(act, word) {
   say(word);
 }
 
-const pressed = (act, on) => {
-  for (const button of document.querySelectorAll(`[data-act="${act}"][aria-pressed]`)) {
-    button.setAttribute('aria-pressed', String(on));
-  }
-};
-
 // --- the camera -------------------------------------------------------------------------------------------------
 
 /** The view of a mirror. Only what is seen: points and images keep the sides of the camera. */
@@ -729,7 +633,8 @@ async function startLive(device = null, before = state.current) {
         const raw = found.faces.map((face) => newFace(face, style));
         state.current = {
           ...newImage(frame.file, frame.name), ...found, bitmap: frame.bitmap, status: 'done', raw, mirrored: state.mirror,
-          faces: smoother.next(raw, frame.time, names()), about: `${rate.toFixed(0)} a second`,
+          about: `${rate.toFixed(0)} a second`,
+          faces: state.own ? raw : smoother.next(raw, frame.time, names()), // own points may be absent
         };
         viewer.show(state.mirror ? mirrorBitmap(frame.bitmap) : frame.bitmap, true);
         refresh();
@@ -773,9 +678,8 @@ async function keepFrame() {
   const image = { ...seen, name, file: new File([blob], name, { type: 'image/png' }), about: '', mirrored: false };
   image.faces = frame; // the points of this frame alone, not smoothed over those before
   state.images.push(image);
-  edits += 1; // it is nowhere else
-  addToFilm(image);
-  drawThumbnail(image);
+  state.edits += 1; // it is nowhere else
+  film.add(image, state.current);
   await show(image);
   tell('The image was kept.');
 }
@@ -788,74 +692,6 @@ function stopLive(back = true) {
   pressed('camera', false);
   $('live-bar').hidden = true;
   if (back) showOrNone(state.images.includes(before) ? before : state.images[0]);
-}
-
-// --- downloads --------------------------------------------------------------------------------------------------
-
-const savers = {
-  csv: (images) => save(toCsv(images, names()), 'keypoints.csv', 'text/csv'),
-  json: (images) => save(toJson(images, names()), 'keypoints.json', 'application/json'),
-  measures: (images) => {
-    if (!canMeasure(names())) throw new Problem('The measurements need points that this model does not have.');
-    save(toMeasurementCsv(images, names()), 'measurements.csv', 'text/csv');
-    tell(NOTICE);
-  },
-  png: async () => {
-    if (state.current?.status !== 'done') throw new Problem('This image has no points yet.');
-    const scene = {
-      faces: state.current.faces, names: names(), edges: state.schema.edges, showNames: state.showNames,
-    };
-    const stem = state.current.name.replace(/^.*\//, '').replace(/\.[^.]*$/, '');
-    save(await toPng(await bitmapOf(state.current), scene), `${stem}-points.png`);
-  },
-  kaggle: async (images) => {
-    if (state.schema.name !== 'kaggle15') throw new Problem('Kaggle’s format holds only its own 15 points: use COCO.');
-    save(await toKaggle(images, names(), bitmapOf), 'training.csv', 'text/csv');
-  },
-  coco: async (images) => save(await toCoco(images, state.schema, bitmapOf), 'faces-coco.zip'),
-};
-
-async function download(kind) {
-  $('download').open = false;
-  $('download').querySelector('summary').focus();
-  const labels = kind === 'kaggle' || kind === 'coco';
-  const all = labels && $('only-corrected').checked ? state.images.filter(({ corrected }) => corrected) : state.images;
-  const images = all.filter(({ status }) => status === 'done');
-  const now = edits;
-  try {
-    if (kind !== 'png' && !images.some(({ faces }) => faces.length)) {
-      throw new Problem(labels ? 'There are no such faces to write.' : 'There are no faces to write.');
-    }
-    if (kind !== 'png' && !(await takes(all, images, labels))) return;
-    if (labels) tell('Cutting the faces out …');
-    await savers[kind](images);
-    if (kind !== 'png' && kind !== 'measures' && images.length === all.length) saved = now;
-    if (kind !== 'measures') tell('Download started.');
-  } catch (error) {
-    tell(problemText(error), true);
-  }
-}
-
-/** Say what a file would lack or mix; whether to write it nevertheless. */
-async function takes(all, images, labels) {
-  const failed = all.filter(({ status }) => status === 'failed').length;
-  const styles = stylesOf(images);
-  const lines = [];
-  if (images.length < all.length) {
-    const more = images.length < all.length - failed;
-    lines.push(`${images.length} of ${countOf(all, 'image')} done${failed ? `, ${failed} failed` : ''}: ${more ? 'wait, or take these' : 'the others are not in the file'}.`);
-  }
-  if (labels && styles.length > 1) {
-    const count = (style) => countOf(images.flatMap(({ faces }) => faces.filter((face) => face.style === style)), 'face');
-    lines.push(
-      `These labels mix label styles, that is different rules for the same point: ${styles.map((style) => `${style} (${count(style)})`).join(', ')}. ` +
-      'A model that is trained on them learns neither rule well.',
-    );
-  }
-  if (!lines.length) return true;
-  $('lacks-no').textContent = images.length < all.length - failed ? 'Wait' : 'Cancel';
-  $('lacks').replaceChildren(...lines.map((line) => Object.assign(document.createElement('p'), { textContent: line })));
-  return agreed($('lacks-dialog'));
 }
 
 // --- user input -------------------------------------------------------------------------------------------------
@@ -873,7 +709,13 @@ const viewer = new Viewer($('canvas'), {
     if (!point || !isAbsent(point)) return false;
     movePoint(state.face, state.point, x, y, null);
     say(describe(currentPoint(), names()[state.point]));
+    const next = currentFace().points[state.point + 1];
+    if (next && isAbsent(next) && !next.byHand) select(state.face, state.point + 1); // so that a new face is labelled click by click
     return true;
+  },
+  carry: (dx, dy, sides, key) => {
+    if (sides.length) edit((faces) => moveSides(faces[state.face], sides, dx, dy), key);
+    else carry({ dx, dy }, key);
   },
   box: addFace,
   boxCancelled: () => {
@@ -883,9 +725,12 @@ const viewer = new Viewer($('canvas'), {
   zoomed: (scale) => { $('zoom').textContent = `${Math.round(scale * 100)} %`; },
 });
 
+Object.assign(page, { again, arrange, bitmapOf, refresh, refreshStrip, select, show, stopLive, viewer, waitAgain, work });
+
 const acts = {
   open: () => $('file-input').click(),
   folder: () => $('folder-input').click(),
+  labels: () => $('data-input').click(),
   camera: () => (state.live ? stopLive() : startLive()),
   mirror: () => setMirror(!state.mirror),
   keep: keepFrame,
@@ -918,8 +763,22 @@ const acts = {
     setBoxing(true, event?.detail === 0 || event?.type === 'keydown');
     $('canvas').focus();
   },
+  'move-face': () => currentFace() && setMoving('face'),
+  'move-box': () => currentFace() && setMoving('box'),
+  copy: copyLast,
+  darker: () => setBrightness(viewer.brightness / 2 ** 0.25),
+  brighter: () => setBrightness(viewer.brightness * 2 ** 0.25),
+  loupe: () => setLoupe(!viewer.loupe),
+  downloads: () => {
+    $('download').open = true;
+    $('download').querySelector('button').focus();
+  },
   'delete-face': deleteFace,
   'remove-image': removeImage,
+  check,
+  filter: () => nextChoice($('filter')),
+  order: () => nextChoice($('order')),
+  project: saveProject,
   previous: () => go(-1),
   next: () => go(1),
 };
@@ -947,10 +806,23 @@ const canvasKeys = {
 const pageKeys = {
   f: () => state.current?.faces.length && select((state.face + 1) % state.current.faces.length, state.point, true),
   a: (event) => canAdd() && acts['add-face'](event),
-  n: acts.names, o: acts.open, z: acts['zoom-face'],
+  n: acts.names, o: acts.open, i: acts.labels, c: acts.check, x: acts.filter, t: acts.order, s: acts.project,
+  m: acts['move-face'], b: acts['move-box'], v: acts.copy, j: acts.darker, k: acts.brighter, l: acts.loupe, d: acts.downloads, z: acts['zoom-face'],
   '+': acts['zoom-in'], '=': acts['zoom-in'], '-': acts['zoom-out'], 0: acts.fit,
   PageUp: acts.previous, PageDown: acts.next, '?': () => $('keys-dialog').showModal(),
 };
+
+/** Keys that move or resize the whole face, or its box. */
+function moveKey(event) {
+  const arrow = ARROWS[event.key];
+  const by = event.altKey ? 0.1 : event.shiftKey ? 10 : 1;
+  const grow = { '+': 1.02, '=': 1.02, '-': 1 / 1.02 }[event.key];
+  if (event.key === 'Escape' || event.key === 'Enter') setMoving(null);
+  else if (arrow) carry({ dx: arrow[0] * by, dy: arrow[1] * by }, `carry ${state.face}`);
+  else if (grow) carry({ by: grow }, `resize ${state.face}`);
+  else return false;
+  return true;
+}
 
 function boxKey(event) {
   const arrow = ARROWS[event.key];
@@ -989,6 +861,7 @@ document.addEventListener('keydown', (event) => {
   const nudges = onCanvas || (state.point !== null && !onPoints && !target.matches('input'));
   let done = true;
   if (viewer.boxing && onCanvas && boxKey(event)) done = true;
+  else if (viewer.moving && !typed && (onCanvas || !target.matches('button, summary, input') || event.key === 'Escape') && moveKey(event)) done = true;
   else if (event.key === 'Escape') {
     if (viewer.boxing) viewer.endBox(false);
     else if (state.live) stopLive();
@@ -1028,7 +901,7 @@ function roving(box, selector) {
   });
 }
 roving($('faces'), 'button');
-roving($('film'), 'button');
+roving($('film'), 'li:not([hidden]) button');
 roving(document.querySelector('.tabs'), 'button');
 
 for (const tab of document.querySelectorAll('[role="tab"]')) {
@@ -1060,7 +933,7 @@ for (const input of document.querySelectorAll('[name="state"]')) {
   input.addEventListener('change', () => setPointState(input.value));
 }
 
-for (const id of ['file-input', 'folder-input']) {
+for (const id of ['file-input', 'folder-input', 'data-input']) {
   $(id).addEventListener('change', ({ target }) => {
     if (target.files.length) addFiles(target.files);
     target.value = '';
@@ -1073,7 +946,18 @@ $('camera-device').addEventListener('change', ({ target }) => {
   startLive(target.value, before);
 });
 
-for (const id of ['style', 'crops', 'effort', 'min-score']) $(id).addEventListener('change', again);
+$('brightness').addEventListener('input', ({ target }) => setBrightness(2 ** target.valueAsNumber));
+$('loupe').addEventListener('change', ({ target }) => setLoupe(target.checked));
+
+for (const id of ['filter', 'order']) {
+  $(id).addEventListener('change', () => {
+    arrange();
+    if (!state.queue.includes(state.current) && state.queue.length) show(state.queue[0]);
+    else refresh();
+  });
+}
+
+for (const id of ['style', 'crops', 'effort', 'min-score', 'find']) $(id).addEventListener('change', again);
 
 $('keys').addEventListener('click', () => $('keys-dialog').showModal());
 
@@ -1081,28 +965,6 @@ document.addEventListener('paste', (event) => {
   const files = [...(event.clipboardData?.files ?? [])];
   if (files.length) addFiles(files);
 });
-
-/** Every file of what was dropped, folders too. */
-async function droppedFiles(items) {
-  const entries = [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  const files = [];
-  const walk = async (entry, path) => {
-    if (entry.isFile) {
-      const file = await new Promise((resolve, reject) => { entry.file(resolve, reject); });
-      if (path) Object.defineProperty(file, 'webkitRelativePath', { value: path + file.name });
-      files.push(file);
-      return;
-    }
-    const reader = entry.createReader();
-    for (;;) { // a reader returns at most a hundred entries
-      const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
-      if (!some.length) return;
-      for (const each of some) await walk(each, `${path}${entry.name}/`);
-    }
-  };
-  for (const entry of entries) await walk(entry, '');
-  return files;
-}
 
 let over = 0;
 document.addEventListener('dragenter', () => {
@@ -1128,7 +990,7 @@ document.addEventListener('drop', async (event) => {
 });
 
 window.addEventListener('beforeunload', (event) => {
-  if (edits !== saved) event.preventDefault();
+  if (state.edits !== state.saved) event.preventDefault();
 });
 
 // --- engines ----------------------------------------------------------------------------------------------------
@@ -1154,7 +1016,8 @@ async function useEngine(kind) {
     settled = kind;
     engine = engines[kind];
     state.paused = null;
-    state.schema = schema;
+    state.model = schema;
+    if (!state.own) state.schema = schema;
     chosen().checked = true;
     $('privacy').textContent = PRIVACY[kind];
     const style = $('style').value;
@@ -1186,3 +1049,4 @@ for (const button of document.querySelectorAll('[data-act="camera"]')) button.hi
 refresh();
 await useEngine('service');
 document.documentElement.dataset.ready = '';
+offerKept();

@@ -54,6 +54,30 @@ export function toJson(images, names) {
   return rows.length ? `[\n${rows.join(',\n')}\n]\n` : '[]\n';
 }
 
+/**
+ * Labels as the command line reads them: `image`, what is known about the face, its box, NAME_x and NAME_y, and
+ * NAME_visibility of points that are occluded somewhere. A box that nobody drew is empty.
+ */
+export function toLabels(images, names) {
+  const faces = images.flatMap((image) => image.faces.map((face) => ({ image: image.name, ...face })));
+  const facts = [...new Set(faces.flatMap(({ about }) => Object.keys(about ?? {})))];
+  const boxed = faces.some(({ guessed }) => !guessed);
+  const occluded = names.filter((_, k) => faces.some(({ points }) => points[k].occluded));
+  const styled = faces.some(({ style }) => style);
+  const header = [
+    'image', ...facts, ...(boxed ? ['x0', 'y0', 'x1', 'y1'] : []), ...names.flatMap((name) => [`${name}_x`, `${name}_y`]),
+    ...occluded.map((name) => `${name}_visibility`), ...(styled ? ['style'] : []),
+  ];
+  const lines = faces.map(({ image, about, box, guessed, points, style }) => [
+    image, ...facts.map((fact) => about?.[fact] ?? null),
+    ...(boxed ? box.map((v) => (guessed ? null : round(v, 3))) : []),
+    ...points.flatMap(({ x, y }) => [round(x, 3), round(y, 3)]),
+    ...occluded.map((name) => points[names.indexOf(name)]).map((point) => (point.x === null ? 0 : point.occluded ? 1 : 2)),
+    ...(styled ? [style] : []),
+  ]);
+  return csvOf([header, ...lines]);
+}
+
 /** One row a face, the columns of `facial-keypoints measure` and its label style. */
 export function toMeasurementCsv(images, names) {
   const lines = images.flatMap((image) =>
@@ -140,7 +164,10 @@ export async function toCoco(images, schema, bitmapOf) {
     files.push([path, bytes]);
     entries.push({ id, file_name: path, width: image.width, height: image.height });
     for (const face of image.faces) {
-      const [x0, y0, x1, y1] = cropBox(face, names).map((v) => round(v, 3));
+      const attributes = { ...face.about, ...(face.guessed ? { bbox_from_points: true } : {}) };
+      // A box that was loaded with labels stays; others are placed as training cuts faces out.
+      const box = face.about && !face.guessed ? face.box : faceBox(pointsOf(face), names) ?? face.box;
+      const [x0, y0, x1, y1] = box.map((v) => round(v, 3));
       const labelled = face.points.filter(({ x }) => x !== null).length;
       annotations.push({
         id: annotations.length + 1,
@@ -154,6 +181,7 @@ export async function toCoco(images, schema, bitmapOf) {
         ),
         num_keypoints: labelled,
         style: face.style,
+        ...(Object.keys(attributes).length ? { attributes } : {}),
       });
     }
   }

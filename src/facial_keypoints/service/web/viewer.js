@@ -1,6 +1,8 @@
 // The image with its points on a canvas: drawing, zoom and pan, dragging, drawing a box. Knows no service and no
 // files; reports what the user does through callbacks. Coordinates: an integer is a pixel's centre.
 
+import { drawLoupe } from './loupe.js';
+
 const HIGH_COLOR = [255, 157, 46];
 const LOW_COLOR = [108, 92, 231];
 const RIM = '#101418';
@@ -162,11 +164,13 @@ function label(context, text, x, y, unit, strong = true) {
   context.fillText(text, x, y);
 }
 
+const CORNERS = [[0, 1], [2, 1], [0, 3], [2, 3]]; // indices of a box's sides
+
 export class Viewer {
   /**
    * @param canvas the canvas to draw on
    * @param on callbacks: select(face, point), move(face, point, x, y, dragKey), tookBack(dragKey), place(x, y),
-   *   box([x0, y0, x1, y1]), boxCancelled(), zoomed(scale), dropped(face, point)
+   *   box([x0, y0, x1, y1]), boxCancelled(), zoomed(scale), dropped(face, point), carry(dx, dy, sides, dragKey)
    */
   constructor(canvas, on) {
     this.canvas = canvas;
@@ -176,6 +180,10 @@ export class Viewer {
     this.bitmap = null;
     this.hover = null;
     this.boxing = null; // {box, keyboard}: the box being drawn
+    this.moving = null; // 'face' or 'box': what of the chosen face a drag inside its box moves
+    this.brightness = 1;
+    this.loupe = false;
+    this.look = null; // [x, y]: where the loupe looks
     this.pointers = new Map();
     this.fitted = true;
     this.drags = 0;
@@ -192,6 +200,7 @@ export class Viewer {
     const same = this.bitmap && bitmap && this.bitmap.width === bitmap.width && this.bitmap.height === bitmap.height;
     this.bitmap = bitmap;
     this.hover = null;
+    this.look = null;
     if (!(keepView && same)) this.fit();
     this.draw();
   }
@@ -258,6 +267,7 @@ export class Viewer {
 
   /** Pan so that a place of the image is visible. */
   reveal(x, y) {
+    this.look = [x, y];
     const [sx, sy] = this.toScreen(x, y);
     const { width, height } = this.size;
     const outside = (v, limit) => (v < 20 ? 20 - v : v > limit - 20 ? limit - 20 - v : 0);
@@ -331,14 +341,11 @@ export class Viewer {
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (!this.bitmap) return;
     context.setTransform(across, 0, 0, down, 0, 0);
+    this.#paintImage(context, this.view, { ...this.scene, hover: this.hover });
     const { scale, x, y } = this.view;
-    // Enlarged pixels are not blurred, so that a point can be placed on a pixel.
-    context.imageSmoothingEnabled = scale < 3;
-    context.imageSmoothingQuality = 'high';
-    context.drawImage(this.bitmap, x, y, this.bitmap.width * scale, this.bitmap.height * scale);
-    drawFaces(context, this.view, { ...this.scene, hover: this.hover });
-    if (this.boxing?.box) {
-      const [x0, y0, x1, y1] = this.boxing.box;
+    const box = this.boxing?.box ?? (this.moving && this.scene.faces[this.scene.face]?.box);
+    if (box) {
+      const [x0, y0, x1, y1] = box;
       context.setLineDash([6, 4]);
       for (const [width, color] of [[4, RIM], [2, '#fff']]) {
         context.lineWidth = width;
@@ -346,7 +353,31 @@ export class Viewer {
         context.strokeRect(x0 * scale + x, y0 * scale + y, (x1 - x0) * scale, (y1 - y0) * scale);
       }
       context.setLineDash([]);
+      context.fillStyle = '#fff';
+      for (const [i, j] of this.moving === 'box' ? CORNERS : []) context.fillRect(box[i] * scale + x - 4, box[j] * scale + y - 4, 8, 8);
     }
+    if (this.loupe && this.look) {
+      drawLoupe(context, { width, height }, this.view, this.look, (to, view) => this.#paintImage(to, view, this.#withoutSelected()));
+    }
+  }
+
+  /** The scene for the loupe: the selected point would cover the place that is looked at. */
+  #withoutSelected() {
+    const { faces, face, point } = this.scene;
+    const points = (each) => each.points.map((old, k) => (k === point ? { ...old, x: null } : old));
+    const seen = faces.map((each, n) => (n === face ? { ...each, points: points(each) } : each));
+    return { ...this.scene, faces: seen, point: null, hover: null, showNames: false };
+  }
+
+  #paintImage(context, view, scene) {
+    const { scale, x, y } = view;
+    // Enlarged pixels are not blurred, so that a point can be placed on a pixel.
+    context.imageSmoothingEnabled = scale < 3;
+    context.imageSmoothingQuality = 'high';
+    if (this.brightness !== 1) context.filter = `brightness(${this.brightness})`;
+    context.drawImage(this.bitmap, x, y, this.bitmap.width * scale, this.bitmap.height * scale);
+    context.filter = 'none';
+    drawFaces(context, view, scene);
   }
 
   #place(event) {
@@ -374,6 +405,17 @@ export class Viewer {
     return this.scene.faces.findIndex(({ box }) => x > box[0] && x < box[2] && y > box[1] && y < box[3]);
   }
 
+  /** What of the chosen face is moved from here: indices of the box's sides, [] for all of it, null for nothing. */
+  #held(sx, sy, reach) {
+    const box = this.moving && this.scene.faces[this.scene.face]?.box;
+    if (!box) return null;
+    const { scale, x, y } = this.view;
+    const near = ([i, j]) => Math.hypot(box[i] * scale + x - sx, box[j] * scale + y - sy) < reach;
+    const corner = this.moving === 'box' ? CORNERS.find(near) : null;
+    const [px, py] = this.toImage(sx, sy);
+    return corner ?? (px > box[0] && px < box[2] && py > box[1] && py < box[3] ? [] : null);
+  }
+
   #down(event) {
     if (!this.bitmap || (event.pointerType === 'mouse' && event.button > 1)) return;
     this.canvas.setPointerCapture(event.pointerId);
@@ -392,6 +434,12 @@ export class Viewer {
       return;
     }
     const finger = event.pointerType === 'touch';
+    const held = event.button === 1 ? null : this.#held(x, y, finger ? 26 : 12);
+    if (held) {
+      this.drags += 1;
+      this.action = { kind: 'carry', sides: held, last: [x, y], key: `drag ${this.drags}` };
+      return;
+    }
     const hit = event.button === 1 ? null : this.#near(x, y, finger ? 26 : 12);
     const slack = finger ? 8 : 3; // pixels that a click or tap may move
     // A finger drags only the chosen point, so that a swipe over the image moves none.
@@ -407,6 +455,7 @@ export class Viewer {
 
   #move(event) {
     const [x, y] = this.#place(event);
+    if (this.bitmap) this.#lookAt(x, y);
     if (!this.pointers.has(event.pointerId)) {
       if (this.bitmap && event.pointerType === 'mouse') this.#hovered(this.boxing ? null : this.#near(x, y, 12));
       return;
@@ -429,6 +478,11 @@ export class Viewer {
       action.moved = true;
       const [px, py] = this.toImage(x + action.off[0], y + action.off[1]);
       this.on.move(action.face, action.point, ...this.inside(px, py), action.key);
+    } else if (action?.kind === 'carry') {
+      const { scale } = this.view;
+      action.moved = true;
+      this.on.carry((x - action.last[0]) / scale, (y - action.last[1]) / scale, action.sides, action.key);
+      action.last = [x, y];
     } else if (action?.kind === 'pan') {
       if (!action.moved && Math.hypot(x - action.from[0], y - action.from[1]) < action.slack) return;
       action.moved = true;
@@ -457,13 +511,20 @@ export class Viewer {
     }
   }
 
+  /** The loupe looks at what the pointer points at or drags. */
+  #lookAt(sx, sy) {
+    const [dx, dy] = this.action?.kind === 'drag' ? this.action.off : [0, 0];
+    this.look = this.toImage(sx + dx, sy + dy);
+    if (this.loupe) this.draw();
+  }
+
   /** Forget what the pointer holds: the faces are others now. */
   letGo() {
-    if (this.action?.kind === 'drag') this.action = null;
+    if (['drag', 'carry'].includes(this.action?.kind)) this.action = null;
   }
 
   #takeBack() {
-    if (this.action?.kind === 'drag' && this.action.moved) this.on.tookBack(this.action.key);
+    if (['drag', 'carry'].includes(this.action?.kind) && this.action.moved) this.on.tookBack(this.action.key);
     this.letGo();
   }
 

@@ -82,7 +82,7 @@ async function refine(gray, boxes, style) {
   first.push(...await ask(gray, crops.slice(boxes.length), style));
   // Refinement: predict again on a crop that the first keypoints place upright, as the training crops are.
   const views = hasCropPoints(names) ? first.map(({ points }) => faceCrop(points, names, side)) : crops;
-  const second = await ask(gray, views, style);
+  const second = hasCropPoints(names) ? await ask(gray, views, style) : first;
   return boxes.map((_, n) => {
     // The detector's box of a face upside down lies beside the face: only the refinement counts.
     const over = boxes.length + doubtful.indexOf(n);
