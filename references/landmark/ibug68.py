@@ -46,7 +46,7 @@ from references.landmark.train import Ridge
 
 __all__ = ["CROP_SCALE", "train_ibug68"]
 
-CROP_SCALE = 1.22
+CROP_SCALE = 1.13
 SIZE = 112
 """Side of the input, pixels: in a wider crop, as many pixels between the eyes as ``default`` has."""
 STYLES = ("ibug", "ibug mirrored")
@@ -396,8 +396,10 @@ def train_ibug68(
             if found["ytf all"] + found["helen_afw all"] < best:
                 best = found["ytf all"] + found["helen_afw all"]
                 model = keep_styles(mean, 1)
-                answers = np.append(_to_input(out[:, :1, :, :2]), out[:, :1, :, 2:], axis=-1)
-                truth, style = _to_input(held.keypoints.xy), np.zeros(len(held), int)
+                # Confidence is about 1/32 of the face box, so its radius is CROP_SCALE times smaller here.
+                xy = CROP_SCALE * _to_input(out[:, :1, :, :2])
+                answers = np.append(xy, out[:, :1, :, 2:], axis=-1)
+                truth, style = CROP_SCALE * _to_input(held.keypoints.xy), np.zeros(len(held), int)
                 apply_calibration(model, calibrate(answers, truth, style, SIZE))
                 save_model(directory / "model.keras", model, spec, learnt)
             with atomic_path(last) as temporary:

@@ -40,9 +40,9 @@ def test_what_is_shipped_is_found_by_name(tmp_path: Path, monkeypatch: pytest.Mo
         find_detector()
     weights = tmp_path / "weights"
     weights.mkdir()
-    for name in ("default.onnx", "face_detector.onnx"):
+    for name in ("default.onnx", "ibug68.onnx", "face_detector.onnx"):
         (weights / name).touch()
-    assert shipped_models() == {"default": weights / "default.onnx"}
+    assert shipped_models() == {name: weights / f"{name}.onnx" for name in ("default", "ibug68")}
     assert find_model() == find_model("default") == weights / "default.onnx"
     assert find_detector() == find_detector("default") == weights / "face_detector.onnx"
     with pytest.raises(ModelError, match=r"there is no model .*default\.keras"):

@@ -14,7 +14,7 @@ import subprocess
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ from facial_keypoints.inference.predictor import Predictor, load_predictor
 from facial_keypoints.inference.smoothing import OneEuroFilter
 from facial_keypoints.io.tables import columns, rows
 from facial_keypoints.models.registry import shipped_models
-from facial_keypoints.schemas import KAGGLE15
-from facial_keypoints.types import Keypoints
+from facial_keypoints.schemas import FROM_IBUG68, KAGGLE15
+from facial_keypoints.types import Keypoints, Prediction
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ORT_VERSION = "1.30.0"
@@ -111,15 +111,20 @@ def ort_web(request: pytest.FixtureRequest) -> Path | None:
 
 
 def serve(
-    predictor: Predictor, ort_web: Path | None = None, token: str | None = None, port: int = 0
+    predictor: Predictor,
+    ort_web: Path | None = None,
+    token: str | None = None,
+    port: int = 0,
+    name: str = "default",
 ) -> Iterator[str]:
     from facial_keypoints.service import create_app
     from facial_keypoints.service.guard import Access
 
     detector = predictor.detector
     assert isinstance(detector, OnnxFaceDetector)
-    files = {"default": shipped_models()["default"], "face_detector": detector.path}
-    app = create_app(predictor, files=files, ort_web=ort_web, threads=1, access=Access(token=token))
+    files = {name: shipped_models()[name], "face_detector": detector.path}
+    access = Access(token=token)
+    app = create_app(predictor, name=name, files=files, ort_web=ort_web, threads=1, access=access)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -354,10 +359,10 @@ def test_the_geometry_in_the_browser_is_that_of_the_package(page: Page) -> None:
             const p = await import('/pixels.js');
             const m = await import('/measurement.js');
             const gray = {data: Uint8ClampedArray.from(data), width, height};
-            const placed = f.faceCrop(xy, names, 96);
-            const given = f.boxToCrop(box, 96);
+            const placed = f.faceCrop(xy, names, 96, 1.2);
+            const given = f.boxToCrop(box, 96, 180, 1.2);
             return {
-              box: f.faceBox(xy, names), placed, given,
+              box: f.faceBox(xy, names), placed, given, from68: f.FROM_IBUG68,
               crops: [placed, given].map((map) => Array.from(p.cutCrop(gray, map, 96))),
               scale: m.errorScale(0.5),
             };
@@ -367,9 +372,10 @@ def test_the_geometry_in_the_browser_is_that_of_the_package(page: Page) -> None:
     )  # fmt: skip
     np.testing.assert_allclose(answer["box"], face_boxes(faces.xy, KAGGLE15)[0], atol=1e-3)
     assert answer["scale"] == pytest.approx(1.787, abs=2e-3)
+    assert answer["from68"] == {name: list(numbers) for name, numbers in FROM_IBUG68.items()}
     crops = [
-        face_crop(xy, KAGGLE15, (96, 96)),
-        box_to_crop(np.array([-20.0, 10, 260, 290]), (96, 96)),
+        face_crop(xy, KAGGLE15, (96, 96), scale=1.2),
+        box_to_crop(np.array([-20.0, 10, 260, 290]), (96, 96), 180.0, 1.2),
     ]
     for crop, matrix, pixels in zip(
         crops, (answer["placed"], answer["given"]), answer["crops"], strict=True
@@ -1016,7 +1022,16 @@ def test_the_search_in_the_browser_is_that_of_the_package(
     if ort_web is None:
         pytest.skip("there is no ONNX Runtime Web: no npm, or no registry")
     images, counts = zip(*searched(), strict=True)
-    answers = page.evaluate(
+    answers = answers_in_the_browser(page, images, effort)
+    for image, count, answer in zip(images, counts, answers, strict=True):
+        expected = predictor.predict_detected(image, predictor.detect(image, effort=effort))
+        assert answer["smallest"] == pytest.approx(expected.smallest)
+        assert effort == "fast" or len(expected) == count
+        assert_equal_faces(answer["faces"], expected)
+
+
+def answers_in_the_browser(page: Page, images: Sequence[np.ndarray], effort: Effort) -> Any:
+    return page.evaluate(
         """async ({images, effort}) => {
             const {Browser, Service} = await import('/engines.js');
             const engine = new Browser(new Service());
@@ -1031,20 +1046,42 @@ def test_the_search_in_the_browser_is_that_of_the_package(
         }""",
         {"images": [base64.b64encode(png(image)).decode() for image in images], "effort": effort},
     )
-    for image, count, answer in zip(images, counts, answers, strict=True):
-        detected = predictor.detect(image, effort=effort)
-        expected = predictor.predict_detected(image, detected)
-        assert answer["smallest"] == pytest.approx(expected.smallest)
-        assert len(answer["faces"]) == len(expected)
-        assert effort == "fast" or len(expected) == count
-        order = np.argsort(expected.boxes[:, 0])
-        faces = sorted(answer["faces"], key=lambda face: float(face["box"][0]))
-        for i, face in zip(order, faces, strict=True):
-            most = 0.3 + 0.001 * np.ptp(expected.boxes[i, ::2])
-            xy = [[point["x"], point["y"]] for point in face["points"]]
-            np.testing.assert_allclose(xy, expected.keypoints.xy[i], rtol=0, atol=most)
-            np.testing.assert_allclose(face["box"], expected.boxes[i], rtol=0, atol=most)
-            assert face["score"] == pytest.approx(expected.scores[i], abs=0.005)
+
+
+def assert_equal_faces(found: list[dict[str, Any]], expected: Prediction) -> None:
+    assert len(found) == len(expected)
+    order = np.argsort(expected.boxes[:, 0])
+    faces = sorted(found, key=lambda face: float(face["box"][0]))
+    for i, face in zip(order, faces, strict=True):
+        most = 0.3 + 0.001 * np.ptp(expected.boxes[i, ::2])
+        xy = [[point["x"], point["y"]] for point in face["points"]]
+        np.testing.assert_allclose(xy, expected.keypoints.xy[i], rtol=0, atol=most)
+        np.testing.assert_allclose(face["box"], expected.boxes[i], rtol=0, atol=most)
+        assert face["score"] == pytest.approx(expected.scores[i], abs=0.005)
+
+
+def test_68_points_in_the_browser_are_those_of_the_package(
+    browser: Browser, ort_web: Path | None
+) -> None:
+    if ort_web is None:
+        pytest.skip("there is no ONNX Runtime Web: no npm, or no registry")
+    predictor = load_predictor("ibug68", threads=1)
+    photo, _ = draw_scene(2, seed=5, image_size=SIZE)
+    images = [photo, np.rot90(photo, 2).copy()]
+    for address in serve(predictor, ort_web, name="ibug68"):
+        context = browser.new_context(accept_downloads=True)
+        for page in opened(context.new_page(), address):
+            for image, answer in zip(
+                images, answers_in_the_browser(page, images, "normal"), strict=True
+            ):
+                assert_equal_faces(answer["faces"], predictor.predict(image))
+            upload(page, {"a.png": png(photo)}, faces=2)
+            lines = list(csv.DictReader(io.StringIO(download(page, "measures").decode())))
+            expected = measure(predictor.predict(photo))
+            for line, values in zip(lines, expected.values, strict=True):
+                shown = [float(line[name]) for name in expected.names]
+                np.testing.assert_allclose(shown, values, rtol=5e-3, atol=5e-2)
+        context.close()
 
 
 def test_the_camera_is_answered_live(playwright: Playwright, address: str, tmp_path: Path) -> None:

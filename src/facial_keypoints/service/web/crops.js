@@ -6,8 +6,24 @@ const EYE_LINE = 37 / 96;
 const FACE_LENGTH = 1 / 0.93;
 const NEEDED = ['left_eye_center', 'right_eye_center', 'mouth_left_corner', 'mouth_right_corner'];
 
-/** Whether a schema has the four points that placing a crop needs. */
-export const hasCropPoints = (names) => NEEDED.every((name) => names.includes(name));
+/** Numbers of the iBUG points whose mean is one of the 15 points: FROM_IBUG68 of schemas.py. */
+export const FROM_IBUG68 = {
+  left_eye_center: [42, 43, 44, 45, 46, 47], right_eye_center: [36, 37, 38, 39, 40, 41],
+  left_eye_inner_corner: [42], left_eye_outer_corner: [45], right_eye_inner_corner: [39], right_eye_outer_corner: [36],
+  left_eyebrow_inner_end: [22], left_eyebrow_outer_end: [26], right_eyebrow_inner_end: [21], right_eyebrow_outer_end: [17],
+  nose_tip: [30], mouth_left_corner: [54], mouth_right_corner: [48],
+  mouth_center_top_lip: [51], mouth_center_bottom_lip: [57],
+};
+
+/** Indices of the points whose mean is the point `name`: its own, or those of FROM_IBUG68; none if one is lacking. */
+export function sourcePoints(names, name) {
+  if (names.includes(name)) return [names.indexOf(name)];
+  const found = (FROM_IBUG68[name] ?? []).map((n) => names.indexOf(`ibug68_${n}`));
+  return found.includes(-1) ? [] : found;
+}
+
+/** Whether a schema has, or tells, the four points that placing a crop needs. */
+export const hasCropPoints = (names) => NEEDED.every((name) => sourcePoints(names, name).length);
 
 export function apply(map, [x, y]) {
   return [map[0] * x + map[1] * y + map[2], map[3] * x + map[4] * y + map[5]];
@@ -25,11 +41,14 @@ export function compose(second, first) {
   return [a * p + b * s, a * q + b * t, a * r + b * u + c, d * p + e * s, d * q + e * t, d * r + e * u + f];
 }
 
-/** The map of the square around a box to `side` pixels; it shows a face that is turned by `degrees` upright. */
-export function boxToCrop([x0, y0, x1, y1], side, degrees = 0) {
-  const scale = side / Math.max(x1 - x0, y1 - y0);
+/**
+ * The map of the square around a box to `side` pixels; it shows a face that is turned by `degrees` upright. The crop is
+ * `wider` times the square, from the same top edge.
+ */
+export function boxToCrop([x0, y0, x1, y1], side, degrees = 0, wider = 1) {
+  const scale = side / wider / Math.max(x1 - x0, y1 - y0);
   const angle = (degrees * Math.PI) / 180;
-  return crop(scale, angle, [(x0 + x1) / 2 - 0.5, (y0 + y1) / 2 - 0.5], [side / 2 - 0.5, side / 2 - 0.5]);
+  return crop(scale, angle, [(x0 + x1) / 2 - 0.5, (y0 + y1) / 2 - 0.5], [side / 2 - 0.5, side / 2 / wider - 0.5]);
 }
 
 /** The map that enlarges an image, rotates it counterclockwise, and brings `from` to `to`. */
@@ -52,7 +71,10 @@ export function faceAngle(xy, names) {
 }
 
 function parts(xy, names) {
-  const [left, right, mouthLeft, mouthRight] = NEEDED.map((name) => xy[names.indexOf(name)]);
+  const [left, right, mouthLeft, mouthRight] = NEEDED.map((name) => {
+    const points = sourcePoints(names, name).map((i) => xy[i]);
+    return [0, 1].map((axis) => points.reduce((sum, point) => sum + point[axis], 0) / points.length);
+  });
   const mouth = [(mouthLeft[0] + mouthRight[0]) / 2, (mouthLeft[1] + mouthRight[1]) / 2];
   const middle = [(left[0] + right[0]) / 2, (left[1] + right[1]) / 2];
   const apart = Math.hypot(left[0] - right[0], left[1] - right[1]);
@@ -76,12 +98,12 @@ export function faceBox(xy, names) {
   return [x - side / 2, y - side / 2, x + side / 2, y + side / 2];
 }
 
-/** The crop that shows a face upright, as Kaggle's images do. */
-export function faceCrop(xy, names, side) {
+/** The crop that shows a face upright, as Kaggle's images do, but `wider` times as wide from the same top edge. */
+export function faceCrop(xy, names, side, wider = 1) {
   const { left, right, middle, size } = parts(xy, names);
-  const scale = (FACE_SIZE * side) / Math.max(size, 2);
+  const scale = (FACE_SIZE * side) / wider / Math.max(size, 2);
   const angle = Math.atan2(left[1] - right[1], left[0] - right[0]);
-  return crop(scale, angle, middle, [(side - 1) / 2, EYE_LINE * side - 0.5]);
+  return crop(scale, angle, middle, [(side - 1) / 2, (EYE_LINE * side) / wider - 0.5]);
 }
 
 /** Whether two crops differ by less than a quarter in scale and 25 degrees in rotation. */

@@ -1,7 +1,7 @@
 // Distances and angles of the 15 points of a face, with error bars: facial_keypoints/inference/measure/measures.py
 // again for the browser, so that the numbers follow a point while it is dragged. tests/service/test_page.py compares both.
 
-import { faceBox } from './crops.js';
+import { FROM_IBUG68, faceBox, sourcePoints } from './crops.js';
 
 export const NOTICE =
   'Not a medical device: these numbers are for information only and must not be used for diagnosis.';
@@ -102,10 +102,11 @@ const MEASURES = {
 };
 
 const MEASURE_NAMES = Object.keys(MEASURES);
+const FIFTEEN = Object.keys(FROM_IBUG68);
 
-/** Whether a schema has the points that are measured. */
+/** Whether a schema has, or tells, the points that are measured. */
 export const canMeasure = (names) =>
-  MEASURE_NAMES.every((name) => MEASURES[name].points.every((point) => names.includes(point)));
+  FIFTEEN.every((name) => sourcePoints(names, name).length);
 
 function valueOf(measure, points) {
   const value = measure.of(points);
@@ -134,16 +135,18 @@ export function errorScale(confidence) {
 export function measure(points, names) {
   const xy = {};
   const confidence = {};
-  names.forEach((name, k) => {
-    const known = points[k].x !== null;
-    xy[name] = known ? [points[k].x, points[k].y] : [NaN, NaN];
-    confidence[name] = known ? points[k].confidence : null;
-  });
+  for (const name of FIFTEEN) {
+    const parts = sourcePoints(names, name).map((k) => points[k]);
+    const known = parts.every(({ x }) => x !== null);
+    const mean = (key) => parts.reduce((sum, part) => sum + part[key], 0) / parts.length;
+    xy[name] = known ? [mean('x'), mean('y')] : [NaN, NaN];
+    confidence[name] = known && parts.every((part) => part.confidence !== null) ? mean('confidence') : null;
+  }
   // The model predicted on the crop that is placed by the points, not on the detected box.
-  const box = faceBox(names.map((name) => xy[name]), names);
+  const box = faceBox(FIFTEEN.map((name) => xy[name]), FIFTEEN);
   const scale = box ? (box[2] - box[0]) / CONFIDENCE_SIDE : NaN;
   const sigmas = {};
-  for (const name of names) sigmas[name] = confidence[name] === null ? NaN : Math.sqrt(3) * errorScale(confidence[name]) * scale;
+  for (const name of FIFTEEN) sigmas[name] = confidence[name] === null ? NaN : Math.sqrt(3) * errorScale(confidence[name]) * scale;
   const step = STEP * length(sub(xy[EYES[0]], xy[EYES[1]]));
   const rows = MEASURE_NAMES.map((name) => {
     const each = MEASURES[name];
@@ -171,8 +174,8 @@ export function measure(points, names) {
   const warnings = [];
   const yaw = rows.find(({ name }) => name === 'head_yaw').value;
   if (Math.abs(yaw ?? 0) > TURNED_DEG) warnings.push('turned');
-  const known = names.map((name) => confidence[name]).filter((c) => c !== null);
+  const known = FIFTEEN.map((name) => confidence[name]).filter((c) => c !== null);
   if (known.length && known.reduce((a, b) => a + b, 0) / known.length < UNCERTAIN_BELOW) warnings.push('uncertain');
-  if (points.some(({ x }) => x === null)) warnings.push('missing points');
+  if (FIFTEEN.some((name) => Number.isNaN(xy[name][0]))) warnings.push('missing points');
   return { rows, warnings };
 }

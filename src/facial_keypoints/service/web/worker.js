@@ -74,14 +74,14 @@ async function ask(gray, crops, style) {
 
 async function refine(gray, boxes, style) {
   const { keypoint_names: names } = model.about.schema;
-  const side = model.about.input_size[0];
-  const crops = boxes.map(({ box, angle }) => boxToCrop(box, side, angle));
+  const { input_size: [side], crop_scale: wider = 1 } = model.about;
+  const crops = boxes.map(({ box, angle }) => boxToCrop(box, side, angle, wider));
   const first = await ask(gray, crops, style);
   const doubtful = [...first.keys()].filter((n) => first[n].least < LOW_CONFIDENCE);
   crops.push(...doubtful.map((n) => compose([-1, 0, side - 1, 0, -1, side - 1], crops[n]))); // upside down
   first.push(...await ask(gray, crops.slice(boxes.length), style));
   // Refinement: predict again on a crop that the first keypoints place upright, as the training crops are.
-  const views = hasCropPoints(names) ? first.map(({ points }) => faceCrop(points, names, side)) : crops;
+  const views = hasCropPoints(names) ? first.map(({ points }) => faceCrop(points, names, side, wider)) : crops;
   const second = hasCropPoints(names) ? await ask(gray, views, style) : first;
   return boxes.map((_, n) => {
     // The detector's box of a face upside down lies beside the face: only the refinement counts.
