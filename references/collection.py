@@ -36,6 +36,7 @@ __all__ = [
     "CANVAS",
     "FOLDS",
     "fold_numbers",
+    "held_out",
     "join_faces",
     "learnt_digests",
     "load_collection",
@@ -91,6 +92,11 @@ def fold_numbers(faces: FaceDataset) -> NDArray[np.int32]:
     for name in np.unique(sets):
         folds[sets == name] = _folds(faces.groups[sets == name])
     return folds
+
+
+def held_out(faces: FaceDataset) -> NDArray[np.bool_]:
+    """(N,) which faces are not trained on: those of a tenth of the groups, by name."""
+    return np.array([zlib.crc32(group.encode()) % 10 == 0 for group in faces.groups.tolist()])
 
 
 def usual_crops(

@@ -11,7 +11,6 @@ off the chin.
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +40,14 @@ from facial_keypoints.training.landmark import (
 from facial_keypoints.training.losses import PointsLoss
 from facial_keypoints.training.run_folder import save_model
 from facial_keypoints.types import FaceDataset, Keypoints
-from references.collection import CANVAS, join_faces, learnt_digests, load_wild, set_names
+from references.collection import (
+    CANVAS,
+    held_out,
+    join_faces,
+    learnt_digests,
+    load_wild,
+    set_names,
+)
 from references.landmark.train import Ridge
 
 __all__ = ["CROP_SCALE", "train_ibug68"]
@@ -169,11 +175,6 @@ def errors(xy: NDArray[np.float32], faces: FaceDataset) -> dict[str, float]:
             wanted[:, other] = np.nan
             found[f"{name} {part}"] = nme(wanted, xy[rows], IBUG68.norm_indices)[0]
     return found
-
-
-def held_out(faces: FaceDataset) -> NDArray[np.bool_]:
-    """(N,) which faces are not trained on: those of a tenth of the groups."""
-    return np.array([zlib.crc32(group.encode()) % 10 == 0 for group in faces.groups.tolist()])
 
 
 def read_faces(data: Path, threads: int) -> tuple[FaceDataset, FaceDataset]:
