@@ -33,6 +33,7 @@ __all__ = [
     "select_keypoints",
     "sides",
     "source_points",
+    "tells",
 ]
 
 
@@ -261,6 +262,11 @@ def source_points(schema: KeypointSchema, name: str) -> list[int]:
         return [names.index(name)]
     parts = [f"ibug68_{i}" for i in FROM_IBUG68.get(name, ())]
     return [names.index(part) for part in parts] if set(parts) <= set(names) else []
+
+
+def tells(source: KeypointSchema, target: KeypointSchema) -> bool:
+    """Whether every keypoint of ``target`` is a keypoint of ``source`` or a mean of some (:func:`source_points`)."""
+    return all(source_points(source, name) for name in target.keypoint_names)
 
 
 def conversion(source: KeypointSchema, target: KeypointSchema) -> list[list[int]]:

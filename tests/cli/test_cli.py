@@ -137,6 +137,18 @@ def test_train_evaluate_and_submit(kaggle: Path, tmp_path: Path) -> None:
     assert "--force" in sentence(command_line("submit", run, "--data", kaggle, "-o", out))
 
 
+def test_a_model_of_68_points_is_measured_on_faces_with_15(kaggle: Path, tmp_path: Path) -> None:
+    refused = command_line("evaluate", "ibug68", "--data", kaggle)
+    assert "--schema kaggle15" in sentence(refused)
+    report = tmp_path / "report.json"
+    command_line("evaluate", "ibug68", "--data", kaggle, "--schema", "kaggle15", "-o", report)
+    assert "nose_tip" in report.read_text()
+    assert (
+        command_line("submit", "ibug68", "--data", kaggle, "-o", tmp_path / "s.csv").returncode == 0
+    )
+    assert len((tmp_path / "s.csv").read_text().splitlines()) > 4
+
+
 @pytest.mark.parametrize("verb", ["compare", "train fc"])
 def test_data_that_is_not_there_gets_a_sentence(verb: str, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -49,6 +49,7 @@ def evaluate_command(
     from facial_keypoints.files import refuse_existing, write_json
     from facial_keypoints.inference.predictor import load_predictor
     from facial_keypoints.models.runtime import read_training_digests
+    from facial_keypoints.schemas import tells
 
     if out is not None:
         refuse_existing(out, force=force)
@@ -62,10 +63,12 @@ def evaluate_command(
         schema=schema or spec.schema,
         images=images,
     )
-    dataset = in_schema(dataset, spec.schema)
+    if not tells(spec.schema, dataset.schema):
+        dataset = in_schema(dataset, spec.schema)
     predictor.check_fits(dataset)
     make_log().print(f"measuring on {len(dataset):,} faces")
     predicted = predictor.predict_batch(dataset.images, styles=dataset.styles)
+    predicted = predicted.to_schema(dataset.schema)
     learnt = read_training_digests(model)
     seen = None if learnt is None else [d in learnt for d in image_digests(dataset.images)]
     report = evaluate_held_out(dataset, predicted.xy, seen)

@@ -45,20 +45,23 @@ def submit_command(
     from facial_keypoints.inference.predictor import load_predictor
     from facial_keypoints.inference.refine import supports_tta
     from facial_keypoints.models.runtime import read_spec
+    from facial_keypoints.schemas import KAGGLE15, tells
 
     refuse_existing(out, force=force)
     # A thousand images take only seconds with test-time augmentation.
     predictor = load_predictor(model, tta=supports_tta(read_spec(model)), threads=threads)
     faces, lookup = load_kaggle(data, part="test"), load_lookup(data)
-    predictor.check_fits(in_schema(faces, predictor.spec.schema))
+    # A model may predict some of Kaggle's keypoints only, or tell them by others.
+    schema = KAGGLE15 if tells(predictor.spec.schema, KAGGLE15) else predictor.spec.schema
+    predictor.check_fits(in_schema(faces, schema))
     styles = requested_styles(lookup, faces.sample_ids)
-    predicted = predictor.predict_batch(faces.images, styles=styles)
+    predicted = predictor.predict_batch(faces.images, styles=styles).to_schema(schema)
     write_submission(
         out,
         faces.sample_ids,
         predicted.xy,
         lookup,
         side=faces.image_size[1],
-        schema=predictor.spec.schema,
+        schema=schema,
     )
     make_log().print(f"wrote {out}")

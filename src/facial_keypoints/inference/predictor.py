@@ -31,6 +31,7 @@ from facial_keypoints.io.images import MAX_PIXELS, in_order, read_image
 from facial_keypoints.models.registry import find_own_detector
 from facial_keypoints.models.runtime import Runtime, load_runtime
 from facial_keypoints.models.spec import ModelSpec
+from facial_keypoints.schemas import tells
 from facial_keypoints.types import (
     CropTransform,
     FaceDataset,
@@ -150,7 +151,7 @@ class Predictor:
         """Check that the model can predict these faces as they are.
 
         Raises:
-            ModelError: Their image size, channels or keypoints differ from the model's.
+            ModelError: Their image size or channels differ from the model's, or it does not predict their keypoints.
         """
         spec = self.spec
         if (faces.image_size, faces.images.shape[3]) != (spec.input_size, spec.channels):
@@ -161,7 +162,7 @@ class Predictor:
                 f"{faces.images.shape[1]} with {faces.images.shape[3]}: resize the data or choose "
                 "another model."
             )
-        if faces.schema.keypoint_names != spec.schema.keypoint_names:
+        if not tells(spec.schema, faces.schema):
             raise ModelError(
                 f"the model '{spec.name}' predicts the schema '{spec.schema.name}', but the data is "
                 f"labelled in '{faces.schema.name}': convert the data or choose another model."

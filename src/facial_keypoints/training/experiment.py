@@ -443,7 +443,7 @@ def _shipped_model(test: FaceDataset, *, seed: int) -> RecipeResult | None:
         predictor.check_fits(test)
     except ModelError:
         return None
-    xy = predictor.predict_batch(test.images, styles=test.styles).xy
+    xy = predictor.predict_batch(test.images, styles=test.styles).to_schema(test.schema).xy
     learnt = read_training_digests("default") or frozenset()
     return RecipeResult(
         name="default",

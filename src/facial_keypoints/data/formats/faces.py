@@ -21,6 +21,7 @@ from facial_keypoints.data.formats.keypoints import points_of
 from facial_keypoints.data.kaggle import style_of_rows
 from facial_keypoints.errors import DataError, ImageError
 from facial_keypoints.io.images import read_image
+from facial_keypoints.schemas import tells
 from facial_keypoints.types import FaceDataset, FloatArray, ImageArray, Keypoints, KeypointSchema
 
 __all__ = ["Photo", "faces_of", "fit_images", "in_schema", "photos_of"]
@@ -110,8 +111,12 @@ def in_schema(dataset: FaceDataset, schema: KeypointSchema) -> FaceDataset:
     old = dataset.schema.keypoint_names
     shared = [name for name in old if name in schema.keypoint_names]
     if not shared:
+        own = dataset.schema
+        remedy = (
+            f" Compare in those that it labels: --schema {own.name}." if tells(schema, own) else ""
+        )
         raise DataError(
-            f"{dataset.source} labels none of the keypoints of the schema '{schema.name}'."
+            f"{dataset.source} labels none of the keypoints of the schema '{schema.name}'.{remedy}"
         )
     xy = np.full((len(dataset), schema.num_keypoints, 2), np.nan, np.float32)
     visibility = np.zeros(xy.shape[:2], np.int8)
