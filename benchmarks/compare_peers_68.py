@@ -34,11 +34,11 @@ from facial_keypoints.geometry import EYE_LINE, FACE_SIZE
 from facial_keypoints.inference.predictor import Predictor, load_predictor
 from facial_keypoints.schemas import IBUG68
 from facial_keypoints.types import FaceDataset
-from references.collection import held_out, load_wild
+from references.collection import CANVAS_EYE_ROW, CANVAS_EYES_PX, held_out, load_wild
 
 RESULT = Path(__file__).parent / "results" / "compare_peers_68.md"
 PARTS = (range(68), range(17, 68), range(36, 48))
-EYES_PX, EYE_ROW = 160 / 4.2, 60.0  # of a wild crop
+
 # The 68 points in the numbering of MediaPipe's mesh.
 MESH = [
     162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389, 71, 63, 105,
@@ -50,8 +50,8 @@ MESH = [
 
 def face_square() -> np.ndarray:
     """(4,) the face box in a wild crop, xyxy."""
-    side = EYES_PX / FACE_SIZE
-    top = EYE_ROW + 0.5 - EYE_LINE * side
+    side = CANVAS_EYES_PX / FACE_SIZE
+    top = CANVAS_EYE_ROW + 0.5 - EYE_LINE * side
     return np.array([80 - side / 2, top, 80 + side / 2, top + side], np.float32)
 
 
@@ -84,7 +84,9 @@ def mediapipe_answer(*, video: bool = False) -> Callable[[np.ndarray], np.ndarra
 
 def best_square(answer: Answer, tune: FaceDataset) -> Callable[[np.ndarray], np.ndarray]:
     """A peer that is given a square: the one that suits other faces best."""
-    squares = itertools.product((79.5,), 60.0 + np.array([8.0, 14.0, 20.0, 26.0]), (72, 84, 96))
+    squares = itertools.product(
+        (79.5,), CANVAS_EYE_ROW + np.array([8.0, 14.0, 20.0, 26.0]), (72, 84, 96)
+    )
     best = min(
         squares,
         key=lambda s: errors(tune, np.stack([answer(i, s) for i in tune.images[..., 0]]))[0][0],

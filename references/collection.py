@@ -13,7 +13,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from facial_keypoints.types import FaceDataset, ImageArray, Keypoints, KeypointS
 
 __all__ = [
     "CANVAS",
+    "CANVAS_EYES_PX",
+    "CANVAS_EYE_ROW",
     "FOLDS",
     "fold_numbers",
     "held_out",
@@ -48,6 +50,10 @@ __all__ = [
 
 CANVAS = 160
 """Side of a stored crop, pixels: room to shift, rotate and shrink a 96-pixel view in it."""
+
+CANVAS_EYES_PX, CANVAS_EYE_ROW = CANVAS / 4.2, 60.0
+"""In the crops of ``wild/``, upright faces with the eyes' middle at half the width: how far the eyes are apart,
+and in which row."""
 
 FOLDS = 4
 """Into so many folds the faces are dealt, whole groups at a time."""
@@ -256,17 +262,21 @@ def _decode(blob: bytes, where: str) -> ImageArray:
 
 
 def load_wild(
-    folder: Path, threads: int, schema: KeypointSchema = KAGGLE15
+    folder: Path,
+    threads: int,
+    schema: KeypointSchema = KAGGLE15,
+    sets: Container[str] | None = None,
 ) -> Iterator[FaceDataset]:
     """The faces of each set of a folder of 160-pixel crops with ``labels.csv.gz``; ``source`` names the set.
 
-    Faces without a point of the schema are left out.
+    Faces without a point of the schema are left out. ``sets`` are those to read, all when left out.
     """
     names, labels = schema.keypoint_names, folder / "labels.csv.gz"
     with gzip.open(labels, "rt", newline="") as handle:
         rows = [
             (r["set"], r["file"], r["group"], _points(r, names, f"{labels} row {n}"))
             for n, r in enumerate(csv.DictReader(handle), start=2)
+            if sets is None or r["set"] in sets
         ]
     rows = [r for r in rows if not np.isnan(r[3]).all()]
     for name in dict.fromkeys(r[0] for r in rows):

@@ -1,14 +1,15 @@
 """Training models of iBUG's 68 points: views of faces, a training of all weights, and a last layer in closed form.
 
 The crop of these models is :data:`CROP_SCALE` times as wide as the face box, from the same top edge, since the face
-box cuts off the chin. Faces lie in canvases of 160 pixels as those of ``wild/``: upright, the eyes' middle at half the
-width and at row 60, 38 pixels apart.
+box cuts off the chin. Faces lie in canvases as those of ``wild/``.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import keras
@@ -16,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.evaluation.metrics import nme
+from facial_keypoints.files import atomic_path, read_json, write_json
 from facial_keypoints.geometry import EYE_LINE, FACE_SIZE
 from facial_keypoints.models.codec import CONFIDENCE
+from facial_keypoints.models.export import export_onnx
 from facial_keypoints.models.landmark import STUDENT, build_network
 from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.schemas import IBUG68
@@ -28,8 +31,9 @@ from facial_keypoints.training.landmark import (
     keep_styles,
 )
 from facial_keypoints.training.losses import PointsLoss
+from facial_keypoints.training.run_folder import save_model
 from facial_keypoints.types import FaceDataset
-from references.collection import CANVAS
+from references.collection import CANVAS, CANVAS_EYE_ROW, CANVAS_EYES_PX, set_names
 from references.landmark.train import Ridge
 
 __all__ = [
@@ -40,25 +44,27 @@ __all__ = [
     "cut_view",
     "errors",
     "fit",
+    "load_last",
     "network",
     "predict",
     "predict_moved",
     "refit",
     "spec_of",
     "to_input",
+    "train",
     "view_matrix",
 ]
 
 CROP_SCALE = 1.13
 SIZE = 96
 """Side of the input, pixels."""
-CANVAS_EYES_PX, CANVAS_EYE_ROW = CANVAS / 4.2, 60.0
 
 # Angle, zoom and shift in input pixels of the views whose mean labels a face.
 _MOVES = ((8.0, 1.08, 3.0, -2.0), (-8.0, 0.93, -3.0, 2.0), (4.0, 0.95, -2.0, -3.0), (-4.0, 1.05, 2.0, 3.0))  # fmt: skip
 _PARTS = {"all": range(68), "inner": range(17, 68), "eyelids": range(36, 48)}
 _EVERY = 250  # steps from one measurement to the next
 _FAR_PX = 6.0  # where the last layer is fitted, a point missed by more counts as missed by this
+_REFIT_VIEWS = 25_000
 _MEAN_OVER = 0.998  # momentum of the mean of the weights
 
 _SCALE = FACE_SIZE / CROP_SCALE * SIZE / CANVAS_EYES_PX
@@ -310,3 +316,72 @@ def refit(net: keras.Model, views: Views, batches: int) -> None:
     kernel[:, own] += slope / unit
     bias[own] += constant / unit
     net.get_layer("head").set_weights([kernel, bias])
+
+
+def load_last(net: keras.Model, directory: Path) -> tuple[int, float]:
+    """Take the last weights of a training folder; the steps done and the best score, 0 and infinity without any."""
+    last = directory / "last.npz"
+    if not last.is_file():
+        return 0, np.inf
+    with np.load(last) as weights:
+        net.set_weights([weights[name] for name in weights.files])
+    state = read_json(directory / "state.json")
+    return int(state["step"]), float(state["best"])
+
+
+def train(
+    net: keras.Model,
+    spec: ModelSpec,
+    views: Views,
+    to_refit: NDArray[np.bool_],
+    held: FaceDataset,
+    directory: Path,
+    *,
+    state: tuple[int, float],
+    steps: int,
+    learning_rate: float,
+    learnt: set[bytes],
+    say: Callable[[str], None],
+) -> None:
+    """Train a network, and leave ``model.keras``, ``model.onnx``, ``last.npz`` and ``state.json`` in a folder.
+
+    The model is the mean of the weights over the last few hundred steps, kept whenever the mean of its errors over
+    the sets of held-out faces is the lowest so far, so that the folder holds a model at any time. In the end the
+    last layer is fitted again in closed form.
+
+    Args:
+        net: The network.
+        spec: Its description.
+        views: What to learn from.
+        to_refit: (N,) the faces of ``views`` that the last layer is fitted to.
+        held: Faces to measure on.
+        directory: The folder.
+        state: Steps done and best score, of :func:`load_last`.
+        steps: Steps of the optimiser, those of before included.
+        learning_rate: Highest rate of AdamW.
+        learnt: Digests of the training images, for the model's file.
+        say: Told how it goes, one line at a time.
+    """
+    (first, best), clock = state, time.monotonic()
+    sets = set_names(held)
+
+    def keep(step: int, what: str, mean: keras.Model) -> None:
+        nonlocal best
+        model, answers = calibrated(mean, held)
+        found = errors(answers, held.keypoints.xy, sets)
+        told = ", ".join(f"{part} {100 * error:.2f}" for part, error in found.items())
+        say(f"step {step} {what} NME % {told}; {time.monotonic() - clock:.0f} s")
+        score = sum(error for part, error in found.items() if part.endswith(" all"))
+        if score < best:
+            best = score
+            save_model(directory / "model.keras", model, spec, learnt)
+        with atomic_path(directory / "last.npz") as temporary:
+            np.savez(temporary, *net.get_weights())
+        write_json(directory / "state.json", {"step": step, "best": best})
+
+    mean = fit(net, views, range(first, steps), learning_rate, keep)
+    views.chance = views.chance * to_refit
+    views.chance /= views.chance.sum()
+    refit(mean, views, min(steps, _REFIT_VIEWS // views.batch))
+    keep(max(first, steps), "last layer fitted again", mean)
+    export_onnx(directory / "model.keras", directory / "model.onnx")

@@ -7,7 +7,6 @@ mirrored faces have an output of their own, which the finished model lacks.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,25 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facial_keypoints.errors import DataError
-from facial_keypoints.files import atomic_path, output_folder, read_json, write_json
-from facial_keypoints.models.export import export_onnx
+from facial_keypoints.files import output_folder
 from facial_keypoints.models.keras_model import load_keras_model
 from facial_keypoints.models.registry import find_model
 from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.schemas import IBUG68, KAGGLE15
-from facial_keypoints.training.run_folder import save_model
 from facial_keypoints.types import FaceDataset, Keypoints
 from references.collection import held_out, join_faces, learnt_digests, load_wild, set_names
-from references.points68 import (
-    Views,
-    calibrated,
-    errors,
-    fit,
-    network,
-    predict_moved,
-    refit,
-    spec_of,
-)
+from references.points68 import Views, load_last, network, predict_moved, spec_of, train
 
 __all__ = ["train_ibug68"]
 
@@ -43,7 +31,6 @@ _LABELLED = ("ytf", "helen_afw")
 _SHARE = {"ytf": 0.35, "helen_afw": 0.35, "mtfl": 0.26, "webmorph": 0.04}
 _TRUST = {"ytf": 0.6, "helen_afw": 1.0, "mtfl": 0.6, "webmorph": 0.6}
 _AGREE_PX = 4.0  # a tenth of the distance between the eyes
-_REFIT_VIEWS = 25_000
 
 
 def read_faces(data: Path, threads: int) -> tuple[FaceDataset, FaceDataset]:
@@ -114,10 +101,8 @@ def train_ibug68(
 ) -> ModelSpec:
     """Train the model of 68 points and leave ``model.keras`` and ``model.onnx`` in a folder.
 
-    The rate follows a cosine to zero over the steps. The model is the mean of the weights over the last few
-    hundred steps, kept whenever it is the best so far on the held-out faces, so that the folder holds a
-    model at any time. In the end the last layer is fitted again in closed form. A finished training goes on with
-    more steps, from its last weights.
+    The rate follows a cosine to zero over the steps. What the folder holds, and when:
+    :func:`references.points68.train`. A finished training goes on with more steps, from its last weights.
 
     Args:
         data: A folder with ``wild/``.
@@ -157,15 +142,11 @@ def train_ibug68(
 
         faces, held = read_faces(data, threads)
         say(f"{len(faces)} faces to train on, {len(held)} held out")
-        net, last, first, best = _start(faces), directory / "last.npz", 0, np.inf
-        if last.is_file():
-            with np.load(last) as weights:
-                net.set_weights([weights[name] for name in weights.files])
-            state = read_json(directory / "state.json")
-            first, best = state["step"], state["best"]
+        net = _start(faces)
+        state = load_last(net, directory)
         xy = np.repeat(faces.keypoints.xy[:, np.newaxis], 2, axis=1)
         if self_training:
-            if not first:
+            if not state[0]:
                 raise DataError(
                     f"{directory} has no weights to label faces with: train without --self-training first."
                 )
@@ -173,30 +154,12 @@ def train_ibug68(
             say(f"{len(more)} more faces, labelled by the weights so far")
             faces, xy = join_faces([faces, more], str(data)), np.concatenate([xy, more_xy])
         learnt = learnt_digests(data, spec.input_size, threads=threads)
-        clock = time.monotonic()
-
-        def keep(step: int, what: str, mean: keras.Model) -> None:
-            nonlocal best
-            model, answers = calibrated(mean, held)
-            found = errors(answers, held.keypoints.xy, set_names(held))
-            told = ", ".join(f"{part} {100 * error:.2f}" for part, error in found.items())
-            seconds = time.monotonic() - clock
-            say(f"step {step} {what} NME % {told}; {seconds:.0f} s")
-            if found["ytf all"] + found["helen_afw all"] < best:
-                best = found["ytf all"] + found["helen_afw all"]
-                save_model(directory / "model.keras", model, spec, learnt)
-            with atomic_path(last) as temporary:
-                np.savez(temporary, *net.get_weights())
-            write_json(directory / "state.json", {"step": step, "best": best})
-
         sets = set_names(faces)
         chance = np.array([_SHARE[s] / (sets == s).sum() for s in sets])
         trust = np.array([_TRUST[s] for s in sets], np.float32)
         views = Views(faces.images, xy, chance, trust, batch=batch_size, seed=seed)
-        mean = fit(net, views, range(first, steps), learning_rate, keep)
-        views.chance = chance * np.isin(sets, _LABELLED)
-        views.chance /= views.chance.sum()
-        refit(mean, views, min(steps, _REFIT_VIEWS // batch_size))
-        keep(max(first, steps), "last layer fitted again", mean)
-        export_onnx(directory / "model.keras", directory / "model.onnx")
+        train(
+            net, spec, views, np.isin(sets, _LABELLED), held, directory, state=state,
+            steps=steps, learning_rate=learning_rate, learnt=learnt, say=say,
+        )  # fmt: skip
     return spec
