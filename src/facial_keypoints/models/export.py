@@ -36,8 +36,9 @@ from facial_keypoints.types import ImageArray
 
 if TYPE_CHECKING:
     import keras
+    import onnx
 
-__all__ = ["OPSET", "export_onnx"]
+__all__ = ["OPSET", "export_onnx", "halve_weights"]
 
 OPSET = 17
 """Of the ONNX standard; ONNX Runtime Web and every onnxruntime since 1.12 run it."""
@@ -202,3 +203,18 @@ def _drawn(spec: ModelSpec) -> ImageArray:
 
     faces = draw_kaggle_like(8, seed=0).images
     return np.stack([letterbox(face, spec.input_size, spec.channels)[0] for face in faces])
+
+
+def halve_weights(graph: onnx.GraphProto) -> None:
+    """Store kernels as float16, cast when the file is opened: half the size, the same speed."""
+    import onnx
+
+    for tensor in list(graph.initializer):
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.dtype != np.float32 or array.size < 1024:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), f"{name}_half"))
+        graph.node.insert(
+            0, onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT)
+        )

@@ -15,7 +15,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,10 +24,8 @@ from numpy.typing import NDArray
 
 from facial_keypoints.errors import MissingExtraError, ModelError
 from facial_keypoints.files import atomic_path
+from facial_keypoints.models.export import halve_weights
 from facial_keypoints.models.registry import DETECTOR_KEY
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = [
     "BASE_SIDE",
@@ -295,7 +293,7 @@ def export_detector(
                 file, format="onnx", opset_version=18, verbose=False, input_signature=[shape]
             )
         graph = onnx.load(str(file))
-        _halve_weights(graph.graph)
+        halve_weights(graph.graph)
         onnx.helper.set_model_props(graph, {DETECTOR_KEY: json.dumps(about)})
         onnx.checker.check_model(graph)
         file.unlink()
@@ -319,20 +317,6 @@ def _import_onnx() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "onnx", "train", "Training a detector") from error
     return onnx
-
-
-def _halve_weights(graph: onnx.GraphProto) -> None:
-    """Store kernels as float16, cast when the file is opened: half the size, the same speed."""
-    onnx = _import_onnx()
-    for tensor in list(graph.initializer):
-        array = onnx.numpy_helper.to_array(tensor)
-        if array.dtype != np.float32 or array.size < 1024:
-            continue
-        name = tensor.name
-        tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), f"{name}_half"))
-        graph.node.insert(
-            0, onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT)
-        )
 
 
 def start_from(model: keras.Model, path: Path) -> None:
