@@ -42,4 +42,6 @@ def export_command(
         spec = export_onnx(model, out)
     log.print(f"wrote {out} ({spec.name}, {out.stat().st_size / 1e6:.1f} MB)")
     if (detector := find_own_detector(model)) is not None:
-        log.print(f"its face detector stays a file of its own: use {out} with --detector {detector}")
+        log.print(
+            f"its face detector stays a file of its own: use {out} with --detector {detector}"
+        )

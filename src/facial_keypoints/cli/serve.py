@@ -121,9 +121,8 @@ def serve_command(
     )
     limits = Limits(pixels=max_pixels, pixels_at_once=2 * max_pixels, faces=max_faces)
     log = make_log()
-    listening = open_socket(host, port)
     name = path.parent.resolve().name if path.name == RUN_MODEL else path.stem
-    with _as_onnx(path, log) as model_file:
+    with open_socket(host, port) as listening, _as_onnx(path, log) as model_file:
         # Each thread of the service predicts whole images with one thread.
         predictor = load_predictor(
             model_file, threads=1, detector=detector_file, effort=effort.value
@@ -140,10 +139,14 @@ def serve_command(
             threads=threads,
             ort_web=ort_web,
         )
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+            host, f"[{host}]" if ":" in host else host
+        )
         address = f"http://{shown}:{listening.getsockname()[1]}"
         if not local and token is None:
-            log.print("anybody who reaches this machine can send requests: --token-file sets a token.")
+            log.print(
+                "anybody who reaches this machine can send requests: --token-file sets a token."
+            )
         log.print(f"facial-keypoints is at {address} (Ctrl-C stops it)")
         if open_page:
             webbrowser.open(address)
