@@ -360,7 +360,7 @@ def test_a_run_folder_is_served_with_its_own_detector(monkeypatch, capsys, tmp_p
         exported.append(Path(shutil.copy(find_model(), out)))
 
     def run_service(service: FastAPI, *_: object) -> None:
-        client = TestClient(service)
+        client = TestClient(service, base_url="http://localhost")
         told.update(client.get("/v1/models").json())
         told["same"] = [
             client.get(file).content == Path(path).read_bytes()
