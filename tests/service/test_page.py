@@ -610,7 +610,7 @@ def test_a_download_says_what_it_lacks_and_what_it_mixes(page: Page) -> None:
     page.keyboard.press("Escape")
     with zipfile.ZipFile(io.BytesIO(download(page, "coco"))) as archive:
         (label,) = json.loads(archive.read("annotations.json"))["annotations"]
-    assert label["style"] == "kaggle-a"
+    assert label["attributes"] == {"style": "kaggle-a"}
 
 
 def test_progress_is_shown_and_can_be_cancelled(page: Page) -> None:
