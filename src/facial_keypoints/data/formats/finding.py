@@ -37,7 +37,7 @@ class ImageFinder:
         self, folder: Path, images: Path | None = None, within: Path | None = None
     ) -> None:
         self.folder = folder
-        self._within = within
+        self._within = None if within is None else within.resolve()
         self._places = [images] if images is not None else []
         self._found: dict[str, Path | None] = {}
 
@@ -85,8 +85,9 @@ class ImageFinder:
         return path if self._is_file(path) else None
 
     def _is_file(self, path: Path) -> bool:
-        inside = self._within is None or path.resolve().is_relative_to(self._within.resolve())
-        return inside and path.is_file()
+        if not path.is_file():
+            return False
+        return self._within is None or path.resolve().is_relative_to(self._within)
 
     @cached_property
     def _near(self) -> list[tuple[Path, list[Path]]]:

@@ -366,7 +366,7 @@ function refreshStrip() {
   $('retry-all').hidden = Boolean(paused) || !failed.length;
   $('retry').hidden = state.current?.status !== 'failed';
   refreshList('skipped', `${countOf(skipped, 'file')} skipped`, skipped);
-  refreshList('notes', 'What was read', notes);
+  refreshList('notes', 'Notes', notes);
   refreshList('not-here', `${countOf(waiting, 'labelled image')} not here`, waiting.map(({ name }) => name + (state.ambiguous.has(name) ? ' (several images could be meant)' : '')));
 }
 

@@ -47,7 +47,7 @@ async function saveConverted(images, to) {
   const lines = [...read.filter((line) => line.startsWith('left out')), ...lost];
   state.notes.push(...lines.map((line) => `written for ${to}: ${line}`));
   page.refreshStrip();
-  return lines.join('. ');
+  return lines.map((line) => `${line}.`).join(' ');
 }
 
 export async function download(kind) {
