@@ -12,7 +12,7 @@ const isYaml = ({ name }) => /\.ya?ml$/i.test(name);
 export async function dataOf(files) {
   const found = [];
   for (const file of files) {
-    let may = /^[^.].*\.(json|csv|tsv|xml|tps|pts|ya?ml)$/i.test(file.name);
+    let may = /^[^.].*\.(json|csv|tsv|h5|xml|tps|pts|ya?ml)$/i.test(file.name);
     // A text file may hold labels of YOLO, beside its yaml, or be one of WFLW's lists: 98 points a line.
     if (/^[^.].*\.txt$/i.test(file.name)) {
       may = files.some(isYaml) || (await file.slice(0, 1 << 14).text()).split('\n', 1)[0].split(/\s+/).length > 2 * 98;
@@ -39,6 +39,7 @@ export async function readData(file) {
   const [suffix] = /[^.]*$/.exec(file.name.toLowerCase());
   if (isYaml(file) && !text.includes('kpt_shape')) return { kind: 'other', group: name }; // a schema, alone
   if (isYaml(file) || suffix === 'txt') return { kind: 'other', group: 'yolo' };
+  if (suffix === 'h5') return { kind: 'other', group: 'csv' }; // DeepLabCut's, which has a csv beside it
   if (!['json', 'csv', 'tsv'].includes(suffix)) return { kind: 'other', group: suffix };
   if (!/\.json$/i.test(file.name)) return readTable(text, name);
   let content;
