@@ -48,6 +48,13 @@ def labels_of(folder: Path, given_faces: list[Face]) -> Labels:
     return labels
 
 
+def test_partners_are_those_of_the_names_whatever_their_order(tmp_path: Path) -> None:
+    labels = labels_of(tmp_path, [Face(IMAGES[0], {"nose": (3.0, 4.0, 2)})])
+    labels.names = ("nose", "right_eye", "left_eye")  # the schema lists another order, and one more
+    write_labels(labels, tmp_path, "yolo")
+    assert read_labels(tmp_path).swap == (0, 2, 1)
+
+
 @pytest.mark.parametrize("format", list(WRITERS))
 @settings(max_examples=25, deadline=None)
 @given(made=faces())

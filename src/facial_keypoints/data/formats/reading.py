@@ -131,6 +131,7 @@ def read_labels(
     schema: KeypointSchema | None = None,
     group_by: str | None = None,
     images: Path | None = None,
+    within: Path | None = None,
 ) -> Labels:
     """Read labels of any format but Kaggle's.
 
@@ -140,6 +141,7 @@ def read_labels(
             that knows all the names, else one that is made from them.
         group_by: Name of what says which faces belong together: a column, an attribute.
         images: Folder of the images, where they are not found from the labels.
+        within: Images are looked for in this folder only, whatever paths the labels name.
 
     Raises:
         DataError: It holds no labels that can be read.
@@ -153,7 +155,7 @@ def read_labels(
     finders: dict[Path, ImageFinder] = {}
     parts = []
     for file in files:
-        find = finders.setdefault(file.parent, ImageFinder(file.parent, images))
+        find = finders.setdefault(file.parent, ImageFinder(file.parent, images, within))
         labels = module.read(file, find)
         _locate(labels, find, root)
         parts.append(labels)

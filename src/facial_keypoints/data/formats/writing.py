@@ -24,13 +24,14 @@ WRITERS: dict[str, ModuleType] = {
 """The modules that write, by the names of their formats."""
 
 
-def write_labels(labels: Labels, folder: Path, format: str) -> list[str]:
+def write_labels(labels: Labels, folder: Path, format: str, *, copy: bool = True) -> list[str]:
     """Write labels of whole images, and copy the images.
 
     Args:
         labels: What to write. Their boxes and visibility may be changed by what the format can hold.
         folder: The folder, which exists.
         format: A key of :data:`WRITERS`.
+        copy: Whether to copy the images.
 
     Returns:
         What the format could not hold, a sentence each.
@@ -41,9 +42,9 @@ def write_labels(labels: Labels, folder: Path, format: str) -> list[str]:
     module = WRITERS[format]
     lost = _fit(labels, module)
     place = getattr(module, "image_place", str)
-    absent = [name for name in labels.images if name not in labels.files]
+    absent = [name for name in labels.images if copy and name not in labels.files]
     try:
-        for name, file in labels.files.items():
+        for name, file in labels.files.items() if copy else ():
             target = folder / place(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists() or not target.samefile(file):

@@ -174,7 +174,7 @@ def write(labels: Labels, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, "".join(f"{line}\n" for line in lines))
     kind = next((face.kind for face in labels.faces if face.kind), "face")
-    swap = labels.schema.swap if labels.schema is not None else range(len(labels.names))
+    swap = _partners(labels)
     quoted = ", ".join(_quoted(name) for name in labels.names)
     write_text(
         folder / "data.yaml",
@@ -182,6 +182,17 @@ def write(labels: Labels, folder: Path) -> None:
         f"kpt_shape: [{len(labels.names)}, 3]\nflip_idx: [{', '.join(map(str, swap))}]\n\n"
         f"names:\n  0: {_quoted(kind)}\nkpt_names:\n  0: [{quoted}]\n",
     )
+
+
+def _partners(labels: Labels) -> list[int]:
+    """The left/right partner of each of the names, which may be fewer, or in another order, than in the schema."""
+    place = {name: i for i, name in enumerate(labels.names)}
+    partners = dict(place)
+    if labels.schema is not None:
+        names = labels.schema.keypoint_names
+        pairs = zip(names, (names[j] for j in labels.schema.swap), strict=True)
+        partners |= {a: place[b] for a, b in pairs if a in place and b in place}
+    return [partners[name] for name in labels.names]
 
 
 def _quoted(text: str) -> str:
