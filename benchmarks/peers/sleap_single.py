@@ -84,23 +84,25 @@ def main() -> None:
         if not (run / "best.ckpt").is_file():
             print(f"no weights are kept after {limit:g} s")
             continue
-        epochs = (run / "training_log.csv").read_text().count(
-            "\n"
-        ) - 2  # header, epoch 0 before training
+        lines = (run / "training_log.csv").read_text().splitlines()
+        epochs = len(lines) - 2  # below the header is the loss before training
         kept[limit] = (options.out / f"{limit:g}", time.perf_counter() - began, epochs)
         shutil.copytree(run, kept[limit][0])
     process.terminate()
     process.join()
+    header = next(options.train.rglob("CollectedData_*.csv")).read_text().splitlines()
+    names = list(dict.fromkeys(header[1].split(",")[3:]))  # SLEAP puts them in another order
     images = [cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in sorted(options.test.glob("*.png"))]  # fmt: skip
     for limit, (folder, seconds, epochs) in kept.items():
         predictor = Predictor.from_model_paths([str(folder)], device="cpu", peak_threshold=0.0)
+        order = [predictor.skeleton.node_names.index(name) for name in names]
         torch.set_num_threads(1)
         found, times = [], []
         for image in images:
             start = time.perf_counter()
             answer = predictor.layer.predict(image[..., None]).numpy()["pred_keypoints"]
             times.append(time.perf_counter() - start)
-            found.append(answer.reshape(-1, 2))
+            found.append(answer.reshape(-1, 2)[order])
         np.savez(
             options.out / f"{limit:g}.npz",
             xy=np.stack(found),
