@@ -43,7 +43,7 @@ ONE_TRAINING = ("sleap_nn",)
 NOTES = (
     "- Both tools begin at random weights here. Their users mostly begin at weights learnt from COCO or ImageNet, which are",
     "  downloaded when training starts; nothing could be downloaded on this machine. `finetune` begins at `base`, which",
-    "  learnt from faces, but from no image, label or person of these.",
+    "  learnt from faces, but from no image, label or person of these; its own training is not counted in the times.",
     "- Ultralytics (AGPL-3.0) reads what `data convert --to yolo` writes: `yolo11n-pose.yaml`, images of 96, batches of 16 with a",
     "  step each, AdamW at 0.002 falling over the given time (its choice `auto`, MuSGD, takes longer for a step on a",
     "  processor), mirrored by our `flip_idx`, turned by up to 15 degrees, no mosaic since a face fills its image, images in",
@@ -55,7 +55,7 @@ NOTES = (
     "- 4 % of the points, of the chin mostly, lie outside the crops. Ultralytics refuses images with such points, so they are",
     "  not written, and a heat map has no place for them: hence the column of the points inside.",
     "- `sleap_nn` has one training for all times; each time of `ultralytics` is a training of its own, of the first and last only.",
-    "- Settings were not searched. *ms*: the least of all faces, from an array to points, by the tool's own function.",
+    "- Settings were not searched, but those that train faster on a processor were preferred. *ms*: the least of all faces, from an array to points, by the tool's own function.",
 )  # fmt: skip
 
 
