@@ -25,7 +25,7 @@ from facial_keypoints.io.tables import column_names, numbers, read_table, write_
 __all__ = ["HOLDS", "SUFFIXES", "is_ours", "read", "write"]
 
 SUFFIXES = (".csv",)
-HOLDS = frozenset({"several faces", "occluded", "boxes", "facts"})
+HOLDS = frozenset({"several faces", "points outside", "occluded", "boxes", "facts"})
 IMAGE_COLUMNS = (
     "image", "filename", "file_name", "file", "image_name", "image_path", "imagename", "path", "source",
     "img", "img_name", "image_file", "photo", "image_id",

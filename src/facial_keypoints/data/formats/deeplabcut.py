@@ -21,7 +21,7 @@ from facial_keypoints.io.tables import column_names, numbers, read_text, write_t
 __all__ = ["HOLDS", "SUFFIXES", "image_place", "is_ours", "read", "write"]
 
 SUFFIXES = (".csv", ".h5")
-HOLDS = frozenset({"several faces"})
+HOLDS = frozenset({"several faces", "points outside"})
 _ROWS = ("scorer", "individuals", "bodyparts", "coords")
 
 
