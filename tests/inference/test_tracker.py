@@ -239,7 +239,7 @@ def test_a_model_without_eyes_cannot_track(predictor: Predictor) -> None:
             schema=KeypointSchema("two", ("a", "b"), (1, 0), ("a", "b")),
         )
 
-    with pytest.raises(ModelError, match="cannot track"):
+    with pytest.raises(ModelError, match="tracking needs the eye centres"):
         Tracker(Predictor(Other()))  # type: ignore[arg-type]
 
 

@@ -939,6 +939,37 @@ def test_the_image_of_a_client_that_disconnected_is_dropped(predictor, fixed) ->
     assert seen == ["gone"]
 
 
+# Labels
+
+
+def test_labels_are_converted(client) -> None:
+    content = b"image,chin_x,chin_y\na.png,3,4\n"
+    files = [("files", ("day/mine.csv", content))]
+    reply = client.post("/v1/convert?to=pts", files=files, data={"images": '{"a.png": [8, 8]}'})
+    assert reply.status_code == 200
+    body = reply.json()
+    assert body["files"].keys() == {"a.pts"}
+    assert body["read"][0] == "day/mine.csv (csv): 1 image, 1 face, 1 keypoint"
+    problem = problem_of(client.post("/v1/convert?to=xls", files=files), 422, "bad-parameter")
+    assert "'coco'" in str(problem["detail"])
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "kind", "word"),
+    [
+        ({"content": b"image"}, 400, "bad-request", "form"),
+        ({"files": [("images", ("a", b"{}"))]}, 400, "bad-request", "No labels came"),
+        ({"files": [("labels", ("a", b""))]}, 400, "bad-request", "'labels'"),
+        ({"files": [("files", ("a", b"")), ("images", ("a", b"[1]"))]}, 422, "bad-parameter", "images"),
+        ({"files": [("files", ("a.csv", b"a,b\n1,2\n"))]}, 422, "bad-labels", "a.csv holds no labels"),
+    ],
+)  # fmt: skip
+def test_labels_that_cannot_be_converted_are_refused(
+    client, request_: dict[str, object], status: int, kind: str, word: str
+) -> None:
+    assert word in str(problem_of(client.post("/v1/convert", **request_), status, kind)["detail"])
+
+
 # Privacy and access
 
 

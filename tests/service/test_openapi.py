@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_every_body_and_reply_in_json_or_a_form_has_a_named_schema() -> None:
                     named.add(media["schema"]["$ref"].rpartition("/")[2])
     assert named == {
         "PredictReply", "MeasureReply", "ModelsReply", "Health", "Problem", "ImagesForm",
-        "QuestionBody", "MeasureQuestionBody", "AlignQuestionBody",
+        "QuestionBody", "MeasureQuestionBody", "AlignQuestionBody", "LabelsForm", "LabelsReply",
     }  # fmt: skip
     assert named < set(document["components"]["schemas"])
 
@@ -98,12 +99,13 @@ def test_every_body_and_reply_in_json_or_a_form_has_a_named_schema() -> None:
 def test_examples_of_bodies_are_answered(path: str, operation: dict[str, Any]) -> None:
     with TestClient(app) as client:
         for kind, media in operation["requestBody"]["content"].items():
-            example = media["example"]
+            example = copy.copy(media["example"])
             if kind == "application/json":
                 reply = client.post(path, json=example)
             elif kind == "multipart/form-data":
-                files = [("files", ("ramp.pgm", text.encode())) for text in example["files"]]
-                reply = client.post(path, files=files, data={"boxes": example["boxes"]})
+                name = "labels.csv" if path == "/v1/convert" else "ramp.pgm"
+                files = [("files", (name, text.encode())) for text in example.pop("files")]
+                reply = client.post(path, files=files, data=example)
             else:
                 declared = kind.replace("*", "x-portable-graymap")
                 headers = {"content-type": declared}

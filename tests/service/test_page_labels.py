@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -423,3 +424,167 @@ def test_labels_never_go_to_an_image_that_may_be_another(page: Page) -> None:
         ["several", "several"],
         ["c.jpg", "none"],
     ]
+
+
+TWO = ["left_ear", "right_ear", "chin"]
+
+
+@pytest.mark.parametrize("format", ["cvat", "label-studio", "yolo", "deeplabcut", "pts"])
+def test_labels_go_to_other_tools_and_come_back(page: Page, format: str) -> None:
+    photos = {"a.png": gray(), "b.png": gray((180, 320))}
+    load(page, labels_csv=CSV.replace("day1/", ""))
+    choose(page, photos)
+    expect(page.locator("#strip-text")).to_have_text("2 of 2 images done")
+    before = labels(page)
+    content = download(page, format)
+    files = {"annotations.xml": content}
+    if format == "deeplabcut":
+        files = {"labeled-data/images/CollectedData_labels.csv": content}
+    elif content.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+    if format in ("pts", "deeplabcut"):
+        expect(page.locator("#notes li").last).to_contain_text(
+            f"written for {format}: {format} holds"
+        )
+    kept(page, 0)
+    reopen(page)
+    page.get_by_role("button", name="Delete them").click()
+    if format == "pts":  # whose points have no names
+        load(page, cat_json=SCHEMA)
+    places = {"yolo": "images:", "deeplabcut": "labeled-data:images:"}
+    # A tool's folder with the photos in it, as it is dropped.
+    page.evaluate(
+        """async ({texts, photos}) => {
+            const transfer = new DataTransfer();
+            for (const [path, text] of Object.entries(texts)) {
+                transfer.items.add(new File([text], path));
+            }
+            for (const [name, data] of Object.entries(photos)) {
+                const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+                transfer.items.add(new File([bytes], name, {type: 'image/png'}));
+            }
+            for (const file of transfer.files) {
+                Object.defineProperty(file, 'webkitRelativePath', {value: `cats/${file.name.replaceAll(':', '/')}`});
+            }
+            const input = document.getElementById('folder-input');
+            Object.defineProperty(input, 'files', {value: [...transfer.files], configurable: true});
+            input.dispatchEvent(new Event('change'));
+            delete input.files;
+        }""",
+        {
+            "texts": {name.replace("/", ":"): text.decode() for name, text in files.items()},
+            "photos": {
+                places.get(format, "") + name: base64.b64encode(data).decode()
+                for name, data in photos.items()
+            },
+        },
+    )  # fmt: skip
+    expect(page.locator("#strip-text")).to_have_text("2 of 2 images done")
+    after = labels(page)
+    one = [0, 1] if format == "pts" else [0, 1, 2]  # a face an image
+    assert len(after) == len(one)
+    for row, given in zip(after, [before[i] for i in one], strict=True):
+        assert Path(row["image"]).name == given["image"]
+        for name in (f"{n}_{a}" for n in TWO for a in "xy"):
+            assert row[name] == given[name] or abs(float(row[name]) - float(given[name])) < 2e-3
+        for name in ("x0", "y1") if format in ("cvat", "label-studio", "yolo") else ():
+            if given[name]:
+                assert float(row[name]) == pytest.approx(float(given[name]), abs=2e-3)
+    expect(page.locator("#not-here")).to_be_hidden()
+
+
+def test_labels_of_another_size_are_scaled_and_of_another_shape_refused(page: Page) -> None:
+    names = SCHEMA["keypoints"]
+    content = {
+        "images": [
+            {"id": i, "file_name": name, "width": 2 * SIZE[1], "height": 2 * SIZE[0]}
+            for i, name in enumerate(("half.png", "cut.png"))
+        ],
+        "categories": [{"id": 1, "name": "cat", "keypoints": names}],
+        "annotations": [
+            {
+                "image_id": i, "category_id": 1, "bbox": [20, 40, 100, 200],
+                "keypoints": [30, 50, 2, 61, 81, 1, 0, 0, 0],
+            }
+            for i in range(2)
+        ],
+    }  # fmt: skip
+    load(page, all_json=content)
+    choose(page, {"half.png": gray(), "cut.png": gray((SIZE[0], SIZE[0]))})
+    expect(page.locator("#strip-text")).to_have_text("2 of 2 images done")
+    about = page.locator("#image-about")
+    expect(about).to_contain_text("labels of 1280 × 720 px, scaled")
+    (row,) = labels(page)
+    assert row["image"] == "half.png"
+    places = [row[f"{n}_{a}"] for n in names for a in "xy"]
+    assert places == ["14.75", "24.75", "30.25", "40.25", "", ""]
+    assert [row[side] for side in ("x0", "y0", "x1", "y1")] == ["10", "20", "60", "120"]
+    page.keyboard.press("PageDown")
+    expect(about).to_contain_text("labels of 1280 × 720 px are not taken: another shape")
+    expect(page.locator("#notes li").last).to_contain_text("cut.png: its labels are of an image of")
+    project = json.loads(download(page, "project"))  # which keeps them
+    kept_faces = {record["name"]: record["faces"] for record in project["records"]}
+    assert kept_faces["cut.png"][0]["points"][0]["x"] == 30
+
+
+def test_several_suspected_labels_of_an_image_are_gone_through_by_key(page: Page) -> None:
+    load(page, labels_csv=CSV)
+    choose(page, {"a.png": gray(), "b.png": gray(), "c.png": gray()})
+    expect(page.locator("#strip-text")).to_have_text("3 of 3 images done")
+    rows = ["b.png#1,right_ear", "day1/a.png#0,chin", "b.png#0,chin", "b.png#1,chin"]
+    load(page, suspects_csv="sample_id,keypoint,score\n" + "".join(f"{r},9\n" for r in rows))
+    place = page.locator(
+        "#image-name, #faces [aria-checked=true], #points [aria-selected=true] .name"
+    )
+
+    def at(*words: str) -> None:
+        expect(place).to_have_text(list(words))
+
+    at("b.png", "2", "right ear")
+    page.keyboard.press("g")
+    at("b.png", "1", "chin")
+    page.keyboard.press("g")
+    at("b.png", "2", "chin")
+    expect(page.locator("#points .suspect .name")).to_have_text(["right ear", "chin"])
+    page.keyboard.press("g")
+    at("a.png", "1", "chin")
+    page.keyboard.press("Shift+G")
+    at("b.png", "2", "chin")
+    expect(page.locator("#note")).to_have_text("Suspected label 3 of 4: chin, face 2.")
+    expect(page.locator("#image-about")).to_contain_text(
+        "suspected: right ear of face 2, chin of face 1, chin of face 2"
+    )
+
+
+def test_a_schema_in_yaml_is_loaded_and_one_of_the_model_has_its_partners(page: Page) -> None:
+    schema = json.loads(download(page, "schema"))
+    assert ["left_eye_center", "right_eye_center"] in schema["pairs"]
+    pytest.importorskip("yaml")
+    load(page, cat_yaml="keypoints: [left_ear, right_ear, chin]\npairs: [[left_ear, right_ear]]\n")
+    expect(page.locator("#notes li").last).to_have_text("cat.yaml: 3 keypoints")
+    assert json.loads(download(page, "schema"))["pairs"] == SCHEMA["pairs"]
+    load(page, bad_yaml="keypoints: [a, a]\n", odd_xml="<nothing/>")
+    expect(page.locator("#notes li")).to_contain_text([
+        "model has none", "cat.yaml",
+        "bad.yaml: 'keypoints' names a keypoint twice", "odd.xml holds no labels that can be read. Read are:",
+    ])  # fmt: skip
+
+
+def test_without_the_service_coco_and_the_project_are_written(page: Page) -> None:
+    load(page, labels_csv=CSV)
+    choose(page, {"b.png": gray()})
+    expect(page.locator("#image-about")).to_contain_text("2 faces")
+    for path in ("**/v1/convert*", "**/healthz"):
+        page.route(path, lambda route: route.fulfill(status=502))
+    page.click("#download summary")
+    page.click("[data-save=cvat]")
+    page.get_by_role("button", name="Take these").click()  # a.png is not here
+    expect(page.locator("#note")).to_have_text(
+        "The service does not answer. COCO and the project are written without it."
+    )
+    load(page, cats_tps="LM=1\n1 2\nIMAGE=b.png\n")
+    expect(page.locator("#notes li").last).to_have_text(
+        "The service does not answer. csv and COCO are read without it."
+    )
+    assert len(json.loads(download(page, "project"))["records"]) == 2

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,10 +32,12 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 from starlette.responses import Response
+from starlette.testclient import TestClient
 
 from facial_keypoints import load_predictor
 from facial_keypoints.cli import main
 from facial_keypoints.data.synthetic.scenes import draw_scene
+from facial_keypoints.models.registry import OWN_DETECTOR, RUN_MODEL, find_detector, find_model
 from facial_keypoints.service import Limits, create_app, server
 
 PHOTO = io.BytesIO()
@@ -338,10 +341,44 @@ def test_mistakes_are_one_sentence(monkeypatch, capsys, tmp_path: Path) -> None:
     code, text = failed(monkeypatch, capsys, "--model", "runs/flip")
     assert (code, "there is no model runs/flip" in text) == (1, True)
     (tmp_path / "model.keras").touch()
-    code, text = failed(monkeypatch, capsys, "--model", str(tmp_path / "model.keras"))
-    assert (code, "facial-keypoints export" in text) == (1, True)
+    code, text = failed(monkeypatch, capsys, "--port", "0", "--model", str(tmp_path))
+    assert (code, "model.keras is no readable .keras file" in text) == (1, True), text
     code, text = failed(monkeypatch, capsys, "--ort-web", str(tmp_path))
     assert (code, "onnxruntime-web" in text) == (1, True)
+
+
+def test_a_run_folder_is_served_with_its_own_detector(monkeypatch, capsys, tmp_path: Path) -> None:
+    """Its model is exported into a folder that is gone in the end."""
+    run = tmp_path / "cats"
+    run.mkdir()
+    (run / RUN_MODEL).touch()
+    own = shutil.copy(find_detector(), run / OWN_DETECTOR)
+    exported, told = [], {}
+
+    def export(model: Path, out: Path) -> None:
+        assert model == run / RUN_MODEL
+        exported.append(Path(shutil.copy(find_model(), out)))
+
+    def run_service(service: FastAPI, *_: object) -> None:
+        client = TestClient(service, base_url="http://localhost")
+        told.update(client.get("/v1/models").json())
+        told["same"] = [
+            client.get(file).content == Path(path).read_bytes()
+            for file, path in (
+                (told["models"][0]["file"], find_model()),
+                (told["detector"]["file"], own),
+            )
+        ]
+
+    monkeypatch.setattr("facial_keypoints.models.export.export_onnx", export)
+    monkeypatch.setattr(server, "run", run_service)
+    monkeypatch.setattr(sys, "argv", ["fkp", "serve", "--port", "0", "--model", str(run)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code, capsys.readouterr().err
+    assert (told["models"][0]["name"], told["same"]) == ("cats", [True, True])
+    assert exported
+    assert not exported[0].parent.exists()
 
 
 def test_a_missing_extra_is_named(monkeypatch, capsys) -> None:

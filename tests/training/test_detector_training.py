@@ -21,7 +21,7 @@ from facial_keypoints.models.face_detector import (
     export_detector,
     start_from,
 )
-from facial_keypoints.models.registry import OWN_DETECTOR, find_detector
+from facial_keypoints.models.registry import OWN_DETECTOR, RUN_MODEL, find_detector
 from facial_keypoints.schemas import KAGGLE15
 from facial_keypoints.training.detector import (
     DetectorFit,
@@ -127,5 +127,6 @@ def test_a_short_training_leaves_a_detector_that_opens(tmp_path: Path):
 def test_a_run_folder_brings_its_own_detector(tmp_path: Path):
     shutil.copy(find_detector(), tmp_path / OWN_DETECTOR)
     assert find_detector(model=tmp_path) == tmp_path / OWN_DETECTOR
+    assert find_detector(model=tmp_path / RUN_MODEL) == tmp_path / OWN_DETECTOR
     assert find_detector(model=tmp_path / "other").name == "face_detector.onnx"
     assert find_detector(find_detector(), model=tmp_path).name == "face_detector.onnx"

@@ -141,8 +141,13 @@ def test_a_run_predicts_styles_and_confidence_like_any_model(finished: Run) -> N
 
 
 def test_training_lowers_the_error_and_the_averaged_weights_are_kept(
-    tiny: None, tmp_path: Path
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def worse(net: keras.Model, *_: object) -> None:
+        head = net.get_layer("head")
+        head.set_weights([w + 0.5 for w in head.get_weights()])
+
+    monkeypatch.setattr(fit, "refit_last_layer", worse)  # a fit that does not help is not kept
     faces = styled_faces(90)
     recipe = RECIPE.override(
         epochs=30, optimizer_options={**RECIPE.optimizer_options, "ema_momentum": 0.8}
@@ -229,3 +234,26 @@ def test_few_faces_are_shown_several_times_an_epoch(
     train(faces, thirds(faces), RECIPE, tmp_path / "run", callbacks=[Count()])
     # At least 1,000 views in batches of 16, and an average over a twentieth of the steps.
     assert seen == [(63, pytest.approx(1 - 20 / (3 * 63)))]
+
+
+def test_the_last_layer_learns_what_its_features_tell_of_the_errors() -> None:
+    rng = np.random.default_rng(0)
+    config = replace(TINY, input_size=(48, 56), keypoints=5, mean_xy=[[20.0, 20.0]] * 5)
+    model = build_network(replace(config, styles=("a", "b")))
+    images = rng.integers(0, 256, (60, 48, 56, 1), np.uint8)
+    both = keras.Model(model.input, [model.get_layer("head").input, model.output])
+    features, answers = both.predict(images, verbose=0)
+    style = np.arange(60) % 2
+    wrong = 3.0 + 40.0 * (features[:, :1] - features[:, :1].mean())
+    xy = (
+        answers[np.arange(60), style, :, :2] + np.where(style == 0, wrong[:, 0], 0.0)[:, None, None]
+    )
+    xy[:, 4] = np.nan
+    landmark.refit_last_layer(model, features, answers, xy, style)
+    after = model.predict(images, verbose=0)
+    moved = after[..., :2] - answers[..., :2]
+    rest = np.abs(after[style == 0, 0, :4, :2] - xy[style == 0, :4])
+    assert rest.mean() < 0.6 * np.abs(answers[style == 0, 0, :4, :2] - xy[style == 0, :4]).mean()
+    np.testing.assert_allclose(moved[:, 0, 4], 0.0, atol=1e-3)  # not labelled
+    np.testing.assert_allclose(moved[:, 1], 0.0, atol=1e-3)  # nothing was wrong in that style
+    np.testing.assert_allclose(after[..., 2], answers[..., 2], atol=1e-4)

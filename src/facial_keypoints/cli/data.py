@@ -195,7 +195,7 @@ def convert_command(
         Path,
         typer.Argument(
             help="Labels, or a folder of them: Kaggle's files, a csv of images, COCO keypoints, CVAT XML, Label "
-            "Studio json, LabelMe, VIA, dlib imglab XML, TPS, DeepLabCut csv, YOLO-pose, 300-W .pts, WFLW lists."
+            "Studio json, LabelMe, VIA, dlib imglab XML, TPS, DeepLabCut, YOLO-pose, 300-W .pts, WFLW lists."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],

@@ -32,6 +32,7 @@ def export_command(
     from facial_keypoints.cli.progress import make_log
     from facial_keypoints.files import refuse_existing
     from facial_keypoints.models.export import export_onnx
+    from facial_keypoints.models.registry import find_own_detector
 
     if out.suffix.lower() != ".onnx":
         raise OutputError(f"{out}: models are exported as ONNX: choose a name that ends in .onnx.")
@@ -40,3 +41,7 @@ def export_command(
     with log.status("exporting and comparing with Keras"):
         spec = export_onnx(model, out)
     log.print(f"wrote {out} ({spec.name}, {out.stat().st_size / 1e6:.1f} MB)")
+    if (detector := find_own_detector(model)) is not None:
+        log.print(
+            f"its face detector stays a file of its own: use {out} with --detector {detector}"
+        )

@@ -35,7 +35,7 @@ def models_command(
     from rich.table import Table
     from rich.text import Text
 
-    from facial_keypoints.models.registry import shipped_models
+    from facial_keypoints.models.registry import find_own_detector, shipped_models
     from facial_keypoints.models.runtime import read_spec
 
     specs = {name: read_spec(name) for name in ([model] if model else shipped_models())}
@@ -47,7 +47,10 @@ def models_command(
         typer.echo("this build of facial-keypoints comes without models.", err=True)
         return
     table = Table("", *specs)
-    facts = [_facts(spec) for spec in specs.values()]
+    facts = [
+        _facts(spec) | {"face detector": str(find_own_detector(name) or "the shipped one")}
+        for name, spec in specs.items()
+    ]
     for label in facts[0]:
         table.add_row(label, *(Text(fact[label]) for fact in facts))
     Console().print(table)

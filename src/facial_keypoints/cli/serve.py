@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from facial_keypoints.cli import app
 from facial_keypoints.cli import options as o
 from facial_keypoints.cli.progress import make_log
-from facial_keypoints.errors import DataError, ModelError
+from facial_keypoints.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @app.command("serve")
@@ -27,9 +33,7 @@ def serve_command(
         int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")
     ] = 8000,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    model: Annotated[str, typer.Option(help="default (the shipped one), or an .onnx file.")] = (
-        "default"
-    ),
+    model: o.Model = "default",
     detector: o.Detector = "default",
     effort: o.Effort = o.EffortName.normal,
     threads: o.Threads = None,
@@ -73,11 +77,14 @@ def serve_command(
     """Start a local service: a page for people at /, a REST interface for programs at /v1.
 
     Works offline and keeps nothing: no image is written to disk or logged. On Ctrl-C it finishes the
-    requests that have begun, then stops. The REST interface describes itself at /docs.
+    requests that have begun, then stops. The REST interface describes itself at /docs. A model in
+    Keras' format is exported to ONNX first, into a temporary folder.
 
     Examples:
 
         facial-keypoints serve --open
+
+        facial-keypoints serve --model runs/cats
 
         facial-keypoints serve --host 0.0.0.0 --token-file token.txt --allowed-host faces.example.org
     """
@@ -85,17 +92,11 @@ def serve_command(
     import warnings
     import webbrowser
 
-    from facial_keypoints.models.registry import find_model, find_own_detector, is_onnx
+    from facial_keypoints.models.registry import RUN_MODEL, find_detector, find_model
 
     # Pillow warns of odd metadata, which is not used; an image that it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
-    path = find_model(model)
-    if not is_onnx(path):
-        own = find_own_detector(model)
-        raise ModelError(
-            f"serve takes 'default' or an .onnx file, not {model}: make one with 'facial-keypoints export'"
-            f"{'' if own is None else f', and name its detector with --detector {own}'}."
-        )
+    path, detector_file = find_model(model), find_detector(detector, model=model)
     if ort_web is not None and not (ort_web / "ort.wasm.min.mjs").is_file():
         raise DataError(
             f"{ort_web} holds no ort.wasm.min.mjs: name the dist folder of the npm package "
@@ -120,30 +121,53 @@ def serve_command(
     )
     limits = Limits(pixels=max_pixels, pixels_at_once=2 * max_pixels, faces=max_faces)
     log = make_log()
-    listening = open_socket(host, port)
-    # Each thread of the service predicts whole images with one thread.
-    predictor = load_predictor(model, threads=1, detector=detector, effort=effort.value)
-    name, finder = path.stem, predictor.detector
-    files = {name: path}
-    if isinstance(finder, OnnxFaceDetector):  # the page knows no others
-        files[DETECTOR_NAME] = finder.path
-    service = create_app(
-        predictor,
-        limits,
-        name=name,
-        files=files,
-        access=access,
-        threads=threads,
-        ort_web=ort_web,
-    )
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    address = f"http://{shown}:{listening.getsockname()[1]}"
-    if not local and token is None:
-        log.print("anybody who reaches this machine can send requests: --token-file sets a token.")
-    log.print(f"facial-keypoints is at {address} (Ctrl-C stops it)")
-    if open_page:
-        webbrowser.open(address)
-    run(service, listening, limits)
+    name = path.parent.resolve().name if path.name == RUN_MODEL else path.stem
+    with open_socket(host, port) as listening, _as_onnx(path, log) as model_file:
+        # Each thread of the service predicts whole images with one thread.
+        predictor = load_predictor(
+            model_file, threads=1, detector=detector_file, effort=effort.value
+        )
+        files = {name: model_file}
+        if isinstance(predictor.detector, OnnxFaceDetector):  # the page knows no others
+            files[DETECTOR_NAME] = detector_file
+        service = create_app(
+            predictor,
+            limits,
+            name=name,
+            files=files,
+            access=access,
+            threads=threads,
+            ort_web=ort_web,
+        )
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+            host, f"[{host}]" if ":" in host else host
+        )
+        address = f"http://{shown}:{listening.getsockname()[1]}"
+        if not local and token is None:
+            log.print(
+                "anybody who reaches this machine can send requests: --token-file sets a token."
+            )
+        log.print(f"facial-keypoints is at {address} (Ctrl-C stops it)")
+        if open_page:
+            webbrowser.open(address)
+        run(service, listening, limits)
+
+
+@contextmanager
+def _as_onnx(model: Path, log: Console) -> Iterator[Path]:
+    """The ONNX file of a model: itself, or an export of a Keras model, which is deleted in the end."""
+    from facial_keypoints.models.registry import is_onnx
+
+    if is_onnx(model):
+        yield model
+        return
+    from facial_keypoints.models.export import export_onnx
+
+    with TemporaryDirectory(prefix="facial-keypoints-", ignore_cleanup_errors=True) as folder:
+        file = Path(folder) / "model.onnx"
+        with log.status(f"exporting {model} to ONNX"):
+            export_onnx(model, file)
+        yield file
 
 
 def _token(file: Path | None) -> str | None:

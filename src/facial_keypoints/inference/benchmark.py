@@ -50,7 +50,7 @@ def measure_speed(
         threads: Threads of the batches.
         batch_size: Faces of a batch.
         seconds: How long each task is repeated.
-        photos: Time whole photos too, with the shipped detector.
+        photos: Time whole photos too, with the model's own detector or the shipped one.
 
     Returns:
         One figure a task; decoding of image files is not part of any.

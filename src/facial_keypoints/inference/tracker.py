@@ -142,8 +142,9 @@ class Tracker:
             )
         if not has_face_box(predictor.spec.schema):
             raise ModelError(
-                f"the model '{predictor.spec.name}' cannot track: its keypoints lack the eye centres or "
-                "the mouth's corners; choose another model."
+                f"tracking needs the eye centres and the mouth's corners, which '{predictor.spec.schema.name}' "
+                "lacks: predict the frames as images with 'facial-keypoints predict', or use a model with "
+                "these points."
             )
         self._predictor = predictor
         self._detect_every_s = detect_every_s

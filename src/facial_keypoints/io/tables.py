@@ -18,8 +18,10 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -66,7 +68,10 @@ Value = Any
 _TEXT = ("source", "warnings")
 _WHOLE = ("face", "frame", "track")
 _DECIMAL = ("time_s", "x0", "y0", "x1", "y1", "score", "angle")
-_POINT = ("_x", "_y", "_confidence")  # ends of the names of keypoints' columns
+# Columns of keypoints, as people spell them.
+_POINT = re.compile(
+    r".+(?:[_ .-][xy]| ?[\[(][xy][\])]|_confidence)|[xy](?:[_ .-].+|\d+)", re.I | re.DOTALL
+)
 _EMPTY = frozenset({"", "na", "n/a", "#n/a", "null", "none"})  # as spreadsheets and R write it
 
 
@@ -76,10 +81,12 @@ class Table(NamedTuple):
     Attributes:
         names: Of the columns, each once.
         rows: One list of values per row, in the order of ``names``; can be read once.
+        header_rows: How many rows the names are from; 0 where they are no rows.
     """
 
     names: list[str]
     rows: Iterator[list[Value]]
+    header_rows: int = 0
 
 
 class TableWriter(Protocol):
@@ -349,7 +356,7 @@ def _read_json(path: Path) -> Table:
 
 
 def column_names(path: Path) -> list[str]:
-    """Columns of a csv, from its first line: the file may be larger than memory, or no table.
+    """Columns of a csv, from its first lines: the file may be larger than memory, or no table.
 
     Raises:
         DataError: It cannot be read.
@@ -357,10 +364,39 @@ def column_names(path: Path) -> list[str]:
     try:
         with path.open("rb") as handle:
             start = handle.read(1 << 16)
-        head = start.decode(_encoding(start), "replace").partition("\n")[0].strip()
-        return next(csv.reader([head], delimiter=_delimiter(head)), [])
+        head = [
+            line.strip("\r")
+            for line in start.decode(_encoding(start), "replace").split("\n", 3)[:3]
+        ]
+        return _header(csv.reader(head, delimiter=_delimiter(head[0])))[0]
     except (OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a csv table ({error}).") from error
+
+
+_BELOW = frozenset({"x", "y", "v", "visibility", "visible", "confidence", "likelihood"})
+
+
+def _header(lines: Iterable[list[str]]) -> tuple[list[str], int]:
+    """The names of a csv's columns, and how many of its first rows they are from.
+
+    Names of points may stand in one row, once or in each column, and x and y in the row below. Columns of something
+    else have a name in one of both rows or, as pandas writes the first one, in a third row.
+    """
+    rows = [[cell.strip() for cell in row] for row in islice(lines, 3)]
+    first, second, third = (*rows, [], [], [])[:3]
+    if len(second) != len(first) or not {"x", "y"} <= {cell.lower() for cell in second}:
+        return first, 1
+    names: list[str] = []
+    point = ""
+    for above, below in zip(first, second, strict=True):
+        is_part = below.lower() in _BELOW
+        point = above or point if is_part else ""
+        if (not point) if is_part else (above and below):
+            return first, 1
+        names.append(f"{point}_{below}" if is_part else above or below)
+    if not names[0] and third[:1] != [""] and third and not any(third[1:]):
+        return [third[0], *names[1:]], 3
+    return names, 2
 
 
 def _delimiter(text: str) -> str:
@@ -371,18 +407,20 @@ def _read_csv(path: Path) -> Table:
     text = read_text(path)
     delimiter = _delimiter(text)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    names = [name.strip() for name in next(lines, [])]
+    start = list(islice(lines, 3))
+    names, header_rows = _header(start)
+    body = chain(start[header_rows:], lines)
     if not names:
         raise ValueError("it is empty")
     decimal = [
         i
         for i, name in enumerate(names)
-        if delimiter != "," and (name in _DECIMAL or name.endswith(_POINT))
+        if delimiter != "," and (name in _DECIMAL or _POINT.fullmatch(name))
     ]
 
     def read() -> Iterator[list[Value]]:
         try:
-            for number, row in enumerate(filter(any, lines), start=1):
+            for number, row in enumerate(filter(any, body), start=1):
                 if len(row) < len(names) or any(row[len(names) :]):
                     raise DataError(
                         f"{path}, row {number}: {len(row)} values for {len(names)} columns: is the file whole?"
@@ -393,7 +431,7 @@ def _read_csv(path: Path) -> Table:
         except csv.Error as error:
             raise DataError(f"{path} cannot be read as a csv table ({error}).") from error
 
-    return Table(names, read())
+    return Table(names, read(), header_rows)
 
 
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

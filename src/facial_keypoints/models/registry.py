@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DETECTOR_KEY",
     "OWN_DETECTOR",
+    "RUN_MODEL",
     "find_detector",
     "find_model",
     "find_own_detector",
@@ -26,6 +27,9 @@ __all__ = [
 
 DETECTOR_KEY = "facial_keypoints_detector"
 """Name of the entry in an ONNX file's metadata that describes a detector of this package."""
+
+RUN_MODEL = "model.keras"
+"""The model in a run folder."""
 
 OWN_DETECTOR = "detector.onnx"
 """The detector in a run folder that was trained together with its model."""
@@ -61,10 +65,10 @@ def find_model(model: str | os.PathLike[str] = "default", *, trainable: bool = F
             "model file instead."
         )
     elif path.is_dir():
-        folder, path = path, path / "model.keras"
+        folder, path = path, path / RUN_MODEL
         if not path.is_file():
             raise ModelError(
-                f"{folder} is not a finished run (it has no model.keras): continue its training with "
+                f"{folder} is not a finished run (it has no {RUN_MODEL}): continue its training with "
                 "--resume, or name another model."
             )
     elif trainable and is_onnx(path):
@@ -81,9 +85,15 @@ def find_model(model: str | os.PathLike[str] = "default", *, trainable: bool = F
 
 
 def find_own_detector(model: str | os.PathLike[str]) -> Path | None:
-    """The face detector that was trained together with a model, if it is a run folder that holds one."""
-    path = Path(model) / OWN_DETECTOR
-    return path if str(model) not in shipped_models() and path.is_file() else None
+    """The face detector that was trained together with a model, if its run folder holds one.
+
+    Args:
+        model: A run folder, or the ``model.keras`` in it; any other model has none.
+    """
+    path = Path(model)
+    folder = path.parent if path.name == RUN_MODEL else path
+    found = folder / OWN_DETECTOR
+    return found if str(model) not in shipped_models() and found.is_file() else None
 
 
 def find_detector(

@@ -27,6 +27,7 @@ from starlette.staticfiles import StaticFiles
 
 from facial_keypoints._version import __version__
 from facial_keypoints.cluster import available_cores
+from facial_keypoints.data.formats import WRITERS
 from facial_keypoints.errors import DataError, ImageError, ModelError
 from facial_keypoints.inference.alignment import TEMPLATE_POINTS
 from facial_keypoints.inference.measure.measures import NOTICE
@@ -44,6 +45,7 @@ from facial_keypoints.service.answers import (
 from facial_keypoints.service.archive import Result, best_face, zip_faces
 from facial_keypoints.service.batching import QueueFullError, WorkQueue
 from facial_keypoints.service.guard import Access, Guard, Metrics
+from facial_keypoints.service.labels import Converted, convert_labels
 from facial_keypoints.service.limits import Limits
 from facial_keypoints.service.problems import (
     Problem,
@@ -54,7 +56,7 @@ from facial_keypoints.service.problems import (
     on_unexpected,
     to_json,
 )
-from facial_keypoints.service.uploads import BodyMemory, json_body, read_uploads
+from facial_keypoints.service.uploads import BodyMemory, json_body, read_labels_form, read_uploads
 
 __all__ = ["DETECTOR_NAME", "create_app"]
 
@@ -100,6 +102,7 @@ class _Service:
             late_s=limits.seconds,
         )
         self._answerer = Answerer(predictor, limits, self.queue.lease)
+        self._converting = asyncio.Lock()
         metrics.waiting.set_function(lambda: self.queue.waiting)
         metrics.held.set_function(lambda: self.memory.held)
 
@@ -190,6 +193,26 @@ class _Service:
             return Problem("internal-error", detail, source=job.name)
         raise answer
 
+    async def convert(self, request: Request, to: str | None) -> Converted:
+        """Read labels, and write them in another format; one request at a time.
+
+        Raises:
+            Problem: The request is too large or took too long, or the labels cannot be used.
+        """
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                with self.memory.lease() as take:
+                    files, images, schema = await read_labels_form(request, take, self.limits)
+                    async with self._converting:
+                        return await asyncio.to_thread(convert_labels, files, to, images, schema)
+        except TimeoutError as error:
+            raise Problem(
+                "took-too-long",
+                f"The labels were not converted within {self.limits.seconds:g} seconds: send fewer at once.",
+            ) from error
+        except DataError as error:
+            raise Problem("bad-labels", str(error)) from error
+
 
 _BUSY = busy("The service is busy: try again in a moment.")
 
@@ -267,6 +290,7 @@ def create_app(
             max_age=600,
         )
     bodies = _add_questions(app, service)
+    _add_labels(app, service)
     _add_models(app, service, {key: Path(path) for key, path in (files or {}).items()})
     _add_health(app, service)
     _describe(app, description.components(predictor.spec, limits, bodies), access)
@@ -389,6 +413,31 @@ def _listing(head: Mapping[str, Any], results: Sequence[Result]) -> Response:
     start = to_json(head)[:-1]
     body = start + b', "images": [\n' + b",\n".join(images) + b"\n]}\n"
     return _reply(body, "application/json")
+
+
+def _add_labels(app: FastAPI, service: _Service) -> None:
+    formats: Any = Literal[tuple(WRITERS)]
+
+    async def convert(request: Request, to: Any = None) -> JSONResponse:
+        """Read labels of any format, and write them in another.
+
+        `files` of the reply has the text of each file by its path, `read` what was read and what was left out, `lost`
+        what the new format cannot hold. Sizes of images are needed by formats that count in shares of the image or
+        from its lower edge; the images themselves are not.
+        """
+        return JSONResponse(asdict(await service.convert(request, to)))
+
+    about = "Format to write; nothing is written when left out."
+    convert.__annotations__["to"] = Annotated[formats | None, Query(description=about)]
+    app.add_api_route(
+        "/v1/convert",
+        convert,
+        methods=["POST"],
+        operation_id="convert_labels",
+        response_class=JSONResponse,
+        responses=description.LABELS_REPLY,
+        openapi_extra=description.LABELS_BODY,
+    )
 
 
 def _add_models(app: FastAPI, service: _Service, files: dict[str, Path]) -> None:

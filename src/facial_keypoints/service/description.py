@@ -19,7 +19,9 @@ from facial_keypoints.service.limits import Limits
 from facial_keypoints.service.problems import KINDS
 from facial_keypoints.service.uploads import ImageData
 
-__all__ = ["PROBLEMS", "body", "components", "docs_page", "images_reply", "json_reply"]
+__all__ = [
+    "LABELS_BODY", "LABELS_REPLY", "PROBLEMS", "body", "components", "docs_page", "images_reply", "json_reply",
+]  # fmt: skip
 
 _NUMBER = {"type": ["number", "null"]}
 _INTEGER = {"type": "integer"}
@@ -69,6 +71,28 @@ _FORM: dict[str, Any] = {
     },
 }
 
+_LABELS_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["files"],
+    "additionalProperties": False,
+    "properties": {
+        "files": {
+            "type": "array",
+            "minItems": 1,
+            "items": _BINARY,
+            "description": "Labels, each file with its name or its path in the folder of a tool.",
+        },
+        "images": {
+            "type": "string",
+            "description": "JSON object of the [width, height] of each upright image, by its name.",
+        },
+        "schema": {
+            "type": "string",
+            "description": "The keypoints, as JSON that `--schema` takes.",
+        },
+    },
+}
+
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -83,6 +107,23 @@ _BODY: dict[str, Any] = {
         },
     }
 }
+
+
+_LABELS = "image,chin_x,chin_y\na.png,120.5,110.25\n"
+
+LABELS_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "The files of the labels, in a form.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {"$ref": "#/components/schemas/LabelsForm"},
+                "example": {"files": [_LABELS], "images": '{"a.png": [640, 360]}'},
+            }
+        },
+    }
+}
+"""The body of a request to convert labels."""
 
 
 def body(model: type[BaseModel]) -> dict[str, Any]:
@@ -141,6 +182,19 @@ def images_reply(spec: ModelSpec, measured: bool) -> dict[int | str, dict[str, A
 
 def _ref(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
+
+
+LABELS_REPLY = json_reply(
+    "LabelsReply",
+    {
+        "schema": {"name": "labels", "keypoints": ["chin"], "pairs": [], "edges": []},
+        "files": {"faces.csv": _LABELS},
+        "read": ["labels.csv (csv): 1 image, 1 face, 1 keypoint"],
+        "lost": [],
+    },
+    "The labels, and what was not taken over.",
+)
+"""The reply to a request to convert labels."""
 
 
 def _object(
@@ -256,6 +310,17 @@ def components(
         ),
         "Health": _object("The state of the service.", {"status": _TEXT}),
         "ImagesForm": {**_FORM, "description": "A form with images."},
+        "LabelsForm": {**_LABELS_FORM, "description": "A form with files of labels."},
+        "LabelsReply": _object(
+            "Labels that were converted: `schema` is what `--schema` takes, `files` has the text of each file by its "
+            "path, `read` and `lost` have sentences.",
+            {
+                "schema": {"type": "object"},
+                "files": {"type": "object", "additionalProperties": _TEXT},
+                "read": _list(_TEXT),
+                "lost": _list(_TEXT),
+            },
+        ),
         "ImageData": {
             **ImageData.model_json_schema(),
             "description": "An image inside a JSON body.",
@@ -307,7 +372,8 @@ def docs_page(openapi: dict[str, Any]) -> str:
             parts.append(_parameters(operation))
             body = operation.get("requestBody")
             if body:
-                form = _FORM["properties"]
+                name = body["content"]["multipart/form-data"]["schema"]["$ref"].rpartition("/")[2]
+                form = openapi["components"]["schemas"][name]["properties"]
                 fields = "".join(
                     f"<br><code>{name}</code>: {_text(field['description'])}"
                     for name, field in form.items()

@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "bad-request": (400, "The request cannot be understood"),
     "bad-parameter": (422, "A parameter is not what it should be"),
     "bad-image": (422, "The image cannot be used"),
+    "bad-labels": (422, "The labels cannot be used"),
     "no-face": (422, "There is no face to answer with"),
     "not-aligned": (422, "A face cannot be aligned"),
     "too-large": (413, "The request is too large"),

@@ -7,8 +7,8 @@ import base64
 import binascii
 import codecs
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -27,10 +27,17 @@ from facial_keypoints.service.answers import Job, Question
 from facial_keypoints.service.limits import Limits
 from facial_keypoints.service.problems import Problem, busy, invalid
 
-__all__ = ["BodyMemory", "ImageData", "Uploads", "json_body", "read_uploads"]
+__all__ = [
+    "BodyMemory", "ImageData", "LabelFiles", "Uploads", "json_body", "read_labels_form", "read_uploads"
+]  # fmt: skip
 
 Uploads = tuple[Question, list[Job | Problem]]
 """The question of a request and, for each image in order, its job or why it cannot be used."""
+
+LabelFiles = tuple[list[tuple[str, bytes]], dict[str, tuple[int, int]], bytes | None]
+"""Path and content of each file of labels, the (width, height) of images by name, and a schema in JSON."""
+
+_MOST_FILES = 20_000  # of labels; some formats have one for each image
 
 # The last is the default of curl and of Python's urllib.
 _UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
@@ -40,6 +47,8 @@ _EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=\s*\"?([\w-]+)'[^']*'([^;\"\s]*
 
 _Boxes = Annotated[list[tuple[float, float, float, float]], Field(min_length=1)]
 _BOXES = TypeAdapter(_Boxes, config=ConfigDict(strict=True))
+_Side = Annotated[int, Field(gt=0, lt=1_000_000)]
+_SIZES = TypeAdapter(dict[str, tuple[_Side, _Side]])
 
 
 class ImageData(BaseModel):
@@ -98,11 +107,13 @@ class _FormParser(MultiPartParser):
 
     complete = False
 
-    def __init__(self, headers: Headers, body: AsyncGenerator[bytes], limits: Limits) -> None:
+    def __init__(
+        self, headers: Headers, body: AsyncGenerator[bytes], limits: Limits, most: int
+    ) -> None:
         super().__init__(
             headers,
             self._whole(body),
-            max_files=limits.files + 1,  # with the boxes
+            max_files=most,
             max_fields=10,  # one is expected; the first that is not is named
             max_part_size=limits.body_bytes,
         )
@@ -225,20 +236,71 @@ async def _limited(
         raise problem
 
 
-async def _read_form(
-    request: Request, body: AsyncGenerator[bytes], limits: Limits, question: Question
-) -> list[Job | Problem]:
+async def read_labels_form(
+    request: Request, take: Callable[[int], None], limits: Limits
+) -> LabelFiles:
+    """Read a form with ``files`` of labels and, as JSON, ``images`` and ``schema``.
+
+    Raises:
+        Problem: The body is too large, cannot be understood, or has no file.
+    """
+    if _media_type(request.headers.get("content-type", "")) != "multipart/form-data":
+        raise Problem("bad-request", "Send the labels as a form, in its field 'files'.")
+    body = _limited(request, take, limits.body_bytes)
+    files: list[tuple[str, bytes]] = []
+    images: dict[str, tuple[int, int]] = {}
+    schema: bytes | None = None
     try:
-        form = await _FormParser(request.headers, body, limits).parse()
+        async with _form(request, body, limits, _MOST_FILES, "files") as form:
+            for name, value in form.multi_items():
+                content = value.encode() if isinstance(value, str) else await value.read()
+                if name == "files" and isinstance(value, UploadFile):
+                    files.append((value.filename or "labels", content))
+                elif name == "images":
+                    images = _SIZES.validate_json(content)
+                elif name == "schema":
+                    schema = content
+                else:
+                    raise Problem(
+                        "bad-request",
+                        f"The form field '{name[:100]}' is not expected: 'files' holds labels with their file names, "
+                        "'images' the [width, height] of images by name, 'schema' the keypoints.",
+                    )
+    except ClientDisconnect as error:
+        raise Problem("bad-request", "The upload was interrupted.") from error
+    except ValidationError as error:
+        raise Problem(
+            "bad-parameter",
+            "images: must be a JSON object of the [width, height] in pixels of each image, by its name.",
+        ) from error
+    if not files:
+        raise Problem("bad-request", "No labels came: send them in the form field 'files'.")
+    return files, images, schema
+
+
+@asynccontextmanager
+async def _form(
+    request: Request, body: AsyncGenerator[bytes], limits: Limits, most: int, what: str
+) -> AsyncIterator[FormData]:
+    """The form of a request, with at most so many files, and one more."""
+    try:
+        form = await _FormParser(request.headers, body, limits, most + 1).parse()
     except (MultiPartException, ValueError) as error:
         if str(error).startswith("Too many files"):
-            raise _too_many(limits) from error
+            raise _too_many(most, what) from error
         reason = str(error.__cause__ or error).rstrip(".")
         raise Problem("bad-request", f"The form cannot be read ({reason}).") from error
     try:
-        return await _jobs(form, limits, question)
+        yield form
     finally:
         await form.close()
+
+
+async def _read_form(
+    request: Request, body: AsyncGenerator[bytes], limits: Limits, question: Question
+) -> list[Job | Problem]:
+    async with _form(request, body, limits, limits.files, "images") as form:
+        return await _jobs(form, limits, question)
 
 
 async def _jobs(form: FormData, limits: Limits, question: Question) -> list[Job | Problem]:
@@ -269,15 +331,14 @@ async def _jobs(form: FormData, limits: Limits, question: Question) -> list[Job 
 
 def _check_counts(images: int, boxes: NDArray[np.float32] | None, limits: Limits) -> None:
     if images > limits.files:
-        raise _too_many(limits)
+        raise _too_many(limits.files, "images")
     if boxes is not None and images > 1:
         raise Problem("bad-request", "Boxes go with one image: send the images one by one.")
 
 
-def _too_many(limits: Limits) -> Problem:
+def _too_many(most: int, what: str) -> Problem:
     return Problem(
-        "too-large",
-        f"More than {limits.files} images in one request: send them in several requests.",
+        "too-large", f"More than {most} {what} in one request: send them in several requests."
     )
 
 

@@ -43,6 +43,7 @@ from facial_keypoints.evaluation.scores import ComparisonResult, RecipeResult, e
 from facial_keypoints.files import output_folder
 from facial_keypoints.inference.predictor import load_predictor
 from facial_keypoints.io.tables import write_table
+from facial_keypoints.models.registry import RUN_MODEL
 from facial_keypoints.models.runtime import read_training_digests
 from facial_keypoints.models.spec import read_embedded_digests
 from facial_keypoints.training.fit import predict_run, split_faces, train
@@ -494,7 +495,7 @@ def _write_ensemble(experiment: Experiment, recipe: Recipe, runs: Sequence[Run])
     experiment.splits[0].save(folder / "split.json")
     learnt = frozenset().union(*(read_embedded_digests(run.model_path) or () for run in runs))
     model = keras.Model(inputs, mean, name="ensemble")
-    save_model(folder / "model.keras", model, runs[0].spec, learnt)
+    save_model(folder / RUN_MODEL, model, runs[0].spec, learnt)
 
 
 def _submit(

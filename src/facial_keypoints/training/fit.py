@@ -13,7 +13,7 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -55,6 +55,7 @@ from facial_keypoints.training.landmark import (
     calibrate,
     keep_styles,
     known_styles,
+    refit_last_layer,
     style_numbers,
     styled_targets,
 )
@@ -151,12 +152,13 @@ def _outputs(model: keras.Model, images: ImageArray) -> NDArray[np.float32]:
     It is called without a compiled graph: ``model.predict`` would compile one for each network and each
     last, smaller batch.
     """
-    return np.concatenate(
-        [
-            keras.ops.convert_to_numpy(model(images[start : start + BATCH], training=False))
-            for start in range(0, len(images), BATCH)
-        ]
-    )
+    return np.concatenate(list(_in_batches(model, images)))
+
+
+def _in_batches(model: keras.Model, images: ImageArray) -> Iterator[Any]:
+    for start in range(0, len(images), BATCH):
+        found = model(images[start : start + BATCH], training=False)
+        yield keras.tree.map_structure(keras.ops.convert_to_numpy, found)
 
 
 def predict_run(run: run_folder.Run, faces: FaceDataset) -> NDArray[np.float32]:
@@ -368,11 +370,33 @@ class _Training:
         model, progress = self._fit(model, folder, self.recipe.epochs, rows, self.val_rows)
         if styles:
             model = keep_styles(model, len(styles))
+            self._refit(model)
             held = self.val_rows if len(self.val_rows) else rows
             answers, style = _outputs(model, held.images), style_numbers(held, styles)
             found = calibrate(answers, held.keypoints.xy, style, max(rows.image_size))
             apply_calibration(model, found)
         return model, progress
+
+    def _refit(self, model: keras.Model) -> None:
+        """Fit the last layer again to the training images, and keep that if it lowers the validation error."""
+        rows, held = self.train_rows, self.val_rows
+        if not len(held):
+            return
+        head = model.get_layer("head")
+        both = keras.Model(model.input, [head.input, model.output])
+        number = style_numbers(held, self.styles)
+
+        def error() -> float:
+            xy = _outputs(model, held.images)[np.arange(len(held)), number, :, :2]
+            return float(np.nanmean(np.square(xy - held.keypoints.xy)))
+
+        before, trained = error(), head.get_weights()
+        parts = zip(*_in_batches(both, rows.images), strict=True)
+        features, answers = (np.concatenate(part) for part in parts)
+        style = style_numbers(rows, self.styles)
+        refit_last_layer(model, features, answers, rows.keypoints.xy, style)
+        if error() >= before:
+            head.set_weights(trained)
 
     def _batches(
         self, rows: FaceDataset, keypoints: NDArray[np.int64] | None, epoch: int

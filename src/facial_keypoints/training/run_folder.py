@@ -36,6 +36,7 @@ from facial_keypoints.errors import ModelError, OutputError
 from facial_keypoints.files import atomic_path, read_json, write_json
 from facial_keypoints.io.tables import write_table
 from facial_keypoints.models.keras_model import load_keras_model
+from facial_keypoints.models.registry import RUN_MODEL
 from facial_keypoints.models.spec import ModelSpec, embed_digests, embed_spec, read_embedded_spec
 from facial_keypoints.training.recipes import Recipe
 
@@ -73,7 +74,7 @@ class Run:
     @property
     def model_path(self) -> Path:
         """The model file."""
-        return self.directory / "model.keras"
+        return self.directory / RUN_MODEL
 
     @property
     def recipe(self) -> Recipe:
@@ -175,7 +176,7 @@ def finish(
     Raises:
         OutputError: The folder cannot be written.
     """
-    save_model(directory / "model.keras", model, spec, learnt)
+    save_model(directory / RUN_MODEL, model, spec, learnt)
     write_json(directory / "schema.json", asdict(spec.schema))
     if split is not None:
         split.save(directory / "split.json")
@@ -220,7 +221,7 @@ def load_run(directory: Path | str) -> Run:
     try:
         return Run(
             directory=directory,
-            spec=read_embedded_spec(directory / "model.keras"),
+            spec=read_embedded_spec(directory / RUN_MODEL),
             record=dict(read_json(directory / "run.json")),
             split=Split.load(split) if split.exists() else None,
         )

@@ -39,14 +39,53 @@ def test_columns_in_any_order_and_separated_by_anything(
     assert_cats(found(table(tmp_path / "faces.csv", image=image, last=last, sep=sep)))
 
 
-@pytest.mark.parametrize("spell", ["{}.{}", "{} {}", "{}-{}"])
-def test_coordinates_may_be_spelt_otherwise(tmp_path: Path, spell: str) -> None:
+@pytest.mark.parametrize("spell", ["{}.{}", "{} {}", "{}-{}", "{} ({})", "{}[{}]"])
+@pytest.mark.parametrize("sep", [",", ";"])
+def test_coordinates_may_be_spelt_otherwise(tmp_path: Path, spell: str, sep: str) -> None:
     photos(tmp_path)
-    assert_cats(found(table(tmp_path / "faces.csv", spell=spell)))
+    labels = found(table(tmp_path / "faces.csv", spell=spell, sep=sep))
+    assert_cats(labels)
+    x, y = (spell.format("left_eye", axis) for axis in "xy")
+    assert f"columns '{x}' and '{y}' are x and y of 'left_eye', and likewise 4 more" in labels.notes
     text = (tmp_path / "faces.csv").read_text().splitlines()
     header = ["image", *(f"{a}_{n}" for n in NAMES for a in "XY")]
-    (tmp_path / "faces.csv").write_text("\n".join([",".join(header), *text[1:]]))
+    (tmp_path / "faces.csv").write_text("\n".join([sep.join(header), *text[1:]]))
     assert_cats(found(tmp_path / "faces.csv"))
+
+
+def test_an_axis_may_follow_a_name_without_a_sign(tmp_path: Path) -> None:
+    photos(tmp_path)
+    path = tmp_path / "faces.csv"
+    path.write_text("image,earTipX,earTipY,p1x,p1y,timeX\na.jpg,1,2,3,4,5\n")
+    labels = found(path)
+    assert_points(labels.faces[0], {"earTip": (1, 2), "p1": (3, 4)})
+    assert any("not used: column timeX" in note for note in labels.notes)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("image,nose,nose,chin,chin\n,x,y,x,y", 2),
+        (",nose,,chin,\nimage,X,Y,X,Y", 2),
+        (",nose,,chin,\n,x,y,x,y\nimage,,,,", 3),  # as pandas writes it
+    ],
+)
+def test_names_of_points_may_stand_above_x_and_y(tmp_path: Path, header: str, rows: int) -> None:
+    photos(tmp_path)
+    path = tmp_path / "faces.csv"
+    path.write_text(f"{header}\na.jpg,1,2,3,4\nb.jpg,5,6,,\n")
+    labels = found(path)
+    assert_points(labels.faces[0], {"nose": (1, 2), "chin": (3, 4)})
+    assert_points(labels.faces[1], {"nose": (5, 6)})
+    assert any(note.startswith(f"the first {rows} rows are the header") for note in labels.notes)
+
+
+@pytest.mark.parametrize("again", ["nose.x,nose.y", "x_nose,y_nose", "nose_X,nose_Y"])
+def test_two_columns_for_one_number_are_refused(tmp_path: Path, again: str) -> None:
+    (tmp_path / "faces.csv").write_text(f"image,nose_x,nose_y,{again}\na.jpg,1,2,3,4\n")
+    x = again.partition(",")[0]
+    with pytest.raises(DataError, match=f"'nose_x' and '{x}' both hold the x of 'nose'"):
+        found(tmp_path / "faces.csv")
 
 
 def test_boxes_visibility_groups_and_several_faces(tmp_path: Path) -> None:

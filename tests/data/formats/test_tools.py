@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +106,48 @@ def via_csv(path: Path, header: str, regions: dict[str, list[dict[str, Any]]]) -
     path.write_text(text.getvalue(), encoding="utf-8")
 
 
-@pytest.mark.parametrize("kind", ["csv", "old csv", "json", "project"])
+def via_project_3(path: Path, regions: dict[str, list[dict[str, Any]]]) -> None:
+    """The project as version 3 writes it: the points' names are options, boxes and a video's marks are there too."""
+    names = {str(i): name for i, name in enumerate(NAMES)}
+    number = {name: i for i, name in names.items()}
+    metadata: dict[str, dict[str, Any]] = {}
+    for view, (image, found_in) in enumerate(regions.items(), start=1):
+        marks = [([], [], {"2": image[0]})]
+        for region in found_in:
+            shape = region["shape_attributes"]
+            place = [1, shape["cx"], shape["cy"]]
+            marks.append((place, [], {"1": number[region["region_attributes"]["landmark"]]}))
+        marks += [([2, 1, 2, 110, 90], [], {}), ([1, 5, 5], [1.5], {"1": "0"})]
+        for xy, z, values in marks:
+            metadata[f"{view}_{len(metadata)}"] = {
+                "vid": str(view), "flg": 0, "z": z, "xy": xy, "av": values,
+            }  # fmt: skip
+    files = {
+        str(i): {"fid": str(i), "fname": n, "loc": 1, "src": ""} for i, n in enumerate(regions)
+    }
+    project = {
+        "project": {"vid_list": [str(i + 1) for i in range(len(regions))]},
+        "attribute": {
+            "1": {"aname": "name", "anchor_id": "FILE1_Z0_XY1", "type": 4, "options": names},
+            "2": {"aname": "pet", "anchor_id": "FILE1_Z0_XY0", "type": 1, "options": {}},
+        },
+        "file": files,
+        "metadata": metadata,
+        "view": {str(int(i) + 1): {"fid_list": [i]} for i in files},
+    }
+    path.write_text(json.dumps(project))
+
+
+@pytest.mark.parametrize("kind", ["csv", "old csv", "json", "project", "project 3"])
 def test_via(tmp_path: Path, kind: str) -> None:
     photos(tmp_path)
     regions = {name: via_regions(name) for name in POINTS}
     if "csv" in kind:
         path = tmp_path / "via.csv"
         via_csv(path, "#filename" if kind == "old csv" else "filename", regions | {"c.jpg": []})
+    elif kind == "project 3":
+        path = tmp_path / "via.json"
+        via_project_3(path, regions)
     else:
         entries = {
             f"{name}1234": {
@@ -127,6 +163,9 @@ def test_via(tmp_path: Path, kind: str) -> None:
         path.write_text(json.dumps(project if kind == "project" else entries))
     labels = found(path, group_by="pet")
     assert [face.about["group"] for face in labels.faces] == ["a", "b"]
+    if kind == "project 3":
+        assert labels.left_out["marks at a time of a video"] == 2
+        assert {face.box for face in labels.faces} == {(1, 2, 111, 92)}
     for face in labels.faces:
         assert_points(face, {n: (round(x), round(y)) for n, (x, y) in POINTS[face.image].items()})
 
@@ -286,8 +325,59 @@ def test_deeplabcut(tmp_path: Path, columns: int, individuals: bool) -> None:
     merged = found(tmp_path)
     assert len(merged.faces) == 2
     assert merged.left_out["faces that several files have alike"] == 2
-    with pytest.raises(DataError, match=r"the csv that DeepLabCut writes beside its \.h5"):
+    with pytest.raises(DataError, match="no labels that can be read"):
         found(folder / "x.h5")
+    h5py = pytest.importorskip("h5py")  # Keras brings it
+    deeplabcut_h5(path.with_suffix(".h5"), rows, columns, h5py)
+    again.unlink()
+    assert not +found(tmp_path).left_out  # the csv is read, and the .h5 beside it is not
+    path.unlink()
+    of_h5 = found(tmp_path)
+    assert (of_h5.names, of_h5.faces) == (labels.names, labels.faces)
+
+
+def deeplabcut_h5(path: Path, rows: list[list[str]], columns: int, h5py: Any) -> None:
+    """The file that pandas writes of the rows of a csv, in its layout ``fixed``; columns in another order."""
+
+    def write(frame: Any, axis: str, heads: list[str], labels: list[tuple[str, ...]]) -> None:
+        if len(heads) == 1:
+            frame[axis] = np.array([label[0].encode() for label in labels])
+            return
+        frame.attrs[f"{axis}_nlevels"] = len(heads)
+        for i, head in enumerate(heads):
+            known = sorted({label[i] for label in labels})
+            level = frame.create_dataset(f"{axis}_level{i}", data=[k.encode() for k in known])
+            level.attrs["name"] = np.bytes_(head)
+            frame[f"{axis}_label{i}"] = np.array([known.index(v[i]) for v in labels], np.int8)
+
+    head = [row for row in rows if row[0] in ("scorer", "individuals", "bodyparts", "coords")]
+    body = rows[len(head) :]
+    of_columns = list(zip(*(row[columns:] for row in head), strict=True))
+    values = np.array([[float(v or "nan") for v in row[columns:]] for row in body])
+    with h5py.File(path, "w") as file:
+        frame = file.create_group("df_with_missing")
+        frame.attrs["nblocks"] = 1
+        write(frame, "axis0", [row[0] for row in head], of_columns)
+        write(frame, "axis1", ["N."] * columns, [tuple(row[:columns]) for row in body])
+        write(frame, "block0_items", [row[0] for row in head], of_columns[::-1])
+        frame["block0_values"] = values[:, ::-1]
+
+
+def test_an_h5_of_deeplabcut_that_cannot_be_read_names_the_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "CollectedData_me.h5"
+    with h5py.File(path, "w") as file:
+        file.create_group("df_with_missing/table")
+    with pytest.raises(DataError, match=r"layout 'table'.* give CollectedData_me\.csv"):
+        found(path)
+    path.write_bytes(b"\x89HDF\r\n\x1a\n, and then nothing")
+    with pytest.raises(DataError, match="no CollectedData file of DeepLabCut"):
+        found(path)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(DataError, match=r"facial-keypoints\[train\]', or give Coll.*\.csv"):
+        found(path)
 
 
 # --- 300-W and WFLW -------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A csv with a column of images and columns ``NAME_x``, ``NAME_y`` of each keypoint.
 
-Points are pixels: an integer is a pixel's centre. Columns that may be there too:
+Points are pixels: an integer is a pixel's centre. Other spellings (``NAME.x``, ``x_NAME``, ``NAME (x)``, ``nameX``) are
+read too, as are names above ``x`` and ``y`` in a header of two rows; two columns for one number are refused. Columns that may be there too:
 
 - ``x0, y0, x1, y1``, or another of ``_BOXES``: the face's box, where 0 is the image's edge. They say that the images
   are photos from which faces are cut out; their cells may be empty. Without them each image is one face.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from facial_keypoints.data.formats.common import FARTHEST, Box, Face, Labels, Point, number_names
@@ -24,7 +25,7 @@ from facial_keypoints.io.tables import column_names, numbers, read_table, write_
 __all__ = ["HOLDS", "SUFFIXES", "is_ours", "read", "write"]
 
 SUFFIXES = (".csv",)
-HOLDS = frozenset({"several faces", "occluded", "boxes", "facts"})
+HOLDS = frozenset({"several faces", "points outside", "occluded", "boxes", "facts"})
 IMAGE_COLUMNS = (
     "image", "filename", "file_name", "file", "image_name", "image_path", "imagename", "path", "source",
     "img", "img_name", "image_file", "photo", "image_id",
@@ -38,17 +39,38 @@ _BOXES = (
 """Names of a box's corners or, where the third is a width, of its corner and size."""
 _SEEN = ("visibility", "v", "visible")
 _OURS = ("face", "score", "time_s", "frame")  # further columns of the tables of predict
-_SUFFIX = re.compile("(.+)[_ .-]([xy])", re.I | re.DOTALL)
+_SUFFIX = re.compile(r"(.+?)(?:[_ .-]([xy])| ?[\[(]([xy])[\])])", re.I | re.DOTALL)
+_GLUED = re.compile(r"(.*[a-z0-9])([XY])|(.*\d)([xy])", re.DOTALL)
 _PREFIX = re.compile(r"([xy])(?:[_ .-](.+)|(\d+))", re.I | re.DOTALL)
 
 
 def _coordinate(column: str) -> tuple[str, str] | None:
-    """The keypoint and the axis of a column: ``nose_x``, ``nose.x``, ``nose X``, ``x_nose`` or ``x12``."""
+    """The keypoint and the axis of a column: ``nose_x``, ``nose.x``, ``nose X``, ``nose (x)``, ``x_nose`` or ``x12``."""
     if match := _SUFFIX.fullmatch(column):
-        return match[1], match[2].lower()
+        return match[1], (match[2] or match[3]).lower()
     if match := _PREFIX.fullmatch(column):
         return match[2] or match[3], match[1].lower()
     return None
+
+
+def _coordinates(columns: Sequence[str]) -> list[tuple[tuple[str, str], str]]:
+    """The columns that are coordinates, with their keypoint and axis.
+
+    ``noseX`` and ``p1x`` count only beside ``noseY`` and ``p1y``: a single one may be anything.
+    """
+    glued = {
+        c: (m[1] or m[3], (m[2] or m[4]).lower()) for c in columns if (m := _GLUED.fullmatch(c))
+    }
+    places = set(glued.values())
+    found = []
+    for column in columns:
+        place = _coordinate(column)
+        if place is None and column in glued:
+            name, axis = glued[column]
+            place = (name, axis) if {(name, "x"), (name, "y")} <= places else None
+        if place is not None:
+            found.append((place, column))
+    return found
 
 
 def _box_columns(names: Sequence[str]) -> list[str]:
@@ -69,7 +91,9 @@ def is_ours(path: Path, content: bytes) -> bool:
     """Whether the header names images and the two coordinates of a point."""
     names = [name.strip() for name in column_names(path)]
     boxes = _box_columns(names)
-    return _image_column(names) is not None and any(_coordinate(n) for n in names if n not in boxes)
+    return _image_column(names) is not None and bool(
+        _coordinates([name for name in names if name not in boxes])
+    )
 
 
 def read(path: Path, find: ImageFinder) -> Labels:
@@ -82,16 +106,12 @@ def read(path: Path, find: ImageFinder) -> Labels:
     place = {name: i for i, name in enumerate(table.names)}
     image = _image_column(table.names)
     boxes = _box_columns(table.names)
-    axes = {at: c for c in table.names if c not in boxes and (at := _coordinate(c))}
+    axes = _point_columns(path, [name for name in table.names if name not in boxes])
     names = tuple(dict.fromkeys(name for name, _ in axes))
     if image is None or not names:
         raise DataError(
             f"{path} names no images and points: it needs a column 'image' and columns NAME_x and NAME_y."
         )
-    for name in names:
-        for axis in "xy":
-            if (name, axis) not in axes:
-                raise DataError(f"{path} has no column '{name}_{axis}'.")
     wanted = [axes[name, axis] for name in names for axis in "xy"]
     seen = [next((c for word in _SEEN if (c := f"{n}_{word}") in place), None) for n in names]
     numbered = len(names) if all(name.isdigit() for name in names) else 0
@@ -137,12 +157,45 @@ def read(path: Path, find: ImageFinder) -> Labels:
         photos=bool(boxes) or several,
         left_out=left_out,
     )
+    labels.notes += _understood(table.header_rows, axes, known)
     if odd := [name for name in facts if name != "group"]:
         labels.notes.append(
             f"no coordinates, and not used: column{'s' if len(odd) > 1 else ''} {', '.join(odd)} "
             "(--group-by COLUMN keeps the faces of a person together)"
         )
     return labels
+
+
+def _point_columns(path: Path, columns: Sequence[str]) -> dict[tuple[str, str], str]:
+    """The column of each keypoint and axis; each keypoint has both, and one column for each."""
+    axes: dict[tuple[str, str], str] = {}
+    for (name, axis), column in _coordinates(columns):
+        if (other := axes.setdefault((name, axis), column)) != column:
+            raise DataError(
+                f"{path}: the columns '{other}' and '{column}' both hold the {axis} of '{name}': remove one of them."
+            )
+    for (name, axis), column in axes.items():
+        missing = "y" if axis == "x" else "x"
+        if (name, missing) not in axes:
+            raise DataError(f"{path} has no column '{name}_{missing}' beside '{column}'.")
+    return axes
+
+
+def _understood(
+    header_rows: int, axes: Mapping[tuple[str, str], str], numbered: Container[str]
+) -> list[str]:
+    """How the header was read, where it is not one row of ``NAME_x`` and ``NAME_y`` or of numbers."""
+    notes = []
+    if header_rows > 1:
+        notes.append(
+            f"the first {header_rows} rows are the header: a name above x and y is a keypoint's"
+        )
+    respelt = [n for (n, a), c in axes.items() if a == "x" and c != f"{n}_x" and n not in numbered]
+    if respelt:
+        x, y = (axes[respelt[0], axis] for axis in "xy")
+        more = f", and likewise {len(respelt) - 1} more" if len(respelt) > 1 else ""
+        notes.append(f"columns '{x}' and '{y}' are x and y of '{respelt[0]}'{more}")
+    return notes
 
 
 def _labelled(x: float, y: float, place: str) -> bool:

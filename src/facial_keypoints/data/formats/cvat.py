@@ -30,7 +30,7 @@ from facial_keypoints.files import write_text
 __all__ = ["HOLDS", "SUFFIXES", "is_ours", "read", "write"]
 
 SUFFIXES = (".xml",)
-HOLDS = frozenset({"several faces", "occluded", "boxes", "facts"})
+HOLDS = frozenset({"several faces", "points outside", "occluded", "boxes", "facts"})
 _HALF = 0.5
 _PLAIN = ("version", "meta")
 

@@ -30,10 +30,14 @@ class ImageFinder:
     Args:
         folder: That of the labels.
         images: Where else the images are; looked into first.
+        within: A folder; files outside are not looked at, whatever the labels name.
     """
 
-    def __init__(self, folder: Path, images: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, images: Path | None = None, within: Path | None = None
+    ) -> None:
         self.folder = folder
+        self._within = None if within is None else within.resolve()
         self._places = [images] if images is not None else []
         self._found: dict[str, Path | None] = {}
 
@@ -71,14 +75,19 @@ class ImageFinder:
     def _beside(self, path: Path) -> Path | None:
         """The file of a path that counts from a place that is near, or from one folder in such a place."""
         if path.is_absolute():
-            return path if path.is_file() else None
+            return path if self._is_file(path) else None
         for place, inner in self._near:
-            if (found := place / path).is_file():
+            if self._is_file(found := place / path):
                 return found
-            within = [found for folder in inner if (found := folder / path).is_file()]
-            if len(within) == 1:
-                return within[0]
-        return path if path.is_file() else None
+            deeper = [found for folder in inner if self._is_file(found := folder / path)]
+            if len(deeper) == 1:
+                return deeper[0]
+        return path if self._is_file(path) else None
+
+    def _is_file(self, path: Path) -> bool:
+        if not path.is_file():
+            return False
+        return self._within is None or path.resolve().is_relative_to(self._within)
 
     @cached_property
     def _near(self) -> list[tuple[Path, list[Path]]]:

@@ -31,7 +31,7 @@ from facial_keypoints.io.tables import read_text
 __all__ = ["HOLDS", "SUFFIXES", "is_ours", "read", "write"]
 
 SUFFIXES = (".json",)
-HOLDS = frozenset({"several faces", "occluded", "boxes", "facts"})
+HOLDS = frozenset({"several faces", "points outside", "occluded", "boxes", "facts"})
 _HALF = 0.5
 _LOCAL = "/data/local-files/?d="
 _KEYPOINTS = ("keypointlabels", "keypoint")

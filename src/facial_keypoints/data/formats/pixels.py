@@ -33,6 +33,7 @@ def match_sizes(labels: Labels) -> None:
             _move(of_image.get(name, ()), _scaled(width / said[0], height / said[1]))
         else:
             odd.append(name)
+            labels.images[name] = said  # which its points are in
     lying = [
         sum(
             _outside(of_image.get(name, ()), labels.images[name], lying=stored)

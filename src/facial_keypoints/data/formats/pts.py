@@ -19,7 +19,7 @@ from facial_keypoints.io.tables import read_text
 __all__ = ["HOLDS", "SUFFIXES", "is_ours", "read", "write"]
 
 SUFFIXES = (".pts",)
-HOLDS: frozenset[str] = frozenset()
+HOLDS = frozenset({"points outside"})
 _FIRST = 1.0
 
 

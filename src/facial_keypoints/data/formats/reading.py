@@ -47,7 +47,8 @@ READERS: tuple[ModuleType, ...] = (
 
 READABLE = (
     "Kaggle's files, a csv with the columns image and NAME_x, NAME_y, COCO keypoints, CVAT XML, Label Studio json, "
-    "LabelMe, VIA csv and json, dlib imglab XML, TPS, DeepLabCut csv, YOLO-pose (data.yaml), 300-W .pts and WFLW lists"
+    "LabelMe, VIA csv and json, dlib imglab XML, TPS, DeepLabCut csv and h5, YOLO-pose (data.yaml), 300-W .pts and WFLW "
+    "lists"
 )
 
 FROM_NAMES = "image-name"
@@ -81,6 +82,8 @@ def find_labels(path: Path) -> tuple[ModuleType, list[Path]] | None:
         )  # fmt: skip
         for name in sorted(files):
             file = Path(place, name)
+            if file.suffix == ".h5" and f"{file.stem}.csv" in files:
+                continue  # the same labels
             if not name.startswith(".") and (module := _format_of(file)) is not None:
                 found.setdefault(module, []).append(file)
     if len(found) > 1:
@@ -128,6 +131,7 @@ def read_labels(
     schema: KeypointSchema | None = None,
     group_by: str | None = None,
     images: Path | None = None,
+    within: Path | None = None,
 ) -> Labels:
     """Read labels of any format but Kaggle's.
 
@@ -137,6 +141,7 @@ def read_labels(
             that knows all the names, else one that is made from them.
         group_by: Name of what says which faces belong together: a column, an attribute.
         images: Folder of the images, where they are not found from the labels.
+        within: Images are looked for in this folder only, whatever paths the labels name.
 
     Raises:
         DataError: It holds no labels that can be read.
@@ -150,7 +155,7 @@ def read_labels(
     finders: dict[Path, ImageFinder] = {}
     parts = []
     for file in files:
-        find = finders.setdefault(file.parent, ImageFinder(file.parent, images))
+        find = finders.setdefault(file.parent, ImageFinder(file.parent, images, within))
         labels = module.read(file, find)
         _locate(labels, find, root)
         parts.append(labels)
@@ -172,8 +177,6 @@ def unreadable(path: Path) -> DataError:
     """Why a path cannot be read, and what can."""
     if not path.exists():
         return DataError(f"{path} does not exist.")
-    if path.suffix.lower() in (".h5", ".hdf5"):
-        return DataError(f"{path}: give the csv that DeepLabCut writes beside its .h5 file.")
     return DataError(f"{path} holds no labels that can be read. Read are: {READABLE}.")
 
 

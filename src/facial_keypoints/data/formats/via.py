@@ -1,4 +1,4 @@
-"""VGG Image Annotator, version 2: its csv, its json, and its project files.
+"""VGG Image Annotator: csv, json and project files of version 2, project files of version 3.
 
 VIA writes whole pixels: an integer is a pixel's centre.
 """
@@ -40,7 +40,7 @@ def is_ours(path: Path, content: bytes) -> bool:
     """Whether a file is VIA's."""
     if path.suffix.lower() == ".csv":
         return "region_shape_attributes" in column_names(path)
-    return b'"shape_attributes"' in content
+    return b'"shape_attributes"' in content or b'"fid_list"' in content
 
 
 def read(path: Path, find: ImageFinder) -> Labels:
@@ -54,7 +54,7 @@ def read(path: Path, find: ImageFinder) -> Labels:
     images: dict[str, tuple[int, int] | None] = {}
     try:
         of_csv = path.suffix.lower() == ".csv"
-        entries = list(_of_csv(path) if of_csv else _of_json(path))
+        entries = list(_of_csv(path) if of_csv else _of_json(path, left_out))
         key = _name_attribute([region for _, regions, _ in entries for region in regions])
         for name, regions, about in entries:
             images[name] = None
@@ -67,8 +67,8 @@ def read(path: Path, find: ImageFinder) -> Labels:
             for face in found if key is None else ():
                 face.numbered = len(face.points)
             faces += found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise DataError(f"{path} is no file of VIA 2 ({type(error).__name__}: {error}).") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+        raise DataError(f"{path} is no file of VIA ({type(error).__name__}: {error}).") from error
     return Labels(path, "VIA", faces, images, left_out=left_out)
 
 
@@ -91,12 +91,58 @@ def _of_csv(path: Path) -> Iterator[_Entry]:
     yield from found.values()
 
 
-def _of_json(path: Path) -> Iterator[_Entry]:
+def _of_json(path: Path, left_out: Counter[str]) -> Iterator[_Entry]:
     content = json.loads(read_text(path))
+    if "view" in content:
+        yield from _of_project_3(content, left_out)
+        return
     for entry in content.get("_via_img_metadata", content).values():
         regions = entry.get("regions") or []
         listed = list(regions.values()) if isinstance(regions, dict) else regions
         yield str(entry["filename"]), listed, _texts(entry.get("file_attributes") or {})
+
+
+_SHAPES = {1: ("point", "cx", "cy"), 2: ("rect", "x", "y", "width", "height"), 3: ("circle", "cx", "cy", "r"),
+           4: ("ellipse", "cx", "cy", "rx", "ry"), 5: ("line",), 6: ("polyline",), 7: ("polygon",)}  # fmt: skip
+"""Version 3's number of a shape: its name and the names of its numbers in version 2."""
+
+
+def _of_project_3(content: dict[str, Any], left_out: Counter[str]) -> Iterator[_Entry]:
+    """The entries of a project of version 3: a view shows a file, and each of its metadata is a region of it."""
+    attributes = content.get("attribute") or {}
+
+    def told(values: dict[str, Any]) -> dict[str, str]:
+        """Attributes by name; of a choice, its options' texts instead of their numbers."""
+        found = {}
+        for key, value in values.items():
+            options = attributes.get(key, {}).get("options") or {}
+            parts = str(value).split(",") if options else [str(value)]
+            found[attributes.get(key, {}).get("aname", key)] = ", ".join(
+                options.get(part, part) for part in parts
+            )
+        return found
+
+    entries: dict[str, _Entry] = {}
+    for key, view in content["view"].items():
+        files = view["fid_list"]
+        if len(files) == 1:  # several are compared side by side
+            file = content["file"][str(files[0])]
+            entries[key] = (str(file["fname"] or file["src"]), [], {})
+    for data in content["metadata"].values():
+        xy, about = data["xy"], told(data.get("av") or {})
+        if str(data["vid"]) not in entries:
+            left_out["marks in views of several files"] += 1
+        elif data.get("z"):
+            left_out["marks at a time of a video"] += 1
+        elif not xy:  # of the whole file
+            entries[str(data["vid"])][2].update(_texts(about))
+        else:
+            name, *keys = _SHAPES.get(xy[0], (f"shape {xy[0]}",))
+            shape = {"name": name, **dict(zip(keys, xy[1:], strict=bool(keys)))}
+            entries[str(data["vid"])][1].append(
+                {"shape_attributes": shape, "region_attributes": about}
+            )
+    yield from entries.values()
 
 
 def _texts(values: dict[str, Any]) -> dict[str, str]:

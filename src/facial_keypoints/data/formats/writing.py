@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -24,26 +25,33 @@ WRITERS: dict[str, ModuleType] = {
 """The modules that write, by the names of their formats."""
 
 
-def write_labels(labels: Labels, folder: Path, format: str) -> list[str]:
+def write_labels(labels: Labels, folder: Path, format: str, *, copy: bool = True) -> list[str]:
     """Write labels of whole images, and copy the images.
 
     Args:
         labels: What to write. Their boxes and visibility may be changed by what the format can hold.
         folder: The folder, which exists.
         format: A key of :data:`WRITERS`.
+        copy: Whether to copy the images.
 
     Returns:
         What the format could not hold, a sentence each.
 
     Raises:
-        OutputError: A file cannot be written.
+        OutputError: A file cannot be written, or two images have one place in the format's folders.
     """
     module = WRITERS[format]
     lost = _fit(labels, module)
     place = getattr(module, "image_place", str)
-    absent = [name for name in labels.images if name not in labels.files]
+    absent = [name for name in labels.images if copy and name not in labels.files]
+    taken: dict[str, str] = {}
+    for name in labels.images:
+        if taken.setdefault(place(name), name) != name:
+            raise OutputError(
+                f"{taken[place(name)]} and {name} would both be {place(name)}: rename one of them."
+            )
     try:
-        for name, file in labels.files.items():
+        for name, file in labels.files.items() if copy else ():
             target = folder / place(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists() or not target.samefile(file):
@@ -74,6 +82,8 @@ def _fit(labels: Labels, module: ModuleType) -> list[str]:
         if further := len(labels.faces) - len(largest):
             lost.append(f"{name} holds one face an image: {further} smaller faces are left out")
             labels.faces = list(largest.values())
+    if "points outside" not in module.HOLDS and (outside := _take_out(labels)):
+        lost.append(f"{name} holds no points outside the image: {outside} are left out")
     faces = labels.faces
     occluded = sum(point[2] == 1 for face in faces for point in face.points.values())
     if occluded and "occluded" not in module.HOLDS:
@@ -87,6 +97,20 @@ def _fit(labels: Labels, module: ModuleType) -> list[str]:
     if facts and "facts" not in module.HOLDS:
         lost.append(f"{name} holds nothing but points: left out are {', '.join(facts)}")
     return lost
+
+
+def _take_out(labels: Labels) -> int:
+    """Take points outside their image out, with faces that have no others, and count the points."""
+    before = sum(len(face.points) for face in labels.faces)
+    for face in labels.faces:
+        width, height = labels.images[face.image] or (math.inf, math.inf)
+        face.points = {
+            name: point
+            for name, point in face.points.items()
+            if -0.5 <= point[0] <= width - 0.5 and -0.5 <= point[1] <= height - 0.5
+        }
+    labels.faces = [face for face in labels.faces if face.points]
+    return before - sum(len(face.points) for face in labels.faces)
 
 
 def _extent(face: Face) -> float:

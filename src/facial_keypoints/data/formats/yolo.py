@@ -1,6 +1,7 @@
 """YOLO-pose, as Ultralytics reads it: ``data.yaml``, and a text file for each image.
 
-Coordinates are shares of the image's width and height: 0 and 1 are its edges.
+Coordinates are shares of the image's width and height: 0 and 1 are its edges. Ultralytics takes no image with a point
+beyond them, and looks for an image's labels where the last folder ``images`` of its path is ``labels``.
 """
 
 from __future__ import annotations
@@ -141,7 +142,13 @@ def _face(
 
 def image_place(name: str) -> str:
     """Where an image is kept."""
-    return f"images/{name}"
+    return name if name.startswith("images/") else f"images/{name}"
+
+
+def _label_place(name: str) -> PurePosixPath:
+    """Where the labels of an image are kept."""
+    before, _, after = f"/{image_place(name)}".rpartition("/images/")
+    return PurePosixPath(f"{before}/labels/{after}"[1:]).with_suffix(".txt")
 
 
 def write(labels: Labels, folder: Path) -> None:
@@ -170,18 +177,29 @@ def write(labels: Labels, folder: Path) -> None:
             numbers += [(x + _HALF) / width, (y + _HALF) / height, visible]
         of_image[face.image].append(" ".join(["0", *(f"{v:.9g}" for v in numbers)]))
     for name, lines in of_image.items():
-        target = folder / "labels" / PurePosixPath(name).with_suffix(".txt")
+        target = folder / _label_place(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, "".join(f"{line}\n" for line in lines))
     kind = next((face.kind for face in labels.faces if face.kind), "face")
-    swap = labels.schema.swap if labels.schema is not None else range(len(labels.names))
+    swap = _partners(labels)
     quoted = ", ".join(_quoted(name) for name in labels.names)
     write_text(
         folder / "data.yaml",
-        "path: .\ntrain: images\nval: images  # the same images: choose some for validation\n\n"
+        "train: images\nval: images  # the same images: choose some for validation\n\n"
         f"kpt_shape: [{len(labels.names)}, 3]\nflip_idx: [{', '.join(map(str, swap))}]\n\n"
         f"names:\n  0: {_quoted(kind)}\nkpt_names:\n  0: [{quoted}]\n",
     )
+
+
+def _partners(labels: Labels) -> list[int]:
+    """The left/right partner of each of the names, which may be fewer, or in another order, than in the schema."""
+    place = {name: i for i, name in enumerate(labels.names)}
+    partners = dict(place)
+    if labels.schema is not None:
+        names = labels.schema.keypoint_names
+        pairs = zip(names, (names[j] for j in labels.schema.swap), strict=True)
+        partners |= {a: place[b] for a, b in pairs if a in place and b in place}
+    return [partners[name] for name in labels.names]
 
 
 def _quoted(text: str) -> str:

@@ -7,7 +7,7 @@ import { download, saveProject } from './downloads.js';
 import { Browser, Problem, Service } from './engines.js';
 import { imageBlob } from './exporting.js';
 import { Film } from './film.js';
-import { droppedFiles, isData } from './importing.js';
+import { dataOf, droppedFiles } from './importing.js';
 import {
   change, copyPoints, isAbsent, isTouched, moveFace, moveSides, newFace, newImage, place, redo, setState, stateOf, takeBack, undo,
 } from './labels.js';
@@ -55,17 +55,18 @@ async function bitmapOf(image) {
 /** Add images, and read labels, schemas and projects; what is neither is skipped. */
 async function addFiles(files) {
   const isImage = (file) => file.type.startsWith('image/') || /\.(jpe?g|png|webp|bmp|gif|avif)$/i.test(file.name);
-  const skipped = [...files].filter((file) => !isImage(file) && !isData(file)).map((file) => file.webkitRelativePath || file.name);
-  const data = [...files].filter((file) => !isImage(file) && isData(file));
-  state.skipped.push(...skipped);
-  refreshStrip();
+  const others = [...files].filter((file) => !isImage(file));
   const images = [...files]
     .filter(isImage)
     .sort((a, b) => (a.webkitRelativePath || '').localeCompare(b.webkitRelativePath || '', undefined, { numeric: true }))
     .map((file) => newImage(file, file.webkitRelativePath || file.name || 'image.png'));
-  if (data.length) await readFiles(data); // first, so that no image is predicted that has labels
+  const data = await dataOf(others); // from here on, `files` may be empty: the input that they are from is cleared
+  const skipped = others.filter((file) => !data.includes(file)).map((file) => file.webkitRelativePath || file.name);
+  state.skipped.push(...skipped);
+  refreshStrip();
+  if (data.length) await readFiles(data, images); // first, so that no image is predicted that has labels
   if (!images.length) {
-    if (!data.length) tell(files.length ? 'There is no image among these files.' : 'No files were chosen.', true);
+    if (!data.length) tell(others.length ? 'There is no image among these files.' : 'No files were chosen.', true);
     return;
   }
   stopLive();
@@ -140,6 +141,23 @@ function arrange() {
   state.queue = queue;
   const at = queue.indexOf(state.current);
   state.at = at >= 0 ? at : Math.min(state.at, queue.length);
+}
+
+/** Go to the suspected label that is `by` further: in this image, or in another one of the film. */
+function stepSuspect(by) {
+  const all = state.queue.flatMap((image) => (state.suspected.get(image) ?? []).map((suspect) => ({ image, suspect })));
+  if (!all.length) {
+    tell('No image that is shown has a suspected label; “Labels” loads suspects.csv.', true);
+    return;
+  }
+  const at = all.findIndex(({ suspect }) => suspect === state.suspect);
+  const here = all.findIndex(({ image }) => image === state.current);
+  const next = (at < 0 ? Math.max(here, 0) : at + by + all.length) % all.length;
+  const { image, suspect } = all[next];
+  state.suspect = suspect;
+  if (image === state.current) toSuspect();
+  else show(image);
+  tell(`Suspected label ${next + 1} of ${all.length}: ${plainName(suspect.keypoint)}, face ${suspect.face + 1}.`);
 }
 
 /** The next choice of a select, as if it was chosen. */
@@ -232,6 +250,7 @@ async function predict(image) {
     if (needsNoModel(image)) {
       takeRecord(image);
       refreshImage(image);
+      if (image.refused) work(); // without these labels it is predicted
       return;
     }
     const asked = choices();
@@ -347,7 +366,7 @@ function refreshStrip() {
   $('retry-all').hidden = Boolean(paused) || !failed.length;
   $('retry').hidden = state.current?.status !== 'failed';
   refreshList('skipped', `${countOf(skipped, 'file')} skipped`, skipped);
-  refreshList('notes', 'What was read', notes);
+  refreshList('notes', 'Notes', notes);
   refreshList('not-here', `${countOf(waiting, 'labelled image')} not here`, waiting.map(({ name }) => name + (state.ambiguous.has(name) ? ' (several images could be meant)' : '')));
 }
 
@@ -402,7 +421,8 @@ function refresh() {
       ...(image.warnings ?? []),
       image.corrected ? 'corrected' : '',
       image.checked ? 'checked' : '',
-      state.suspected.has(image) ? `suspected: ${state.suspected.get(image).map(({ keypoint }) => plainName(keypoint)).join(', ')}` : '',
+      image.refused && !isTouched(image) ? `labels of ${image.refused.size.join(' × ')} px are not taken: another shape` : '',
+      state.suspected.has(image) ? `suspected: ${state.suspected.get(image).map(({ face, keypoint }) => plainName(keypoint) + (faces.length > 1 ? ` of face ${face + 1}` : '')).join(', ')}` : '',
     ].filter(Boolean).join(' · ');
   film.forget();
   if (image && kept) film.refresh(image, state.current);
@@ -725,7 +745,9 @@ const viewer = new Viewer($('canvas'), {
   zoomed: (scale) => { $('zoom').textContent = `${Math.round(scale * 100)} %`; },
 });
 
-Object.assign(page, { again, arrange, bitmapOf, refresh, refreshStrip, select, show, stopLive, viewer, waitAgain, work });
+Object.assign(page, {
+  again, arrange, bitmapOf, convert: (...wanted) => service.convert(...wanted), refresh, refreshStrip, select, show, stopLive, viewer, waitAgain, work,
+});
 
 const acts = {
   open: () => $('file-input').click(),
@@ -807,6 +829,7 @@ const pageKeys = {
   f: () => state.current?.faces.length && select((state.face + 1) % state.current.faces.length, state.point, true),
   a: (event) => canAdd() && acts['add-face'](event),
   n: acts.names, o: acts.open, i: acts.labels, c: acts.check, x: acts.filter, t: acts.order, s: acts.project,
+  g: (event) => stepSuspect(event.shiftKey ? -1 : 1),
   m: acts['move-face'], b: acts['move-box'], v: acts.copy, j: acts.darker, k: acts.brighter, l: acts.loupe, d: acts.downloads, z: acts['zoom-face'],
   '+': acts['zoom-in'], '=': acts['zoom-in'], '-': acts['zoom-out'], 0: acts.fit,
   PageUp: acts.previous, PageDown: acts.next, '?': () => $('keys-dialog').showModal(),

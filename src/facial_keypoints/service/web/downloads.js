@@ -1,7 +1,7 @@
 // The menu of downloads: what each holds, and what is asked before.
 
 import { Problem } from './engines.js';
-import { save, toCoco, toCsv, toJson, toKaggle, toLabels, toMeasurementCsv, toPng } from './exporting.js';
+import { save, toCoco, toConvert, toCsv, toJson, toKaggle, toMeasurementCsv, toPng, zipOf } from './exporting.js';
 import { projectNow } from './loading.js';
 import { NOTICE, canMeasure } from './measurement.js';
 import { $, countOf, problemText, question, tell } from './messages.js';
@@ -28,9 +28,27 @@ const savers = {
     if (state.own || state.schema.name !== 'kaggle15') throw new Problem('Kaggle’s format holds only its own 15 points: use COCO.');
     save(await toKaggle(images, names(), page.bitmapOf), 'training.csv', 'text/csv');
   },
-  labels: (images) => save(toLabels(images, names()), 'labels.csv', 'text/csv'),
-  coco: async (images) => save(await toCoco(images, state.schema, page.bitmapOf), 'faces-coco.zip'),
+  coco: async (images) => save(await toCoco(labelled(images), state.schema, page.bitmapOf), 'faces-coco.zip'),
 };
+
+const labelled = (images) => images.filter(({ faces }) => faces.length);
+
+/** Labels in a format that the service writes; a sentence about what was left out, or ''. */
+async function saveConverted(images, to) {
+  const wanted = labelled(images);
+  const sizes = Object.fromEntries(wanted.map(({ name, width, height }) => [name, [width, height]]));
+  const file = new File([toConvert(wanted, state.schema)], 'annotations.json');
+  // Partners of points that only labels name are told by the service, from their names and places.
+  const schema = state.own === 'labels' ? null : schemaFile(state.schema);
+  const { files, read, lost } = await page.convert([file], to, sizes, schema);
+  const written = Object.entries(files);
+  if (written.length === 1) save(written[0][1], to === 'csv' ? 'labels.csv' : written[0][0].replace(/^.*\//, ''));
+  else save(zipOf(written.map(([path, text]) => [path, new TextEncoder().encode(text)])), `labels-${to}.zip`);
+  const lines = [...read.filter((line) => line.startsWith('left out')), ...lost];
+  state.notes.push(...lines.map((line) => `written for ${to}: ${line}`));
+  page.refreshStrip();
+  return lines.map((line) => `${line}.`).join(' ');
+}
 
 export async function download(kind) {
   $('download').open = false;
@@ -43,7 +61,8 @@ export async function download(kind) {
     save(JSON.stringify(schemaFile(state.schema), null, 1), 'schema.json', 'application/json');
     return;
   }
-  const labels = ['kaggle', 'coco', 'labels'].includes(kind);
+  const format = document.querySelector(`[data-save="${kind}"]`).dataset.to;
+  const labels = format || ['kaggle', 'coco'].includes(kind);
   const all = labels && $('only-corrected').checked ? state.images.filter(({ corrected }) => corrected) : state.images;
   const images = all.filter(({ status }) => status === 'done');
   const now = state.edits;
@@ -52,12 +71,12 @@ export async function download(kind) {
       throw new Problem(labels ? 'There are no such faces to write.' : 'There are no faces to write.');
     }
     if (kind !== 'png' && !(await takes(all, images, labels))) return;
-    if (labels) tell('Cutting the faces out …');
-    await savers[kind](images);
+    if (labels) tell(format ? 'The service writes the labels …' : 'Cutting the faces out …');
+    const lost = format ? await saveConverted(images, format) : await savers[kind](images);
     if (kind !== 'png' && kind !== 'measures' && images.length === all.length) state.saved = now;
-    if (kind !== 'measures') tell('Download started.');
+    if (kind !== 'measures') tell(`Download started.${lost ? ` ${lost}` : ''}`, Boolean(lost));
   } catch (error) {
-    tell(problemText(error), true);
+    tell(problemText(error) + (format && error.stops ? ' COCO and the project are written without it.' : ''), true);
   }
 }
 

@@ -86,6 +86,19 @@ export class Service {
     }
   }
 
+  /**
+   * Labels as those of another format: {files: {path: text}, schema, read, lost}; the last two are sentences.
+   * @param images the [width, height] of images by name
+   * @param schema the content of a schema's file, or null
+   */
+  convert(files, to, images, schema) {
+    const body = new FormData();
+    for (const file of files) body.append('files', file, file.webkitRelativePath || file.name);
+    body.append('images', JSON.stringify(images));
+    if (schema) body.append('schema', JSON.stringify(schema));
+    return this.request(`v1/convert?to=${to}`, { method: 'POST', body });
+  }
+
   async start() {
     const { models } = await this.request('v1/models');
     const model = models.find(({ name }) => name === 'default') ?? models[0];

@@ -54,30 +54,6 @@ export function toJson(images, names) {
   return rows.length ? `[\n${rows.join(',\n')}\n]\n` : '[]\n';
 }
 
-/**
- * Labels as the command line reads them: `image`, what is known about the face, its box, NAME_x and NAME_y, and
- * NAME_visibility of points that are occluded somewhere. A box that nobody drew is empty.
- */
-export function toLabels(images, names) {
-  const faces = images.flatMap((image) => image.faces.map((face) => ({ image: image.name, ...face })));
-  const facts = [...new Set(faces.flatMap(({ about }) => Object.keys(about ?? {})))];
-  const boxed = faces.some(({ guessed }) => !guessed);
-  const occluded = names.filter((_, k) => faces.some(({ points }) => points[k].occluded));
-  const styled = faces.some(({ style }) => style);
-  const header = [
-    'image', ...facts, ...(boxed ? ['x0', 'y0', 'x1', 'y1'] : []), ...names.flatMap((name) => [`${name}_x`, `${name}_y`]),
-    ...occluded.map((name) => `${name}_visibility`), ...(styled ? ['style'] : []),
-  ];
-  const lines = faces.map(({ image, about, box, guessed, points, style }) => [
-    image, ...facts.map((fact) => about?.[fact] ?? null),
-    ...(boxed ? box.map((v) => (guessed ? null : round(v, 3))) : []),
-    ...points.flatMap(({ x, y }) => [round(x, 3), round(y, 3)]),
-    ...occluded.map((name) => points[names.indexOf(name)]).map((point) => (point.x === null ? 0 : point.occluded ? 1 : 2)),
-    ...(styled ? [style] : []),
-  ]);
-  return csvOf([header, ...lines]);
-}
-
 /** One row a face, the columns of `facial-keypoints measure` and its label style. */
 export function toMeasurementCsv(images, names) {
   const lines = images.flatMap((image) =>
@@ -150,44 +126,50 @@ export function imageBlob(bitmap, type, quality) {
   return canvas.convertToBlob({ type, quality });
 }
 
-/** COCO keypoints with the photos, as a zip: `annotations.json` and `images/`. Visibility: 0 absent, 1 occluded, 2 visible. */
-export async function toCoco(images, schema, bitmapOf) {
-  const names = schema.keypoint_names;
-  const files = [];
-  const entries = [];
-  const annotations = [];
-  for (const image of images) {
-    if (!image.faces.length) continue;
-    const id = entries.length + 1;
-    const [name, bytes] = await encoded(image, bitmapOf);
-    const path = `images/${String(id).padStart(6, '0')}-${name}`;
-    files.push([path, bytes]);
-    entries.push({ id, file_name: path, width: image.width, height: image.height });
-    for (const face of image.faces) {
-      const attributes = { ...face.about, ...(face.guessed ? { bbox_from_points: true } : {}) };
-      // A box that was loaded with labels stays; others are placed as training cuts faces out.
-      const box = face.about && !face.guessed ? face.box : faceBox(pointsOf(face), names) ?? face.box;
-      const [x0, y0, x1, y1] = box.map((v) => round(v, 3));
-      const labelled = face.points.filter(({ x }) => x !== null).length;
-      annotations.push({
-        id: annotations.length + 1,
-        image_id: id,
-        category_id: 1,
-        bbox: [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
-        area: round((x1 - x0) * (y1 - y0), 1),
-        iscrowd: 0,
-        keypoints: face.points.flatMap(({ x, y, occluded }) =>
-          x === null ? [0, 0, 0] : [round(x, 3), round(y, 3), occluded ? 1 : 2],
-        ),
-        num_keypoints: labelled,
-        style: face.style,
-        ...(Object.keys(attributes).length ? { attributes } : {}),
-      });
-    }
-  }
+/**
+ * COCO keypoints: visibility 0 absent, 1 occluded, 2 visible.
+ * @param names of the images
+ * @param boxOf the box of a face; one that nobody drew is marked
+ */
+function cocoOf(images, names, schema, boxOf) {
+  const entries = images.map(({ width, height }, n) => ({ id: n + 1, file_name: names[n], width, height }));
+  const annotations = images.flatMap(({ faces }, n) => faces.map((face) => {
+    const attributes = { ...face.about, ...(face.style ? { style: face.style } : {}), ...(face.guessed ? { bbox_from_points: true } : {}) };
+    const [x0, y0, x1, y1] = boxOf(face).map((v) => round(v, 3));
+    return {
+      image_id: n + 1,
+      category_id: 1,
+      bbox: [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)],
+      area: round((x1 - x0) * (y1 - y0), 1),
+      iscrowd: 0,
+      keypoints: face.points.flatMap(({ x, y, occluded }) =>
+        x === null ? [0, 0, 0] : [round(x, 3), round(y, 3), occluded ? 1 : 2],
+      ),
+      num_keypoints: face.points.filter(({ x }) => x !== null).length,
+      ...(Object.keys(attributes).length ? { attributes } : {}),
+    };
+  }));
   const skeleton = schema.edges.map(([a, b]) => [a + 1, b + 1]); // COCO counts from 1
-  const categories = [{ id: 1, name: 'face', keypoints: names, skeleton }];
-  const text = JSON.stringify({ images: entries, annotations, categories }, null, 1);
+  const kind = images.flatMap(({ faces }) => faces).find((face) => face.kind)?.kind ?? 'face';
+  const categories = [{ id: 1, name: kind, keypoints: schema.keypoint_names, skeleton }];
+  const content = { images: entries, annotations: annotations.map((each, n) => ({ id: n + 1, ...each })), categories };
+  return JSON.stringify(content, null, 1);
+}
+
+/** The labels as they are on the page, for the service to convert. */
+export const toConvert = (images, schema) =>
+  cocoOf(images, images.map(({ name }) => name), schema, ({ box }) => box);
+
+/** COCO keypoints with the photos, as a zip: `annotations.json` and `images/`. */
+export async function toCoco(images, schema, bitmapOf) {
+  const files = [];
+  for (const image of images) {
+    const [name, bytes] = await encoded(image, bitmapOf);
+    files.push([`images/${String(files.length + 1).padStart(6, '0')}-${name}`, bytes]);
+  }
+  // A box that was loaded with labels stays; others are placed as training cuts faces out.
+  const boxOf = (face) => (face.about && !face.guessed ? face.box : faceBox(pointsOf(face), schema.keypoint_names) ?? face.box);
+  const text = cocoOf(images, files.map(([path]) => path), schema, boxOf);
   return zipOf([['annotations.json', new TextEncoder().encode(text)], ...files]);
 }
 
@@ -214,7 +196,7 @@ function crc32(bytes) {
 }
 
 /** A zip of [path, bytes] without compression: images are compressed already. */
-function zipOf(files) {
+export function zipOf(files) {
   const text = new TextEncoder();
   const parts = [];
   const directory = [];

@@ -1,11 +1,26 @@
 // Reads files that are no images: labels (this package's csv, COCO keypoints), `suspects.csv` of `data audit`, schemas
-// and projects. Which of these a file is, its content decides. Labels wait by the name of their image until it is there.
+// and projects; the service makes COCO of other labels. Which of these a file is, its content decides. Labels wait by the
+// name of their image until it is there.
 
 import { Problem } from './engines.js';
 import { isSchema, readSchema } from './schema.js';
 import { isProject, readProject } from './project.js';
 
-export const isData = ({ name }) => /^[^.].*\.(json|csv|tsv)$/i.test(name);
+const isYaml = ({ name }) => /\.ya?ml$/i.test(name);
+
+/** Those of the files that may hold labels, a schema or a project. */
+export async function dataOf(files) {
+  const found = [];
+  for (const file of files) {
+    let may = /^[^.].*\.(json|csv|tsv|h5|xml|tps|pts|ya?ml)$/i.test(file.name);
+    // A text file may hold labels of YOLO, beside its yaml, or be one of WFLW's lists: 98 points a line.
+    if (/^[^.].*\.txt$/i.test(file.name)) {
+      may = files.some(isYaml) || (await file.slice(0, 1 << 14).text()).split('\n', 1)[0].split(/\s+/).length > 2 * 98;
+    }
+    if (may) found.push(file);
+  }
+  return found;
+}
 
 const IMAGE_COLUMNS = ['image', 'filename', 'file_name', 'file', 'image_name', 'image_path', 'path', 'source'];
 const BOXES = [['x0', 'y0', 'x1', 'y1'], ['xmin', 'ymin', 'xmax', 'ymax'], ['left', 'top', 'right', 'bottom']];
@@ -14,12 +29,18 @@ const FARTHEST = 1e5; // pixels; a coordinate beyond is a slip
 
 /**
  * What a file holds: {kind: 'labels', names, edges, records, leftOut}, {kind: 'suspects', suspects},
- * {kind: 'schema', schema} or {kind: 'project', schema, records}. A record is {name, size, faces, checked, corrected}: an
- * image's name, its [width, height] or null, and its faces {box, points: [{x, y, occluded}] by `names`, ...}.
+ * {kind: 'schema', schema}, {kind: 'project', schema, records}, or {kind: 'other', group} if the service must read it,
+ * with all files of the same group. A record is {name, size, faces, checked, corrected}: an image's name, its [width,
+ * height] or null, and its faces {box, points: [{x, y, occluded}] by `names`, ...}.
  */
 export async function readData(file) {
   const text = decoded(await file.arrayBuffer());
   const name = file.webkitRelativePath || file.name;
+  const [suffix] = /[^.]*$/.exec(file.name.toLowerCase());
+  if (isYaml(file) && !text.includes('kpt_shape')) return { kind: 'other', group: name }; // a schema, alone
+  if (isYaml(file) || suffix === 'txt') return { kind: 'other', group: 'yolo' };
+  if (suffix === 'h5') return { kind: 'other', group: 'csv' }; // DeepLabCut's, which has a csv beside it
+  if (!['json', 'csv', 'tsv'].includes(suffix)) return { kind: 'other', group: suffix };
   if (!/\.json$/i.test(file.name)) return readTable(text, name);
   let content;
   try {
@@ -30,9 +51,15 @@ export async function readData(file) {
   if (isProject(content)) return { kind: 'project', ...readProject(content, name) };
   if (isSchema(content)) return { kind: 'schema', schema: readSchema(content, name) };
   if (Array.isArray(content?.annotations) && Array.isArray(content?.images)) return readCoco(content, name);
-  throw new Problem(
-    `${name} is neither COCO keypoints, nor a schema, nor a project of this page; “facial-keypoints data convert” makes COCO of other labels.`,
-  );
+  return { kind: 'other', group: suffix };
+}
+
+/** The files of a group as the service reads them: `lines` says what was read. */
+export async function readByService(files, convert) {
+  const { files: { 'annotations.json': coco }, schema, read } = await convert(files, 'coco');
+  const own = readSchema(schema, files[0].name);
+  if (!coco) return { kind: 'schema', schema: own };
+  return { ...readCoco(JSON.parse(coco), files[0].name), schema: own, lines: read };
 }
 
 function decoded(bytes) {
@@ -87,6 +114,12 @@ function readTable(text, file) {
     throw new Problem(`${file} cannot be read: ${error.message}.`);
   }
   const [header = [], ...body] = rows;
+  const lower = header.map((name) => name.toLowerCase());
+  const image = IMAGE_COLUMNS.map((name) => header[lower.indexOf(name)]).find(Boolean);
+  const names = header.filter((name) => /._x$/.test(name)).map((name) => name.slice(0, -2));
+  const isSuspects = ['sample_id', 'keypoint', 'score'].every((name) => header.includes(name));
+  const isKaggle = /^\d+ \d+ /.test(body[0]?.[header.indexOf(image)]); // with the image's pixels
+  if (!isSuspects && (!image || !names.length || isKaggle)) return { kind: 'other', group: 'csv' };
   const repeated = header.find((name, i) => name && header.indexOf(name) !== i);
   if (repeated) throw new Problem(`${file} has two columns “${repeated}”.`);
   const long = body.findIndex((cells) => cells.length !== header.length);
@@ -94,13 +127,7 @@ function readTable(text, file) {
     throw new Problem(`${file}, row ${long + 1} has ${body[long].length} cells, its header ${header.length}.`);
   }
   const table = body.map((cells) => Object.fromEntries(header.map((name, i) => [name, cells[i]])));
-  if (['sample_id', 'keypoint', 'score'].every((name) => header.includes(name))) return readSuspects(table);
-  const lower = header.map((name) => name.toLowerCase());
-  const image = IMAGE_COLUMNS.map((name) => header[lower.indexOf(name)]).find(Boolean);
-  const names = header.filter((name) => /._x$/.test(name)).map((name) => name.slice(0, -2));
-  if (!image || !names.length) {
-    throw new Problem(`${file} names no images and points: it needs a column “image” and columns NAME_x and NAME_y.`);
-  }
+  if (isSuspects) return readSuspects(table);
   const single = names.find((name) => !header.includes(`${name}_y`));
   if (single) throw new Problem(`${file} has no column “${single}_y”.`);
   const seen = names.map((name) => ['visibility', 'v', 'visible'].map((word) => `${name}_${word}`).find((word) => header.includes(word)));
@@ -191,11 +218,11 @@ function readCoco(content, file) {
         return k < 0 ? { x: null, y: null, occluded: false }
           : pointOf(name, ...values.slice(3 * k, 3 * k + 3), `${file}, annotation ${n + 1}`);
       });
-      const { bbox_from_points: made, ...about } = annotation.attributes ?? {};
+      const { bbox_from_points: made, style = annotation.style ?? '', ...about } = annotation.attributes ?? {};
       const [x, y, width, height] = annotation.bbox ?? [0, 0, 0, 0];
       const box = !made && width > 0 && height > 0 ? [x, y, x + width, y + height] : null;
       faces.push({
-        image: String(image.file_name), box, points, style: annotation.style ?? '', kind: String(category.name ?? ''),
+        image: String(image.file_name), box, points, style, kind: String(category.name ?? ''),
         about: { ...image.attributes, ...about },
       });
     }

@@ -4,7 +4,7 @@
 export function newImage(file, name) {
   return {
     file, name, bitmap: null, width: 0, height: 0, status: 'waiting', problem: '', lost: 0,
-    faces: [], past: [], future: [], corrected: false, checked: false, loaded: false, sure: 1, record: null,
+    faces: [], past: [], future: [], corrected: false, checked: false, loaded: false, sure: 1, record: null, refused: null,
   };
 }
 

@@ -1,30 +1,67 @@
 // Labels, schemas, suspected labels and projects that are loaded, and work that is kept in the browser.
 
-import { imagesByName, readData } from './importing.js';
+import { imagesByName, readByService, readData } from './importing.js';
 import { change, isTouched, loadedFace } from './labels.js';
 import { $, countOf, problemText, question, someOf, tell } from './messages.js';
 import { Keeper, projectOf, recordOf } from './project.js';
 import { sureness } from './queue.js';
-import { lostNames, pointsFor, schemaOfNames } from './schema.js';
+import { lostNames, pointsFor, schemaFile, schemaOfNames } from './schema.js';
 import { names, page, sharesPoints, state } from './state.js';
 import { plainName } from './viewer.js';
 
-/** Read files that are no images; what cannot be read is said with its reason. */
-export async function readFiles(files) {
+/**
+ * Read files that are no images; what cannot be read is said with its reason.
+ * @param images those that come with them
+ */
+export async function readFiles(files, images) {
   page.stopLive();
-  for (const file of files) {
+  const others = new Map(); // files of a group, which the service reads together
+  const attempt = async (act, about = '') => {
     try {
-      await takeData(await readData(file), file.name);
+      await act();
     } catch (error) {
-      state.notes.push(problemText(error));
-      tell(problemText(error), true);
+      const text = problemText(error) + (error.stops ? about : '');
+      state.notes.push(text);
+      tell(text, true);
     }
+  };
+  for (const file of files) {
+    await attempt(async () => {
+      const data = await readData(file);
+      if (data.kind === 'other') others.set(data.group, [...others.get(data.group) ?? [], file]);
+      else await takeData(data, file.name);
+    });
+  }
+  for (const group of others.values()) {
+    await attempt(async () => {
+      tell('The service reads the labels …');
+      const sizes = await sizesOf([...state.images, ...images]);
+      const schema = state.own === 'file' ? schemaFile(state.schema) : null;
+      const data = await readByService(group, (some, to) => page.convert(some, to, sizes, schema));
+      await takeData(data, group.length > 1 ? countOf(group, 'file') : group[0].name);
+    }, ' csv and COCO are read without it.');
   }
   page.refresh();
   page.work();
 }
 
-async function takeData({ kind, schema, names: points, edges, records, suspects, leftOut = new Map() }, file) {
+/** The [width, height] of images by their names; one that is not decoded yet tells only its size. */
+async function sizesOf(images) {
+  const sizes = {};
+  for (const { name, file, width, height } of images) {
+    if (width) sizes[name] = [width, height];
+    else {
+      const seen = new Image();
+      seen.src = URL.createObjectURL(file);
+      await new Promise((done) => { seen.onload = seen.onerror = done; });
+      URL.revokeObjectURL(seen.src);
+      if (seen.naturalWidth) sizes[name] = [seen.naturalWidth, seen.naturalHeight];
+    }
+  }
+  return sizes;
+}
+
+async function takeData({ kind, schema, names: points, edges, records, suspects, leftOut = new Map(), lines: read }, file) {
   const lines = [];
   if (kind === 'suspects') {
     state.suspects = suspects;
@@ -50,7 +87,8 @@ async function takeData({ kind, schema, names: points, edges, records, suspects,
       leftOut.set(`labels of keypoints that the schema does not have (${[...new Set(lost)].join(', ')})`, lost.length);
     } else if (unknown.length) {
       const all = state.own ? [...names(), ...unknown] : points;
-      if (!(await useSchema(schemaOfNames(all, state.own ? state.schema.edges : edges), 'labels'))) {
+      const told = schema && all.length === schema.keypoint_names.length && all.every((name) => schema.keypoint_names.includes(name));
+      if (!(await useSchema(told ? schema : schemaOfNames(all, state.own ? state.schema.edges : edges), 'labels'))) {
         state.notes.push(`${file}: not taken, the schema stays`);
         return;
       }
@@ -58,7 +96,7 @@ async function takeData({ kind, schema, names: points, edges, records, suspects,
   }
   if (records) {
     const faces = records.flatMap((record) => record.faces);
-    if (kind === 'labels') lines.push(`${file}: ${countOf(records, 'image')}, ${countOf(faces, 'face')}, ${countOf(points, 'keypoint')}`);
+    if (kind === 'labels') lines.push(...read ?? [`${file}: ${countOf(records, 'image')}, ${countOf(faces, 'face')}, ${countOf(points, 'keypoint')}`]);
     await addRecords(records.map((record) => ({ ...record, names: points ?? schema.keypoint_names })), file);
   }
   for (const [what, n] of leftOut) if (n) lines.push(`${file}: left out: ${n} ${what}`);
@@ -121,29 +159,49 @@ export function giveLabels() {
   page.refreshStrip();
 }
 
-/** The image's loaded labels become its faces; without any it has none. */
+/** The image's loaded labels become its faces; without any it has none. Labels of an image of another shape are not taken. */
 export function takeRecord(image) {
   const { record } = image;
+  const [width, height] = record?.size ?? [image.width, image.height];
+  // The same shape, but for rounding of the smaller size; data/formats/pixels.py has the same limit.
+  if (Math.abs(width * image.height - height * image.width) > 0.01 * width * image.height) {
+    state.notes.push(`${image.name}: its labels are of an image of ${width} × ${height} px, which has another shape, and are not taken: is it the image that was labelled?`);
+    Object.assign(image, { record: null, refused: record, status: 'waiting' });
+    return;
+  }
+  const [wide, high] = [image.width / width, image.height / height];
   const faces = (record?.faces ?? []).map((face) =>
-    loadedFace({ ...face, points: pointsFor(face.points, record.names, names()) }, image.width, image.height));
+    loadedFace(scaled({ ...face, points: pointsFor(face.points, record.names, names()) }, wide, high), image.width, image.height));
   if (isTouched(image)) change(image, (old) => old.splice(0, old.length, ...faces));
   else Object.assign(image, { faces, past: [], future: [] });
   Object.assign(image, { record: null, status: 'done', problem: '', lost: 0, warnings: [] });
   if (record) Object.assign(image, { corrected: record.corrected, checked: record.checked, sure: record.sure ?? sureness(faces), loaded: true });
-  if (record?.size && (record.size[0] !== image.width || record.size[1] !== image.height)) {
-    image.warnings = [`the labels are of an image of ${record.size.join(' × ')} px: check them`];
-  }
+  if (wide !== 1 || high !== 1) image.warnings = [`labels of ${width} × ${height} px, scaled`];
+  if (record) image.refused = null;
   if (image === state.current) {
     page.viewer.letGo();
     toSuspect();
   }
 }
 
-/** Choose the suspected label of the current image, when these are gone through. */
+/** A face in pixels of an image that is `wide` and `high` times as large. */
+function scaled(face, wide, high) {
+  if (wide === 1 && high === 1) return face;
+  // A pixel's centre is half a pixel from the edges that boxes count from.
+  const to = (v, by) => (v === null ? null : (v + 0.5) * by - 0.5);
+  return {
+    ...face,
+    box: face.box?.map((v, k) => v * (k % 2 ? high : wide)) ?? null,
+    points: face.points.map((point) => ({ ...point, x: to(point.x, wide), y: to(point.y, high) })),
+  };
+}
+
+/** Choose the suspected label that is gone to or, when these are gone through, the first of the current image. */
 export function toSuspect() {
-  const [suspect] = $('order').value === 'suspects' ? state.suspected.get(state.current) ?? [] : [];
-  const point = names().indexOf(suspect?.keypoint);
-  if (point >= 0 && state.current.faces[suspect.face]) page.select(suspect.face, point, true);
+  const here = state.suspected.get(state.current) ?? [];
+  if (!here.includes(state.suspect)) state.suspect = $('order').value === 'suspects' ? here[0] ?? null : null;
+  const point = names().indexOf(state.suspect?.keypoint);
+  if (point >= 0 && state.current.faces[state.suspect.face]) page.select(state.suspect.face, point, true);
 }
 
 /** Find the images of the suspected labels. */
@@ -165,8 +223,10 @@ export function projectNow(may) {
   const plain = ({ names: points, ...record }) => ({
     ...record, faces: record.faces.map((face) => ({ ...face, points: pointsFor(face.points, points, names()) })),
   });
-  const here = state.images.filter(({ record, status }) => !record && status === 'done').filter(may).map(recordOf);
-  const coming = [...state.images.map(({ record }) => record).filter(Boolean), ...state.waiting];
+  const kept = ({ refused, ...image }) => refused && !isTouched(image);
+  const here = state.images.filter(({ record, status }) => !record && status === 'done').filter((image) => may(image) && !kept(image)).map(recordOf);
+  const refused = state.images.filter(kept).map((image) => image.refused);
+  const coming = [...state.images.map(({ record }) => record).filter(Boolean), ...refused, ...state.waiting];
   return projectOf(state.schema, [...here, ...coming.map(plain)]);
 }
 

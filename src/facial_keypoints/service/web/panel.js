@@ -48,12 +48,13 @@ export function refreshPoints() {
     }));
   }
   list.hidden = !face;
+  const suspects = (state.suspected.get(state.current) ?? []).filter((each) => each.face === state.face);
   names().forEach((name, k) => {
     const item = list.children[k];
     const point = face?.points[k];
     if (!point) return;
     const kind = stateOf(point);
-    item.className = [kind === 'absent' && 'absent', kind === 'occluded' && 'occluded', point.byHand && 'hand']
+    item.className = [kind === 'absent' && 'absent', kind === 'occluded' && 'occluded', point.byHand && 'hand', suspects.some(({ keypoint }) => keypoint === name) && 'suspect']
       .filter(Boolean).join(' ');
     item.style.setProperty('--shade', confidenceColor(point.confidence));
     const confidence = point.confidence === null ? (point.byHand ? 'by hand' : '') : `${Math.round(100 * point.confidence)} %`;

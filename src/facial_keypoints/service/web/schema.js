@@ -44,13 +44,15 @@ export function readSchema(content, file) {
 export const schemaOfNames = (names, edges = []) =>
   ({ name: 'own', keypoint_names: names, pairs: [], norm_pair: null, edges });
 
-/** The content of a schema's file, for `--schema`. */
-export function schemaFile({ name, keypoint_names: names, pairs, norm_pair: norm, edges }) {
+/** The content of a schema's file, for `--schema`. A model's schema has `swap`, the index of each point's partner. */
+export function schemaFile({ name, keypoint_names: names, swap = [], pairs = pairsOf(swap, names), norm_pair: norm, edges }) {
   return {
     name, keypoints: names, ...(pairs?.length ? { pairs } : {}), ...(norm ? { norm_pair: norm } : {}),
     edges: edges.map((pair) => pair.map((k) => names[k])),
   };
 }
+
+const pairsOf = (swap, names) => swap.flatMap((j, i) => (i < j ? [[names[i], names[j]]] : []));
 
 const absent = (byHand) => ({ x: null, y: null, confidence: null, occluded: false, byHand, was: [null, null] });
 

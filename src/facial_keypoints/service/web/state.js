@@ -8,6 +8,7 @@ export const state = {
   queue: [], at: 0, // the images of the film, and where in them the current one is or was
   suspects: [], // {image: its name, face, keypoint}, in order
   suspected: new Map(), // of images that are here: their suspects
+  suspect: null, // the one that was gone to
   last: null, // the image with faces that was shown before
   waiting: [], // records of images that are not here: importing.js
   ambiguous: new Set(), // names of those that several images could be

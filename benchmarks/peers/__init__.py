@@ -1,0 +1,1 @@
+"""Other tools' training, each run by the Python that has the tool."""
