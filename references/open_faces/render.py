@@ -1,0 +1,294 @@
+"""Draws triangle meshes with shadows from every light, in OpenGL without a window (Mesa's software driver will do)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+
+os.environ.setdefault("LP_NUM_THREADS", "1")  # one process per core does more than threads
+
+SKIN, HAIR, EYE, PLAIN, LENS = range(5)
+
+SHADOW_VERTEX = """
+#version 330
+uniform mat4 camera;
+in vec3 position; in vec2 uv;
+out vec2 at;
+void main() { gl_Position = camera * vec4(position, 1.0); at = uv; }
+"""
+SHADOW_FRAGMENT = """
+#version 330
+uniform sampler2D image; uniform bool cut;
+in vec2 at;
+void main() { if (cut && texture(image, at).a < 0.5) discard; }
+"""
+VERTEX = """
+#version 330
+uniform mat4 camera; uniform float inflate;
+in vec3 position; in vec3 normal; in vec2 uv; in vec4 paint;
+out vec3 place; out vec3 facing; out vec2 at; out vec4 colour;
+void main() {
+    place = position + normal * inflate * paint.a;
+    facing = normal; at = uv; colour = paint;
+    gl_Position = camera * vec4(place, 1.0);
+}
+"""
+FRAGMENT = """
+#version 330
+#define LIGHTS {lights}
+uniform sampler2D image; uniform sampler2DArray shadows; uniform sampler2D noise;
+uniform mat4 shadow_camera[LIGHTS]; uniform vec3 toward[LIGHTS]; uniform vec3 strength[LIGHTS];
+uniform vec3 eye; uniform vec3 tint; uniform vec3 ambient;
+uniform int kind; uniform int part; uniform float gloss; uniform float shine; uniform float bumps;
+uniform float opacity; uniform float shell; uniform float density;
+in vec3 place; in vec3 facing; in vec2 at; in vec4 colour;
+out vec4 result;
+
+float lit(int i, vec3 n) {{
+    vec4 p = shadow_camera[i] * vec4(place + n * 0.025, 1.0);
+    vec3 q = p.xyz * 0.5 + 0.5;
+    vec2 texel = 1.0 / vec2(textureSize(shadows, 0).xy);
+    vec2 f = fract(q.xy / texel - 0.5);
+    vec2 base = (floor(q.xy / texel - 0.5) + 0.5) * texel;
+    float z = q.z - 0.004;
+    float a = step(z, texture(shadows, vec3(base, i)).r);
+    float b = step(z, texture(shadows, vec3(base + vec2(texel.x, 0), i)).r);
+    float c = step(z, texture(shadows, vec3(base + vec2(0, texel.y), i)).r);
+    float d = step(z, texture(shadows, vec3(base + texel, i)).r);
+    return mix(mix(a, b, f.x), mix(c, d, f.x), f.y);
+}}
+
+void main() {{
+    vec4 texel = texture(image, at);
+    vec3 albedo = pow(texel.rgb, vec3(2.2)) * tint;
+    float alpha = texel.a * opacity;
+    if (kind == {plain}) albedo *= colour.rgb;
+    if (kind == {skin}) albedo *= colour.rgb;
+    if (shell > 0.0) {{
+        float strand = texture(noise, at * 40.0).r;
+        alpha = smoothstep(shell * 0.9, shell * 0.9 + 0.25, strand * colour.a * density);
+        albedo = tint * (0.5 + 0.7 * shell);
+    }}
+    if (part == 1 && alpha < 0.5) discard;
+    if (part == 2 && (alpha >= 0.5 || alpha < 0.02)) discard;
+    if (part == 0) alpha = 1.0;
+
+    vec3 view = normalize(eye - place);
+    vec3 n = normalize(facing);
+    if (dot(n, view) < 0.0 && kind != {skin}) n = -n;
+    if (bumps > 0.0) {{
+        vec3 along = normalize(dFdx(place)), up = normalize(cross(n, along));
+        float h = dot(texel.rgb, vec3(0.333));
+        vec2 slope = vec2(dFdx(h), dFdy(h)) / max(length(dFdx(place)), 1e-4);
+        n = normalize(n - bumps * (slope.x * along + slope.y * up));
+    }}
+    vec3 across = vec3(0.0);
+    if (kind == {hair}) {{
+        vec3 dx = dFdx(place), dy = dFdy(place); vec2 ux = dFdx(at), uy = dFdy(at);
+        across = normalize(dy * ux.x - dx * uy.x + 1e-6);
+    }}
+    vec3 light = ambient * albedo, spec = vec3(0.0);
+    for (int i = 0; i < LIGHTS; i++) {{
+        float c = dot(n, toward[i]);
+        vec3 wrap = kind == {skin} ? vec3(0.35, 0.18, 0.12) : kind == {hair} ? vec3(0.5) : vec3(0.0);
+        vec3 diffuse = max((c + wrap) / (1.0 + wrap), 0.0);
+        if (diffuse.r <= 0.0) continue;
+        float s = lit(i, n);
+        if (s <= 0.0 && kind != {skin}) continue;
+        vec3 seen = kind == {skin} ? pow(vec3(s), vec3(0.7, 1.0, 1.1)) : vec3(s);
+        light += albedo * diffuse * seen * strength[i];
+        vec3 h = normalize(toward[i] + view);
+        float f = 0.04 + 0.96 * pow(1.0 - max(dot(h, view), 0.0), 5.0);
+        float lobe;
+        if (kind == {hair}) {{
+            float t = dot(across, h);
+            lobe = 0.25 * pow(sqrt(max(1.0 - t * t, 0.0)), gloss);
+        }} else {{
+            lobe = (gloss + 2.0) / 8.0 * pow(max(dot(n, h), 0.0), gloss) * max(c, 0.0);
+        }}
+        spec += lobe * f * s * strength[i];
+    }}
+    result = vec4(light + shine * spec, alpha);
+}}
+"""
+
+
+@dataclass
+class Mesh:
+    """A part of a scene: ``points`` (V, 3), ``uv`` (V, 2), ``triangles`` (T, 3), and how it looks."""
+
+    points: np.ndarray
+    triangles: np.ndarray
+    uv: np.ndarray
+    texture: str = "white"
+    kind: int = PLAIN
+    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    paint: np.ndarray | None = None  # (V, 4): colour and, for shells, how long the hair is
+    normals: np.ndarray | None = None
+    blend: bool = False
+    opacity: float = 1.0
+    gloss: float = 20.0
+    shine: float = 1.0
+    bumps: float = 0.0
+    shells: int = 0  # fur: this many layers over the mesh
+    length: float = 0.0  # height of the outermost layer
+    density: float = 1.0
+    casts: bool = True
+
+
+@dataclass
+class Scene:
+    """Everything that an image shows. Lights are directions (L, 3) with colours (L, 3)."""
+
+    meshes: list[Mesh]
+    camera: np.ndarray  # (4, 4), to clip space
+    eye: np.ndarray  # (3,)
+    toward: np.ndarray
+    strength: np.ndarray
+    ambient: np.ndarray
+    background: np.ndarray | None = None  # (H, W, 3) linear
+    exposure: float = 1.0
+    centre: np.ndarray = field(default_factory=lambda: np.array([0.0, 7.0, 0.3]))
+    radius: float = 2.6
+
+
+def vertex_normals(points: np.ndarray, triangles: np.ndarray, same: np.ndarray | None = None) -> np.ndarray:
+    """Unit normals (V, 3) from the triangles around each vertex; ``same`` numbers vertices that are one."""
+    same = np.arange(len(points)) if same is None else same
+    a, b, c = (points[triangles[:, i]] for i in range(3))
+    faces = np.cross(b - a, c - a)
+    corners = same[triangles]
+    sums = np.stack([
+        sum(np.bincount(corners[:, i], faces[:, k], minlength=same.max() + 1) for i in range(3))
+        for k in range(3)
+    ], axis=1)[same]
+    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+
+
+def look_from(toward: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarray:
+    """Orthographic camera (4, 4) that looks at a ball against the unit vector ``toward``."""
+    side = np.cross([0.0, 1.0, 0.0] if abs(toward[1]) < 0.95 else [1.0, 0.0, 0.0], toward)
+    side /= np.linalg.norm(side)
+    rows = np.stack([side, np.cross(toward, side), -toward]) / radius
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = rows, -rows @ centre
+    return matrix
+
+
+class Renderer:
+    """Draws scenes at ``size`` pixels a side, with ``lights`` lights; textures stay on the device."""
+
+    def __init__(
+        self, textures: dict[str, np.ndarray], size: int, lights: int, shadow: int = 192
+    ) -> None:
+        import moderngl
+
+        self.size, self.lights = size, lights
+        self.gl = context = moderngl.create_context(standalone=True, backend="egl", require=330)
+        kinds = {"skin": SKIN, "hair": HAIR, "plain": PLAIN}
+        self.program = context.program(VERTEX, FRAGMENT.format(lights=lights, **kinds))
+        self.shadow_program = context.program(SHADOW_VERTEX, SHADOW_FRAGMENT)
+        self.colour = context.texture((size, size), 4, dtype="f4")
+        self.depth = context.depth_texture((size, size))
+        self.target = context.framebuffer([self.colour], self.depth)
+        self.maps = context.texture_array((shadow, shadow, lights), 1, dtype="f4")
+        self.maps.filter = (moderngl.NEAREST, moderngl.NEAREST)
+        self.maps.repeat_x = self.maps.repeat_y = False
+        self.shadow_depth = context.depth_texture((shadow, shadow))
+        self.shadow_target = context.framebuffer([], self.shadow_depth)
+        random = np.random.default_rng(0).random((256, 256, 1), np.float32)
+        textures = textures | {
+            "white": np.full((1, 1, 4), 255, np.uint8),
+            "noise": (255 * random).astype(np.uint8).repeat(4, 2),
+        }
+        self.textures = {}
+        for name, image in textures.items():
+            image = np.ascontiguousarray(image[::-1])
+            made = context.texture(image.shape[1::-1], image.shape[2], image.tobytes(), alignment=1)
+            made.build_mipmaps()
+            made.anisotropy = 4.0
+            self.textures[name] = made
+
+    def draw(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+        """Linear RGB (S, S, 3) and depth (S, S) in clip space from -1 to 1, both float32, first row on top."""
+        import moderngl
+
+        gl, buffers = self.gl, []
+        for mesh in scene.meshes:
+            normals = mesh.normals
+            if normals is None:
+                normals = vertex_normals(mesh.points, mesh.triangles)
+            paint = np.ones((len(mesh.points), 4)) if mesh.paint is None else mesh.paint
+            data = np.concatenate([mesh.points, normals, mesh.uv, paint], axis=1)
+            vertices = gl.buffer(data.astype(np.float32).tobytes())
+            indices = gl.buffer(mesh.triangles.astype(np.int32).tobytes())
+            names = ("position", "normal", "uv", "paint")
+            full = gl.vertex_array(self.program, [(vertices, "3f 3f 2f 4f", *names)], indices)
+            thin = gl.vertex_array(
+                self.shadow_program, [(vertices, "3f 12x 2f 16x", "position", "uv")], indices
+            )
+            buffers.append((mesh, full, thin, vertices, indices))
+
+        gl.enable(moderngl.DEPTH_TEST)
+        gl.disable(moderngl.BLEND)
+        cameras = [look_from(t, scene.centre, scene.radius) for t in scene.toward]
+        self.shadow_program["image"] = 0
+        for i, camera in enumerate(cameras):
+            self.shadow_target.use()
+            self.shadow_target.clear(depth=1.0)
+            self.shadow_program["camera"].write(camera.T.astype(np.float32).tobytes())
+            for mesh, _, thin, *_ in buffers:
+                if mesh.casts:
+                    self.textures[mesh.texture].use(0)
+                    self.shadow_program["cut"] = mesh.blend
+                    thin.render()
+            self.maps.write(self.shadow_depth.read(), viewport=(0, 0, i, *self.shadow_depth.size, 1))
+
+        program = self.program
+        program["image"], program["shadows"], program["noise"] = 0, 1, 2
+        self.maps.use(1)
+        self.textures["noise"].use(2)
+        program["camera"].write(scene.camera.T.astype(np.float32).tobytes())
+        program["shadow_camera"].write(np.array([c.T for c in cameras], np.float32).tobytes())
+        program["toward"].write(scene.toward.astype(np.float32).tobytes())
+        program["strength"].write(scene.strength.astype(np.float32).tobytes())
+        program["eye"], program["ambient"] = tuple(scene.eye), tuple(scene.ambient)
+        self.target.use()
+        self.target.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
+        for part in (0, 1, 2):  # solid, what is solid of textures with alpha, and the rest of those
+            if part == 2:
+                depth = np.frombuffer(self.depth.read(), np.float32).reshape(self.size, self.size)
+                gl.enable(moderngl.BLEND)
+                gl.blend_func = (
+                    moderngl.SRC_ALPHA, moderngl.ONE_MINUS_SRC_ALPHA, moderngl.ONE, moderngl.ONE_MINUS_SRC_ALPHA
+                )  # fmt: skip
+                self.target.depth_mask = False
+            for mesh, full, *_ in buffers:
+                if mesh.blend != (part > 0):
+                    if not (mesh.shells and part == 2):
+                        continue
+                self.textures[mesh.texture].use(0)
+                program["kind"], program["part"], program["tint"] = mesh.kind, part, mesh.tint
+                program["gloss"], program["shine"] = mesh.gloss, mesh.shine
+                program["bumps"], program["opacity"] = mesh.bumps, mesh.opacity
+                program["density"], program["shell"], program["inflate"] = mesh.density, 0.0, 0.0
+                if not mesh.shells:
+                    full.render()
+                    continue
+                program["part"] = 3
+                for layer in range(1, mesh.shells + 1):
+                    program["shell"] = layer / mesh.shells
+                    program["inflate"] = mesh.length * layer / mesh.shells
+                    full.render()
+        self.target.depth_mask = True
+        image = np.frombuffer(self.target.read(components=4, dtype="f4"), np.float32)
+        image = image.reshape(self.size, self.size, 4)[::-1]
+        for _, *made in buffers:
+            for item in made:
+                item.release()
+        colour, alpha = image[..., :3], image[..., 3:]
+        if scene.background is not None:
+            colour = colour + (1.0 - alpha) * scene.background
+        return colour * scene.exposure, depth[::-1] * 2.0 - 1.0
