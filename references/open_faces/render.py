@@ -38,7 +38,7 @@ void main() {
 FRAGMENT = """
 #version 330
 #define LIGHTS {lights}
-uniform sampler2D image; uniform sampler2DArray shadows; uniform sampler2D noise;
+uniform sampler2D image; uniform sampler2DArray shadows; uniform sampler2D noise; uniform sampler2D old; uniform float wrinkles; uniform bool casts;
 uniform mat4 shadow_camera[LIGHTS]; uniform vec3 toward[LIGHTS]; uniform vec3 strength[LIGHTS];
 uniform vec3 eye; uniform vec3 tint; uniform vec3 ambient;
 uniform int kind; uniform int part; uniform float gloss; uniform float shine; uniform float bumps;
@@ -63,7 +63,13 @@ float lit(int i, vec3 n) {{
 void main() {{
     vec4 texel = texture(image, at);
     vec3 albedo = pow(texel.rgb, vec3(2.2)) * tint;
-    float alpha = texel.a * opacity;
+    float alpha = texel.a * opacity, detail = 0.0;
+    if (kind == {hair} && casts) alpha = clamp(2.5 * alpha, 0.0, 1.0);  // no gaps between strands of hair
+    if (kind == {skin} && wrinkles > 0.0) {{
+        vec3 fine = texture(old, at).rgb, smooth_ = texture(old, at, 4.5).rgb;
+        detail = clamp(dot(fine, vec3(0.333)) / max(dot(smooth_, vec3(0.333)), 0.02), 0.5, 1.4) - 1.0;
+        albedo *= 1.0 + wrinkles * detail;
+    }}
     if (kind == {plain}) albedo *= colour.rgb;
     if (kind == {skin}) albedo *= colour.rgb;
     if (shell > 0.0) {{
@@ -72,15 +78,19 @@ void main() {{
         albedo = tint * (0.5 + 0.7 * shell);
     }}
     if (part == 1 && alpha < 0.5) discard;
-    if (part == 2 && (alpha >= 0.5 || alpha < 0.02)) discard;
-    if (part == 0) alpha = 1.0;
+    bool cornea = kind == {eye} && alpha < 0.02;
+    if (part == 2 && (alpha >= 0.5 || (alpha < 0.02 && !cornea))) discard;
+    if (part == 0) {{
+        if (colour.a < 0.5) discard;  // the edge of a layer
+        alpha = 1.0;
+    }}
 
     vec3 view = normalize(eye - place);
     vec3 n = normalize(facing);
     if (dot(n, view) < 0.0 && kind != {skin}) n = -n;
     if (bumps > 0.0) {{
         vec3 along = normalize(dFdx(place)), up = normalize(cross(n, along));
-        float h = dot(texel.rgb, vec3(0.333));
+        float h = dot(texel.rgb, vec3(0.333)) + 0.5 * wrinkles * detail;
         vec2 slope = vec2(dFdx(h), dFdy(h)) / max(length(dFdx(place)), 1e-4);
         n = normalize(n - bumps * (slope.x * along + slope.y * up));
     }}
@@ -110,7 +120,21 @@ void main() {{
         }}
         spec += lobe * f * s * strength[i];
     }}
-    result = vec4(light + shine * spec, alpha);
+    vec3 colour_out = light + shine * spec;
+    if (cornea) {{
+        alpha = clamp(3.0 * max(spec.r, max(spec.g, spec.b)) * shine, 0.0, 1.0);
+        colour_out = shine * spec / max(alpha, 1e-3);
+    }}
+    if (kind == {lens}) {{
+        float f = pow(1.0 - abs(dot(n, view)), 4.0);
+        vec3 mirrored = reflect(-view, n);
+        float glow = smoothstep(0.2, 0.9, mirrored.y + 0.4 * sin(mirrored.x * 7.0));
+        float gain = (0.04 + 0.5 * f) * (0.3 + glow) * density;
+        colour_out += vec3(gain) * (ambient * 4.0 + strength[0]);
+        if (opacity < 0.5) alpha = clamp(opacity + gain + dot(spec, vec3(0.3)), 0.0, 0.95);
+        if (part == 2) colour_out /= max(alpha, 0.05);
+    }}
+    result = vec4(colour_out, alpha);
 }}
 """
 
@@ -125,13 +149,14 @@ class Mesh:
     texture: str = "white"
     kind: int = PLAIN
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    paint: np.ndarray | None = None  # (V, 4): colour and, for shells, how long the hair is
+    paint: np.ndarray | None = None  # (V, 4): colour; where the mesh ends (0.5), for shells how long the hair is
     normals: np.ndarray | None = None
     blend: bool = False
     opacity: float = 1.0
     gloss: float = 20.0
     shine: float = 1.0
     bumps: float = 0.0
+    wrinkles: float = 0.0
     shells: int = 0  # fur: this many layers over the mesh
     length: float = 0.0  # height of the outermost layer
     density: float = 1.0
@@ -149,8 +174,7 @@ class Scene:
     strength: np.ndarray
     ambient: np.ndarray
     background: np.ndarray | None = None  # (H, W, 3) linear
-    exposure: float = 1.0
-    centre: np.ndarray = field(default_factory=lambda: np.array([0.0, 7.0, 0.3]))
+    centre: np.ndarray = field(default_factory=lambda: np.array([0.0, 7.0, 0.3]))  # of the shadows
     radius: float = 2.6
 
 
@@ -187,7 +211,7 @@ class Renderer:
 
         self.size, self.lights = size, lights
         self.gl = context = moderngl.create_context(standalone=True, backend="egl", require=330)
-        kinds = {"skin": SKIN, "hair": HAIR, "plain": PLAIN}
+        kinds = {"skin": SKIN, "hair": HAIR, "plain": PLAIN, "eye": EYE, "lens": LENS}
         self.program = context.program(VERTEX, FRAGMENT.format(lights=lights, **kinds))
         self.shadow_program = context.program(SHADOW_VERTEX, SHADOW_FRAGMENT)
         self.colour = context.texture((size, size), 4, dtype="f4")
@@ -203,7 +227,7 @@ class Renderer:
             "white": np.full((1, 1, 4), 255, np.uint8),
             "noise": (255 * random).astype(np.uint8).repeat(4, 2),
         }
-        self.textures = {}
+        self.textures, self.wrinkled = {}, next((name for name in textures if "old_" in name), "white")
         for name, image in textures.items():
             image = np.ascontiguousarray(image[::-1])
             made = context.texture(image.shape[1::-1], image.shape[2], image.tobytes(), alignment=1)
@@ -247,9 +271,10 @@ class Renderer:
             self.maps.write(self.shadow_depth.read(), viewport=(0, 0, i, *self.shadow_depth.size, 1))
 
         program = self.program
-        program["image"], program["shadows"], program["noise"] = 0, 1, 2
+        program["image"], program["shadows"], program["noise"], program["old"] = 0, 1, 2, 3
         self.maps.use(1)
         self.textures["noise"].use(2)
+        self.textures[self.wrinkled].use(3)
         program["camera"].write(scene.camera.T.astype(np.float32).tobytes())
         program["shadow_camera"].write(np.array([c.T for c in cameras], np.float32).tobytes())
         program["toward"].write(scene.toward.astype(np.float32).tobytes())
@@ -266,13 +291,13 @@ class Renderer:
                 )  # fmt: skip
                 self.target.depth_mask = False
             for mesh, full, *_ in buffers:
-                if mesh.blend != (part > 0):
-                    if not (mesh.shells and part == 2):
-                        continue
+                if (part != 2) if mesh.shells else (mesh.blend != (part > 0)):
+                    continue
                 self.textures[mesh.texture].use(0)
                 program["kind"], program["part"], program["tint"] = mesh.kind, part, mesh.tint
                 program["gloss"], program["shine"] = mesh.gloss, mesh.shine
                 program["bumps"], program["opacity"] = mesh.bumps, mesh.opacity
+                program["wrinkles"], program["casts"] = mesh.wrinkles, mesh.casts
                 program["density"], program["shell"], program["inflate"] = mesh.density, 0.0, 0.0
                 if not mesh.shells:
                     full.render()
@@ -291,4 +316,4 @@ class Renderer:
         colour, alpha = image[..., :3], image[..., 3:]
         if scene.background is not None:
             colour = colour + (1.0 - alpha) * scene.background
-        return colour * scene.exposure, depth[::-1] * 2.0 - 1.0
+        return np.nan_to_num(colour, posinf=20.0).clip(0.0, 20.0), depth[::-1] * 2.0 - 1.0
