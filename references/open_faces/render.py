@@ -19,13 +19,13 @@ out vec2 at;
 void main() { gl_Position = camera * vec4(position, 1.0); at = uv; }
 """
 SHADOW_FRAGMENT = """
-#version 330
+#version 400
 uniform sampler2D image; uniform bool cut;
 in vec2 at;
 void main() { if (cut && texture(image, at).a < 0.5) discard; }
 """
 VERTEX = """
-#version 330
+#version 400
 uniform mat4 camera; uniform float inflate;
 in vec3 position; in vec3 normal; in vec2 uv; in vec4 paint;
 out vec3 place; out vec3 facing; out vec2 at; out vec4 colour;
@@ -36,7 +36,7 @@ void main() {
 }
 """
 FRAGMENT = """
-#version 330
+#version 400
 #define LIGHTS {lights}
 uniform sampler2D image; uniform sampler2DArray shadows; uniform sampler2D noise; uniform sampler2D old; uniform float wrinkles; uniform bool casts;
 uniform mat4 shadow_camera[LIGHTS]; uniform vec3 toward[LIGHTS]; uniform vec3 strength[LIGHTS];
@@ -51,13 +51,8 @@ float lit(int i, vec3 n) {{
     vec3 q = p.xyz * 0.5 + 0.5;
     vec2 texel = 1.0 / vec2(textureSize(shadows, 0).xy);
     vec2 f = fract(q.xy / texel - 0.5);
-    vec2 base = (floor(q.xy / texel - 0.5) + 0.5) * texel;
-    float z = q.z - 0.004;
-    float a = step(z, texture(shadows, vec3(base, i)).r);
-    float b = step(z, texture(shadows, vec3(base + vec2(texel.x, 0), i)).r);
-    float c = step(z, texture(shadows, vec3(base + vec2(0, texel.y), i)).r);
-    float d = step(z, texture(shadows, vec3(base + texel, i)).r);
-    return mix(mix(a, b, f.x), mix(c, d, f.x), f.y);
+    vec4 near = step(q.z - 0.004, textureGather(shadows, vec3(q.xy, i)));
+    return mix(mix(near.w, near.z, f.x), mix(near.x, near.y, f.x), f.y);
 }}
 
 void main() {{
@@ -70,16 +65,16 @@ void main() {{
         detail = clamp(dot(fine, vec3(0.333)) / max(dot(smooth_, vec3(0.333)), 0.02), 0.5, 1.4) - 1.0;
         albedo *= 1.0 + wrinkles * detail;
     }}
-    if (kind == {plain}) albedo *= colour.rgb;
-    if (kind == {skin}) albedo *= colour.rgb;
+    albedo *= colour.rgb;
     if (shell > 0.0) {{
         float strand = texture(noise, at * 40.0).r;
         alpha = smoothstep(shell * 0.9, shell * 0.9 + 0.25, strand * colour.a * density);
-        albedo = tint * (0.5 + 0.7 * shell);
+        albedo = tint * (0.5 + 0.7 * shell) * (0.45 + 1.1 * texture(noise, at * vec2(14.0, 9.0)).r);
     }}
     if (part == 1 && alpha < 0.5) discard;
     bool cornea = kind == {eye} && alpha < 0.02;
     if (part == 2 && (alpha >= 0.5 || (alpha < 0.02 && !cornea))) discard;
+    if (part == 3 && alpha < 0.03) discard;
     if (part == 0) {{
         if (colour.a < 0.5) discard;  // the edge of a layer
         alpha = 1.0;
@@ -210,7 +205,7 @@ class Renderer:
         import moderngl
 
         self.size, self.lights = size, lights
-        self.gl = context = moderngl.create_context(standalone=True, backend="egl", require=330)
+        self.gl = context = moderngl.create_context(standalone=True, backend="egl", require=400)
         kinds = {"skin": SKIN, "hair": HAIR, "plain": PLAIN, "eye": EYE, "lens": LENS}
         self.program = context.program(VERTEX, FRAGMENT.format(lights=lights, **kinds))
         self.shadow_program = context.program(SHADOW_VERTEX, SHADOW_FRAGMENT)
@@ -256,7 +251,7 @@ class Renderer:
             buffers.append((mesh, full, thin, vertices, indices))
 
         gl.enable(moderngl.DEPTH_TEST)
-        gl.disable(moderngl.BLEND)
+        gl.disable(moderngl.BLEND | moderngl.CULL_FACE)
         cameras = [look_from(t, scene.centre, scene.radius) for t in scene.toward]
         self.shadow_program["image"] = 0
         for i, camera in enumerate(cameras):
@@ -293,6 +288,7 @@ class Renderer:
             for mesh, full, *_ in buffers:
                 if (part != 2) if mesh.shells else (mesh.blend != (part > 0)):
                     continue
+                (gl.enable if mesh.kind == SKIN or mesh.shells else gl.disable)(moderngl.CULL_FACE)
                 self.textures[mesh.texture].use(0)
                 program["kind"], program["part"], program["tint"] = mesh.kind, part, mesh.tint
                 program["gloss"], program["shine"] = mesh.gloss, mesh.shine

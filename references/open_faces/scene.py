@@ -10,14 +10,14 @@ import numpy as np
 from . import head as heads
 from .render import EYE, HAIR, LENS, PLAIN, SKIN, Mesh, Scene, vertex_normals
 
-LIGHTS = 24
+LIGHTS = 18
 UNITS = {  # expressions: face units and the range of their weights
     "neutral": {},
-    "smile": {"mouthSmile": (0.3, 1.0), "cheekSquint": (0.0, 0.8), "eyeSquint": (0.0, 0.6)},
+    "smile": {"mouthSmile": (0.2, 0.75), "cheekSquint": (0.0, 0.8), "eyeSquint": (0.0, 0.6)},
     "laugh": {
-        "mouthSmile": (0.5, 1.0), "jawOpen": (0.1, 0.5), "mouthUpperUp": (0.2, 0.8), "cheekSquint": (0.3, 1.0)
+        "mouthSmile": (0.3, 0.8), "jawOpen": (0.1, 0.5), "mouthUpperUp": (0.2, 0.8), "cheekSquint": (0.3, 1.0)
     },
-    "half_smile": {"mouthSmileLeft": (0.4, 1.0), "mouthDimpleLeft": (0.0, 0.6), "mouthLeft": (0.0, 0.4)},
+    "half_smile": {"mouthSmileLeft": (0.3, 0.75), "mouthDimpleLeft": (0.0, 0.3), "mouthLeft": (0.0, 0.4)},
     "open": {"jawOpen": (0.15, 1.0), "mouthFunnel": (0.0, 0.5), "browInnerUp": (0.0, 0.8)},
     "surprise": {"jawOpen": (0.2, 0.8), "browInnerUp": (0.5, 1.0), "browOuterUp": (0.4, 1.0), "eyeWide": (0.3, 1.0)},
     "angry": {"browDown": (0.5, 1.0), "mouthPress": (0.0, 0.8), "noseSneer": (0.0, 0.8), "eyeSquint": (0.2, 0.8)},
@@ -55,7 +55,7 @@ def identity_weights(names: list[str], rng: np.random.Generator, age: float) -> 
     strength = 0.32 * np.interp(age, [0.0, 0.2, 0.5], [0.35, 0.6, 1.0])
     for name in names:
         group, _, file = name.partition("/")
-        if group in ("macrodetails", "unit") or "trans" in file or "angle" in file or "back" in file:
+        if group in ("macrodetails", "unit") or "trans" in file or "laugh" in file or "dimples" in file or "angle" in file or "back" in file:
             continue
         stem = file.removeprefix("l-").removeprefix("r-")
         base, _, ending = stem.rpartition("-")
@@ -117,16 +117,16 @@ def lights(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray
         "below": (rng.normal(0, 30), rng.uniform(-60, -15), 0.15, rng.uniform(0.7, 2.5)),
         "two": (side * rng.uniform(30, 80), rng.uniform(0, 50), 0.15, rng.uniform(1.0, 3.0)),
     }[kind]
-    main = toward(azimuth, height) + rng.normal(0.0, spread, (10, 3))
-    second = toward(-side * rng.uniform(30, 150), rng.uniform(-10, 50)) + rng.normal(0.0, 0.15, (4, 3))
-    steps = np.arange(10)
-    z = 1.0 - 1.7 * (steps + rng.random(10)) / 10.0
+    main = toward(azimuth, height) + rng.normal(0.0, spread, (8, 3))
+    second = toward(-side * rng.uniform(30, 150), rng.uniform(-10, 50)) + rng.normal(0.0, 0.15, (2, 3))
+    steps = np.arange(8)
+    z = 1.0 - 1.7 * (steps + rng.random(8)) / 8.0
     turn = 2.399963 * steps + rng.uniform(0.0, 7.0)
     sky = np.stack([np.sqrt(1 - z * z) * np.cos(turn), z, np.sqrt(1 - z * z) * np.sin(turn)], axis=1)
-    sky_colour = (0.35 + 0.65 * (sky[:, 1:2] + 0.7) / 1.7) * warmth(0.08) / 10.0
-    main_colour = np.tile(ratio * warmth(0.12) / 10.0, (10, 1))
+    sky_colour = (0.35 + 0.65 * (sky[:, 1:2] + 0.7) / 1.7) * warmth(0.08) / 8.0
+    main_colour = np.tile(ratio * warmth(0.12) / 8.0, (8, 1))
     second_ratio = ratio * (rng.uniform(0.4, 1.0) if kind == "two" else rng.uniform(0.0, 0.3))
-    second_colour = np.tile(second_ratio * warmth(0.2) / 4.0, (4, 1))
+    second_colour = np.tile(second_ratio * warmth(0.2) / 2.0, (2, 1))
     directions = np.concatenate([main, sky, second])
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     colours = np.concatenate([main_colour, sky_colour, second_colour])
@@ -210,10 +210,10 @@ class Wardrobe:
         fixed = np.array([points[head.fixed[i]].mean(0)[:2] for i in range(48, 60)], np.float32)
         lips = np.array([-cv2.pointPolygonTest(fixed, (float(a), float(b)), True) for a, b in points[:, :2]])
         off_lips = np.where(z > 1.0, np.clip((lips - 0.005) / 0.05, 0.0, 1.0), 1.0)
-        cheek = np.interp(z, [0.4, 0.62, 0.9, 1.15, 1.35, 1.6], [7.2, 7.15, 6.85, 6.75, 6.88, 6.88])
+        cheek = np.interp(z, [0.4, 0.62, 0.9, 1.15, 1.35, 1.6], [7.2, 7.15, 6.85, 6.75, 6.95, 6.95])
         low = np.interp(z, [0.2, 0.6, 1.0, 1.4], [6.55, 6.3, 6.1, 6.1])
         whole = np.clip((cheek - y) / 0.12, 0, 1) * np.clip((y - low) / 0.15, 0, 1) * np.clip((z - 0.42) / 0.12, 0, 1)
-        whole = whole * off_lips * ~ear
+        whole = whole * off_lips * ~ear * np.clip((6.89 - y) / 0.02, np.where(z > 1.3, 0, 1), 1)
         near = np.clip((0.42 - x) / 0.08, 0, 1)
         self.beards = {
             "full": whole,
@@ -224,12 +224,9 @@ class Wardrobe:
         # Layers end where these are 0.5; they change by 1 in 0.4 dm.
         self.cloth = 0.5 + (np.interp(z, [-0.6, 0.3, 1.0], [6.05, 5.75, 5.35]) - y) / 0.4
         oval = np.sqrt((x / 0.72) ** 2 + ((y - 7.13) / 0.93) ** 2)
-        self.scarf = np.where(y > 5.2, 0.5 + np.maximum(oval - 1.0, (0.45 - z)) / 0.4, 0.0)
+        self.scarf = 0.5 + np.minimum(np.maximum(oval - 1.0, 0.45 - z), y - 5.3) / 0.4
         self.beanie = np.where(ear, 0.0, 0.5 + (y + 0.35 * (0.4 - z) - 7.72) / 0.4)
         self.cap = np.where(ear, 0.0, 0.5 + (y + 0.1 * (0.4 - z) - 7.82) / 0.4)
-        top = np.interp(x, [0.0, 0.2, 0.8], [7.16, 7.08, 6.95])
-        inside = np.min([top - y, z - 0.78, y - 6.15, 0.66 - x], axis=0)
-        self.mask = 0.5 + inside / 0.4
         self.links = self._links()
 
     def _links(self) -> tuple[np.ndarray, np.ndarray]:
@@ -237,6 +234,34 @@ class Wardrobe:
         t = self.head.triangles
         edges = np.unique(np.concatenate([t[:, [0, 1]], t[:, [1, 2]], t[:, [2, 0]]]), axis=0)
         return edges[:, 0], edges[:, 1]
+
+    def mask(self, vertices: np.ndarray, unit: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Cloth over nose, mouth and chin: points and triangles."""
+        fixed, rows, columns = self.head.fixed, 20, 33
+        top = vertices[fixed[28]].mean(0)[1] - rng.uniform(0.0, 0.12) * unit
+        low = vertices[self.head.fixed_jaw][1] - rng.uniform(-0.08, 0.05) * unit
+        axis = vertices[fixed[30]].mean(0)[2] - 1.3 * unit
+        seen = vertices[np.unique(self.head.skin)]
+        around = np.arctan2(seen[:, 0], seen[:, 2] - axis)
+        at = np.round((around / 1.05 + 1.0) / 2.0 * (columns - 1)).astype(int)
+        row = np.round((top - seen[:, 1]) / (top - low) * (rows - 1)).astype(int)
+        inside = (at >= 0) & (at < columns) & (row >= 0) & (row < rows)
+        radius = np.zeros((rows, columns), np.float32)
+        np.maximum.at(radius, (row[inside], at[inside]), np.hypot(seen[:, 0], seen[:, 2] - axis)[inside])
+        radius = cv2.dilate(radius, np.ones((3, 5), np.uint8))
+        radius = np.maximum(cv2.GaussianBlur(radius, (0, 0), rng.uniform(0.8, 2.5), borderType=cv2.BORDER_REPLICATE), radius * 0.97)
+        radius += unit * rng.uniform(0.0, 0.05)
+        v, u = np.mgrid[0:1:rows * 1j, -1:1:columns * 1j]
+        turn = 1.05 * u * (1.0 - 0.25 * v**2)
+        radius = cv2.remap(radius, (((turn / 1.05 + 1) / 2) * (columns - 1)).astype(np.float32), (v * (rows - 1)).astype(np.float32), cv2.INTER_LINEAR)
+        height = top + (low - top) * v - 0.1 * unit * u**2 * (1 - v) + 0.2 * unit * u**2 * v
+        points = np.stack([np.sin(turn) * radius, height, axis + np.cos(turn) * radius], axis=-1).reshape(-1, 3)
+        r, c = np.mgrid[: rows - 1, : columns - 1]
+        a = r * columns + c
+        triangles = np.concatenate([
+            np.stack([a, a + columns, a + 1], -1).reshape(-1, 3), np.stack([a + 1, a + columns, a + columns + 1], -1).reshape(-1, 3)
+        ])  # fmt: skip
+        return points, triangles
 
     def cover(
         self, vertices: np.ndarray, normals: np.ndarray, where: np.ndarray, height: float, smooth: int
@@ -251,6 +276,8 @@ class Wardrobe:
                 for k in range(3)
             ], axis=1) / count  # fmt: skip
             points = mean
+        low = np.einsum("ij,ij->i", points - vertices, normals)  # not into the skin
+        points = points + normals * np.maximum(0.3 * height - low, 0.0)[:, None]
         triangles = self.head.triangles[(where[self.head.triangles] > 0.5).any(1)]
         used, numbers = np.unique(triangles, return_inverse=True)
         return points[used], numbers.reshape(-1, 3), used
@@ -394,16 +421,14 @@ class People:
         expression = str(rng.choice(list(UNITS), p=OFTEN))
         for name, value in expression_weights(expression, rng, self.units).items():
             weights[name] = weights.get(name, 0.0) + value
-        straight = head.vertices(weights)
-        eye_points = head.worn("eyes", straight)
-        gaze = np.clip(rng.normal(0, [11.0, 7.0]), -28, 28) if rng.random() < 0.8 else rng.uniform(-25, 25, 2)
+        gaze = np.clip(rng.normal(0, [10.0, 7.0]), -25, 25) if rng.random() < 0.8 else rng.uniform(-25, 25, 2)
         look = {}
         for side, inward in (("Left", "Out"), ("Right", "In")):
             other = "In" if inward == "Out" else "Out"
             look[f"unit/eyeLook{inward if gaze[0] > 0 else other}{side}"] = abs(gaze[0]) / 25.0
             look[f"unit/eyeLook{'Up' if gaze[1] > 0 else 'Down'}{side}"] = abs(gaze[1]) / 25.0
-        weights |= look
-        vertices = head.vertices(weights)
+        vertices = head.vertices(weights | look)  # the units turn the eyeballs too
+        eye_points = head.worn("eyes", vertices)
         style = rng.random()
         if style < 0.72:
             closed = np.full(2, rng.uniform(0.0, 0.3))
@@ -427,8 +452,6 @@ class People:
             own = x * sign > 0
             low, high = eye_points[own].min(0), eye_points[own].max(0)
             centres[k] = [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2] + (high[1] - low[1]) / 2]
-            turn = heads.rotation(gaze[0], gaze[1], 0.0)
-            eye_points[own] = (eye_points[own] - centres[k]) @ turn.T + centres[k]
 
         # Pose and camera.
         kind = rng.random()
@@ -474,11 +497,13 @@ class People:
         points[:17] = self.jaw_points(posed, camera, matrix)
 
         # Skin, eyes, hair.
-        dark = race[0] + 0.25 * race[1] * rng.random()
-        likely = [name for name in self.skins if ("african" in name) == (dark > rng.uniform(0.25, 0.65))]
+        dark = race[0] + 0.1 * race[1] * rng.random()
+        likely = [name for name in self.skins if ("african" in name) == (dark > rng.uniform(0.3, 0.7))]
         skin_name = likely[rng.integers(len(likely))]
         melanin = rng.normal(0.0, 0.25) if "african" in skin_name else abs(rng.normal(0.0, 0.35)) * (1.0 + race[0] + race[1]) / 1.5
         tint = np.exp(-melanin * np.array([0.86, 1.0, 1.1]) + rng.normal(0, 0.04, 3)).clip(0.15, 1.5)
+        if "african" in skin_name:
+            tint = tint * [0.9, 1.04, 1.08]
         tint = tint * (np.array([1.06, 0.97, 0.95]) if group == 0 else 1.0)
         albedo = self.skin_colour[skin_name] * tint
         wrinkles = float(np.interp(age, [0.45, 1.0], [0.0, 1.3])) * rng.uniform(0.5, 1.0)
@@ -489,22 +514,22 @@ class People:
         eye_name = self.eyes[rng.integers(len(self.eyes))]
         brown = rng.random() < 0.25 + 0.75 * (1 - race[2])
         iris = rng.uniform(0.12, 0.8) * np.array([1.0, 0.62, 0.4]) if brown else rng.uniform(0.5, 1.2, 3) * np.ones(3)
-        meshes.append(Mesh(posed_eyes, get("eyes/triangles"), get("eyes/uv"), eye_name, EYE, blend=True, gloss=250.0, shine=1.5, paint=self.iris_paint(iris, rng), tint=(0.85, 0.83, 0.8)))  # fmt: skip
+        meshes.append(Mesh(posed_eyes, get("eyes/triangles"), get("eyes/uv"), eye_name, EYE, blend=True, casts=False, gloss=250.0, shine=1.5, paint=self.iris_paint(iris, rng), tint=(0.85, 0.83, 0.8)))  # fmt: skip
         teeth = f"teeth{rng.integers(1, 6)}"
         has_teeth = age > 0.06
         if has_teeth:
-            meshes.append(Mesh(pose(head.worn(teeth, vertices)), get(f"{teeth}/triangles"), get(f"{teeth}/uv"), "teeth_shape01/teeth", blend=True, gloss=60.0))  # fmt: skip
-        meshes.append(Mesh(pose(head.worn("tongue", vertices)), get("tongue/triangles"), get("tongue/uv"), "tongue01/tongue01_diffuse", tint=(0.7, 0.5, 0.5)))  # fmt: skip
+            meshes.append(Mesh(pose(head.worn(teeth, vertices)), get(f"{teeth}/triangles"), get(f"{teeth}/uv"), "teeth_shape01/teeth", blend=True, casts=False, gloss=60.0))  # fmt: skip
+        meshes.append(Mesh(pose(head.worn("tongue", vertices)), get("tongue/triangles"), get("tongue/uv"), "tongue01/tongue01_diffuse", casts=False, tint=(0.7, 0.5, 0.5)))  # fmt: skip
         grey = float(np.clip((age - 0.6) / 0.3, 0, 1)) * rng.random()
         blond = rng.random() ** 2 * race[2] ** 2
         hair = np.array([0.02, 0.014, 0.01]) + np.exp(rng.normal(-3.6, 0.7)) * np.array([1.0, 0.6, 0.35])
         hair = hair * (1 - blond) + blond * np.array([0.45, 0.3, 0.14])
         hair = hair * (1 - grey) + grey * np.array([0.5, 0.5, 0.5])
         colour = tuple(hair.tolist())
-        brow_colour = tuple((hair * rng.uniform(0.4, 1.0)).tolist())
-        meshes.append(Mesh(pose(brows), get(f"brows{style_of_brows}/triangles"), get(f"brows{style_of_brows}/uv"), brow_name, HAIR, blend=True, tint=brow_colour, opacity=rng.uniform(0.3, 1.0) * (0.6 if age < 0.1 else 1.0), shine=0.2, casts=False))  # fmt: skip
+        brow_colour = tuple((hair * rng.uniform(0.4, 1.0)).clip(0, 0.25).tolist())
+        meshes.append(Mesh(pose(brows), get(f"brows{style_of_brows}/triangles"), get(f"brows{style_of_brows}/uv"), brow_name, HAIR, blend=True, tint=brow_colour, opacity=rng.uniform(0.6, 1.8) * (0.6 if age < 0.1 else 1.0), shine=0.2, casts=False))  # fmt: skip
         lash = int(rng.integers(1, 5))
-        meshes.append(Mesh(pose(head.worn(f"lashes{lash}", vertices)), get(f"lashes{lash}/triangles"), get(f"lashes{lash}/uv"), f"eyelashes0{lash}/eyelashes0{lash}", HAIR, blend=True, tint=tuple((hair * 0.5).tolist()), opacity=rng.uniform(0.3, 1.0) * (0.55 if male > 0.5 else 1.0), shine=0.1, casts=False))  # fmt: skip
+        meshes.append(Mesh(pose(head.worn(f"lashes{lash}", vertices)), get(f"lashes{lash}/triangles"), get(f"lashes{lash}/uv"), f"eyelashes0{lash}/eyelashes0{lash}", HAIR, blend=True, tint=tuple((0.5 * hair).clip(0, 0.03).tolist()), opacity=rng.uniform(0.3, 1.0) * (0.55 if male > 0.5 else 1.0), shine=0.1, casts=False))  # fmt: skip
 
         hat = str(rng.choice(HATS, p=[0.8, 0.07, 0.06, 0.05, 0.02]))
         covers = {"beanie": wardrobe.beanie, "cap": wardrobe.cap, "scarf": wardrobe.scarf}
@@ -515,7 +540,7 @@ class People:
         elif male > 0.5:
             style_of_hair = "bald" if draw < (0.1 if age < 0.6 else 0.25) else "fur" if draw < 0.45 else str(rng.choice(short, p=[0.3, 0.35, 0.1, 0.25]))
         else:
-            style_of_hair = "fur" if draw < 0.12 else str(rng.choice(long if draw < 0.8 else short))
+            style_of_hair = "fur" if draw < 0.12 else str(rng.choice(long if draw < 0.8 else short, p=[0.15, 0.28, 0.28, 0.29] if draw < 0.8 else [0.3, 0.35, 0.1, 0.25]))
         if hat == "scarf" and style_of_hair != "bald":
             style_of_hair = "bald"
         if hat in ("cap", "beanie", "fedora") and style_of_hair not in ("bald", "fur"):
@@ -575,7 +600,8 @@ class People:
                 meshes.append(mesh)
         occluder = str(rng.choice(OCCLUDERS, p=[0.78, 0.09, 0.05, 0.08]))
         if occluder == "mask":
-            meshes.append(layer(wardrobe.mask, unit * rng.uniform(0.04, 0.12), int(rng.integers(2, 12)), tint=colours(0.05, 0.9), gloss=8.0, shine=0.2))
+            covered, faces = wardrobe.mask(vertices, unit, rng)
+            meshes.append(plain(pose(covered), faces, tint=colours(0.05, 0.9), gloss=8.0, shine=0.2))
         elif occluder != "none":
             target = vertices[head.fixed[int(rng.choice([30, 33, 51, 57, 36, 45, 39, 42, 48, 54, 66]))]].mean(0)
             face_front = float(vertices[head.fixed[30]][0, 2]) - (0.0 if rng.random() < 0.7 else 0.25 * unit)
@@ -589,6 +615,7 @@ class People:
         tolerance = np.full(70, 0.06)
         tolerance[:17] = 0.15
         tolerance[17:27] = 0.12
+        tolerance[68:] = 0.02
         luminance = float(albedo @ [0.2126, 0.7152, 0.0722])
         parameters = {
             "seed": seed, "index": index, "age": age, "male": male, "african": race[0], "asian": race[1], "caucasian": race[2],
@@ -597,7 +624,7 @@ class People:
             "yaw": yaw, "pitch": pitch, "roll": roll, "distance": distance, "side": side_length / between, "hair": style_of_hair,
             "hair_luminance": float(hair @ [0.2126, 0.7152, 0.0722]), "beard": beard, "beard_length": beard_length / unit,
             "brows": style_of_brows, "glasses": glasses_kind, "hat": hat, "occluder": occluder, "light": light,
-            "brightness": float(np.clip(rng.normal(0.42, 0.1), 0.15, 0.75)), "noise": float(abs(rng.normal(0, 0.006))),
+            "brightness": float(np.clip(rng.normal(0.52, 0.11), 0.2, 0.85)), "noise": float(abs(rng.normal(0, 0.006))),
         }  # fmt: skip
         return Picture(scene, points, tolerance, (near, far), parameters)
 
@@ -642,7 +669,8 @@ class People:
         look: dict, rng: np.random.Generator,
     ) -> Mesh:  # fmt: skip
         """The peak of a cap: from the rim over the forehead forwards."""
-        covered, _, _ = self.wardrobe.cover(vertices, normals, self.wardrobe.cap, height, 2)
+        covered, _, used = self.wardrobe.cover(vertices, normals, self.wardrobe.cap, height, 2)
+        covered = covered[self.wardrobe.cap[used] > 0.5]
         centre_z = float(covered[:, 2].mean())
         front = covered[:, 2] > centre_z
         turns = np.linspace(-1.1, 1.1, 15)
