@@ -67,9 +67,10 @@ void main() {{
     }}
     albedo *= colour.rgb;
     if (shell > 0.0) {{
-        float strand = texture(noise, at * 40.0).r;
+        float strand = 0.75 * texture(noise, at * 40.0).r + 0.45 * texture(noise, at * 8.0).r;
         alpha = smoothstep(shell * 0.9, shell * 0.9 + 0.25, strand * colour.a * density);
-        albedo = tint * (0.5 + 0.7 * shell) * (0.45 + 1.1 * texture(noise, at * vec2(14.0, 9.0)).r);
+        float lock = 0.5 * texture(noise, at * 17.0).r + 0.5 * texture(noise, at * 6.0).r;
+        albedo = tint * (0.4 + 0.7 * shell) * (0.1 + 1.9 * lock);
     }}
     if (part == 1 && alpha < 0.5) discard;
     bool cornea = kind == {eye} && alpha < 0.02;

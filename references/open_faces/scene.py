@@ -206,7 +206,7 @@ class Wardrobe:
         ear = (x > 0.72) & (y > 6.78) & (y < 7.42) & (z > -0.05) & (z < 0.62)
         edge = [(-9, 6.3), (-0.4, 6.45), (0.0, 6.7), (0.3, 6.95), (0.5, 7.0), (0.62, 7.3), (0.85, 7.5), (1.05, 7.8), (1.2, 7.95), (1.5, 8.0)]
         line = np.interp(z, *np.array(edge).T)
-        self.scalp = np.clip((y - line) / 0.1, 0.0, 1.0) * ~ear
+        self.scalp = np.clip((y - line + 0.05) / 0.3, 0.0, 1.0) * ~ear
         fixed = np.array([points[head.fixed[i]].mean(0)[:2] for i in range(48, 60)], np.float32)
         lips = np.array([-cv2.pointPolygonTest(fixed, (float(a), float(b)), True) for a, b in points[:, :2]])
         off_lips = np.where(z > 1.0, np.clip((lips - 0.005) / 0.05, 0.0, 1.0), 1.0)
@@ -540,7 +540,7 @@ class People:
         elif male > 0.5:
             style_of_hair = "bald" if draw < (0.1 if age < 0.6 else 0.25) else "fur" if draw < 0.45 else str(rng.choice(short, p=[0.3, 0.35, 0.1, 0.25]))
         else:
-            style_of_hair = "fur" if draw < 0.12 else str(rng.choice(long if draw < 0.8 else short, p=[0.15, 0.28, 0.28, 0.29] if draw < 0.8 else [0.3, 0.35, 0.1, 0.25]))
+            style_of_hair = "fur" if draw < 0.06 else str(rng.choice(long if draw < 0.8 else short, p=[0.15, 0.28, 0.28, 0.29] if draw < 0.8 else [0.3, 0.35, 0.1, 0.25]))
         if hat == "scarf" and style_of_hair != "bald":
             style_of_hair = "bald"
         if hat in ("cap", "beanie", "fedora") and style_of_hair not in ("bald", "fur"):
