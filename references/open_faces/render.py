@@ -145,7 +145,9 @@ class Mesh:
     texture: str = "white"
     kind: int = PLAIN
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    paint: np.ndarray | None = None  # (V, 4): colour; where the mesh ends (0.5), for shells how long the hair is
+    paint: np.ndarray | None = (
+        None  # (V, 4): colour; where the mesh ends (0.5), for shells how long the hair is
+    )
     normals: np.ndarray | None = None
     blend: bool = False
     opacity: float = 1.0
@@ -174,16 +176,21 @@ class Scene:
     radius: float = 2.6
 
 
-def vertex_normals(points: np.ndarray, triangles: np.ndarray, same: np.ndarray | None = None) -> np.ndarray:
+def vertex_normals(
+    points: np.ndarray, triangles: np.ndarray, same: np.ndarray | None = None
+) -> np.ndarray:
     """Unit normals (V, 3) from the triangles around each vertex; ``same`` numbers vertices that are one."""
     same = np.arange(len(points)) if same is None else same
     a, b, c = (points[triangles[:, i]] for i in range(3))
     faces = np.cross(b - a, c - a)
     corners = same[triangles]
-    sums = np.stack([
-        sum(np.bincount(corners[:, i], faces[:, k], minlength=same.max() + 1) for i in range(3))
-        for k in range(3)
-    ], axis=1)[same]
+    sums = np.stack(
+        [
+            sum(np.bincount(corners[:, i], faces[:, k], minlength=same.max() + 1) for i in range(3))
+            for k in range(3)
+        ],
+        axis=1,
+    )[same]
     return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
 
 
@@ -223,7 +230,10 @@ class Renderer:
             "white": np.full((1, 1, 4), 255, np.uint8),
             "noise": (255 * random).astype(np.uint8).repeat(4, 2),
         }
-        self.textures, self.wrinkled = {}, next((name for name in textures if "old_" in name), "white")
+        self.textures, self.wrinkled = (
+            {},
+            next((name for name in textures if "old_" in name), "white"),
+        )
         for name, image in textures.items():
             image = np.ascontiguousarray(image[::-1])
             made = context.texture(image.shape[1::-1], image.shape[2], image.tobytes(), alignment=1)
@@ -264,7 +274,9 @@ class Renderer:
                     self.textures[mesh.texture].use(0)
                     self.shadow_program["cut"] = mesh.blend
                     thin.render()
-            self.maps.write(self.shadow_depth.read(), viewport=(0, 0, i, *self.shadow_depth.size, 1))
+            self.maps.write(
+                self.shadow_depth.read(), viewport=(0, 0, i, *self.shadow_depth.size, 1)
+            )
 
         program = self.program
         program["image"], program["shadows"], program["noise"], program["old"] = 0, 1, 2, 3
