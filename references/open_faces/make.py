@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,7 +37,9 @@ class Studio:
         self.people = People(arrays, textures, self.finer)
         self.renderer = Renderer(textures, self.finer, LIGHTS)
 
-    def image(self, seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
+    def image(
+        self, seed: int, index: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """RGB image (S, S, 3) uint8, points (70, 2) in pixels (an integer is a pixel centre), occluded (70,), parameters."""
         picture = self.people.make(seed, index)
         linear, depth = self.renderer.draw(picture.scene)
@@ -77,23 +79,24 @@ def develop(
     gain = -np.log(1.0 - min(wanted, 0.9)) / max(float(np.mean(face)) if face.size else 0.2, 1e-3)
     image = (1.0 - np.exp(-gain * linear)) ** (1 / 2.2)
     image = image + rng.normal(0.0, picture.parameters["noise"], image.shape[:2])[..., None]
-    return (image * 255.0 + 0.5).clip(0, 255).astype(np.uint8)
+    return np.asarray((image * 255.0 + 0.5).clip(0, 255), np.uint8)
 
 
-_studio: Studio | None = None
+_studios: list[Studio] = []  # of this process: one
 
 
 def _start(assets: Path) -> None:
-    global _studio
     cv2.setNumThreads(1)
     with np.load(assets) as file:
-        _studio = Studio(dict(file))
+        _studios.append(Studio(dict(file)))
 
 
 def _make_shard(task: tuple[int, int, int, Path]) -> int:
     seed, start, count, path = task
-    made = [_studio.image(seed, index) for index in range(start, start + count)]
-    columns = {name: np.array([parameters[name] for *_, parameters in made]) for name in made[0][3]}
+    made = [_studios[0].image(seed, index) for index in range(start, start + count)]
+    columns: dict[str, Any] = {
+        name: np.array([parameters[name] for *_, parameters in made]) for name in made[0][3]
+    }
     partial = path.with_name(f".{path.name}")
     with partial.open("wb") as file:
         np.savez(
@@ -103,7 +106,7 @@ def _make_shard(task: tuple[int, int, int, Path]) -> int:
             occluded=np.stack([occluded for _, _, occluded, _ in made]),
             **columns,
         )
-    os.replace(partial, path)
+    partial.replace(path)
     return count
 
 

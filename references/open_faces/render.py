@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -144,7 +146,7 @@ class Mesh:
     uv: np.ndarray
     texture: str = "white"
     kind: int = PLAIN
-    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    tint: Sequence[float] | np.ndarray = (1.0, 1.0, 1.0)
     paint: np.ndarray | None = (
         None  # (V, 4): colour; where the mesh ends (0.5), for shells how long the hair is
     )
@@ -184,14 +186,12 @@ def vertex_normals(
     a, b, c = (points[triangles[:, i]] for i in range(3))
     faces = np.cross(b - a, c - a)
     corners = same[triangles]
-    sums = np.stack(
-        [
-            sum(np.bincount(corners[:, i], faces[:, k], minlength=same.max() + 1) for i in range(3))
-            for k in range(3)
-        ],
-        axis=1,
-    )[same]
-    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    count = same.max() + 1
+    sums = np.zeros((count, 3))
+    for corner, axis in np.ndindex(3, 3):
+        sums[:, axis] += np.bincount(corners[:, corner], faces[:, axis], minlength=count)
+    normals: np.ndarray = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    return normals[same]
 
 
 def look_from(toward: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarray:
@@ -212,7 +212,7 @@ class Renderer:
     ) -> None:
         import moderngl
 
-        self.size, self.lights = size, lights
+        self.size, self.modern = size, moderngl
         self.gl = context = moderngl.create_context(standalone=True, backend="egl", require=400)
         kinds = {"skin": SKIN, "hair": HAIR, "plain": PLAIN, "eye": EYE, "lens": LENS}
         self.program = context.program(VERTEX, FRAGMENT.format(lights=lights, **kinds))
@@ -230,99 +230,104 @@ class Renderer:
             "white": np.full((1, 1, 4), 255, np.uint8),
             "noise": (255 * random).astype(np.uint8).repeat(4, 2),
         }
-        self.textures, self.wrinkled = (
-            {},
-            next((name for name in textures if "old_" in name), "white"),
-        )
+        self.wrinkled = next((name for name in textures if "old_" in name), "white")
+        self.textures = {}
         for name, image in textures.items():
-            image = np.ascontiguousarray(image[::-1])
-            made = context.texture(image.shape[1::-1], image.shape[2], image.tobytes(), alignment=1)
+            rows = image[::-1].tobytes()
+            made = context.texture(image.shape[1::-1], image.shape[2], rows, alignment=1)
             made.build_mipmaps()
             made.anisotropy = 4.0
             self.textures[name] = made
 
     def draw(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Linear RGB (S, S, 3) and depth (S, S) in clip space from -1 to 1, both float32, first row on top."""
-        import moderngl
+        meshes = [(mesh, *self._load(mesh)) for mesh in scene.meshes]
+        try:
+            self._draw_shadows(scene, [(mesh, thin) for mesh, _, thin, *_ in meshes])
+            depth = self._draw_parts(scene, [(mesh, full) for mesh, full, *_ in meshes])
+        finally:
+            for _, *made in meshes:
+                for item in made:
+                    item.release()
+        image = np.frombuffer(self.target.read(components=4, dtype="f4"), np.float32)
+        image = image.reshape(self.size, self.size, 4)[::-1]
+        colour = image[..., :3]
+        if scene.background is not None:
+            colour = colour + (1.0 - image[..., 3:]) * scene.background
+        return np.nan_to_num(colour, posinf=20.0).clip(0.0, 20.0), depth
 
-        gl, buffers = self.gl, []
-        for mesh in scene.meshes:
-            normals = mesh.normals
-            if normals is None:
-                normals = vertex_normals(mesh.points, mesh.triangles)
-            paint = np.ones((len(mesh.points), 4)) if mesh.paint is None else mesh.paint
-            data = np.concatenate([mesh.points, normals, mesh.uv, paint], axis=1)
-            vertices = gl.buffer(data.astype(np.float32).tobytes())
-            indices = gl.buffer(mesh.triangles.astype(np.int32).tobytes())
-            names = ("position", "normal", "uv", "paint")
-            full = gl.vertex_array(self.program, [(vertices, "3f 3f 2f 4f", *names)], indices)
-            thin = gl.vertex_array(
-                self.shadow_program, [(vertices, "3f 12x 2f 16x", "position", "uv")], indices
-            )
-            buffers.append((mesh, full, thin, vertices, indices))
+    def _load(self, mesh: Mesh) -> tuple[Any, ...]:
+        """Its vertex arrays for the image and for shadows, and their buffers."""
+        normals = mesh.normals
+        if normals is None:
+            normals = vertex_normals(mesh.points, mesh.triangles)
+        paint = np.ones((len(mesh.points), 4)) if mesh.paint is None else mesh.paint
+        data = np.concatenate([mesh.points, normals, mesh.uv, paint], axis=1)
+        vertices = self.gl.buffer(data.astype(np.float32).tobytes())
+        indices = self.gl.buffer(mesh.triangles.astype(np.int32).tobytes())
+        columns = (vertices, "3f 3f 2f 4f", "position", "normal", "uv", "paint")
+        full = self.gl.vertex_array(self.program, [columns], indices)
+        places = (vertices, "3f 12x 2f 16x", "position", "uv")
+        thin = self.gl.vertex_array(self.shadow_program, [places], indices)
+        return full, thin, vertices, indices
 
-        gl.enable(moderngl.DEPTH_TEST)
-        gl.disable(moderngl.BLEND | moderngl.CULL_FACE)
-        cameras = [look_from(t, scene.centre, scene.radius) for t in scene.toward]
+    def _draw_shadows(self, scene: Scene, meshes: list[tuple[Mesh, Any]]) -> None:
+        """What each light sees, into the texture of shadows."""
+        self.gl.enable_only(self.modern.DEPTH_TEST)
+        cameras = [look_from(toward, scene.centre, scene.radius) for toward in scene.toward]
         self.shadow_program["image"] = 0
+        self.shadow_target.use()
         for i, camera in enumerate(cameras):
-            self.shadow_target.use()
             self.shadow_target.clear(depth=1.0)
             self.shadow_program["camera"].write(camera.T.astype(np.float32).tobytes())
-            for mesh, _, thin, *_ in buffers:
+            for mesh, thin in meshes:
                 if mesh.casts:
                     self.textures[mesh.texture].use(0)
                     self.shadow_program["cut"] = mesh.blend
                     thin.render()
-            self.maps.write(
-                self.shadow_depth.read(), viewport=(0, 0, i, *self.shadow_depth.size, 1)
-            )
+            place = (0, 0, i, *self.shadow_depth.size, 1)
+            self.maps.write(self.shadow_depth.read(), viewport=place)
+        self.program["shadow_camera"].write(np.array([c.T for c in cameras], np.float32).tobytes())
 
-        program = self.program
+    def _draw_parts(self, scene: Scene, meshes: list[tuple[Mesh, Any]]) -> np.ndarray:
+        """Solid meshes, then what is solid of textures with alpha, then the rest of those and fur; the depth before that."""
+        program, modern = self.program, self.modern
         program["image"], program["shadows"], program["noise"], program["old"] = 0, 1, 2, 3
         self.maps.use(1)
         self.textures["noise"].use(2)
         self.textures[self.wrinkled].use(3)
         program["camera"].write(scene.camera.T.astype(np.float32).tobytes())
-        program["shadow_camera"].write(np.array([c.T for c in cameras], np.float32).tobytes())
         program["toward"].write(scene.toward.astype(np.float32).tobytes())
         program["strength"].write(scene.strength.astype(np.float32).tobytes())
         program["eye"], program["ambient"] = tuple(scene.eye), tuple(scene.ambient)
         self.target.use()
         self.target.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
-        for part in (0, 1, 2):  # solid, what is solid of textures with alpha, and the rest of those
-            if part == 2:
-                depth = np.frombuffer(self.depth.read(), np.float32).reshape(self.size, self.size)
-                gl.enable(moderngl.BLEND)
-                gl.blend_func = (
-                    moderngl.SRC_ALPHA, moderngl.ONE_MINUS_SRC_ALPHA, moderngl.ONE, moderngl.ONE_MINUS_SRC_ALPHA
-                )  # fmt: skip
-                self.target.depth_mask = False
-            for mesh, full, *_ in buffers:
-                if (part != 2) if mesh.shells else (mesh.blend != (part > 0)):
-                    continue
-                (gl.enable if mesh.kind == SKIN or mesh.shells else gl.disable)(moderngl.CULL_FACE)
-                self.textures[mesh.texture].use(0)
-                program["kind"], program["part"], program["tint"] = mesh.kind, part, mesh.tint
-                program["gloss"], program["shine"] = mesh.gloss, mesh.shine
-                program["bumps"], program["opacity"] = mesh.bumps, mesh.opacity
-                program["wrinkles"], program["casts"] = mesh.wrinkles, mesh.casts
-                program["density"], program["shell"], program["inflate"] = mesh.density, 0.0, 0.0
-                if not mesh.shells:
-                    full.render()
-                    continue
-                program["part"] = 3
-                for layer in range(1, mesh.shells + 1):
-                    program["shell"] = layer / mesh.shells
-                    program["inflate"] = mesh.length * layer / mesh.shells
-                    full.render()
+        for mesh, full in meshes:
+            if not mesh.blend and not mesh.shells:
+                self._draw_mesh(mesh, full, 0)
+        for mesh, full in meshes:
+            if mesh.blend:
+                self._draw_mesh(mesh, full, 1)
+        depth = np.frombuffer(self.depth.read(), np.float32).reshape(self.size, self.size)
+        self.gl.enable(modern.BLEND)
+        over = modern.ONE_MINUS_SRC_ALPHA
+        self.gl.blend_func = modern.SRC_ALPHA, over, modern.ONE, over
+        self.target.depth_mask = False
+        for mesh, full in meshes:
+            if mesh.blend or mesh.shells:
+                self._draw_mesh(mesh, full, 2)
         self.target.depth_mask = True
-        image = np.frombuffer(self.target.read(components=4, dtype="f4"), np.float32)
-        image = image.reshape(self.size, self.size, 4)[::-1]
-        for _, *made in buffers:
-            for item in made:
-                item.release()
-        colour, alpha = image[..., :3], image[..., 3:]
-        if scene.background is not None:
-            colour = colour + (1.0 - alpha) * scene.background
-        return np.nan_to_num(colour, posinf=20.0).clip(0.0, 20.0), depth[::-1] * 2.0 - 1.0
+        return np.asarray(depth[::-1] * 2.0 - 1.0)
+
+    def _draw_mesh(self, mesh: Mesh, full: Any, part: int) -> None:
+        """One part of a mesh, or all layers of its fur."""
+        program, closed = self.program, mesh.kind == SKIN or mesh.shells > 0
+        (self.gl.enable if closed else self.gl.disable)(self.modern.CULL_FACE)
+        self.textures[mesh.texture].use(0)
+        for name in ("kind", "gloss", "shine", "bumps", "opacity", "wrinkles", "casts", "density"):
+            program[name] = getattr(mesh, name)
+        program["part"], program["tint"] = 3 if mesh.shells else part, tuple(mesh.tint)
+        for layer in range(1, mesh.shells + 1) if mesh.shells else [0]:
+            share = layer / max(mesh.shells, 1)
+            program["shell"], program["inflate"] = share, mesh.length * share
+            full.render()

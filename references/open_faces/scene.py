@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .head import JAW, Head
+from .head import Head
 from .people import Person, draw_person
 from .render import EYE, HAIR, SKIN, Mesh, Scene, vertex_normals
 from .worn import Wardrobe, glasses, hand, held, plain, plain_thing
@@ -45,7 +45,7 @@ def pick(chances: dict[str, float], rng: np.random.Generator) -> str:
 
 def colour(rng: np.random.Generator, low: float = 0.0, high: float = 0.8) -> np.ndarray:
     """A linear colour (3,), rather grey."""
-    return (rng.uniform(low, high) * (1 + rng.normal(0, 0.35, 3))).clip(0, 1)
+    return np.clip(rng.uniform(low, high) * (1 + rng.normal(0, 0.35, 3)), 0, 1)
 
 
 def lights(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
@@ -63,7 +63,7 @@ def lights(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
     def warmth(spread: float) -> np.ndarray:
         t = rng.normal(0.0, spread)
-        return np.exp(np.array([t, 0.0, -t]))
+        return np.asarray(np.exp(np.array([t, 0.0, -t])))
 
     side = rng.choice([-1.0, 1.0])
     azimuth, height, spread, ratio = {
@@ -141,7 +141,7 @@ def background(size: int, rng: np.random.Generator) -> np.ndarray:
             1 + cv2.resize(grain, (small, small), interpolation=cv2.INTER_CUBIC)[..., None]
         )
     image = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.clip(image, 0.0, 1.0) ** 2.2
+    return np.asarray(np.clip(image, 0.0, 1.0) ** 2.2)
 
 
 class People:

@@ -156,18 +156,18 @@ class Wardrobe:
         radius = np.zeros((rows, columns), np.float32)
         far = np.hypot(skin[:, 0], skin[:, 2] - axis)[inside]
         np.maximum.at(radius, (row[inside], column[inside]), far)
-        radius = cv2.dilate(radius, np.ones((3, 5), np.uint8))
+        spanned = cv2.dilate(radius, np.ones((3, 5), np.uint8))
         smooth = cv2.GaussianBlur(
-            radius, (0, 0), rng.uniform(0.8, 2.5), borderType=cv2.BORDER_REPLICATE
+            spanned, (0, 0), rng.uniform(0.8, 2.5), borderType=cv2.BORDER_REPLICATE
         )
-        radius = np.maximum(smooth, radius * 0.97) + unit * rng.uniform(0.0, 0.05)
+        radius = np.maximum(smooth, spanned * 0.97) + unit * rng.uniform(0.0, 0.05)
 
         v, u = np.mgrid[0 : 1 : rows * 1j, -1 : 1 : columns * 1j]
         turn = wide * u * (1.0 - 0.25 * v**2)
         at = ((turn / wide + 1) / 2 * (columns - 1)).astype(np.float32)
-        radius = cv2.remap(radius, at, (v * (rows - 1)).astype(np.float32), cv2.INTER_LINEAR)
+        reach = cv2.remap(radius, at, (v * (rows - 1)).astype(np.float32), cv2.INTER_LINEAR)
         height = top + (low - top) * v + unit * u**2 * (0.3 * v - 0.1)
-        points = np.stack([np.sin(turn) * radius, height, axis + np.cos(turn) * radius], axis=-1)
+        points = np.stack([np.sin(turn) * reach, height, axis + np.cos(turn) * reach], axis=-1)
         return points.reshape(-1, 3), sheet(rows, columns, closed=False)
 
 
@@ -198,7 +198,9 @@ def glasses(
         rim = np.stack([x, height + high * np.sign(s) * abs(s) ** (2 / shape), bend(x)], axis=1)
         frame.append(tube(rim, thick))
         fan = np.stack([np.full(24, 24), np.arange(24), (np.arange(24) + 1) % 24], axis=1)
-        lenses.append((np.concatenate([rim[:-1], [rim[:-1].mean(0) + [0, 0, 0.02]]]), fan))
+        lenses.append(
+            (np.concatenate([rim[:-1], [rim[:-1].mean(0) + np.array([0, 0, 0.02])]]), fan)
+        )
         outer, beside = side * (apart + wide), side * ear[0] * 0.93
         temple = [
             [outer, height + high * 0.5, bend(outer)],
@@ -260,5 +262,5 @@ def held(
     """A thing moved before a place of the face (3,), about there; ``front`` is the z of the nose."""
     points, triangles = thing
     shift = target[:2] + rng.normal(0.0, 0.33, 2) * pose.unit
-    points = points + [shift[0], shift[1], front + 0.05 - points[:, 2].min()]
+    points = points + np.array([shift[0], shift[1], front + 0.05 - points[:, 2].min()])
     return pose(points), triangles
