@@ -74,7 +74,10 @@ void main() {{
         float lock = 0.5 * texture(noise, at * 17.0).r + 0.5 * texture(noise, at * 6.0).r;
         albedo = tint * (0.4 + 0.7 * shell) * (0.1 + 1.9 * lock);
     }}
-    if (part == 1 && alpha < 0.5) discard;
+    if (part == 1) {{
+        if (alpha < 0.5) discard;
+        alpha = 1.0;
+    }}
     bool cornea = kind == {eye} && alpha < 0.02;
     if (part == 2 && (alpha >= 0.5 || (alpha < 0.02 && !cornea))) discard;
     if (part == 3 && alpha < 0.03) discard;

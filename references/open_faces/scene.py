@@ -366,12 +366,10 @@ class People:
             )
         kind = pick(GLASSES, rng) if rng.random() < (0.24 if person.adult else 0.08) else "none"
         if kind != "none":
-            ear = vertices[self.head.ear] * [1.0, 0.0, 1.0] + [
-                0.0,
-                person.centres[:, 1].mean(),
-                0.0,
-            ]
-            for mesh in glasses(person.centres, person.eyes[:, 2].max(), abs(ear), unit, kind, rng):
+            x, _, z = vertices[self.head.ear]
+            ear = np.array([abs(x), person.centres[:, 1].mean(), z])
+            front = float(person.eyes[:, 2].max())
+            for mesh in glasses(person.centres, front, ear, unit, kind, rng):
                 mesh.points = pose(mesh.points)
                 made.append(mesh)
         occluder = pick(OCCLUDERS, rng)
