@@ -27,6 +27,7 @@ UNITS = {  # expressions: face units and the range of their weights
     "mixed": {},
 }  # fmt: skip
 OFTEN = [0.2, 0.14, 0.12, 0.07, 0.09, 0.06, 0.05, 0.05, 0.04, 0.03, 0.03, 0.04, 0.08]
+LIDS = ((37, 41), (38, 40), (44, 46), (43, 47))  # points of the upper lid and below them
 PAIRS = [
     ("decr", "incr"), ("down", "up"), ("in", "out"), ("backward", "forward"), ("concave", "convex"),
     ("compress", "uncompress"),
@@ -140,8 +141,7 @@ def closed_lids(rng: np.random.Generator) -> np.ndarray:
 
 def close_lids(head: Head, vertices: np.ndarray, closed: np.ndarray) -> np.ndarray:
     """Vertices with each upper lid lowered by exactly that share of its opening."""
-    pairs = (("Right", ((37, 41), (38, 40))), ("Left", ((44, 46), (43, 47))))
-    for (side, lids), share in zip(pairs, closed, strict=True):
+    for side, lids, share in zip(("Right", "Left"), (LIDS[:2], LIDS[2:]), closed, strict=True):
         blink = head.target(f"unit/eyeBlink{side}")
         whole = 0.0
         for upper, lower in lids:

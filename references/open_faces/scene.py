@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from .head import Head
-from .people import Person, draw_person
+from .people import LIDS, Person, draw_person
 from .render import EYE, HAIR, SKIN, Mesh, Scene, vertex_normals
 from .worn import Wardrobe, glasses, hand, held, plain, plain_thing
 
@@ -421,6 +421,10 @@ class People:
         points = np.zeros((70, 3))
         for point, where in head.fixed.items():
             points[point] = posed[where].mean(0)
+        for upper, lower in LIDS:  # of a closed eye only the edge of the upper lid is seen
+            step = (person.vertices[head.fixed[upper]] - person.vertices[head.fixed[lower]]).mean(0)
+            if step[1] < 0.0:
+                points[lower] += pose.matrix @ [0.0, step[1], step[2]]
         style = parameters["brows"]
         opacity = self.textures[f"eyebrow{style:03}/eyebrow{style:03}"][..., 3]
         corners, shares = head.brow_points(style, opacity)
