@@ -285,6 +285,7 @@ class Renderer:
             self.shadow_program["camera"].write(camera.T.astype(np.float32).tobytes())
             for mesh, thin in meshes:
                 if mesh.casts:
+                    self._cull(mesh)
                     self.textures[mesh.texture].use(0)
                     self.shadow_program["cut"] = mesh.blend
                     thin.render()
@@ -322,10 +323,15 @@ class Renderer:
         self.target.depth_mask = True
         return np.asarray(depth[::-1] * 2.0 - 1.0)
 
+    def _cull(self, mesh: Mesh) -> None:
+        """Leave out the far sides of closed meshes."""
+        closed = mesh.kind == SKIN or mesh.shells > 0
+        (self.gl.enable if closed else self.gl.disable)(self.modern.CULL_FACE)
+
     def _draw_mesh(self, mesh: Mesh, full: Any, part: int) -> None:
         """One part of a mesh, or all layers of its fur."""
-        program, closed = self.program, mesh.kind == SKIN or mesh.shells > 0
-        (self.gl.enable if closed else self.gl.disable)(self.modern.CULL_FACE)
+        program = self.program
+        self._cull(mesh)
         self.textures[mesh.texture].use(0)
         for name in ("kind", "gloss", "shine", "bumps", "opacity", "wrinkles", "casts", "density"):
             program[name] = getattr(mesh, name)
