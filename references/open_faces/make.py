@@ -2,7 +2,7 @@
 
 A shard is an ``.npz`` file of ``PER_SHARD`` consecutive numbers: ``images`` (N, S, S) uint8 grey,
 ``points`` (N, 70, 2) float32 in pixels (an integer is a pixel centre; the 68 points of iBUG, then the
-irises, left in the image first), ``occluded`` (N, 70) bool, and one column (N,) per parameter.
+irises, the person's right one first), ``occluded`` (N, 70) bool, and one column (N,) per parameter.
 """
 
 from __future__ import annotations
