@@ -23,10 +23,13 @@ from references.collection import CANVAS, CANVAS_EYE_ROW, CANVAS_EYES_PX, load_w
 
 __all__ = [
     "MESH_68",
+    "fit_definition",
     "mesh_to_68",
     "read_portraits",
     "read_renders",
     "read_webmorph",
+    "shift_labels",
+    "shift_of",
     "to_canvas",
 ]
 
@@ -37,6 +40,9 @@ MESH_68 = (
     78, 82, 13, 312, 308, 317, 14, 87,
 )  # fmt: skip
 """The points of MediaPipe's mesh that come nearest to the 68, in their order."""
+
+_FRONT_ACROSS = 1.5
+"""Distance of the outer eye corners in distances of the eyes, seen from the front."""
 
 
 def to_canvas(
@@ -161,6 +167,34 @@ def fit_definition(
     pull = ridge * np.trace(z.T @ z) / z.shape[1]
     slope = np.linalg.solve(z.T @ z + pull * np.eye(z.shape[1]), z.T @ (y - constant))
     return np.vstack([slope, constant - mean @ slope])
+
+
+def shift_of(told: NDArray[np.floating], xy: NDArray[np.floating]) -> NDArray[np.float64]:
+    """By how much annotators put points elsewhere: (68, 2), in distances of the outer eye corners.
+
+    Points that nobody labelled stay where they are, but for those between the ends of a brow, which are spread evenly.
+
+    Args:
+        told: (N, 68, 2) points of upright faces from the front.
+        xy: (N, 68, 2) where annotators put them, NaN = not labelled.
+    """
+    across = np.linalg.norm(told[:, 45] - told[:, 36], axis=-1)[:, np.newaxis, np.newaxis]
+    labelled = ~np.isnan(xy[..., 0]).all(axis=0)
+    shift = np.zeros((68, 2))
+    shift[labelled] = np.nanmedian((xy[:, labelled] - told[:, labelled]) / across, axis=0)
+    for first in (17, 22):
+        share = np.linspace(0.0, 1.0, 5)[:, np.newaxis]
+        shift[first : first + 5] = (1 - share) * shift[first] + share * shift[first + 4]
+    mirrored = shift[list(IBUG68.swap)] * [-1.0, 1.0]
+    return np.asarray((shift + mirrored) / 2.0)
+
+
+def shift_labels(xy: NDArray[np.float32], shift: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Points (N, 68, 2) of canvases, moved by :func:`shift_of`; sideways as the face's width is seen."""
+    across = np.linalg.norm(xy[:, 45] - xy[:, 36], axis=-1)[:, np.newaxis]
+    front = np.full_like(across, _FRONT_ACROSS * CANVAS_EYES_PX)
+    scale = np.stack([np.minimum(across, front), front], axis=-1)
+    return np.asarray(xy + scale * shift, np.float32)
 
 
 def read_portraits(

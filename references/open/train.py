@@ -2,7 +2,8 @@
 
 Renders tell exactly where their points are, by the definition that was chosen on the mesh. Portraits are labelled by
 MediaPipe's mesh, brought to that definition by a regression that is fitted to MediaPipe's answers for the renders. The
-CC BY faces of ``webmorph`` have 13 of the points. A tenth of each is held out to choose the weights. No weights, faces
+CC BY faces of ``webmorph`` have 13 of the points; where annotators put them elsewhere than that regression tells, the
+labels of renders and portraits are moved. A tenth of each is held out to choose the weights. No weights, faces
 or labels of research sets are used, and nothing is chosen on them.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -19,9 +21,18 @@ from numpy.typing import NDArray
 from facial_keypoints.data.duplicates import image_digests
 from facial_keypoints.files import output_folder
 from facial_keypoints.models.spec import ModelSpec
-from facial_keypoints.types import FaceDataset
+from facial_keypoints.schemas import IBUG68
+from facial_keypoints.types import FaceDataset, Keypoints
 from references.collection import held_out, join_faces, set_names
-from references.open.faces import fit_definition, read_portraits, read_renders, read_webmorph
+from references.open.faces import (
+    fit_definition,
+    mesh_to_68,
+    read_portraits,
+    read_renders,
+    read_webmorph,
+    shift_labels,
+    shift_of,
+)
 from references.points68 import Views, load_last, network, spec_of, train
 
 __all__ = ["train_open"]
@@ -29,6 +40,7 @@ __all__ = ["train_open"]
 # How often faces of a set are drawn, and the weight of their labels.
 _SHARE = {"render": 0.6, "portraits": 0.34, "webmorph": 0.06}
 _TRUST = {"render": 1.0, "portraits": 0.7, "webmorph": 1.0}
+_WRONG_PX = 4.5  # median gap of MediaPipe's points from a render's, above which its mesh is wrong
 _HIDDEN = 0.3  # weight of a point that something hides in a render, in points that are seen
 
 
@@ -40,19 +52,32 @@ def read_faces(
     Args:
         renders: Shards of ``python -m references.open_faces``.
         data: The folder with ``clean/`` and ``wild/``.
-        mesh: ``.npz`` with ``names`` and ``mesh`` (M, 478, 2 or 3) of MediaPipe for some of the renders, in pixels of
-            the canvases; without it the portraits keep MediaPipe's definition of the points.
+        mesh: What ``python -m references.open.mesh`` wrote; without it portraits and renders keep their own definitions.
         most: Read so many renders at most.
     """
     drawn, hidden, _ = read_renders(renders, most)
-    change = None
+    morphs, change, shift = read_webmorph(data), None, np.zeros((68, 2))
     if mesh is not None:
         with np.load(mesh) as file:
-            place = {name: i for i, name in enumerate(drawn.sample_ids.tolist())}
-            known = [i for i, name in enumerate(file["names"].tolist()) if name in place]
-            rows = [place[file["names"][i]] for i in known]
-            change = fit_definition(file["mesh"][known], drawn.keypoints.xy[rows])
-    portraits, morphs = read_portraits(data / "clean", change), read_webmorph(data)
+            place = {name: i for i, name in enumerate(file["names"].tolist())}
+            meshes = file["mesh"]
+
+        def found(known: FaceDataset) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            rows = [i for i, name in enumerate(known.sample_ids.tolist()) if name in place]
+            names = known.sample_ids[rows].tolist()
+            return meshes[[place[name] for name in names]], known.keypoints.xy[rows]
+
+        of_drawn, xy = found(drawn)
+        gap = np.median(np.linalg.norm(mesh_to_68(of_drawn) - xy, axis=-1), axis=1)
+        right = gap < _WRONG_PX
+        change = fit_definition(of_drawn[right], xy[right])
+        of_morphs, xy = found(morphs.subset(np.flatnonzero(~held_out(morphs))))
+        shift = shift_of(mesh_to_68(of_morphs, change), xy)
+    portraits = read_portraits(data / "clean", change)
+    drawn, portraits = (
+        replace(part, keypoints=Keypoints(shift_labels(part.keypoints.xy, shift), IBUG68))
+        for part in (drawn, portraits)
+    )
     faces = join_faces([drawn, portraits, morphs], str(data))
     sets = set_names(faces)
     trust = np.array([_TRUST[s] for s in sets], np.float32)[:, None] * np.ones(68, np.float32)
