@@ -12,7 +12,7 @@ from facial_keypoints.io.drawing import (
     draw_keypoints,
     draw_prediction,
 )
-from facial_keypoints.schemas import FIVE
+from facial_keypoints.schemas import FIVE, IBUG68
 from facial_keypoints.types import Keypoints, Prediction
 
 XY = np.array([[[70, 30], [30, 30], [50, 50], [65, 70], [np.nan, np.nan]]], np.float32)
@@ -60,6 +60,14 @@ def test_marks_grow_with_the_face_and_stay_small_beside_the_image():
 
     assert area(0.5, 1000) < area(5, 1000)
     assert area(5, 1000) < 0.02 * 1000**2
+
+
+def test_many_points_do_not_cover_the_face() -> None:
+    angle = np.linspace(0, 2 * np.pi, 68, endpoint=False)
+    circle = (400 + 320 * np.stack([np.cos(angle), np.sin(angle)], -1)).astype(np.float32)[None]
+    drawn = draw_keypoints(flat(0, (800, 800)), Keypoints(circle, IBUG68))
+    ring = draw_keypoints(flat(0, (800, 800)), Keypoints(circle[:, ::14], FIVE))
+    assert (drawn > 0).sum() / 68 < 0.5 * (ring > 0).sum() / 5
 
 
 def test_points_far_outside_and_no_faces_draw_nothing():

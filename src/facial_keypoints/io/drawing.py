@@ -61,11 +61,14 @@ def _text(canvas: ImageArray, text: str, xy: FloatArray, height_px: float) -> No
 
 
 def _radius(xy: FloatArray, image_size: tuple[int, int]) -> float:
-    """Radius in px for the points (K, 2) of one face: by its size, within bounds by the image's."""
+    """Radius in px for the points (K, 2) of one face: by its size and their number, within bounds by the image's."""
     known = xy[~np.isnan(xy[:, 0])]
     extent = float(np.ptp(known, axis=0).max()) if len(known) > 1 else 0.0
     largest = max(1.0, 0.008 * max(image_size))
-    return float(np.clip(0.022 * extent, 0.6, largest)) if extent else largest
+    if not extent:
+        return largest
+    fewer = min(1.0, float(np.sqrt(15 / len(known))))  # 68 points must not cover the face
+    return max(0.6, fewer * min(0.022 * extent, largest))
 
 
 def confidence_color(confidence: float) -> Color:
