@@ -13,7 +13,9 @@ from facial_keypoints.cli import options as o
 
 @app.command("evaluate")
 def evaluate_command(
-    model: Annotated[str, typer.Argument(help="default, a run folder, a .keras or an .onnx file.")],
+    model: Annotated[
+        str, typer.Argument(help="default, ibug68, a run folder, a .keras or an .onnx file.")
+    ],
     data: Annotated[Path, typer.Option(help="Labelled faces, as for train.")],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write the report as JSON.")

@@ -31,7 +31,7 @@ def finetune_command(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Model to start from: default (the shipped one), a run folder or a .keras file.",
+            help="Model to start from: default (15 points), ibug68 (68 points), a run folder or a .keras file.",
         ),
     ] = "default",
     schema: o.Schema = None,

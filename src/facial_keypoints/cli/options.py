@@ -147,7 +147,9 @@ Images = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Model = Annotated[
     str,
-    typer.Option(help="default (the shipped one), a run folder, a .keras or an .onnx file."),
+    typer.Option(
+        help="default (15 points), ibug68 (68 points), a run folder, a .keras or an .onnx file."
+    ),
 ]
 Threads = Annotated[
     int | None,

@@ -524,7 +524,7 @@ def load_predictor(
     """Open a model for prediction.
 
     Args:
-        model: ``default`` or another shipped name, a run folder, a ``.keras`` or an ``.onnx`` file.
+        model: ``default`` (15 points), ``ibug68`` (68 points), a run folder, a ``.keras`` or an ``.onnx`` file.
         style: As for :class:`Predictor`.
         tta: As for :class:`Predictor`.
         threads: As for :func:`facial_keypoints.models.runtime.load_runtime`; for the detector as well.

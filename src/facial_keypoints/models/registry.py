@@ -50,7 +50,7 @@ def find_model(model: str | os.PathLike[str] = "default", *, trainable: bool = F
     """The file of a keypoint model.
 
     Args:
-        model: ``default`` or another shipped name, a run folder, a ``.keras`` or an ``.onnx`` file.
+        model: ``default`` (15 points), ``ibug68`` (68 points), a run folder, a ``.keras`` or an ``.onnx`` file.
         trainable: Give the ``.keras`` file, which can be trained further and exported.
 
     Raises:
