@@ -52,3 +52,8 @@ def _keras_computes_as_before() -> Iterator[None]:
     yield
     if "keras" in sys.modules:
         assert sys.modules["keras"].config.dtype_policy().name == "float32"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test begins first, or one worker waits for the other in the end."""
+    items.sort(key=lambda item: item.name != "test_the_notebook_gives_its_committed_output")
