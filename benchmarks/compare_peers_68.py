@@ -32,6 +32,7 @@ from benchmarks.compare_peers import Answer, dlib_answer, fastest
 from benchmarks.machine import machine
 from facial_keypoints.geometry import EYE_LINE, FACE_SIZE
 from facial_keypoints.inference.predictor import Predictor, load_predictor
+from facial_keypoints.models.registry import find_model
 from facial_keypoints.schemas import IBUG68
 from facial_keypoints.types import FaceDataset
 from references.collection import CANVAS_EYE_ROW, CANVAS_EYES_PX, held_out, load_wild
@@ -141,9 +142,24 @@ def measure(data: Path, dlib_file: Path, models: list[str], most: int) -> list[s
         runs[name] = lambda runtime=runtime, view=view: runtime.run(view)
     times = fastest(runs)
     dlib_time = times["dlib, 68 points"]
-    lines += ["", "| one face, one thread, least of many | ms | dlib's time |", "|---|---|---|"]
+    import mediapipe
+
+    mesh_file = (
+        Path(mediapipe.__file__).parent
+        / "modules/face_landmark/face_landmark_with_attention.tflite"
+    )
+    files = {name: find_model(name) for name in ["default", *ours]}
+    files |= {
+        "dlib, 68 points": dlib_file,
+        "MediaPipe mesh with attention, as on a video": mesh_file,
+    }
     lines += [
-        f"| {name} | {1e3 * t:.3f} | {t / dlib_time:.2f} |"
+        "",
+        "| one face, one thread, least of many | ms | dlib's time | file, MB |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {1e3 * t:.3f} | {t / dlib_time:.2f} | {files[name].stat().st_size / 1e6:.1f} |"
         for name, t in sorted(times.items(), key=lambda item: item[1])
     ]
     return lines

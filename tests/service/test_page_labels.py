@@ -235,6 +235,7 @@ def test_work_is_kept_in_the_browser_and_in_a_project_file(page: Page) -> None:
     is_back()
     reopen(page)
     page.get_by_role("button", name="Delete them").click()
+    expect(page.locator("#note")).to_contain_text("are deleted")
     reopen(page)
     load(page, project_json=project.decode())
     expect(dialog).to_have_count(0)  # nothing is kept any more

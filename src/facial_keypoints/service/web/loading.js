@@ -274,5 +274,6 @@ export async function offerKept() {
       page.refresh();
     }
     await keeper.forget(key);
+    if (answer === 'other') tell('The labels that this browser had kept are deleted.');
   }
 }
