@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import cv2
 import keras
@@ -50,6 +51,7 @@ __all__ = [
     "predict_moved",
     "refit",
     "spec_of",
+    "teller",
     "to_input",
     "train",
     "view_matrix",
@@ -316,6 +318,18 @@ def refit(net: keras.Model, views: Views, batches: int) -> None:
     kernel[:, own] += slope / unit
     bias[own] += constant / unit
     net.get_layer("head").set_weights([kernel, bias])
+
+
+def teller(history: TextIO, report: Callable[[str], None] | None) -> Callable[[str], None]:
+    """Writes lines to a file at once, and passes them on."""
+
+    def say(line: str) -> None:
+        history.write(f"{line}\n")
+        history.flush()
+        if report is not None:
+            report(line)
+
+    return say
 
 
 def load_last(net: keras.Model, directory: Path) -> tuple[int, float]:

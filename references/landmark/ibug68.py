@@ -22,7 +22,7 @@ from facial_keypoints.models.spec import ModelSpec
 from facial_keypoints.schemas import IBUG68, KAGGLE15
 from facial_keypoints.types import FaceDataset, Keypoints
 from references.collection import held_out, join_faces, learnt_digests, load_wild, set_names
-from references.points68 import Views, load_last, network, predict_moved, spec_of, train
+from references.points68 import Views, load_last, network, predict_moved, spec_of, teller, train
 
 __all__ = ["train_ibug68"]
 
@@ -133,13 +133,7 @@ def train_ibug68(
         ),
         (directory / "history.txt").open("a", encoding="utf-8") as history,
     ):
-
-        def say(line: str) -> None:
-            history.write(f"{line}\n")
-            history.flush()
-            if report is not None:
-                report(line)
-
+        say = teller(history, report)
         faces, held = read_faces(data, threads)
         say(f"{len(faces)} faces to train on, {len(held)} held out")
         net = _start(faces)

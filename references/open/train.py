@@ -33,7 +33,7 @@ from references.open.faces import (
     shift_labels,
     shift_of,
 )
-from references.points68 import Views, load_last, network, spec_of, train
+from references.points68 import Views, load_last, network, spec_of, teller, train
 
 __all__ = ["train_open"]
 
@@ -126,13 +126,7 @@ def train_open(
         output_folder(directory, verb="references.open", inputs=inputs, force=force, resume=resume),
         (directory / "history.txt").open("a", encoding="utf-8") as history,
     ):
-
-        def say(line: str) -> None:
-            history.write(f"{line}\n")
-            history.flush()
-            if report is not None:
-                report(line)
-
+        say = teller(history, report)
         faces, trust = read_faces(renders, data, mesh, most)
         sets, held = set_names(faces), held_out(faces)
         say(", ".join(f"{(sets == s).sum()} {s}" for s in _SHARE) + f"; {held.sum()} held out")

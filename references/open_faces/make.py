@@ -22,7 +22,7 @@ from facial_keypoints.errors import DataError
 
 from .assets import make_assets, read_textures
 from .render import Renderer
-from .scene import LIGHTS, People, Picture
+from .scene import LIGHTS, People, Shot
 
 SIZE, FINER, PER_SHARD = 160, 1.6, 100
 
@@ -41,22 +41,22 @@ class Studio:
         self, seed: int, index: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """RGB image (S, S, 3) uint8, points (70, 2) in pixels (an integer is a pixel centre), occluded (70,), parameters."""
-        picture = self.people.make(seed, index)
-        linear, depth = self.renderer.draw(picture.scene)
+        shot = self.people.make(seed, index)
+        linear, depth = self.renderer.draw(shot.scene)
         small = cv2.resize(linear, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        points, occluded = project(picture, depth)
+        points, occluded = project(shot, depth)
         points = points * (self.size / self.finer)
         rng = np.random.default_rng([seed, index, 1])
-        return develop(small, points, picture, rng), points - 0.5, occluded, picture.parameters
+        return develop(small, points, shot, rng), points - 0.5, occluded, shot.parameters
 
 
-def project(picture: Picture, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def project(shot: Shot, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions (70, 2) in pixels from the corner of the image, and which points something hides or the image cuts off.
 
     A point is seen if within one pixel of it nothing nearer than its tolerance was drawn.
     """
-    size, (near, far) = len(depth), picture.near_far
-    clip = np.column_stack([picture.points, np.ones(len(picture.points))]) @ picture.scene.camera.T
+    size, (near, far) = len(depth), shot.near_far
+    clip = np.column_stack([shot.points, np.ones(len(shot.points))]) @ shot.scene.camera.T
     flat = clip[:, :2] / clip[:, 3:]
     pixels = np.stack([flat[:, 0] + 1.0, 1.0 - flat[:, 1]], axis=1) * size / 2.0
     drawn = 2.0 * near * far / (far + near - depth * (far - near))
@@ -64,21 +64,21 @@ def project(picture: Picture, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray
     for i, (x, y) in enumerate(pixels):
         if 0 <= x < size and 0 <= y < size:
             around = drawn[max(int(y) - 1, 0) : int(y) + 2, max(int(x) - 1, 0) : int(x) + 2]
-            occluded[i] = around.max() < clip[i, 3] - picture.tolerance[i]
+            occluded[i] = around.max() < clip[i, 3] - shot.tolerance[i]
     return pixels, occluded
 
 
 def develop(
-    linear: np.ndarray, points: np.ndarray, picture: Picture, rng: np.random.Generator
+    linear: np.ndarray, points: np.ndarray, shot: Shot, rng: np.random.Generator
 ) -> np.ndarray:
     """Exposed for the face, as a camera would: uint8."""
     low, high = points[:68].min(0).astype(int).clip(0, None), points[:68].max(0).astype(int) + 1
     face = linear[low[1] : high[1], low[0] : high[0]].mean(2)
-    lightness = picture.parameters["skin_lightness"] / 60.0
-    wanted = (picture.parameters["brightness"] * lightness**0.5) ** 2.2
+    lightness = shot.parameters["skin_lightness"] / 60.0
+    wanted = (shot.parameters["brightness"] * lightness**0.5) ** 2.2
     gain = -np.log(1.0 - min(wanted, 0.9)) / max(float(np.mean(face)) if face.size else 0.2, 1e-3)
     image = (1.0 - np.exp(-gain * linear)) ** (1 / 2.2)
-    image = image + rng.normal(0.0, picture.parameters["noise"], image.shape[:2])[..., None]
+    image = image + rng.normal(0.0, shot.parameters["noise"], image.shape[:2])[..., None]
     return np.asarray((image * 255.0 + 0.5).clip(0, 255), np.uint8)
 
 

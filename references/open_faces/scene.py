@@ -25,7 +25,7 @@ OCCLUDERS = {"none": 0.78, "hand": 0.09, "mask": 0.05, "thing": 0.08}
 
 
 @dataclass
-class Picture:
+class Shot:
     """A scene with what is known about it: points (70, 3) in the world, irises last, and the parameters.
 
     ``tolerance`` (70,) is how far behind what is drawn a point may lie and still be seen.
@@ -145,7 +145,7 @@ def background(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 class People:
-    """Draws pictures by lot; ``make(seed, index)`` is the same on every machine."""
+    """Draws images by lot; ``make(seed, index)`` is the same on every machine."""
 
     def __init__(
         self, arrays: dict[str, np.ndarray], textures: dict[str, np.ndarray], size: int
@@ -168,8 +168,8 @@ class People:
             column, row = (abs(arrays["skin/uv"][cheek] - [0, 1]) * (len(image) - 1)).astype(int).T
             self.skin_colour[name] = ((image[row, column, :3] / 255.0) ** 2.2).mean(0)
 
-    def make(self, seed: int, index: int) -> Picture:
-        """The picture with that number."""
+    def make(self, seed: int, index: int) -> Shot:
+        """What is to be drawn for that number."""
         rng = np.random.default_rng([seed, index])
         person = draw_person(self.head, rng)
         parameters: dict[str, Any] = {
@@ -184,10 +184,10 @@ class People:
         meshes += self.hair_and_hat(person, hair, parameters, rng)
         meshes += self.beard(person, hair, parameters, rng)
         meshes += self.things(person, meshes[0], parameters, rng)
-        picture = self.photograph(person, meshes, parameters, rng)
-        picture.tolerance[:] = 0.06
-        picture.tolerance[:17], picture.tolerance[17:27], picture.tolerance[68:] = 0.15, 0.12, 0.02
-        return picture
+        shot = self.photograph(person, meshes, parameters, rng)
+        shot.tolerance[:] = 0.06
+        shot.tolerance[:17], shot.tolerance[17:27], shot.tolerance[68:] = 0.15, 0.12, 0.02
+        return shot
 
     def mesh(self, name: str, points: np.ndarray, texture: str = "white", **look: Any) -> Mesh:
         """A mesh of the assets with those points."""
@@ -414,7 +414,7 @@ class People:
         meshes: list[Mesh],
         parameters: dict[str, Any],
         rng: np.random.Generator,
-    ) -> Picture:
+    ) -> Shot:
         """Light, camera and background; the points as this camera sees them."""
         head, pose = self.head, person.pose
         posed, chin = pose(person.vertices), person.vertices[head.chin]
@@ -460,7 +460,7 @@ class People:
             meshes, camera, -view[:3, 3], toward, strength, ambient, background(self.size, rng) * rng.uniform(0.3, 1.6),
             centre=pose(person.centres.mean(0)[None])[0] - np.array([0.0, 0.3, 0.5]) * pose.unit, radius=2.5 * pose.unit,
         )  # fmt: skip
-        return Picture(scene, points, np.zeros(70), (near, far), parameters)
+        return Shot(scene, points, np.zeros(70), (near, far), parameters)
 
 
 def hair_colour(person: Person, rng: np.random.Generator) -> np.ndarray:

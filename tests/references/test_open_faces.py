@@ -18,7 +18,7 @@ from references.open_faces.assets import (
 )
 from references.open_faces.head import MIRROR, Pose, macro_weights, rotation
 from references.open_faces.people import close_lids
-from references.open_faces.scene import Picture
+from references.open_faces.scene import Shot
 from references.open_faces.worn import sheet, tube
 
 DISTANCE, NEAR, FAR, SIZE = 10.0, 5.0, 20.0, 64
@@ -35,9 +35,9 @@ def camera() -> np.ndarray:
     return matrix @ view
 
 
-def picture(points: np.ndarray, tolerance: float = 0.1) -> Picture:
+def shot(points: np.ndarray, tolerance: float = 0.1) -> Shot:
     scene = SimpleNamespace(camera=camera())
-    return Picture(scene, points, np.full(len(points), tolerance), (NEAR, FAR))
+    return Shot(scene, points, np.full(len(points), tolerance), (NEAR, FAR))
 
 
 def depth_at(z: float) -> float:
@@ -51,7 +51,7 @@ def test_points_are_projected_with_y_down_and_hidden_by_what_is_nearer() -> None
     points = np.array(
         [[-1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [-1.0, 0.0, 0.95], [-1.0, 0.0, 0.5], [3.0, 0, 0]]
     )
-    pixels, occluded = make.project(picture(points), depth)
+    pixels, occluded = make.project(shot(points), depth)
     np.testing.assert_allclose(pixels[:2], [[16, 16], [48, 16]])
     assert occluded.tolist() == [True, False, False, True, True]  # the last lies outside the image
 
@@ -59,7 +59,7 @@ def test_points_are_projected_with_y_down_and_hidden_by_what_is_nearer() -> None
 def test_a_point_on_an_outline_is_seen() -> None:
     depth = np.full((SIZE, SIZE), depth_at(1.0))
     depth[:, 33:] = 1.0
-    _, occluded = make.project(picture(np.array([[0.05, 0.0, 0.0], [-0.2, 0.0, 0.0]])), depth)
+    _, occluded = make.project(shot(np.array([[0.05, 0.0, 0.0], [-0.2, 0.0, 0.0]])), depth)
     assert occluded.tolist() == [False, True]
 
 
